@@ -1,0 +1,89 @@
+# make demo     a real model becomes a classifier and classifies a real file
+# make test     the tests, from nothing
+# VENV=DIR takes another virtual environment than .venv.
+# TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu" takes PyTorch without CUDA on Linux.
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_ARGS ?=
+PYTEST_ARGS ?=
+
+BIN := $(abspath $(VENV))/bin
+STAMP := $(VENV)/.vllm-cls
+CONSTRAINED := -c constraints.txt
+SELF := -e ".[gguf]"
+SELF_DEV := -e ".[dev,gguf]"
+LINT := .lint
+
+# A registry can fail for a moment: three tries.
+define pip_install
+for try in 1 2 3; do \
+	$(BIN)/python -m pip install --disable-pip-version-check -qq $(1) && break; \
+	if [ $$try = 3 ]; then exit 1; fi; \
+	sleep 10; \
+done
+endef
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-slow lint format bench clean
+
+help:
+	@echo "make demo       convert a real model, classify a real file (no model hub, no GPU)"
+	@echo "make test       the tests, in a virtual environment of their own"
+	@echo "make test-slow  the tests with real models"
+	@echo "make lint       ruff, import-linter, mypy"
+	@echo "make bench      the benchmarks"
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch goes first: a range such as torch>=2.11 would take the newest build there is.
+$(STAMP)-base: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing vllm-cls into $(VENV) ..."
+	@$(call pip_install,$(CONSTRAINED) $(TORCH_ARGS) torch)
+	@$(call pip_install,$(CONSTRAINED) $(SELF))
+	@touch $@
+
+$(STAMP)-demo: examples/requirements-demo.txt $(STAMP)-base
+	@$(call pip_install,--no-deps -r $<)
+	@touch $@
+
+$(STAMP)-sentiment: examples/requirements-sentiment.txt $(STAMP)-base
+	@$(call pip_install,--no-deps -r $<)
+	@touch $@
+
+$(STAMP)-dev: $(STAMP)-base
+	@$(call pip_install,$(CONSTRAINED) $(SELF_DEV))
+	@touch $@
+
+venv: $(STAMP)-dev $(STAMP)-demo $(STAMP)-sentiment
+
+demo: $(STAMP)-demo
+	@PATH="$(BIN):$$PATH" bash examples/demo.sh
+
+test: venv
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-slow: venv
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+# mypy and import-linter see mapped packages only where they are installed, so they read an installed wheel.
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@rm -rf $(LINT) build && mkdir -p $(LINT)
+	@$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w $(LINT) .
+	@$(BIN)/python -m pip install -q --no-deps --target $(LINT)/site $(LINT)/*.whl
+	@rm -rf build
+	cd $(LINT)/site && PYTHONPATH=. $(BIN)/lint-imports --config ../../pyproject.toml --cache-dir ../../.import_linter_cache
+	cd $(LINT)/site && $(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p vllm_cls
+
+format: venv
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: venv
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .venv $(LINT) build demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -1,0 +1,144 @@
+"""Writing a converted checkpoint: tensors go from file to file, and the model is never loaded.
+
+The folder appears whole or not at all. Python files of remote code are not copied: the written class is
+transformers' or ours, and code that nobody read should not travel with it.
+"""
+
+from __future__ import annotations
+
+import copy
+import errno
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vllm_cls.errors import ModelError
+from vllm_cls.hookspecs import hookimpl
+
+from .atomic_folder import checked_place, new_folder
+from .file_copies import can_clone, place_file
+from .safetensors_stream import write_file
+from .tensor_plan import TensorPlan, configs_within, plan_tensors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+    from vllm_cls.architecture import ConversionPlan
+
+INDEX = "model.safetensors.index.json"
+_TOKENIZER_FILES = (
+    "tokenizer*.json", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model", "*.spm",
+    "*.tiktoken", "bpe.codes", "chat_template*", "additional_chat_templates/*.jinja",
+)  # fmt: skip
+# Not generation_config.json, nor the files of a Sentence Transformers embedder (modules.json, 1_Pooling …):
+# the result neither generates nor embeds.
+_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_MARGIN = 16 * 2**20  # bytes that config, tokenizer and the filesystem itself may take
+
+
+@dataclass(frozen=True)
+class WriteResult:
+    """What was written, or would be.
+
+    Args:
+        files: names in the folder.
+        num_bytes: of the weight files.
+        dropped: tensors of the source that are not in the result (LM head, old buffers …).
+        renamed: how many tensors have another name than in the source.
+    """
+
+    files: list[str]
+    num_bytes: int
+    dropped: list[str]
+    renamed: int
+
+
+@hookimpl
+def vcls_write_checkpoint(plan: ConversionPlan) -> WriteResult:
+    """Write the checkpoint that a plan describes, or with `dry_run` only say what would be written.
+
+    Raises:
+        ModelError: `out` cannot be written, or the source does not make up the classifier.
+    """
+    checkpoint = plan.checkpoint
+    place = checked_place(plan.out, [checkpoint.folder, *checkpoint.shards], overwrite=plan.overwrite)
+    tensors = plan_tensors(plan)
+    if plan.dry_run:
+        with tempfile.TemporaryDirectory() as folder:
+            _write_beside(plan, tensors, Path(folder))
+            return _result(tensors, Path(folder), tensors.files)
+    try:
+        with new_folder(place, overwrite=plan.overwrite) as folder:
+            _refuse_full_disk(plan, tensors, folder)
+            for name, file in tensors.files.items():
+                if file.copy_of:
+                    place_file(file.copy_of, folder / name, link=plan.link)
+                else:
+                    write_file(folder / name, file.pieces)
+            _write_beside(plan, tensors, folder)
+            return _result(tensors, folder)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise _disk_full(place, tensors.num_bytes) from error
+        raise ModelError(f"{plan.out} cannot be written: {error.strerror or error}.") from error
+
+
+def _write_beside(plan: ConversionPlan, tensors: TensorPlan, folder: Path) -> None:
+    """Write all that stands beside the weights: index, config, tokenizer, processor, model card."""
+    if tensors.index:
+        (folder / INDEX).write_text(json.dumps(tensors.index, indent=2) + "\n", encoding="utf-8")
+    written_config(plan, tensors).save_pretrained(folder)
+    patterns = _PROCESSOR_FILES if plan.tokenizer is not None else _TOKENIZER_FILES + _PROCESSOR_FILES
+    for source in sorted({path for pattern in patterns for path in plan.checkpoint.folder.glob(pattern)}):
+        target = folder / source.relative_to(plan.checkpoint.folder)
+        if source.is_file() and source.suffix != ".py":
+            target.parent.mkdir(exist_ok=True)
+            place_file(source, target)
+    if plan.tokenizer is not None:
+        plan.tokenizer.save_pretrained(folder)
+    (folder / "README.md").write_text(plan.card, encoding="utf-8")
+
+
+def written_config(plan: ConversionPlan, tensors: TensorPlan) -> PreTrainedConfig:
+    """The plan's config as it is written: it names the class, and the type of the weights."""
+    config = copy.deepcopy(plan.config)
+    config.architectures = [plan.classifier_class.__name__]
+    asked = None if plan.dtype == "auto" else plan.dtype
+    if asked or config.dtype is None:
+        for part in configs_within(config):
+            part.dtype = asked or tensors.dtype
+    # What belongs to generation is refused in a config by transformers; remote code does not come along.
+    stray: dict[str, Any] = config._get_generation_parameters()
+    for name in [*stray, "auto_map"]:
+        if hasattr(config, name):
+            delattr(config, name)
+    return config
+
+
+def _result(tensors: TensorPlan, folder: Path, more: Any = ()) -> WriteResult:
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    return WriteResult(sorted(names | set(more)), tensors.num_bytes, tensors.dropped, tensors.renamed)
+
+
+def _refuse_full_disk(plan: ConversionPlan, tensors: TensorPlan, folder: Path) -> None:
+    """Raise before hours of copying rather than after; reflinks and hard links take no room."""
+    sources = plan.checkpoint.shards
+    if can_clone(sources[0], folder):
+        return
+    linked = plan.link and sources[0].stat().st_dev == folder.stat().st_dev
+    files = [file for file in tensors.files.values() if not (linked and file.copy_of)]
+    needed = sum(file.size for file in files)
+    if needed + _MARGIN > shutil.disk_usage(folder).free:
+        raise _disk_full(folder.parent, needed)
+
+
+def _disk_full(place: Path, needed: int) -> ModelError:
+    free = shutil.disk_usage(place if place.is_dir() else place.parent).free
+    return ModelError(
+        f"the disk of {place} is full: the weights take {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free; make "
+        "room, or choose a folder on another disk."
+    )

@@ -1,0 +1,124 @@
+"""The two great families, for plugins to subclass: decoders with `score`, encoders with a head of their own.
+
+Both take the class that transformers has, else make one with `as_seq_cls_model`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from vllm_cls.architecture import Architecture, LinearHead
+from vllm_cls.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+# tanh(x / 4096) * 4096 is x to 1e-5 for |x| < 20, and states with outliers stay exact enough in float32;
+# a power of two makes both scalings exact.
+_TANH_SCALE = 2.0**12
+
+
+def native_class(config_class: type[PreTrainedConfig]) -> type[PreTrainedModel] | None:
+    """transformers' own sequence classifier for a config class, or None."""
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING as MAPPING
+
+    return MAPPING.get(config_class, None)
+
+
+def base_class(config_class: type[PreTrainedConfig]) -> type[PreTrainedModel]:
+    """transformers' base model for a config class.
+
+    Raises:
+        ModelError: transformers has none.
+    """
+    from transformers import MODEL_MAPPING
+
+    found = MODEL_MAPPING.get(config_class, None)
+    if found is None:
+        raise ModelError(
+            f"transformers has no base model for {config_class.__name__} (model_type {config_class.model_type!r}); "
+            "write a plugin whose Architecture.classifier_class names one."
+        )
+    chosen: type[PreTrainedModel] = found[0] if isinstance(found, (tuple, list)) else found
+    return chosen
+
+
+class _Family(Architecture):
+    def classifier_class(self, config_class: type[PreTrainedConfig]) -> type[PreTrainedModel]:
+        from .seq_cls import as_seq_cls_model
+
+        return native_class(config_class) or as_seq_cls_model(base_class(config_class))
+
+
+class Decoder(_Family):
+    """A causal model: the state of the last token, and `score` without bias."""
+
+    final_linear = "score"
+
+    def head(self, model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        own = getattr(model, "pooled_logits", None)
+        return own or (lambda pooled: model.get_submodule(self.final_linear)(pooled))
+
+
+class Encoder(_Family):
+    """A bidirectional model: the state of the first token, and transformers' own head code.
+
+    Attributes:
+        offset_positions: positions are numbered from `pad_token_id + 1` and skip pad tokens (RoBERTa).
+        tanh_dense: path of the linear layer before a tanh, in the classifier class, where that is the
+            head's form; a fitted head is then carried by making it a scaled identity.
+    """
+
+    final_linear = "classifier"
+    offset_positions: bool = False
+    tanh_dense: str | None = None
+
+    def pooling(self, config: PreTrainedConfig) -> str:
+        return "CLS"
+
+    def head(self, model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        from vllm_cls.pooler.heads import replayed_head
+
+        return getattr(model, "pooled_logits", None) or replayed_head(model, self.backbone_pooler(model))
+
+    def backbone_pooler(self, model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        """`(n, 1, hidden)` → `(n, hidden)` by the pooler inside the backbone, or None where it has none."""
+        backbone = self.backbone(model)
+        pooler: Any = getattr(backbone, "pooler", None)
+        activation: Any = getattr(backbone, "pooler_activation", None)
+        if pooler is not None and activation is not None:  # ALBERT
+            return lambda states: activation(pooler(states[:, 0]))
+        return pooler
+
+    def position_ids(self, config: PreTrainedConfig, input_ids: Sequence[int]) -> Sequence[int]:
+        if not self.offset_positions:
+            return range(len(input_ids))
+        pad, position, numbered = config.pad_token_id, config.pad_token_id, []
+        for token in input_ids:  # a pad token inside a prompt gets the pad's position, as in transformers
+            position += token != pad
+            numbered.append(pad if token == pad else position)
+        return numbered
+
+    def max_positions(self, config: PreTrainedConfig) -> int | None:
+        longest = super().max_positions(config)
+        return longest - config.pad_token_id - 1 if longest and self.offset_positions else longest
+
+    def express(
+        self, config: PreTrainedConfig, linear: LinearHead, *, on_features: bool
+    ) -> Mapping[str, torch.Tensor] | None:
+        import torch
+
+        if linear.softcap is not None or linear.combine is not None or not (on_features or self.tanh_dense):
+            return None
+        bias = linear.bias if linear.bias is not None else torch.zeros(linear.num_labels)
+        if on_features:
+            return {f"{self.final_linear}.weight": linear.weight, f"{self.final_linear}.bias": bias}
+        hidden = linear.weight.shape[1]
+        return {
+            f"{self.tanh_dense}.weight": torch.eye(hidden) / _TANH_SCALE,
+            f"{self.tanh_dense}.bias": torch.zeros(hidden),
+            f"{self.final_linear}.weight": linear.weight * _TANH_SCALE,
+            f"{self.final_linear}.bias": bias,
+        }

@@ -1,0 +1,76 @@
+"""Where heads come from, by the names that `--head` takes, and the class that can hold one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from vllm_cls.architecture import Architecture, HeadRequest, HeadResult, HeadSource, Target
+from vllm_cls.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+
+def _existing(request: HeadRequest) -> HeadResult:
+    from .stored_head import existing_head
+
+    return existing_head(request)
+
+
+def _file(request: HeadRequest) -> HeadResult:
+    from .stored_head import head_from_file
+
+    return head_from_file(request)
+
+
+def _random(request: HeadRequest) -> HeadResult:
+    from .random_head import random_head
+
+    return random_head(request)
+
+
+def _tokens(request: HeadRequest) -> HeadResult:
+    from .label_tokens import token_head
+
+    return token_head(request)
+
+
+def _two_way(request: HeadRequest) -> HeadResult:
+    from .label_tokens import two_way_head
+
+    return two_way_head(request)
+
+
+def _fit(request: HeadRequest) -> HeadResult:
+    from .fit import fitted_head
+
+    return fitted_head(request)
+
+
+@hookimpl
+def vcls_head_sources() -> Mapping[str, HeadSource]:
+    return {
+        "existing": _existing,
+        "tokens": _tokens,
+        "two-way": _two_way,
+        "fit": _fit,
+        "file": _file,
+        "random": _random,
+    }
+
+
+@hookimpl
+def vcls_target(
+    architecture: Architecture, config: PreTrainedConfig, result: HeadResult, pooling: str
+) -> Target:
+    from .target import target
+
+    return target(architecture, config, result, pooling)
+
+
+@hookimpl
+def vcls_auto_classes() -> list[tuple[type, type]]:
+    from .seq_cls import VclsConfig, VclsForSequenceClassification
+
+    return [(VclsConfig, VclsForSequenceClassification)]

@@ -1,0 +1,199 @@
+"""Heads made of the LM head's rows: a label is the logit of its token as the prompt's next one.
+
+`tokens` is vLLM's `no_post_processing`, `two-way` its `from_2_way_softmax`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vllm_cls.architecture import Head, HeadRequest, HeadResult, LinearHead
+from vllm_cls.errors import ConfigError, ModelError
+
+from .lm_head import LmRows, read_rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_SAMPLES = ("The text", "It ends here.", "Number 7", "word")
+
+
+def parse_label_tokens(value: Any) -> dict[str, list[str]]:
+    """`'negative= bad| terrible,positive= good'`, JSON, or a mapping → label → its texts.
+
+    Spaces count: most vocabularies have a word's token with the space before it. An item without `=`
+    is a label whose text is its own name.
+
+    Raises:
+        ConfigError: it is empty, or a label has no text or comes twice.
+    """
+    if isinstance(value, str):
+        value = json.loads(value) if value.lstrip().startswith("{") else _split(value)
+    if not isinstance(value, Mapping) or not value:
+        raise ConfigError("--label-tokens needs 'label=text,label=text', texts of one label separated by |.")
+    parsed = {str(label): [texts] if isinstance(texts, str) else list(texts) for label, texts in value.items()}
+    for label, texts in parsed.items():
+        if not texts or not all(isinstance(text, str) and text for text in texts):
+            raise ConfigError(f"--label-tokens: the label {label!r} has an empty text.")
+    return parsed
+
+
+def _split(value: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for item in value.split(","):
+        label, separator, texts = item.partition("=")
+        if label in found:
+            raise ConfigError(f"--label-tokens: the label {label!r} comes twice; join its texts with |.")
+        found[label] = texts.split("|") if separator else [label]
+    return found
+
+
+def token_head(request: HeadRequest) -> HeadResult:
+    """One row a label; several tokens of one label are averaged (a verbalizer).
+
+    Raises:
+        ModelError: the model has no LM head whose rows are its tokens' logits, or a text is not one token.
+    """
+    by_label = _token_ids(request)
+    labels = _checked_labels(request, list(by_label))
+    ids = [token for label in labels for token in by_label[label]]
+    combine = torch.zeros(len(labels), len(ids))
+    column = 0
+    for row, label in enumerate(labels):
+        width = len(by_label[label])
+        combine[row, column : column + width] = 1 / width
+        column += width
+    return _result(request, "tokens", labels, read_rows(request, ids), combine, by_label)
+
+
+def two_way_head(request: HeadRequest) -> HeadResult:
+    """One label: score = logit(second) - logit(first), so that its sigmoid is the softmax of the two.
+
+    Raises:
+        ConfigError: there are not exactly two labels with one token each.
+    """
+    by_label = _token_ids(request)
+    if len(by_label) != 2 or any(len(ids) != 1 for ids in by_label.values()):
+        raise ConfigError(
+            f"--head two-way needs exactly two texts, the negative one first (--label-tokens 'no,yes'); got {len(by_label)}."
+        )
+    ids = [ids[0] for ids in by_label.values()]
+    labels = list(request.labels) or [list(by_label)[1]]
+    if len(labels) != 1:
+        raise ConfigError(f"--head two-way makes one label; --labels names {len(labels)}.")
+    return _result(request, "two-way", labels, read_rows(request, ids), torch.tensor([[-1.0, 1.0]]), by_label)
+
+
+def _result(
+    request: HeadRequest,
+    method: str,
+    labels: Sequence[str],
+    rows: LmRows,
+    combine: torch.Tensor,
+    by_label: Mapping[str, Sequence[int]],
+) -> HeadResult:
+    """Fold the combination into the rows where nothing stands between them, else keep both."""
+    if rows.softcap is None:
+        bias = None if rows.bias is None else combine @ rows.bias
+        linear = LinearHead(combine @ rows.weight, bias)
+    elif torch.equal(combine, torch.eye(len(combine))):
+        linear = LinearHead(rows.weight, rows.bias, rows.softcap)
+    else:
+        linear = LinearHead(rows.weight, rows.bias, rows.softcap, combine)
+    tokens = "; ".join(f"`{label}`: {', '.join(map(str, ids))}" for label, ids in by_label.items())
+    what = {
+        "tokens": "Rows of the language model's head: each label's logit is the mean logit of its tokens as the next one",
+        "two-way": "The difference of two rows of the language model's head, so that the sigmoid is their softmax",
+    }[method]
+    return HeadResult(
+        Head(method, linear=linear, description=f"{what} (token ids of {tokens})."), list(labels), request.problem_type
+    )
+
+
+def _checked_labels(request: HeadRequest, found: list[str]) -> list[str]:
+    if not request.labels:
+        return found
+    if sorted(request.labels) != sorted(found):
+        raise ConfigError(f"--labels names {', '.join(request.labels)}; --label-tokens names {', '.join(found)}.")
+    return list(request.labels)
+
+
+def _token_ids(request: HeadRequest) -> dict[str, list[int]]:
+    """Label → token ids, each checked to be what the model would read at the end of the real prompt."""
+    if request.tokenizer is None:
+        raise ModelError("label tokens need the model's tokenizer, which is not in its folder; pass --tokenizer.")
+    strings = request.options.get("token_strings")
+    if strings is not None:
+        return {each: [_vocabulary_id(request.tokenizer, each)] for each in strings}
+    if not request.options.get("label_tokens"):
+        raise ConfigError("--head tokens and two-way need --label-tokens, such as 'negative= bad,positive= good'.")
+    parsed = parse_label_tokens(request.options["label_tokens"])
+    by_label = {label: [_continuation(request, label, text) for text in texts] for label, texts in parsed.items()}
+    owners: dict[int, str] = {}
+    for label, ids in by_label.items():
+        for token in ids:
+            if owners.setdefault(token, label) != label:
+                shown = request.tokenizer.convert_ids_to_tokens(token)
+                raise ModelError(f"the labels {owners[token]!r} and {label!r} share the token {shown!r}; give them others.")
+    return by_label
+
+
+def _vocabulary_id(tokenizer: PreTrainedTokenizerBase, string: str) -> int:
+    """The id of a vocabulary string (vLLM's `classifier_from_token`), or of a text that is one token."""
+    found = tokenizer.get_vocab().get(string)
+    if found is not None:
+        return int(found)
+    ids = tokenizer.encode(string, add_special_tokens=False)
+    if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
+        raise ModelError(f"classifier_from_token: {string!r} is {_shown(tokenizer, ids)}, not one token of the vocabulary.")
+    return int(ids[0])
+
+
+def _continuation(request: HeadRequest, label: str, text: str) -> int:
+    """The token that `text` adds behind the prompt; the same one whatever the prompt's own text ends with."""
+    assert request.tokenizer is not None
+    seen: dict[int, str] = {}
+    for sample in _SAMPLES:
+        before, after = request.tokenize(sample), request.tokenize(sample, text)
+        same = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after)))
+        if same < len(before):
+            raise ModelError(_not_a_continuation(request, label, text, before, after, same))
+        if len(after) != len(before) + 1:
+            raise ModelError(
+                f"the label {label!r}: its text {text!r} is {_shown(request.tokenizer, after[same:])} at the end of the prompt, "
+                "not one token. Give a text that is, such as one with a space before it."
+            )
+        seen[after[-1]] = sample
+    if len(seen) > 1:
+        shown = ", ".join(repr(request.tokenizer.convert_ids_to_tokens(token)) for token in seen)
+        raise ModelError(
+            f"the label {label!r}: its text {text!r} becomes different tokens ({shown}) behind different prompts; end the "
+            "prompt template in fixed text."
+        )
+    return next(iter(seen))
+
+
+def _not_a_continuation(
+    request: HeadRequest, label: str, text: str, before: Sequence[int], after: Sequence[int], same: int
+) -> str:
+    tokenizer = request.tokenizer
+    assert tokenizer is not None
+    if before[-1] == after[-1] and before[-1] in tokenizer.all_special_ids:
+        ending = tokenizer.convert_ids_to_tokens(before[-1])
+        return (
+            f"the tokenizer ends every prompt with {ending!r}, so the label {label!r} can never be the next token; use a "
+            "tokenizer that does not, or --head fit."
+        )
+    return (
+        f"the label {label!r}: its text {text!r} melts into the end of the prompt ({_shown(tokenizer, before[same:])} becomes "
+        f"{_shown(tokenizer, after[same:])}); put a space before it, or end the prompt template otherwise."
+    )
+
+
+def _shown(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    tokens = tokenizer.convert_ids_to_tokens(list(ids))
+    return f"{len(tokens)} tokens ({', '.join(map(repr, tokens))})"

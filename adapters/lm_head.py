@@ -1,0 +1,175 @@
+"""Rows of an LM head, and proof that they are the logits of their tokens.
+
+What a causal LM does between hidden state and logits differs (scales, biases, soft caps, a transform).
+It is not read off a list: the class's own forward runs on random states with a small vocabulary, no
+weights of the model needed, and what it computes is fitted to `cap(scale * (W h + b))` or refused.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from vllm_cls.architecture import HeadRequest
+from vllm_cls.errors import ConfigError, ModelError
+
+_VOCABULARY = 32
+
+
+@dataclass(frozen=True)
+class LmRows:
+    """Rows as a linear head: `cap(weight @ state + bias)`; the LM's scale is in them already."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    softcap: float | None
+
+
+@dataclass(frozen=True)
+class _Projection:
+    """What stands between the last hidden state and the logits."""
+
+    weight_name: str
+    input_name: str
+    tied: bool
+    has_bias: bool
+    scale: float
+    softcap: float | None
+
+
+def read_rows(request: HeadRequest, ids: Sequence[int]) -> LmRows:
+    """The rows of these token ids, read from the checkpoint's files alone.
+
+    Raises:
+        ConfigError: the pooling is not LAST, so that no next token is predicted.
+        ModelError: the model has no LM head, or one that is not linear in the state.
+    """
+    if request.pooling != "LAST":
+        raise ConfigError(f"label tokens need the last token's state; this model pools {request.pooling}. Use --head fit.")
+    projection = _projection(request)
+    names = request.checkpoint.locations
+    name = _found(projection.weight_name, names)
+    if name is None and projection.tied:
+        name = _found(projection.input_name, names)
+    if name is None:
+        raise ModelError(
+            f"{request.checkpoint.name} has no LM head ({projection.weight_name}); label tokens need the *ForCausalLM "
+            "checkpoint. Use --head fit on a base model."
+        )
+    weight = request.checkpoint.tensor(name, ids) * projection.scale
+    bias = None
+    if projection.has_bias:
+        bias_name = _found(projection.weight_name.removesuffix("weight") + "bias", names)
+        if bias_name is None:
+            raise ModelError(f"{request.checkpoint.name}: its LM head has a bias, which is not in the files.")
+        bias = request.checkpoint.tensor(bias_name)[list(ids)] * projection.scale
+    return LmRows(weight, bias, projection.softcap)
+
+
+def _found(name: str, names: Any) -> str | None:
+    """A tensor by its name, or the only one whose name ends in the same two parts (other prefixes on disk)."""
+    if name in names:
+        return name
+    tail = "." + ".".join(name.split(".")[-2:])
+    matches = [each for each in names if f".{each}".endswith(tail) and ".visual." not in f".{each}"]
+    return matches[0] if len(matches) == 1 else None
+
+
+def _lm_class(request: HeadRequest) -> type[PreTrainedModel]:
+    import transformers
+
+    named = getattr(transformers, next(iter(request.config.architectures or ()), ""), None)
+    if named is not None and named.__name__.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")):
+        return named  # type: ignore[no-any-return]
+    found = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(request.config), None)
+    if found is None:
+        raise ModelError(f"{request.checkpoint.name} ({request.config.model_type}) has no causal LM head; use --head fit.")
+    return found[0] if isinstance(found, (tuple, list)) else found
+
+
+class _AnyPath(nn.Module):
+    """Stands in for the backbone, by whatever path the LM reaches into it; gives the states it is told to."""
+
+    def __init__(self, config: PreTrainedConfig, states: torch.Tensor) -> None:
+        super().__init__()
+        self.config = config
+        self.states = states
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return self
+
+    def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPast:
+        return _Output(last_hidden_state=self.states)
+
+
+class _Output(BaseModelOutputWithPast):
+    """Answers None for what only the real backbone would give."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+
+def _projection(request: HeadRequest) -> _Projection:
+    lm_class = _lm_class(request)
+    refused = f"{lm_class.__name__}: the way from its last state to its logits"
+    try:
+        model = _small_vocabulary(lm_class, request.config)
+        output: Any = model.get_output_embeddings()
+        inputs: Any = model.get_input_embeddings()
+        paths = {id(module): name for name, module in model.named_modules()}
+        if not isinstance(output, nn.Linear):
+            raise ModelError(f"{refused} does not end in one linear layer; use --head fit.")
+        states, weight, bias = _fill(output)
+        weight_name, input_name = f"{paths[id(output)]}.weight", f"{paths[id(inputs)]}.weight"
+        setattr(model, model.base_model_prefix, _AnyPath(model.config, states))
+        with torch.no_grad():
+            logits = model.eval()(input_ids=torch.zeros(1, states.shape[1], dtype=torch.long)).logits[0].float()
+    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, NotImplementedError) as error:
+        raise ModelError(f"{refused} cannot be checked ({type(error).__name__}: {error}); use --head fit.") from error
+    linear = states[0] @ weight.T + (0 if bias is None else bias)
+    softcap = getattr(request.config.get_text_config(), "final_logit_softcapping", None)
+    for cap in (None, softcap) if softcap else (None,):
+        uncapped = logits if cap is None else torch.atanh((logits / cap).clamp(-0.999999, 0.999999)) * cap
+        scale = float((uncapped * linear).sum() / (linear * linear).sum())
+        if torch.allclose(uncapped, scale * linear, rtol=1e-4, atol=1e-4):
+            exact = round(scale, 6) if abs(scale - round(scale, 6)) < 1e-6 else scale
+            tied = bool(getattr(request.config.get_text_config(), "tie_word_embeddings", False))
+            return _Projection(weight_name, input_name, tied, bias is not None, exact, cap)
+    raise ModelError(f"{refused} is more than a linear layer, a scale and a soft cap; use --head fit.")
+
+
+def _small_vocabulary(lm_class: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:
+    """The LM on the meta device, with so few tokens that its head costs nothing."""
+    config = copy.deepcopy(config)
+    text = config.get_text_config()
+    text.vocab_size = _VOCABULARY
+    for each in {id(config): config, id(text): text}.values():
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+            if hasattr(each, name):
+                setattr(each, name, None)
+    with torch.device("meta"):
+        return lm_class(config)
+
+
+def _fill(output: nn.Linear) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Random weights for the LM head, small enough for a soft cap to be inverted, and states for it."""
+    generator = torch.Generator().manual_seed(0)
+    width = output.in_features
+    weight = torch.randn(output.out_features, width, generator=generator) / width**0.5
+    output.weight = nn.Parameter(weight)
+    bias = None
+    if output.bias is not None:
+        bias = torch.randn(output.out_features, generator=generator)
+        output.bias = nn.Parameter(bias)
+    return torch.randn(1, 4, width, generator=generator), weight, bias

@@ -1,0 +1,67 @@
+"""transformers' own loading, on the meta device: names, shapes and types are checked, memory is not used."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from vllm_cls.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
+def load_on_meta(
+    model_class: type[PreTrainedModel],
+    config: PreTrainedConfig,
+    tensors: Mapping[str, torch.Tensor],
+    dtype: torch.dtype,
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Load tensors into a model that has no memory.
+
+    Args:
+        tensors: by their names on disk; only their shapes and types matter.
+
+    Returns:
+        The model, and what loading says: `missing_keys`, `unexpected_keys`, `mismatched_keys`.
+
+    Raises:
+        ModelError: the model cannot be made, or the tensors not be joined into its parameters.
+    """
+    on_meta = {name: tensor.to("meta") for name, tensor in tensors.items()}
+    with quiet():
+        try:
+            loaded: tuple[PreTrainedModel, dict[str, Any]] = model_class.from_pretrained(
+                None,
+                config=config,
+                state_dict=on_meta,
+                dtype=dtype,
+                device_map={"": "meta"},
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they come back in the info, where they can be named
+            )
+        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ModelError(
+                f"transformers cannot put these weights into a {model_class.__name__} ({reason}); tensors that it "
+                "joins into one may be incomplete, or the config may not describe them."
+            ) from error
+    return loaded
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' reports and progress bars: what they would say is checked here."""
+    from transformers.utils import logging
+
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()

@@ -1,0 +1,197 @@
+"""`as_seq_cls_model`: a base model with a `score` layer on one state a sequence.
+
+What vLLM's adapter of the same name does at load time, as an ordinary transformers class: it loads,
+saves and trains. Its `score` may hold more than transformers' decoder classes can (a bias, a soft cap,
+another pooling); the config says what, under the key `vcls`.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from vllm_cls.architecture import OWN_MODEL_TYPE, LinearHead
+from vllm_cls.pooler.heads import softcapped
+
+_SUFFIXES = ("Model", "ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+
+
+@dataclass(frozen=True)
+class HeadShape:
+    """The form of a `score` layer, as the config keeps it under `vcls.head`.
+
+    Args:
+        num_rows: rows of `score.weight`; None means one a label.
+        bias: whether `score` has one.
+        softcap: of the rows' logits, or None.
+        combine: whether the labels are linear combinations of the rows (`combine.weight`).
+    """
+
+    num_rows: int | None = None
+    bias: bool = False
+    softcap: float | None = None
+    combine: bool = False
+
+    @classmethod
+    def of(cls, head: LinearHead) -> HeadShape:
+        return cls(head.weight.shape[0], head.bias is not None, head.softcap, head.combine is not None)
+
+    @classmethod
+    def from_config(cls, config: PreTrainedConfig) -> HeadShape:
+        return cls(**(own_settings(config).get("head") or {}))
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def own_settings(config: PreTrainedConfig) -> dict[str, Any]:
+    """What a config holds under the key `vcls`."""
+    return getattr(config, "vcls", None) or {}
+
+
+def head_tensors(head: LinearHead) -> dict[str, torch.Tensor]:
+    """The parameters of `score` and `combine` that compute `head`, by name."""
+    named = {"score.weight": head.weight, "score.bias": head.bias, "combine.weight": head.combine}
+    return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+
+class SequenceClassifier:
+    """Mixin of every class made here: pooling, head, loss. Its first base is a `PreTrainedModel`."""
+
+    config: Any
+    base_model_prefix: str
+    loss_function: Any
+
+    def build_head(self) -> None:
+        """Make `score` and, where the config asks for it, `combine`."""
+        shape = HeadShape.from_config(self.config)
+        hidden = self.config.get_text_config().hidden_size
+        self.num_labels = self.config.num_labels
+        self.score = nn.Linear(hidden, shape.num_rows or self.num_labels, bias=shape.bias)
+        self.softcap = shape.softcap
+        if shape.combine:
+            self.combine = nn.Linear(self.score.out_features, self.num_labels, bias=False)
+
+    @property
+    def pooling(self) -> str:
+        """Where the state comes from: "CLS", "LAST" or "MEAN"."""
+        pooling: str = own_settings(self.config).get("pooling", "LAST")
+        return pooling
+
+    def pooled_logits(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Pooled states `(n, hidden)` → logits `(n, num_labels)`, in the head's dtype."""
+        logits = softcapped(self.score(pooled.to(self.score.weight.dtype)), self.softcap)
+        return self.combine(logits) if hasattr(self, "combine") else logits
+
+    def pool(self, hidden: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """Hidden states `(batch, length, hidden)` → `(batch, hidden)`; padding is told by the mask alone."""
+        if attention_mask is None:
+            attention_mask = hidden.new_ones(hidden.shape[:2], dtype=torch.long)
+        mask = attention_mask.to(hidden.device).long()
+        if self.pooling == "MEAN":
+            weights = mask[:, :, None].float()
+            return (hidden.float() * weights).sum(dim=1) / weights.sum(dim=1)
+        index = torch.arange(hidden.shape[1], device=hidden.device)
+        place = (mask * index).argmax(-1) if self.pooling == "LAST" else mask.argmax(-1)
+        return hidden[torch.arange(len(hidden), device=hidden.device), place]
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutput:
+        """Token ids `(batch, length)` → `.logits` `(batch, num_labels)`, with `.loss` where labels are given."""
+        kwargs.pop("return_dict", None)
+        backbone = getattr(self, self.base_model_prefix)
+        hidden = backbone(input_ids=input_ids, attention_mask=attention_mask, **kwargs)[0]
+        logits = self.pooled_logits(self.pool(hidden, attention_mask))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels=labels, logits=logits, pooled_logits=logits, config=self.config)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+@functools.cache
+def as_seq_cls_model(model_class: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    """The sequence classifier of a base model's class.
+
+    Args:
+        model_class: a `*Model` whose first output is hidden states `(batch, length, hidden)`.
+
+    Returns:
+        A class `*ForSequenceClassification`. It keeps the family's `base_model_prefix`, so it reads the
+        checkpoints of both the `*Model` and the `*ForCausalLM`.
+    """
+    family = [base for base in model_class.__mro__ if issubclass(base, PreTrainedModel) and base is not PreTrainedModel]
+    parent = family[-1] if family[-1] is not model_class else PreTrainedModel
+    prefix = model_class.base_model_prefix or "model"
+
+    def __init__(self: Any, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
+        parent.__init__(self, config, *args, **kwargs)
+        setattr(self, prefix, model_class(config))
+        self.build_head()
+        self.post_init()
+
+    stem = next((model_class.__name__.removesuffix(s) for s in _SUFFIXES if model_class.__name__.endswith(s)), None)
+    return type(parent)(
+        f"{stem or model_class.__name__}ForSequenceClassification",
+        (SequenceClassifier, parent),
+        {
+            "__init__": __init__,
+            "__module__": __name__,
+            "__doc__": f"{model_class.__name__} with a linear head on one state a sequence.",
+            "base_model_prefix": prefix,
+            "config_class": model_class.config_class,
+        },
+    )
+
+
+class VclsConfig(PreTrainedConfig):
+    """Config of a classifier that transformers' own class cannot express.
+
+    Args:
+        backbone_config: the config of the backbone, any that `AutoModel` knows.
+        vcls: pooling, the form of the head, the prompt template.
+    """
+
+    model_type = OWN_MODEL_TYPE
+    sub_configs = {"backbone_config": AutoConfig}
+
+    def __init__(self, backbone_config: Any = None, vcls: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if isinstance(backbone_config, dict):
+            backbone_config = AutoConfig.for_model(**backbone_config)
+        self.backbone_config = backbone_config if backbone_config is not None else AutoConfig.for_model("bert")
+        self.vcls = vcls or {}
+        super().__init__(**kwargs)
+
+    def get_text_config(self, decoder: Any = None, encoder: Any = None) -> PreTrainedConfig:
+        text: PreTrainedConfig = self.backbone_config.get_text_config(decoder=decoder, encoder=encoder)
+        return text
+
+
+class VclsForSequenceClassification(SequenceClassifier, PreTrainedModel):
+    """Any backbone, any pooling, any linear head; plain transformers refuses its `model_type`."""
+
+    config_class = VclsConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: VclsConfig, backbone: PreTrainedModel | None = None) -> None:
+        super().__init__(config)
+        self.model = backbone if backbone is not None else AutoModel.from_config(config.backbone_config)
+        self.build_head()
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if module in (self.score, getattr(self, "combine", None)):
+            super()._init_weights(module)

@@ -1,0 +1,121 @@
+"""Heads that are in a file already: the checkpoint's own, or a safetensors file beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vllm_cls.architecture import OWN_MODEL_TYPE, Head, HeadRequest, HeadResult, LinearHead
+from vllm_cls.errors import ConfigError, ModelError
+
+from .seq_cls import SequenceClassifier
+
+if TYPE_CHECKING:
+    import torch
+
+
+def _labels(request: HeadRequest, num_labels: int) -> list[str]:
+    """The labels asked for, else the config's.
+
+    Raises:
+        ModelError: their number is not the head's.
+    """
+    labels = list(request.labels) or [request.config.id2label[index] for index in range(request.config.num_labels)]
+    if len(labels) != num_labels:
+        raise ModelError(
+            f"the head has {num_labels} rows, but there are {len(labels)} labels ({', '.join(labels[:5])}); give --labels "
+            "in the order of its rows."
+        )
+    return labels
+
+
+def existing_head(request: HeadRequest) -> HeadResult:
+    """The head that the checkpoint has; one with a `score.bias` that the class lacks keeps it.
+
+    Raises:
+        ModelError: its size disagrees with the labels.
+    """
+    checkpoint, config = request.checkpoint, request.config
+    final = request.architecture.final_linear
+    if config.model_type == OWN_MODEL_TYPE:
+        return HeadResult(Head("existing", description="The head that the checkpoint had."), request.labels, request.problem_type)
+    weight, bias = f"{final}.weight", f"{final}.bias"
+    if weight in checkpoint.locations:
+        labels = _labels(request, _rows(request, weight))
+        ours = issubclass(request.architecture.classifier_class(type(config)), SequenceClassifier)
+        if bias in checkpoint.locations and final == "score" and not ours:
+            linear = LinearHead(checkpoint.tensor(weight), checkpoint.tensor(bias))
+            return HeadResult(
+                Head("existing", linear=linear, description="The checkpoint's `score` layer, its bias included."),
+                labels,
+                request.problem_type,
+            )
+    elif checkpoint.locations:
+        raise ModelError(
+            f"{checkpoint.name} has no {weight}, so it has no head; make one with --head fit, tokens, two-way, file or random."
+        )
+    else:
+        labels = list(request.labels)
+    return HeadResult(
+        Head("existing", description="The head that the checkpoint had."), labels, request.problem_type
+    )
+
+
+def _rows(request: HeadRequest, name: str) -> int:
+    from safetensors import safe_open
+
+    with safe_open(request.checkpoint.locations[name], framework="pt") as file:
+        return int(file.get_slice(name).get_shape()[0])
+
+
+def head_from_file(request: HeadRequest) -> HeadResult:
+    """A head from `--head-weights FILE.safetensors`.
+
+    The file holds `weight` `(num_labels, hidden)` and perhaps `bias`, under those names or `score.…`; or all
+    of the classifier class's own head parameters, under its names.
+
+    Raises:
+        ConfigError: no file was given.
+        ModelError: names or shapes do not fit.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = request.options.get("head_weights")
+    if not path:
+        raise ConfigError("--head file needs --head-weights FILE.safetensors.")
+    if Path(path).suffix != ".safetensors" or not Path(path).is_file():
+        raise ModelError(f"--head-weights {path}: not an existing .safetensors file.")
+    try:
+        tensors = {name: tensor.float() for name, tensor in load_file(path).items()}
+    except SafetensorError as error:
+        raise ModelError(f"--head-weights {path}: not readable as safetensors ({error}).") from error
+    bare = {name.removeprefix("score.").removeprefix(f"{request.architecture.final_linear}."): t for name, t in tensors.items()}
+    if set(bare) <= {"weight", "bias"} and "weight" in bare:
+        return _linear(request, path, bare["weight"], bare.get("bias"))
+    return _by_class_names(request, path, tensors)
+
+
+def _linear(request: HeadRequest, path: str, weight: torch.Tensor, bias: torch.Tensor | None) -> HeadResult:
+    hidden = request.config.get_text_config().hidden_size
+    if weight.ndim != 2 or weight.shape[1] != hidden:
+        raise ModelError(f"{path}: weight has shape {tuple(weight.shape)}; this model needs (num_labels, {hidden}).")
+    if bias is not None and tuple(bias.shape) != (weight.shape[0],):
+        raise ModelError(f"{path}: bias has shape {tuple(bias.shape)}; weight's {tuple(weight.shape)} asks for ({weight.shape[0]},).")
+    labels = _labels(request, weight.shape[0])
+    description = f"A linear head read from `{Path(path).name}`."
+    return HeadResult(Head("file", linear=LinearHead(weight, bias), description=description), labels, request.problem_type)
+
+
+def _by_class_names(request: HeadRequest, path: str, tensors: dict[str, torch.Tensor]) -> HeadResult:
+    from .random_head import head_parameters
+
+    labels = _labels(request, len(request.labels) or request.config.num_labels)
+    expected = head_parameters(request, len(labels))
+    if set(tensors) != set(expected):
+        raise ModelError(f"{path} holds {', '.join(sorted(tensors))}; this model's head is {', '.join(sorted(expected))}.")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            raise ModelError(f"{path}: {name} has shape {tuple(tensor.shape)}; this model needs {tuple(expected[name].shape)}.")
+    description = f"The class's own head, read from `{Path(path).name}`."
+    return HeadResult(Head("file", tensors=tensors, description=description), labels, request.problem_type)

@@ -1,0 +1,100 @@
+"""Which class holds a head without losing anything: transformers' own where it can, else one of ours.
+
+Plain transformers would drop a bias that its decoder classes do not have with a warning, or invent a
+pooler. So what its class cannot compute is never written under that class's name.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+from vllm_cls.architecture import OWN_MODEL_TYPE, Architecture, HeadResult, LinearHead, Target
+from vllm_cls.errors import ConfigError
+
+from .seq_cls import HeadShape, SequenceClassifier, VclsConfig, VclsForSequenceClassification, head_tensors, own_settings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+
+def target(architecture: Architecture, config: PreTrainedConfig, result: HeadResult, pooling: str) -> Target:
+    """Class, config and parameters for a head on the backbone that `config` describes.
+
+    Args:
+        architecture: of the backbone.
+        config: the source's; it is copied, not changed.
+        result: the head and its labels.
+        pooling: "CLS", "LAST" or "MEAN".
+
+    Raises:
+        ConfigError: the head was made for another pooling than the one asked for.
+    """
+    config = copy.deepcopy(config)
+    head = result.head
+    if config.model_type == OWN_MODEL_TYPE:
+        return _own_type(config, result, pooling)
+    classifier_class = architecture.classifier_class(type(config))
+    default = architecture.pooling(config)
+    ours = issubclass(classifier_class, SequenceClassifier)
+    if head.linear is None:
+        if pooling != (own_settings(config).get("pooling", default) if ours else default):
+            raise ConfigError(
+                f"the {head.method} head of {classifier_class.__name__} was made for {default} pooling, not {pooling}; "
+                "leave --pooling out, or make a new head (--head fit)."
+            )
+        _set_labels(config, result)
+        config.architectures = [classifier_class.__name__]
+        return Target(classifier_class, config, head.tensors)
+    if ours:
+        _set_labels(config, result)
+        _set_form(config, head.linear, pooling)
+        config.architectures = [classifier_class.__name__]
+        return Target(classifier_class, config, head_tensors(head.linear))
+    if pooling == default:
+        tensors = architecture.express(config, head.linear, on_features=head.on_features)
+        if tensors is not None:
+            _set_labels(config, result)
+            config.architectures = [classifier_class.__name__]
+            return Target(classifier_class, config, tensors)
+    return _wrapped(config, result, pooling)
+
+
+def _wrapped(config: PreTrainedConfig, result: HeadResult, pooling: str) -> Target:
+    """Our own model type round the backbone's config."""
+    assert result.head.linear is not None
+    settings = own_settings(config)
+    if settings:
+        del config.vcls
+    outer = VclsConfig(backbone_config=config, vcls=dict(settings))
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id", "dtype"):
+        setattr(outer, name, getattr(config.get_text_config(), name, None))
+    _set_labels(outer, result)
+    _set_form(outer, result.head.linear, pooling)
+    outer.architectures = [VclsForSequenceClassification.__name__]
+    return Target(VclsForSequenceClassification, outer, head_tensors(result.head.linear))
+
+
+def _own_type(config: Any, result: HeadResult, pooling: str) -> Target:
+    """A checkpoint of our own type, with its head or a new one."""
+    stored = own_settings(config).get("pooling", "LAST")
+    if result.head.linear is None:
+        if pooling not in (stored, None):
+            pooling = stored
+        _set_labels(config, result)
+        return Target(VclsForSequenceClassification, config, result.head.tensors)
+    _set_labels(config, result)
+    _set_form(config, result.head.linear, pooling)
+    return Target(VclsForSequenceClassification, config, head_tensors(result.head.linear))
+
+
+def _set_labels(config: PreTrainedConfig, result: HeadResult) -> None:
+    if result.labels:
+        config.id2label = dict(enumerate(result.labels))
+        config.label2id = {label: index for index, label in enumerate(result.labels)}
+    if result.problem_type is not None:
+        config.problem_type = result.problem_type
+
+
+def _set_form(config: Any, head: LinearHead, pooling: str) -> None:
+    config.vcls = {**own_settings(config), "pooling": pooling, "head": HeadShape.of(head).to_dict()}

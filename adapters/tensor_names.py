@@ -1,0 +1,189 @@
+"""Which tensor of a checkpoint becomes which of a classifier class, decided without reading one.
+
+Nothing is guessed: a name is kept where the class's own loading accepts it, and what is planned is then
+loaded for a trial, on the meta device, where tensors have shapes and no memory.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vllm_cls.errors import ModelError
+
+from .meta_loading import load_on_meta
+from .name_rules import Family, Reader
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+# Buffers that earlier versions of transformers saved, and that are computed since.
+_OLD_BUFFERS = (r"(^|\.)position_ids$", r"rotary_emb\.inv_freq$", r"\.(attn|attention)\.(masked_)?bias$")
+# The parts of our own heads: a new head may lack those that an older one of the same checkpoint had.
+_OWN_HEADS = frozenset({"score", "combine"})
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor of the source goes.
+
+    Args:
+        name: to write it under.
+        target: the parameter of the class that loading makes of it.
+        fused: loading joins it with others, or splits it, to make parameters.
+    """
+
+    name: str
+    target: str
+    fused: bool
+
+
+@dataclass(frozen=True)
+class Names:
+    """What becomes of a checkpoint's tensors.
+
+    Args:
+        written: source name → name to write, for those that are kept.
+        dropped: source names that the classifier has no use for.
+        dtypes: source name → the type that the class holds it in; of the backbone only.
+    """
+
+    written: Mapping[str, str]
+    dropped: list[str]
+    dtypes: Mapping[str, torch.dtype]
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How the result is to be opened.
+
+    Args:
+        dtype: of the model.
+        source: what the user calls the source, for errors.
+        source_classes: names of the classes that the source was saved from.
+    """
+
+    model_class: type[PreTrainedModel]
+    config: PreTrainedConfig
+    dtype: torch.dtype
+    source: str = "the model"
+    source_classes: Collection[str] = ()
+
+
+def plan_names(opening: Opening, tensors: Mapping[str, torch.Tensor], head: Mapping[str, torch.Tensor]) -> Names:
+    """Decide the names of a converted checkpoint.
+
+    Args:
+        tensors: the source's, on the meta device.
+        head: parameters that are added or replaced, by their names in the class.
+
+    Raises:
+        ModelError: the class would miss a tensor or refuse a shape, or a tensor of the source that is not
+            part of a head would be lost.
+    """
+    from transformers.core_model_loading import dot_natural_key
+
+    model_class = opening.model_class
+    reader = Reader(load_on_meta(model_class, opening.config, {}, opening.dtype)[0])
+    family = Family(reader.backbone, opening.source_classes, opening.dtype)
+    unknown = sorted(set(head) - set(reader.parameters))
+    if unknown:
+        raise ModelError(f"{model_class.__name__} has no parameter {some(unknown)}; a head must name its own.")
+    # In the order of loading, which some renamings depend on.
+    places = {key: _place(key, reader, family) for key in sorted(tensors, key=dot_natural_key)}
+    kept = {key: place for key, place in places.items() if place is not None and place.target not in head}
+    _refuse_collisions(kept, opening.source)
+    planned = {place.name: tensors[key] for key, place in kept.items()} | dict(head)
+    held = _try_out(opening, planned, inside=reader.inside, new_head=bool(head))
+    lost = _not_droppable([key for key, place in places.items() if place is None], reader, family)
+    if lost:
+        raise ModelError(
+            f"{opening.source}: {model_class.__name__} has no place for {some(lost)}, which no head of this family has "
+            "either; dropping it would lose a part of the model. Its config may not describe these weights."
+        )
+    return Names(
+        written={key: place.name for key, place in kept.items()},
+        dropped=[key for key in places if key not in kept],
+        dtypes={key: held[place.target] for key, place in kept.items() if place.target.startswith(reader.inside)},
+    )
+
+
+def some(names: Collection[str]) -> str:
+    """The first five of several names, and how many more there are."""
+    shown = ", ".join(list(names)[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
+
+
+def _place(key: str, reader: Reader, family: Family) -> Place | None:
+    """Where a tensor of the source goes, or None where the class has no use for it.
+
+    The name on disk is kept where loading accepts it as it is. Else the backbone's prefix is added, or
+    exchanged for that of the source: transformers would do so when it loads, other readers would not. What
+    is left is read as the source's own class reads it, and named as the parameter that this makes.
+    """
+    stems = [key, *(key.removeprefix(f"{prefix}.") for prefix in (reader.backbone.base_model_prefix, "model"))]
+    for name in (key, *(reader.inside + stem for stem in stems)):
+        target, fused = reader.target(name)
+        if target is not None:
+            return Place(name, target, fused)
+    for relative in family.of_source:
+        inner = relative.inner_target(key)
+        if inner is not None and reader.inside + inner in reader.parameters:
+            return Place(reader.inside + inner, reader.inside + inner, False)
+    return None
+
+
+def _refuse_collisions(kept: Mapping[str, Place], source: str) -> None:
+    targets = Counter(place.target for place in kept.values() if not place.fused)
+    names = Counter(place.name for place in kept.values())
+    twice = [key for key, place in kept.items() if targets[place.target] > 1 or names[place.name] > 1]
+    if twice:
+        raise ModelError(f"{source} holds the same parameter under several names: {some(twice)}; remove all but one.")
+
+
+def _try_out(
+    opening: Opening, planned: Mapping[str, torch.Tensor], *, inside: str, new_head: bool
+) -> dict[str, torch.dtype]:
+    """Load what is planned, without memory; the type of each parameter that comes of it.
+
+    Raises:
+        ModelError: a parameter is missing or has another shape, or a tensor is not used.
+    """
+    model, info = load_on_meta(opening.model_class, opening.config, planned, opening.dtype)
+    source, name = opening.source, opening.model_class.__name__
+    wrong = [f"{key[0]} {tuple(key[1])} instead of {tuple(key[2])}" for key in sorted(info["mismatched_keys"])]
+    if wrong:
+        raise ModelError(f"{source}: shapes that {name} refuses: {some(wrong)}.")
+    missing = sorted(info["missing_keys"])
+    if missing and not new_head and not (inside and any(key.startswith(inside) for key in missing)):
+        raise ModelError(f"{source} has no head: {some(missing)} is missing. Make one with --head.")
+    if missing:
+        raise ModelError(f"{source} lacks {some(missing)}, which {name} needs.")
+    unexpected = sorted(info["unexpected_keys"])
+    if unexpected:
+        raise ModelError(f"{source}: {name} would not load {some(unexpected)}.")
+    return {key: tensor.dtype for key, tensor in model.state_dict().items()}
+
+
+def _not_droppable(unused: list[str], reader: Reader, family: Family) -> list[str]:
+    """Those of the names that are neither an old buffer, nor a pooler, nor a part of a head."""
+    ignored = [*(reader.model._keys_to_ignore_on_load_unexpected or ()), *_OLD_BUFFERS]
+    prefixes = (f"{reader.backbone.base_model_prefix}.", reader.inside)
+    left = [
+        key
+        for key in unused
+        if not any(re.search(pattern, key) for pattern in ignored)
+        and not any(key.removeprefix(prefix) in family.pooler for prefix in prefixes)
+    ]
+    known = {*_OWN_HEADS, *(reader.parts - {reader.inside.removesuffix(".")})}
+    heads = family.heads
+    while left := [key for key in left if key.partition(".")[0] not in known]:
+        found = next(heads, None)
+        if found is None:
+            break
+        known |= found
+    return left

@@ -1,0 +1,87 @@
+"""vllm-cls: any Hugging Face model as a classifier, run as fast as the hardware allows.
+
+Importing this loads neither torch nor transformers; names are resolved at their first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from . import autoclass as _autoclass
+
+if TYPE_CHECKING:
+    from .architecture import Architecture
+    from .async_llm import AsyncLLM
+    from .config import PoolerConfig
+    from .conversion import ConversionReport, convert
+    from .errors import ConfigError, JobError, ModelError, PluginError, PromptError, VclsError
+    from .hookspecs import hookimpl
+    from .jobs.classify import JobReport, classify_file
+    from .llm import LLM, load_classifier
+    from .outputs import ClassificationRequestOutput, PoolingRequestOutput, ScoringRequestOutput
+    from .params import PoolingParams
+
+_HOMES = {
+    "Architecture": "architecture",
+    "AsyncLLM": "async_llm",
+    "ClassificationRequestOutput": "outputs",
+    "ConfigError": "errors",
+    "ConversionReport": "conversion",
+    "JobError": "errors",
+    "JobReport": "jobs.classify",
+    "LLM": "llm",
+    "ModelError": "errors",
+    "PluginError": "errors",
+    "PoolerConfig": "config",
+    "PoolingParams": "params",
+    "PoolingRequestOutput": "outputs",
+    "PromptError": "errors",
+    "ScoringRequestOutput": "outputs",
+    "VclsError": "errors",
+    "classify_file": "jobs.classify",
+    "convert": "conversion",
+    "hookimpl": "hookspecs",
+    "load_classifier": "llm",
+}
+
+__all__ = [
+    "LLM",
+    "Architecture",
+    "AsyncLLM",
+    "ClassificationRequestOutput",
+    "ConfigError",
+    "ConversionReport",
+    "JobError",
+    "JobReport",
+    "ModelError",
+    "PluginError",
+    "PoolerConfig",
+    "PoolingParams",
+    "PoolingRequestOutput",
+    "PromptError",
+    "ScoringRequestOutput",
+    "VclsError",
+    "__version__",
+    "classify_file",
+    "convert",
+    "hookimpl",
+    "load_classifier",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("vllm-cls")
+    if name in _HOMES:
+        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+_autoclass.install()

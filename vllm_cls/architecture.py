@@ -1,0 +1,240 @@
+"""What a plugin says of a family of models, and what passes between the core and the adapters.
+
+`Architecture` is the heart of a plugin: subclass it, set `name` and what it matches, override what
+differs. The defaults suit an encoder or decoder that keeps transformers' conventions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from .checkpoint import Checkpoint
+
+OWN_MODEL_TYPE = "vcls"
+"""`model_type` of a classifier that transformers' own classes cannot express; plain transformers refuses it."""
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """A head that is linear in the pooled state, with what an LM head may add.
+
+    `logits = combine @ cap(weight @ state + bias)`, where `cap(x) = softcap * tanh(x / softcap)`.
+
+    Args:
+        weight: `(num_rows, hidden)`, float32.
+        bias: `(num_rows,)` or None.
+        softcap: the LM head's soft cap (Gemma 2), or None.
+        combine: `(num_labels, num_rows)`, or None where the rows are the labels.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None = None
+    softcap: float | None = None
+    combine: torch.Tensor | None = None
+
+    @property
+    def num_labels(self) -> int:
+        return (self.weight if self.combine is None else self.combine).shape[0]
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is a matrix and nothing else, which every decoder class of transformers can hold."""
+        return self.bias is None and self.softcap is None and self.combine is None
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head that is ready to be loaded or written.
+
+    Exactly one of `linear` and `tensors` is set, and neither for a head that is already in the checkpoint.
+
+    Args:
+        method: the name of its source ("tokens", "fit", …).
+        linear: the head as a linear map of the pooled state.
+        tensors: the head's parameters under the classifier class's own names.
+        on_features: `linear` takes the output of the class's own inner head layers (a trained
+            pooler), not the pooled state itself.
+        description: how it was made, a paragraph for the model card.
+        report: measurements made with it (accuracy …).
+    """
+
+    method: str
+    linear: LinearHead | None = None
+    tensors: Mapping[str, torch.Tensor] | None = None
+    on_features: bool = False
+    description: str = ""
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class HeadRequest:
+    """What a head source is given.
+
+    Args:
+        checkpoint: the model's files; tensors are read from it one by one.
+        config: the model's config, with `num_labels`, `id2label` and `problem_type` set where they are known.
+        architecture: the architecture that claims the model.
+        tokenizer: the model's tokenizer, or None.
+        labels: label names, in the order of their indices; empty where only a number is known.
+        problem_type: as in transformers, or None.
+        pooling: "CLS", "LAST" or "MEAN".
+        options: the options of the command (`label_tokens`, `train`, `seed` …).
+        tokenize: a prompt (any form `LLM.classify` takes) → token ids as the model will see them.
+        states: prompts → `(pooled states, features)`, each `(num_prompts, hidden)` float32; runs the model.
+    """
+
+    checkpoint: Checkpoint
+    config: PreTrainedConfig
+    architecture: Architecture
+    tokenizer: PreTrainedTokenizerBase | None
+    labels: Sequence[str]
+    problem_type: str | None
+    pooling: str
+    options: Mapping[str, Any]
+    tokenize: Callable[[Any], list[int]]
+    states: Callable[[Sequence[Any]], tuple[torch.Tensor, torch.Tensor | None]]
+
+
+@dataclass(frozen=True)
+class HeadResult:
+    """A head with the labels it is for."""
+
+    head: Head
+    labels: Sequence[str]
+    problem_type: str | None
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a classifier with a certain head is: the class that can hold it, its config, the head's parameters.
+
+    Args:
+        classifier_class: transformers' own class where that computes exactly this, else one of ours.
+        config: for that class.
+        head_tensors: by their names in that class; None where the checkpoint's own head stays.
+    """
+
+    classifier_class: type[PreTrainedModel]
+    config: PreTrainedConfig
+    head_tensors: Mapping[str, torch.Tensor] | None
+
+
+HeadSource = Callable[[HeadRequest], HeadResult]
+
+
+@dataclass(frozen=True)
+class ConversionPlan:
+    """A conversion that is decided and not yet written.
+
+    Args:
+        checkpoint: the source's files.
+        config: the config to write; its class says which classifier class opens it.
+        classifier_class: the class that the written checkpoint opens as.
+        head_tensors: parameters to write besides the source's, by their names in `classifier_class`;
+            None keeps the head that the source has.
+        out: the folder to make.
+        card: the text of the model card.
+        tokenizer: saved instead of copying the source's tokenizer files, or None.
+        dtype: of the backbone's weights, as in "bfloat16"; None keeps the source's.
+        max_shard_size: in bytes; a weight file of the source that is larger is split.
+        link: hard-link files that need no change instead of copying them.
+        overwrite: replace the checkpoint that `out` holds.
+        dry_run: check and plan everything, write nothing.
+    """
+
+    checkpoint: Checkpoint
+    config: PreTrainedConfig
+    classifier_class: type[PreTrainedModel]
+    head_tensors: Mapping[str, torch.Tensor] | None
+    out: Path
+    card: str
+    tokenizer: PreTrainedTokenizerBase | None = None
+    dtype: str | None = None
+    max_shard_size: int = 5 * 10**9
+    link: bool = False
+    overwrite: bool = False
+    dry_run: bool = False
+
+
+class Architecture:
+    """A family of models and how it becomes a classifier.
+
+    Attributes:
+        name: unique, shown by `vcls inspect` and in errors.
+        model_types: values of `config.model_type` it matches.
+        class_names: values of `config.architectures` it matches, which is more specific.
+        generic: it matches whatever no other one does.
+        final_linear: path of the last linear layer in the classifier class.
+    """
+
+    name: str = ""
+    model_types: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
+    generic: bool = False
+    final_linear: str = "score"
+
+    def specificity(self, model_type: str, class_names: Sequence[str] = ()) -> int:
+        """3 for a match by class name, 2 by model type, 1 for a generic one, 0 for none."""
+        if set(self.class_names) & set(class_names):
+            return 3
+        if model_type in self.model_types:
+            return 2
+        return 1 if self.generic else 0
+
+    def classifier_class(self, config_class: type[PreTrainedConfig]) -> type[PreTrainedModel]:
+        """The class whose forward gives `.logits` `(num_sequences, num_labels)` for configs of this class."""
+        raise NotImplementedError
+
+    def is_native(self, config_class: type[PreTrainedConfig]) -> bool:
+        """Whether plain transformers, without vllm-cls, opens the classifier class."""
+        return self.classifier_class(config_class).__module__.startswith("transformers.")
+
+    def pooling(self, config: PreTrainedConfig) -> str:
+        """The pooling of the classifier class: "CLS", "LAST" or "MEAN"."""
+        return "LAST"
+
+    def backbone(self, model: PreTrainedModel) -> PreTrainedModel:
+        """The part of the classifier that turns token ids into hidden states."""
+        return model.base_model
+
+    def head(self, model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        """Pooled states `(n, hidden)` → logits `(n, num_labels)`; None where only the whole forward can say."""
+        return getattr(model, "pooled_logits", None)
+
+    def why_not_packed(self, config: PreTrainedConfig) -> str | None:
+        """A reason never to try packing, or None; the self-check decides in any case."""
+        return None
+
+    def position_ids(self, config: PreTrainedConfig, input_ids: Sequence[int]) -> Sequence[int]:
+        """Position ids of one sequence as the model itself would number it."""
+        return range(len(input_ids))
+
+    def max_positions(self, config: PreTrainedConfig) -> int | None:
+        """The longest sequence the model takes, in tokens, or None where nothing bounds it."""
+        text = config.get_text_config()
+        for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length"):
+            value = getattr(text, name, None)
+            if isinstance(value, int) and value > 0:
+                return value
+        return None
+
+    def takes_token_type_ids(self, config: PreTrainedConfig) -> bool:
+        """Whether the backbone embeds token types, which tell the two texts of a pair apart."""
+        return (getattr(config.get_text_config(), "type_vocab_size", 0) or 0) > 1
+
+    def express(
+        self, config: PreTrainedConfig, linear: LinearHead, *, on_features: bool
+    ) -> Mapping[str, torch.Tensor] | None:
+        """Parameters of the classifier class, by name, that compute `linear`; None where the class cannot.
+
+        A head that the class cannot hold is written as our own model type instead.
+        """
+        return {f"{self.final_linear}.weight": linear.weight} if linear.plain else None

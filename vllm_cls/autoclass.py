@@ -1,0 +1,119 @@
+"""Makes transformers' `AutoModelForSequenceClassification` and `AutoConfig` know our classes.
+
+`import vllm_cls` must not load transformers, and the two may be imported in either order: if the Auto
+classes are loaded already they are extended at once, otherwise when they are.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+_MODULE = "transformers.models.auto.modeling_auto"
+
+
+def install() -> None:
+    """Extend the Auto classes now, or arrange for it."""
+    if _MODULE in sys.modules:
+        _extend(sys.modules[_MODULE])
+    elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Lets the usual machinery find the one module we wait for, and extends it once it has run."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname != _MODULE:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                execute(module)
+                _extend(module)
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def _extend(modeling_auto: ModuleType) -> None:
+    auto: Any = modeling_auto.AutoModelForSequenceClassification
+    native = auto._model_mapping
+    if getattr(native, "extended_by_vllm_cls", False):
+        return
+
+    class WithClassifiers(type(native)):  # type: ignore[misc]
+        """transformers' mapping; a config class that it lacks is looked up among our plugins."""
+
+        extended_by_vllm_cls = True
+
+        def __contains__(self, item: Any) -> bool:
+            return native.__contains__(item) or _classifier_class(item) is not None
+
+        def __getitem__(self, key: Any) -> Any:
+            try:
+                return native[key]
+            except KeyError:
+                found = _classifier_class(key)
+                if found is None:
+                    raise
+                return found
+
+    mapping = WithClassifiers(native._config_mapping, native._model_mapping)
+    native._model_mapping._model_mapping = native  # its constructor points this at the new mapping
+    mapping._extra_content = native._extra_content  # registrations made through either are seen by both
+    auto._model_mapping = mapping
+    _register_config()
+
+
+def _register_config() -> None:
+    """Let `AutoConfig` read our own model type without importing its module before it is needed."""
+    from transformers import CONFIG_MAPPING
+
+    from .architecture import OWN_MODEL_TYPE
+
+    class Lazy(dict):  # type: ignore[type-arg]
+        """transformers' extra configs; ours is imported at its first use."""
+
+        def __contains__(self, key: object) -> bool:
+            return key == OWN_MODEL_TYPE or super().__contains__(key)
+
+        def __missing__(self, key: str) -> Any:
+            if key != OWN_MODEL_TYPE:
+                raise KeyError(key)
+            for config_class, _ in own_classes():
+                self[config_class.model_type] = config_class
+            return self[key]
+
+    CONFIG_MAPPING._extra_content = Lazy(CONFIG_MAPPING._extra_content)
+
+
+def own_classes() -> list[tuple[type, type]]:
+    """(config class, classifier class) of the model types that plugins bring along."""
+    from .registry import registry
+
+    return [pair for pairs in registry().hook.vcls_auto_classes() for pair in pairs]
+
+
+def _classifier_class(config_class: Any) -> Any:
+    """Our classifier class for a config class, or None."""
+    from .errors import VclsError
+    from .registry import registry
+
+    for own_config, own_class in own_classes():
+        if own_config is config_class:
+            return own_class
+    try:
+        architecture = registry().find(getattr(config_class, "model_type", ""))
+        return architecture.classifier_class(config_class)
+    except VclsError:  # no plugin, or no text model: to transformers it is simply not in the mapping
+        return None

@@ -1,0 +1,138 @@
+"""A model's files: where they are, which tensors they hold, and reading those one by one.
+
+Nothing here loads a whole model. Pickled weights are refused unless they are allowed by name.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py", "*.md"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder with a model, or one GGUF file in it.
+
+    Args:
+        folder: the local folder.
+        gguf: the GGUF file's name within the folder, or None.
+        name: what the user called it.
+    """
+
+    folder: Path
+    gguf: str | None = None
+    name: str = ""
+
+    @functools.cached_property
+    def shards(self) -> list[Path]:
+        """The safetensors files that hold the weights (those of the index, where there is one)."""
+        index = self.folder / "model.safetensors.index.json"
+        if index.is_file():
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            return [self.folder / name for name in names]
+        single = self.folder / "model.safetensors"
+        return [single] if single.is_file() else sorted(self.folder.glob("*.safetensors"))
+
+    @functools.cached_property
+    def locations(self) -> dict[str, Path]:
+        """Tensor name → the file that holds it; empty for formats other than safetensors."""
+        from safetensors import SafetensorError, safe_open
+
+        found = {}
+        for shard in self.shards:
+            if not shard.is_file():
+                raise ModelError(f"{self.name}: the index names {shard.name}, which is not in {self.folder}.")
+            try:
+                with safe_open(shard, framework="pt") as file:
+                    found.update(dict.fromkeys(file.keys(), shard))
+            except SafetensorError as error:
+                raise ModelError(f"{shard} is not a readable safetensors file: {error}. Fetch it again.") from error
+        return found
+
+    @property
+    def pickles(self) -> list[Path]:
+        """Files in pickle formats, which can run code when they are read."""
+        return sorted(path for pattern in _PICKLES for path in self.folder.glob(pattern) if path.stem != "training_args")
+
+    def refuse_pickle(self, allowed: bool) -> None:
+        """Raise `ModelError` if there are no weights, or only pickles and these are not `allowed`."""
+        if self.gguf is not None or self.shards or (self.pickles and allowed):
+            return
+        if not self.pickles:
+            raise ModelError(
+                f"{self.name} has no weights in safetensors; give a folder that holds model.safetensors (a hub model that "
+                "has only .bin files needs --allow-pickle)."
+            )
+        if not allowed:
+            raise ModelError(
+                f"{self.name} has its weights only as {self.pickles[0].name}, a pickle, which can run code when it is "
+                "read; convert it to safetensors, or pass --allow-pickle (allow_pickle=True), which reads it with "
+                "weights_only."
+            )
+
+    def tensor(self, name: str, rows: Sequence[int] | None = None) -> torch.Tensor:
+        """One tensor, or some of its rows, in float32.
+
+        Raises:
+            ModelError: the checkpoint has no tensor of that name.
+        """
+        import torch
+        from safetensors import safe_open
+
+        if name not in self.locations:
+            raise ModelError(f"{self.name} has no tensor {name!r}.")
+        with safe_open(self.locations[name], framework="pt") as file:
+            if rows is None:
+                return file.get_tensor(name).to(torch.float32)
+            part = file.get_slice(name)
+            return torch.stack([part[row : row + 1][0].to(torch.float32) for row in rows])
+
+
+def resolve(model: str, *, revision: str | None = None, allow_pickle: bool = False) -> Checkpoint:
+    """The local files of a folder, a `.gguf` file or a hub id (downloaded, weights in safetensors only).
+
+    Raises:
+        ModelError: there is nothing at that path, or the hub does not have or give it.
+    """
+    path = Path(model).expanduser()
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ModelError(f"{model} is a file; give the model's folder, a hub id or a .gguf file.")
+        return Checkpoint(path.parent, path.name, model)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            ggufs = sorted(path.glob("*.gguf"))
+            if len(ggufs) == 1:
+                return Checkpoint(path, ggufs[0].name, model)
+            raise ModelError(f"{model} has no config.json; give the folder that holds the model's config and weights.")
+        return Checkpoint(path, None, model)
+    if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1 or not model.strip():
+        raise ModelError(f"there is no folder {model!r}; give an existing folder, a hub id (owner/name) or a .gguf file.")
+    return _download(model, revision, [*_HUB_FILES, "*.bin"] if allow_pickle else _HUB_FILES)
+
+
+def _download(model: str, revision: str | None, patterns: list[str]) -> Checkpoint:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = snapshot_download(model, revision=revision, allow_patterns=patterns)
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"{model!r} is neither a local folder nor to be had from the hub ({reason}). "
+            "Check the name, the network and, for a gated model, `hf auth login`."
+        ) from error
+    return Checkpoint(Path(folder), None, model)

@@ -1,0 +1,173 @@
+"""Frozen settings: how a model is read, how it runs, how its states are pooled.
+
+Names and defaults follow vLLM's EngineArgs and PoolerConfig.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import ConfigError, nearest
+
+SEQUENCE_POOLING = ("CLS", "LAST", "MEAN")
+TOKEN_POOLING = ("ALL", "STEP")
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+CONVERT_MODES = ("auto", "none", "classify", "token_classify", "reward")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class PoolerConfig:
+    """How hidden states become logits and probabilities (vLLM's PoolerConfig).
+
+    The logits are `(logit - logit_mean) / logit_sigma`, before the activation. A field left at None
+    takes the checkpoint's value, then the architecture's default.
+
+    Args:
+        task: the task that the model serves, "classify", "token_classify" or "embed".
+        pooling_type: shorthand for one of the next two.
+        seq_pooling_type: "CLS" (first token), "LAST" (last token as given) or "MEAN".
+        tok_pooling_type: "ALL" (every token) or "STEP" (the tokens equal to `step_tag_id`).
+        use_activation: False gives logits instead of probabilities.
+        logit_bias: older name of `logit_mean`.
+        logit_mean: subtracted from every logit.
+        logit_sigma: divides every logit; 0 is an error.
+        step_tag_id: token id that marks a step, for STEP.
+        returned_token_ids: columns kept, for STEP.
+    """
+
+    task: str | None = None
+    pooling_type: str | None = None
+    seq_pooling_type: str | None = None
+    tok_pooling_type: str | None = None
+    use_activation: bool | None = None
+    logit_bias: float | None = None
+    logit_mean: float | None = None
+    logit_sigma: float | None = None
+    step_tag_id: int | None = None
+    returned_token_ids: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.pooling_type is not None:
+            self._split_pooling_type(self.pooling_type.upper())
+        self._check("seq_pooling_type", SEQUENCE_POOLING)
+        self._check("tok_pooling_type", TOKEN_POOLING)
+        if self.task not in (None, "classify", "token_classify", "embed"):
+            raise ConfigError(f"PoolerConfig.task={self.task!r} is unknown; use 'classify', 'token_classify' or 'embed'.")
+        if self.logit_bias is not None and self.logit_mean is not None:
+            raise ConfigError("PoolerConfig: logit_bias is the older name of logit_mean; give one of them, not both.")
+        if self.logit_sigma == 0:
+            raise ConfigError("PoolerConfig.logit_sigma=0 would divide by zero; leave it out or give a positive number.")
+        if self.returned_token_ids is not None:
+            object.__setattr__(self, "returned_token_ids", tuple(self.returned_token_ids))
+
+    def _split_pooling_type(self, name: str) -> None:
+        target = "seq_pooling_type" if name in SEQUENCE_POOLING else "tok_pooling_type"
+        if name not in SEQUENCE_POOLING + TOKEN_POOLING:
+            known = ", ".join(SEQUENCE_POOLING + TOKEN_POOLING)
+            raise ConfigError(f"PoolerConfig.pooling_type={name!r} is unknown; use one of {known}.")
+        if getattr(self, target) not in (None, name):
+            raise ConfigError(f"PoolerConfig: pooling_type={name!r} contradicts {target}={getattr(self, target)!r}.")
+        object.__setattr__(self, "pooling_type", name)
+        object.__setattr__(self, target, name)
+
+    def _check(self, name: str, known: tuple[str, ...]) -> None:
+        value = getattr(self, name)
+        if value is None:
+            return
+        if value.upper() not in known:
+            raise ConfigError(f"PoolerConfig.{name}={value!r} is unknown; use one of {', '.join(known)}.")
+        object.__setattr__(self, name, value.upper())
+
+    @property
+    def mean(self) -> float | None:
+        """`logit_mean` under either of its names."""
+        return self.logit_mean if self.logit_mean is not None else self.logit_bias
+
+    def over(self, defaults: PoolerConfig) -> PoolerConfig:
+        """This configuration with its unset fields taken from `defaults`."""
+        mine = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        if self.mean is not None:  # either name set here hides both names there
+            defaults = dataclasses.replace(defaults, logit_bias=None, logit_mean=None)
+        merged = {name: getattr(defaults, name) if value is None else value for name, value in mine.items()}
+        merged["pooling_type"] = None
+        return PoolerConfig(**merged)
+
+    @classmethod
+    def parse(cls, value: PoolerConfig | Mapping[str, Any] | None) -> PoolerConfig:
+        """A PoolerConfig from itself, a mapping (as `--pooler-config` gives it) or None."""
+        if value is None:
+            return cls()
+        if isinstance(value, cls):
+            return value
+        known = [f.name for f in dataclasses.fields(cls)]
+        for name in value:
+            if name not in known:
+                raise ConfigError(f"PoolerConfig has no field {name!r}.{nearest(name, known)}")
+        return cls(**value)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which model, and how it is read.
+
+    Args:
+        model: a folder, a hub id or a `.gguf` file.
+        tokenizer: where the tokenizer is, if not beside the model.
+        convert: "auto" takes a checkpoint as what it is; "classify" makes a classifier of it.
+        dtype: "auto" is float32 on a CPU without AMX, else bfloat16.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        hf_overrides: values that replace those of the model's config.
+        plugin: the plugin that decides where several match.
+        allow_pickle: read `.bin` weights (with `weights_only`).
+    """
+
+    model: str
+    tokenizer: str | None = None
+    convert: str = "auto"
+    dtype: str = "auto"
+    device: str = "auto"
+    quantization: str | None = None
+    revision: str | None = None
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+    max_model_len: int | None = None
+    plugin: str | None = None
+    hf_overrides: Mapping[str, Any] = field(default_factory=dict)
+    pooler_config: PoolerConfig = field(default_factory=PoolerConfig)
+    chat_template: str | None = None
+    use_template: bool = True
+
+    def __post_init__(self) -> None:
+        if self.convert not in CONVERT_MODES:
+            raise ConfigError(f"convert={self.convert!r} is unknown; use one of {', '.join(CONVERT_MODES)}.")
+        if self.convert in ("token_classify", "reward"):
+            raise ConfigError(f"convert={self.convert!r} is not supported yet; use 'auto', 'none' or 'classify'.")
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"dtype={self.dtype!r} is unknown; use one of {', '.join(DTYPES)}.")
+        if self.quantization not in (None, "none"):
+            raise ConfigError(f"quantization={self.quantization!r} is not supported yet; use 'none'.")
+        if self.max_model_len is not None and self.max_model_len < 1:
+            raise ConfigError(f"max_model_len={self.max_model_len} must be at least 1.")
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """How batches are filled.
+
+    Args:
+        max_num_batched_tokens: tokens in one forward, padding included; None takes the device's default.
+        max_num_seqs: sequences in one forward.
+    """
+
+    max_num_batched_tokens: int | None = None
+    max_num_seqs: int = 256
+
+    def __post_init__(self) -> None:
+        for name in ("max_num_batched_tokens", "max_num_seqs"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name}={value} must be at least 1.")

@@ -1,0 +1,343 @@
+"""`convert`: a model becomes a classifier on disk. The facade; heads and writing are found through hooks."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .architecture import OWN_MODEL_TYPE, ConversionPlan, HeadResult, Target
+from .config import DTYPES, PROBLEM_TYPES, ModelConfig
+from .errors import ConfigError, ModelError
+from .loading import lacks_head, make_head, target_for
+from .registry import registry
+from .source import Source, open_source
+from .template import PromptTemplate
+
+if TYPE_CHECKING:
+    from .tokenization import PromptProcessor
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What a conversion did.
+
+    Args:
+        out: the folder.
+        model_class: the class that opens it.
+        format: "transformers" where plain transformers opens it, else "vcls".
+        head: the head's source.
+        report: measurements made with the head (accuracy, majority …).
+        num_bytes: written, weights and all.
+    """
+
+    out: str
+    model_class: str
+    format: str
+    head: str
+    pooling: str
+    labels: list[str]
+    report: Mapping[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    num_bytes: int = 0
+    dry_run: bool = False
+
+
+def convert(
+    model: str,
+    out: str | Path,
+    *,
+    head: str | None = None,
+    labels: Sequence[str] | None = None,
+    num_labels: int | None = None,
+    problem_type: str | None = None,
+    label_tokens: str | Mapping[str, Any] | None = None,
+    train: str | None = None,
+    text_field: str = "text",
+    text_pair_field: str | None = None,
+    label_field: str = "label",
+    validation_split: float = 0.2,
+    seed: int = 0,
+    bias: bool = False,
+    head_weights: str | None = None,
+    prompt_template: str | None = None,
+    chat_template_prompt: bool = False,
+    pooling: str | None = None,
+    logit_bias: float | None = None,
+    link: bool = False,
+    dtype: str | None = None,
+    max_shard_size: str | int = "5GB",
+    dry_run: bool = False,
+    overwrite: bool = False,
+    **model_options: Any,
+) -> ConversionReport:
+    """Convert a model into a classifier and write it; the arguments are those of `vcls convert`.
+
+    Args:
+        model: a folder, a hub id or a `.gguf` file.
+        out: the folder to make; never half a checkpoint.
+        head: "existing", "tokens", "two-way", "fit", "file" or "random"; None is "existing" where there is one.
+        model_options: `plugin`, `tokenizer`, `allow_pickle`, `trust_remote_code`, `revision`, `hf_overrides`,
+            `device`, `max_model_len`, `max_num_batched_tokens`, `convert`.
+
+    Raises:
+        ModelError: the model cannot be converted so.
+        ConfigError: options contradict each other.
+    """
+    budget = model_options.pop("max_num_batched_tokens", None)
+    model_options["convert"] = "classify" if model_options.get("convert") in (None, "auto") else model_options["convert"]
+    options = ModelConfig(model=str(model), **{**model_options, "hf_overrides": model_options.get("hf_overrides") or {}})
+    names = _labels(labels, num_labels, problem_type)
+    source = open_source(options)
+    _store_prompt(source, prompt_template, chat_template_prompt)
+    method = _method(source, head)
+    pooling = _pooling(source, pooling)
+    job = _HeadJob(source, options, pooling, budget)
+    head_options: dict[str, Any] = {
+        "num_labels": num_labels,
+        "label_tokens": label_tokens,
+        "seed": seed,
+        "bias": bias,
+        "head_weights": head_weights,
+        "validation_split": validation_split,
+    }
+    if method == "fit":
+        head_options |= _training_rows(train, text_field, text_pair_field, label_field)
+    result = make_head(
+        source,
+        method,
+        head_options,
+        labels=names,
+        problem_type=problem_type or source.config.problem_type,
+        pooling=pooling,
+        tokenize=job.token_ids,
+        states=job.states,
+    )
+    result = _with_logit_bias(source, result, logit_bias)
+    target = target_for(source, result, pooling)
+    _store_settings(target, source, method, options)
+    warnings, tokenizer = _choose_pad(source, target, job)
+    plan = _plan(source, target, result, out, options, tokenizer=tokenizer, pooling=pooling)
+    plan = dataclasses.replace(
+        plan,
+        dtype=_dtype(dtype),
+        max_shard_size=_size(max_shard_size),
+        link=link,
+        overwrite=overwrite,
+        dry_run=dry_run,
+    )
+    written = registry().hook.vcls_write_checkpoint(plan=plan)
+    return ConversionReport(
+        out=str(out),
+        model_class=target.classifier_class.__name__,
+        format=_format(source, target),
+        head=method,
+        pooling=pooling,
+        labels=[target.config.id2label[i] for i in range(target.config.num_labels)],
+        report=dict(result.head.report),
+        warnings=[*job.warnings, *warnings],
+        files=list(written.files),
+        num_bytes=written.num_bytes,
+        dry_run=dry_run,
+    )
+
+
+def _labels(labels: Sequence[str] | None, num_labels: int | None, problem_type: str | None) -> list[str]:
+    names = [str(each) for each in labels or ()]
+    if problem_type is not None and problem_type not in PROBLEM_TYPES:
+        raise ConfigError(f"--problem-type {problem_type!r} is unknown; use one of {', '.join(PROBLEM_TYPES)}.")
+    if len(set(names)) != len(names) or not all(names):
+        raise ConfigError(f"--labels {','.join(names)}: labels must be different and not empty.")
+    if num_labels is not None and num_labels < 1:
+        raise ConfigError(f"--num-labels {num_labels} must be at least 1.")
+    if names and num_labels not in (None, len(names)):
+        raise ConfigError(f"--num-labels {num_labels} contradicts --labels, which names {len(names)}.")
+    count = len(names) or num_labels
+    if count == 1 and problem_type == "single_label_classification":
+        raise ConfigError("one label cannot be single_label_classification (transformers refuses it); use regression or none.")
+    return names
+
+
+def _method(source: Source, head: str | None) -> str:
+    if head is not None:
+        return head
+    if lacks_head(source) or (not source.checkpoint.locations and not source.is_classifier):
+        raise ModelError(
+            f"{source.checkpoint.name} is a {source.class_name or source.config.model_type} without a classification head, and "
+            "a head is never invented; say where it comes from: --head tokens, two-way, fit, file or random."
+        )
+    return "existing"
+
+
+def _pooling(source: Source, pooling: str | None) -> str:
+    if pooling is None:
+        default = source.architecture.pooling(source.backbone_config)
+        stored: str = source.settings.get("pooling", default)
+        return stored
+    if pooling.upper() not in ("CLS", "LAST", "MEAN"):
+        raise ConfigError(f"--pooling {pooling!r} is unknown; use cls, last or mean.")
+    return pooling.upper()
+
+
+def _store_prompt(source: Source, prompt_template: str | None, chat_template_prompt: bool) -> None:
+    """Put the prompt's form into the config, where everything that runs the model reads it."""
+    settings = dict(source.settings)
+    if prompt_template is not None:
+        PromptTemplate.parse(prompt_template)
+        settings["prompt_template"] = prompt_template
+    if chat_template_prompt:
+        settings["chat_template_prompt"] = True
+        if source.tokenizer is None or not source.tokenizer.chat_template:
+            raise ConfigError("--chat-template-prompt: this model's tokenizer has no chat template; use --prompt-template.")
+    if settings:
+        source.config.vcls = settings  # type: ignore[attr-defined]  # configs take further keys
+
+
+def _training_rows(
+    train: str | None, text_field: str, text_pair_field: str | None, label_field: str
+) -> dict[str, Any]:
+    from .jobs.training import read_training_rows
+
+    if not train:
+        raise ConfigError("--head fit needs --train FILE with labelled rows.")
+    prompts, targets = read_training_rows(train, text_field, text_pair_field, label_field)
+    return {"prompts": prompts, "targets": targets, "train_name": Path(train).name}
+
+
+class _HeadJob:
+    """What a head source may ask for: token ids of a prompt, and the frozen model's states."""
+
+    def __init__(self, source: Source, options: ModelConfig, pooling: str, budget: int | None) -> None:
+        from .serving import max_model_len, prompt_processor
+
+        self.source, self.options, self.pooling, self.budget = source, options, pooling, budget
+        self.processor: PromptProcessor = prompt_processor(options, source, max_model_len(options, source))
+        self.warnings: list[str] = []
+
+    def sample(self, text: str) -> dict[str, Any]:
+        """A prompt in which every place of the template holds `text`."""
+        template = self.processor.template
+        fields = {name: text for name in template.fields} if template else {}
+        return {"prompt": text, "fields": fields}
+
+    def token_ids(self, prompt: Any, suffix: str = "") -> list[int]:
+        return self.processor.token_ids(self.sample(prompt) if isinstance(prompt, str) else prompt, suffix)
+
+    def states(self, prompts: Sequence[Any]) -> Any:
+        """`(pooled states, features)` of the prompts; see `HeadRequest.states`."""
+        from .features import pooled_states
+
+        result = pooled_states(self.source, self.options, self.processor, prompts, self.pooling, self.budget)
+        if result.truncated:
+            self.warnings.append(f"{result.truncated} of {len(prompts)} training rows were cut to the model's length")
+        return result.pooled, result.features
+
+
+def _with_logit_bias(source: Source, result: HeadResult, logit_bias: float | None) -> HeadResult:
+    """Subtract `logit_bias` from every logit by the head's own bias."""
+    import torch
+
+    if logit_bias is None:
+        return result
+    linear = result.head.linear
+    if linear is None or linear.softcap is not None:
+        raise ConfigError(f"--logit-bias needs a linear head without soft cap, not --head {result.head.method}; set it where it runs.")
+    bias = (linear.bias if linear.bias is not None else torch.zeros(linear.num_labels)) - logit_bias
+    changed = dataclasses.replace(result.head, linear=dataclasses.replace(linear, bias=bias))
+    return dataclasses.replace(result, head=changed)
+
+
+def _store_settings(target: Target, source: Source, method: str, options: ModelConfig) -> None:
+    settings = {**(getattr(target.config, "vcls", None) or {}), "head_method": method}
+    settings["pooling"] = settings.get("pooling") or source.architecture.pooling(source.backbone_config)
+    if options.max_model_len is not None:
+        settings["max_model_len"] = options.max_model_len
+    target.config.vcls = settings  # type: ignore[attr-defined]
+
+
+def _choose_pad(source: Source, target: Target, job: _HeadJob) -> tuple[list[str], Any]:
+    """A pad token that transformers' search for the last token that is not pad cannot take for the prompt's end.
+
+    Returns:
+        Warnings, and the tokenizer if it has to be written with another pad token, else None.
+    """
+    native_decoder = _format(source, target) == "transformers" and source.architecture.pooling(source.backbone_config) == "LAST"
+    tokenizer = source.tokenizer
+    if not native_decoder or tokenizer is None:
+        return [], None
+    vocab_size = target.config.get_text_config().vocab_size
+    endings = {job.token_ids(sample)[-1] for sample in ("text", "A sentence.", "7")}
+    special = [tokenizer.pad_token_id, tokenizer.unk_token_id, *tokenizer.all_special_ids]
+    usable = [i for i in special if i is not None and i not in endings and i < vocab_size]
+    meaningful = {tokenizer.eos_token_id, tokenizer.bos_token_id}
+    chosen = next((i for i in usable if i not in meaningful), next(iter(usable), None))
+    target.config.pad_token_id = chosen
+    if chosen is None:
+        return ["no token can serve as padding, so plain transformers classifies one text at a time; vcls is not affected"], None
+    shown = tokenizer.convert_ids_to_tokens(chosen)
+    warnings = []
+    if chosen in meaningful:
+        warnings.append(f"plain transformers would pool one token early where a prompt ends in {shown!r}; vcls does not")
+    if tokenizer.pad_token_id == chosen:
+        return warnings, None
+    tokenizer.pad_token = shown
+    return warnings, tokenizer
+
+
+def _plan(
+    source: Source, target: Target, result: HeadResult, out: str | Path, options: ModelConfig, *, tokenizer: Any, pooling: str
+) -> ConversionPlan:
+    settings = target.config.vcls  # type: ignore[attr-defined]
+    return ConversionPlan(
+        checkpoint=source.checkpoint,
+        config=target.config,
+        classifier_class=target.classifier_class,
+        head_tensors=target.head_tensors,
+        out=Path(out),
+        tokenizer=tokenizer,
+        card={
+            "name": Path(out).name,
+            "base_model": options.model,
+            "classifier_class": target.classifier_class.__name__,
+            "native": _format(source, target) == "transformers",
+            "head_method": result.head.method,
+            "description": result.head.description,
+            "report": dict(result.head.report),
+            "labels": [target.config.id2label[i] for i in range(target.config.num_labels)],
+            "problem_type": target.config.problem_type,
+            "pooling": pooling,
+            "prompt_template": settings.get("prompt_template"),
+        },
+    )
+
+
+def _format(source: Source, target: Target) -> str:
+    native = target.config.model_type != OWN_MODEL_TYPE and source.architecture.is_native(type(source.config))
+    return "transformers" if native else "vcls"
+
+
+def _dtype(name: str | None) -> str | None:
+    if name not in (None, *DTYPES):
+        raise ConfigError(f"dtype={name!r} is unknown; use one of {', '.join(DTYPES)}.")
+    return None if name == "auto" else name
+
+
+def _size(value: str | int) -> int:
+    """Bytes of "5GB", "500MB" or a number."""
+    if isinstance(value, int):
+        return value
+    units = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
+    number, unit = value[:-2], value[-2:].upper()
+    if unit not in units or not number.replace(".", "", 1).isdigit():
+        raise ConfigError(f"--max-shard-size {value!r} is not a size such as 5GB or 500MB.")
+    return int(float(number) * units[unit])
+
+
+def stored_settings(folder: str | Path) -> dict[str, Any]:
+    """What a converted checkpoint keeps under the key `vcls` of its config."""
+    settings: dict[str, Any] = json.loads((Path(folder) / "config.json").read_text()).get("vcls") or {}
+    return settings

@@ -1,0 +1,36 @@
+"""The one family of errors: what was wrong, with which value, and what to do next."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class VclsError(Exception):
+    """Base of every error that vllm-cls raises on purpose; its message is written for the user."""
+
+
+class ModelError(VclsError):
+    """This model cannot be loaded or converted."""
+
+
+class PromptError(VclsError, ValueError):
+    """This prompt cannot be classified; other prompts are not affected."""
+
+
+class ConfigError(VclsError, ValueError):
+    """This option, or this combination of options, is wrong."""
+
+
+class JobError(VclsError):
+    """A job over files cannot start or go on."""
+
+
+class PluginError(VclsError):
+    """A plugin is broken, missing or in conflict with another; the message names it."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Words that point from an unknown `name` to the nearest `known` one, or "" if none is near."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {matches[0]!r}?" if matches else ""

@@ -1,0 +1,91 @@
+"""Pooled states of a model whose head is still to be made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from .config import ModelConfig
+from .errors import PromptError
+from .loading import Classifier
+from .runtime.device import choose_device, choose_dtype, default_batched_tokens
+from .runtime.engine import Engine
+from .serving import make_runner
+from .source import Source
+from .tokenization import PromptProcessor, Tokenized, Truncation
+from .weights import load_weights
+
+
+@dataclass(frozen=True)
+class PooledStates:
+    """`pooled` `(num_prompts, hidden)`; `features`, the same after a trained pooler, or None; both float32.
+
+    `truncated` counts the prompts that were cut to the model's length.
+    """
+
+    pooled: torch.Tensor
+    features: torch.Tensor | None
+    truncated: int
+
+
+def pooled_states(
+    source: Source,
+    options: ModelConfig,
+    processor: PromptProcessor,
+    prompts: Sequence[Any],
+    pooling: str,
+    max_num_batched_tokens: int | None,
+) -> PooledStates:
+    """Run the frozen model over labelled prompts.
+
+    Raises:
+        PromptError: a prompt is bad; a head is not fitted on what is left.
+    """
+    device = choose_device(options.device)
+    config = source.config
+    model, missing = load_weights(
+        source,
+        source.architecture.classifier_class(type(config)),
+        config,
+        dtype=choose_dtype(options.dtype, device),
+        device=device,
+        allow_pickle=options.allow_pickle,
+        headless=True,
+    )
+    classifier = Classifier(source, model, config, pooling, has_head=False)
+    tokenized = _all_good(processor.tokenize(prompts, Truncation(-1)))
+    runner = make_runner(classifier, pooling, processor.max_model_len)
+    budget = max_num_batched_tokens or default_batched_tokens(device)
+    engine = Engine(runner, max_num_batched_tokens=budget, max_num_seqs=256)
+    pooled = torch.stack(engine.states([each.sequence for each in tokenized]))
+    features = None
+    final = source.architecture.final_linear
+    inner_is_trained = all(name.startswith(f"{final}.") for name in missing)
+    if inner_is_trained and pooling == source.architecture.pooling(config):
+        features = _features(source, model, final, pooled.to(device))
+    return PooledStates(pooled, features, sum(each.truncated for each in tokenized))
+
+
+def _features(source: Source, model: Any, final: str, pooled: torch.Tensor) -> torch.Tensor | None:
+    """What the head's last linear layer gets, where the layers before it are trained; None where there are none."""
+    parent, _, name = final.rpartition(".")
+    setattr(model.get_submodule(parent), name, nn.Identity())
+    head = source.architecture.head(model.float())
+    if head is None:
+        return None
+    with torch.inference_mode():
+        features = head(pooled).float().cpu()
+    return None if torch.equal(features, pooled.cpu()) else features
+
+
+def _all_good(tokenized: Sequence[Tokenized | PromptError]) -> list[Tokenized]:
+    for index, each in enumerate(tokenized):
+        if isinstance(each, PromptError):
+            raise PromptError(f"training row {index}: {each}")
+    return [each for each in tokenized if isinstance(each, Tokenized)]
+
+

@@ -1,0 +1,68 @@
+"""The hooks. A plugin is a module (or object) with functions of these names, marked `@hookimpl`.
+
+It is found through the entry-point group `vllm_cls`; the built-in plugins are found the same way.
+"""
+
+# mypy: disable-error-code="empty-body"
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from transformers import PreTrainedConfig
+
+    from .architecture import Architecture, HeadResult, HeadSource, Target
+
+hookspec = pluggy.HookspecMarker("vllm_cls")
+hookimpl = pluggy.HookimplMarker("vllm_cls")
+
+
+@hookspec
+def vcls_architectures() -> Sequence[Architecture]:
+    """Architectures this plugin knows: which configs they match, and how each becomes a classifier."""
+
+
+@hookspec
+def vcls_head_sources() -> Mapping[str, HeadSource]:
+    """Places a head can come from, by the name that `--head` takes."""
+
+
+@hookspec(firstresult=True)
+def vcls_target(
+    architecture: Architecture, config: PreTrainedConfig, result: HeadResult, pooling: str
+) -> Target | None:
+    """The class, config and parameters that hold this head on this backbone without losing anything."""
+
+
+@hookspec(firstresult=True)
+def vcls_write_checkpoint(plan: Any) -> Any:
+    """Write the converted checkpoint that a `ConversionPlan` describes; return the list of files."""
+
+
+@hookspec
+def vcls_pooling_methods() -> Mapping[str, Callable]:
+    """Pooling methods by name: `(hidden (num_rows, hidden), starts, lengths) -> (num_sequences, hidden)`."""
+
+
+@hookspec
+def vcls_activations() -> Mapping[str, Callable]:
+    """Activations by the name a config may carry: `logits (…, num_labels) -> the same shape`."""
+
+
+@hookspec
+def vcls_readers() -> Mapping[str, Callable]:
+    """Readers of file formats by suffix without the dot: `(path) -> iterator of rows`."""
+
+
+@hookspec
+def vcls_writers() -> Mapping[str, Callable]:
+    """Writers of file formats by suffix without the dot: `(path) -> context manager with write(row)`."""
+
+
+@hookspec
+def vcls_auto_classes() -> Sequence[tuple[type, type]]:
+    """Pairs (config class, classifier class) of our own model types, for transformers' Auto classes."""

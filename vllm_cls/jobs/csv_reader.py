@@ -1,0 +1,144 @@
+"""CSV and TSV, record by record. Every cell is a string: `007` stays `007`."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter, deque
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ..errors import JobError
+from .rows import Row
+from .streams import LINE_LIMIT, Stream
+
+DELIMITERS = {"csv": ",", "tsv": "\t"}
+RECORD_LIMIT = 8 * 2**20
+"""Characters of the longest record: where a quote is never closed, the search for its end stops there."""
+
+
+class _TooLong(Exception):
+    pass
+
+
+class _Text(NamedTuple):
+    """A line with its ending; bytes that are not UTF-8 are lone surrogates."""
+
+    number: int
+    text: str
+    too_long: bool
+    offset: int
+
+
+class Record(NamedTuple):
+    number: int
+    cells: list[str]
+    error: str | None
+    offset: int
+
+
+def read_csv(stream: Stream, kind: str) -> Iterator[Row]:
+    """The rows below the header; blank lines are no rows.
+
+    Args:
+        kind: "csv" or "tsv".
+
+    Raises:
+        JobError: the header cannot be used.
+    """
+    records = _records(stream, DELIMITERS[kind])
+    names = _names(next(records, None))
+    for number, cells, error, offset in records:
+        if error is None and len(cells) != len(names):
+            error = f"the row has {len(cells)} cells and the header {len(names)}"
+        yield Row(dict(zip(names, cells, strict=False)), number, offset, error)
+
+
+def header(stream: Stream, kind: str) -> list[str]:
+    """The names of the columns.
+
+    Raises:
+        JobError: there is no header, or it cannot be used.
+    """
+    return _names(next(_records(stream, DELIMITERS[kind]), None))
+
+
+def _names(record: Record | None) -> list[str]:
+    if record is None:
+        raise JobError("the file is empty; its first line must name the columns.")
+    if record.error is not None:
+        raise JobError(f"the header, line {record.number}, cannot be read: {record.error}.")
+    names = [cell.strip() or f"column_{place}" for place, cell in enumerate(record.cells, 1)]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise JobError(f"the header has the column {twice[0]!r} twice; give each column a name of its own.")
+    return names
+
+
+def _records(stream: Stream, delimiter: str) -> Iterator[Record]:
+    """Records, each with what is wrong with it.
+
+    A quoted cell may hold line ends. Where its quote is never closed properly, its first line alone is
+    wrong, and reading goes on with the second.
+    """
+    source = _texts(stream)
+    waiting: deque[_Text] = deque()
+    while True:
+        first = waiting.popleft() if waiting else next(source, None)
+        if first is None:
+            return
+        if first.too_long:
+            yield Record(first.number, [], f"the line is longer than {LINE_LIMIT >> 20} MiB", first.offset)
+        elif '"' not in first.text:
+            bare = first.text.removesuffix("\n").removesuffix("\r")
+            if bare.strip(" \t" if delimiter == "," else " "):
+                yield _record(first, bare.split(delimiter))
+        else:
+            yield _quoted(first, source, waiting, delimiter)
+
+
+def _quoted(first: _Text, source: Iterator[_Text], waiting: deque[_Text], delimiter: str) -> Record:
+    """The record that begins at `first`, a line with a quote."""
+    used = [first]
+
+    def feed() -> Iterator[str]:
+        size = len(first.text)
+        yield first.text
+        while line := (waiting.popleft() if waiting else next(source, None)):
+            used.append(line)
+            size += len(line.text)
+            if size > RECORD_LIMIT or line.too_long:
+                raise _TooLong
+            yield line.text
+
+    limit = csv.field_size_limit(2 * RECORD_LIMIT)  # Python's own limit of 131072 is short for a document
+    try:
+        cells = next(csv.reader(feed(), delimiter=delimiter, strict=True))
+        return _record(first, cells, used[-1].offset)
+    except (csv.Error, _TooLong) as failure:
+        waiting.extendleft(reversed(used[1:]))
+        told = isinstance(failure, csv.Error) and "expected after" in str(failure) and len(used) == 1
+        error = f"a quote is in a wrong place ({failure})" if told else "a quote is opened and not closed"
+        return Record(first.number, _readable(first.text).rstrip("\r\n").split(delimiter), error, first.offset)
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _record(first: _Text, cells: list[str], offset: int | None = None) -> Record:
+    error = None
+    clean = [_readable(cell) for cell in cells]
+    if clean != cells:
+        error = "invalid UTF-8"
+    return Record(first.number, clean, error, first.offset if offset is None else offset)
+
+
+def _readable(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return text
+
+
+def _texts(stream: Stream) -> Iterator[_Text]:
+    for line in stream.lines():
+        yield _Text(line.number, line.data.decode("utf-8", "surrogateescape"), line.too_long, stream.offset)

@@ -1,0 +1,208 @@
+"""Rows of files, one after the other; memory does not grow with the file.
+
+A line of JSON lines, CSV, TSV or text that cannot be read costs itself alone: its row has an error and
+keeps its place. A file that is damaged as a whole (cut off, not JSON, not Parquet) ends the job.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from ..errors import JobError
+from .rows import Row, json_type
+from .sources import FORMATS, STDIO, Source
+from .streams import LINE_LIMIT, Line, Stream, open_stream
+
+
+def read_rows(sources: Iterable[Source]) -> Iterator[Row]:
+    """The rows of all sources, in order, each with its place and the share of the bytes read so far.
+
+    Raises:
+        JobError: a file cannot be opened, or is damaged as a whole.
+    """
+    sources = list(sources)
+    sizes = [source.size for source in sources]
+    total = None if None in sizes else sum(size or 0 for size in sizes)
+    before = 0
+    for source in sources:
+        for row in _rows(source):
+            row.source, row.unit = source.name, source.unit
+            row.done = min(1.0, (before + row.offset) / total) if total else None
+            yield row
+        before += source.size or 0
+
+
+def columns_of(source: Source) -> list[str] | None:
+    """The columns that a source declares, or None where each row has its own, or it can be read once only."""
+    if source.path == STDIO or source.size is None:
+        return None
+    if source.format == "txt":
+        return ["text"]
+    if source.format in ("csv", "tsv"):
+        from .csv_reader import header
+
+        with open_stream(source) as stream:
+            return header(stream, source.format)
+    if source.format == "parquet":
+        from .parquet_reader import schema_of
+
+        return list(schema_of(source).names)
+    return None
+
+
+def _rows(source: Source) -> Iterator[Row]:
+    if source.format == "parquet":
+        from .parquet_reader import read_parquet
+
+        yield from read_parquet(source)
+    elif source.format not in FORMATS:
+        yield from _plugin_rows(source)
+    else:
+        with open_stream(source) as stream:
+            yield from _text_reader(source.format)(stream)
+
+
+def _text_reader(kind: str) -> Callable[[Stream], Iterator[Row]]:
+    if kind in ("csv", "tsv"):
+        from .csv_reader import read_csv
+
+        return lambda stream: read_csv(stream, kind)
+    return {"jsonl": read_jsonl, "json": read_json, "txt": read_txt}[kind]
+
+
+def _plugin_rows(source: Source) -> Iterator[Row]:
+    from ..registry import registry
+
+    for number, fields in enumerate(registry().collect("vcls_readers")[source.format](source.path), 1):
+        if isinstance(fields, dict):
+            yield Row(fields, number)
+        else:
+            yield Row({}, number, error=f"the reader of {source.format!r} gave {json_type(fields)}, not an object")
+
+
+def line_text(line: Line) -> tuple[str, str | None]:
+    """The text of a line without its ending, and what is wrong with its bytes; wrong ones become U+FFFD."""
+    data = line.data.removesuffix(b"\n").removesuffix(b"\r")
+    if line.too_long:
+        return data[:100].decode("utf-8", "replace"), f"the line is longer than {LINE_LIMIT >> 20} MiB"
+    try:
+        return data.decode("utf-8"), None
+    except UnicodeDecodeError as error:
+        return data.decode("utf-8", "replace"), f"invalid UTF-8 at byte {error.start + 1} of the line"
+
+
+def read_txt(stream: Stream) -> Iterator[Row]:
+    """A line a text; an empty line is an empty text, which keeps its place."""
+    for line in stream.lines():
+        text, error = line_text(line)
+        yield Row({"text": text}, line.number, stream.offset, error)
+
+
+def read_jsonl(stream: Stream) -> Iterator[Row]:
+    """A line an object; blank lines are no rows."""
+    for line in stream.lines():
+        text, error = line_text(line)
+        if not text.strip():
+            continue
+        fields: Any = {}
+        try:
+            fields = json.loads(text)
+        except json.JSONDecodeError as failure:
+            error = error or f"not JSON: {failure.msg} at character {failure.pos + 1} of the line"
+        except (ValueError, RecursionError) as failure:  # a number of thousands of digits, endless brackets
+            error = error or f"not JSON that can be read: {failure}"
+        if not isinstance(fields, dict):
+            error, fields = error or f"the line is {json_type(fields)}, not an object", {}
+        yield Row(fields, line.number, stream.offset, error)
+
+
+def read_json(stream: Stream) -> Iterator[Row]:
+    """An array of objects, or objects one after the other, one in memory at a time.
+
+    Raises:
+        JobError: the text is not JSON; what follows such a place cannot be told apart.
+    """
+    values = _JsonValues(stream)
+    array = values.take("[")
+    number = 0
+    while (mark := values.peek()) not in ("", "]"):
+        if array and number and not values.take(","):
+            raise JobError(f"not a JSON array: after row {number} there is {mark!r} in place of a comma.")
+        number += 1
+        value, error = values.next(number)
+        if not isinstance(value, dict):
+            value, error = {}, f"the value is {json_type(value)}, not an object"
+        yield Row(value, number, stream.offset, error)
+    if values.take("]") != array:
+        raise JobError(f"not a JSON array: {'its end' if array else 'its beginning'} is missing (rows read: {number}).")
+    if values.peek():
+        raise JobError(f"not a JSON array: something follows its end, {values.peek()!r}.")
+
+
+class _JsonValues:
+    """JSON values read from a stream bit by bit; `_text[_at:]` is what is decoded and not yet used."""
+
+    def __init__(self, stream: Stream) -> None:
+        import codecs
+
+        # bytes that are not UTF-8 become lone surrogates, so that they can be blamed on their row
+        self._decode = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape").decode
+        self._stream, self._text, self._at, self._ended = stream, "", 0, False
+        self._parse = json.JSONDecoder().raw_decode
+
+    def _more(self, size: int = 2**16) -> bool:
+        if self._ended:
+            return False
+        data = self._stream.read(size)
+        if self._stream.offset <= len(data) and data.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise JobError("the text is UTF-16, and only UTF-8 is read; convert it first: iconv -f UTF-16 -t UTF-8 FILE.")
+        self._ended = not data
+        self._text, self._at = self._text[self._at :] + self._decode(data, self._ended), 0
+        return True
+
+    def peek(self) -> str:
+        """The next character that is not space, unused; "" at the end."""
+        while True:
+            while self._at < len(self._text) and self._text[self._at] in " \t\r\n":
+                self._at += 1
+            if self._at < len(self._text):
+                return self._text[self._at]
+            if not self._more():
+                return ""
+
+    def take(self, mark: str) -> bool:
+        """Use the next character if it is `mark`."""
+        found = self.peek() == mark
+        self._at += found
+        return found
+
+    def next(self, number: int) -> tuple[Any, str | None]:
+        """The next value, and what is wrong with its bytes.
+
+        Raises:
+            JobError: it is not JSON, or longer than LINE_LIMIT.
+        """
+        self.peek()
+        while True:
+            failure: Exception | None = None
+            try:
+                value, end = self._parse(self._text, self._at)
+                if end < len(self._text) or self._ended:  # else a number may go on
+                    return self._checked(value, end)
+            except (ValueError, RecursionError) as error:
+                failure = error
+            size = len(self._text) - self._at
+            if size > LINE_LIMIT or not self._more(max(size, 2**16)):
+                where = f"row {number} is not JSON" if size <= LINE_LIMIT else f"row {number} is too long or not JSON"
+                raise JobError(f"{where}: {getattr(failure, 'msg', failure)}.")
+
+    def _checked(self, value: Any, end: int) -> tuple[Any, str | None]:
+        raw, self._at = self._text[self._at : end], end
+        try:
+            raw.encode()
+        except UnicodeEncodeError:
+            clean = raw.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            return json.loads(clean), "invalid UTF-8"
+        return value, None

@@ -1,0 +1,124 @@
+"""A row of an input, and the prompt that it holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import PromptError, nearest
+
+
+@dataclass(slots=True)
+class Row:
+    """One row of an input.
+
+    Args:
+        fields: its columns; of a row that could not be parsed, what could be.
+        number: its line or its place in the file, from 1.
+        offset: bytes of the file that were used up to its end.
+        error: why it cannot be classified, or None.
+        source: the name of its file.
+        unit: "line" or "row", what `number` counts.
+        done: the share of all inputs read up to its end, or None where their size is unknown.
+    """
+
+    fields: dict[str, Any]
+    number: int
+    offset: int = 0
+    error: str | None = None
+    source: str = ""
+    unit: str = "row"
+    done: float | None = None
+
+    @property
+    def place(self) -> str:
+        return f"{self.source}, {self.unit} {self.number}"
+
+
+@dataclass(frozen=True)
+class PromptFields:
+    """Which columns a prompt is made of.
+
+    Args:
+        text: the column of the text; None where a stored template takes everything from other columns.
+        pair: the column of a second text, or None.
+        messages: the column of chat messages, which replaces the text, or None.
+    """
+
+    text: str | None = "text"
+    pair: str | None = None
+    messages: str | None = None
+
+    def names(self) -> list[str]:
+        """The columns that every row must have."""
+        if self.messages is not None:
+            return [self.messages]
+        return [name for name in (self.text, self.pair) if name is not None]
+
+    def prompt(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """The prompt of one row, as `LLM.classify` takes it.
+
+        Raises:
+            PromptError: a column is missing, empty or of a wrong type; the message names it.
+        """
+        if self.messages is not None:
+            return {"messages": _messages(self.messages, _value(fields, self.messages)), "fields": fields}
+        prompt: dict[str, Any] = {"fields": fields}
+        if self.text is not None:
+            prompt["prompt"] = _text(self.text, _value(fields, self.text))
+        if self.pair is not None:
+            prompt["text_pair"] = _text(self.pair, _value(fields, self.pair))
+        return prompt
+
+
+def missing(name: str, known: Iterable[str]) -> str:
+    """Words that say that there is no column `name`, and which there are."""
+    columns = list(known)
+    shown = ", ".join(map(repr, columns[:10])) + (" …" if len(columns) > 10 else "")
+    return f"no field {name!r}; there is {shown or 'none'}.{nearest(name, columns)}"
+
+
+def _value(fields: Mapping[str, Any], name: str) -> Any:
+    if name not in fields:
+        raise PromptError(missing(name, fields))
+    if fields[name] is None:
+        raise PromptError(f"the field {name!r} is null")
+    return fields[name]
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise PromptError(f"the field {name!r} is not a text but {json_type(value)}")
+    if not value.strip():
+        raise PromptError(f"the field {name!r} is empty")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        half = f"half a surrogate pair, \\u{ord(value[error.start]):04x}"
+        raise PromptError(f"the field {name!r} has {half}, at character {error.start + 1}") from error
+    return value
+
+
+def _messages(name: str, value: Any) -> list[dict[str, Any]]:
+    if isinstance(value, str):  # CSV holds them as JSON text
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise PromptError(f"the field {name!r} is not a JSON list of messages: {error}") from error
+    if not isinstance(value, list) or not value:
+        raise PromptError(f"the field {name!r} is not a list of messages but {json_type(value)}")
+    for message in value:
+        if not isinstance(message, dict) or "role" not in message or "content" not in message:
+            raise PromptError(f"the field {name!r} has a message without 'role' and 'content'")
+    return value
+
+
+def json_type(value: Any) -> str:
+    """What JSON calls the type of a value."""
+    if value is None:
+        return "null"
+    names = {bool: "a boolean", int: "a number", float: "a number", str: "a text", dict: "an object", list: "a list"}
+    empty = "an empty list" if value == [] else None
+    return empty or names.get(type(value), type(value).__name__)

@@ -1,0 +1,172 @@
+"""Bytes of files, compressed or not."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import sys
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any, NamedTuple
+
+from ..errors import JobError
+from .sources import STDIO, Source
+
+LINE_LIMIT = 64 * 2**20
+"""Bytes of the longest line, record or JSON value that is read, so that a damaged file cannot fill the memory."""
+
+
+class Line(NamedTuple):
+    """One line: its number from 1, its bytes with their ending, and whether the rest of it was skipped."""
+
+    number: int
+    data: bytes
+    too_long: bool
+
+
+class Stream:
+    """The bytes of one input, decompressed.
+
+    Args:
+        raw: the file as it is on disk.
+        compression: "gzip", "zstd" or None.
+    """
+
+    def __init__(self, raw: IO[bytes], compression: str | None = None) -> None:
+        self._raw = raw
+        self._read = 0
+        self._exact = compression is None
+        self._file = decompressed(raw, compression)
+
+    @property
+    def offset(self) -> int:
+        """Bytes of the file on disk that were used so far; where it is compressed, those its decoder has taken."""
+        return self._read if self._exact else self._raw.tell()
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(size)
+        self._read += len(data)
+        return data
+
+    def lines(self) -> Iterator[Line]:
+        """Its lines, split at \\n only; a byte order mark is dropped.
+
+        Raises:
+            JobError: the text is UTF-16.
+        """
+        number = 0
+        while data := self._file.readline(LINE_LIMIT):
+            number += 1
+            self._read += len(data)
+            if number == 1:
+                data = without_mark(data)
+            too_long = len(data) >= LINE_LIMIT and not data.endswith(b"\n")
+            if too_long:
+                self._skip_line()
+            yield Line(number, data, too_long)
+
+    def _skip_line(self) -> None:
+        while rest := self._file.readline(LINE_LIMIT):
+            self._read += len(rest)
+            if rest.endswith(b"\n"):
+                return
+
+
+def without_mark(data: bytes) -> bytes:
+    """The first bytes of a text without the byte order mark of UTF-8.
+
+    Raises:
+        JobError: the mark of UTF-16.
+    """
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise JobError("the text is UTF-16, and only UTF-8 is read; convert it first: iconv -f UTF-16 -t UTF-8 FILE.")
+    return data.removeprefix(b"\xef\xbb\xbf")
+
+
+@contextmanager
+def open_stream(source: Source) -> Iterator[Stream]:
+    """An input, open. Whatever is wrong with the file itself becomes a JobError that names it."""
+    try:
+        if source.path == STDIO:
+            yield Stream(sys.stdin.buffer)
+        else:
+            with open(source.path, "rb") as raw:
+                yield Stream(raw, source.compression)
+    except JobError as error:
+        raise JobError(f"{source.name}: {error}") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise JobError(f"{source.name} cannot be read: {reason(error)}.") from error
+
+
+def reason(error: BaseException) -> str:
+    """What an error of the operating system or a decoder says, without number, path and final point."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return (text or type(error).__name__).rstrip(".")
+
+
+class _Native(io.RawIOBase):
+    """A pyarrow stream as one that `io.BufferedReader` takes; pyarrow's own `readline` goes byte by byte."""
+
+    def __init__(self, native: Any) -> None:
+        self._native = native
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._native.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def decompressed(raw: IO[bytes], compression: str | None) -> IO[bytes]:
+    """What `raw` holds, through the decoder of `compression`; it holds one block at a time."""
+    if compression == "gzip":
+        return io.BufferedReader(gzip.GzipFile(fileobj=raw, mode="rb"), 2**16)  # type: ignore[arg-type]
+    if compression == "zstd":
+        import pyarrow
+
+        native = pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, mode="r"), "zstd")
+        return io.BufferedReader(_Native(native), 2**16)
+    return raw
+
+
+@contextmanager
+def compressed(raw: IO[bytes], compression: str | None) -> Iterator[IO[bytes]]:
+    """A stream whose bytes go to `raw` through the encoder of `compression`; `raw` stays open."""
+    if compression == "gzip":
+        # no name and no time inside, so that the same rows are the same bytes
+        with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as packed:
+            yield packed  # type: ignore[misc]
+    elif compression == "zstd":
+        import pyarrow
+
+        with pyarrow.CompressedOutputStream(pyarrow.PythonFile(raw, mode="w"), "zstd") as native:
+            yield native
+    else:
+        yield raw
+
+
+@contextmanager
+def replacing(path: os.PathLike | str) -> Iterator[str]:
+    """The name of a new file beside `path`, which takes its place at the end; after an error it is removed."""
+    target = os.path.realpath(path)  # a link stays a link
+    folder, name = os.path.split(target)
+    temporary = os.path.join(folder, f".tmp-{os.urandom(4).hex()}-{name}")
+    try:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        yield temporary
+        descriptor = os.open(temporary, os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if os.path.exists(target):
+            os.chmod(temporary, os.stat(target).st_mode & 0o777)
+        os.replace(temporary, target)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise

@@ -1,0 +1,361 @@
+"""`LLM`: a classifier from Python, with vLLM's names."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .config import ModelConfig, PoolerConfig, RuntimeConfig
+from .errors import ConfigError, PromptError, nearest
+from .outputs import (
+    ClassificationOutput,
+    ClassificationRequestOutput,
+    PoolingOutput,
+    PoolingRequestOutput,
+    ScoringOutput,
+    ScoringRequestOutput,
+)
+from .params import PoolingParams
+from .prompts import is_single
+from .tokenization import Tokenized, Truncation
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from .serving import Served
+
+# Engine arguments of vLLM that have no meaning here: a script written for vLLM still runs.
+_WITHOUT_MEANING = frozenset(
+    "enforce_eager gpu_memory_utilization kv_cache_memory_bytes kv_cache_dtype swap_space cpu_offload_gb block_size "
+    "enable_chunked_prefill disable_log_stats max_seq_len_to_capture disable_custom_all_reduce load_format "
+    "tokenizer_mode tokenizer_revision skip_tokenizer_init served_model_name scheduling_policy model_impl "
+    "enable_prefix_caching mm_processor_kwargs limit_mm_per_prompt generation_config compilation_config "
+    "distributed_executor_backend max_lora_rank max_loras calculate_kv_scales".split()
+)
+_NOT_YET = {"enable_lora": False, "pipeline_parallel_size": 1, "tensor_parallel_size": 1}
+_TOKENIZATION_KEYS = ("truncate_prompt_tokens", "max_length", "truncation_side", "truncation", "add_special_tokens")
+_WINDOW = 4096  # prompts looked at together, to batch by length; bounds the memory of a stream
+
+
+class LLM:
+    """A classifier, loaded and ready.
+
+    Args:
+        model: a folder, a hub id or a `.gguf` file.
+        runner: "auto" or "pooling", for vLLM's sake.
+        convert: "auto" takes the checkpoint as what it is and refuses one without a head; "classify" makes a
+            classifier of it (`hf_overrides={"classifier_from_token": …}`); "none" gives embeddings only.
+        max_num_batched_tokens: tokens in one forward; None takes the device's default.
+        use_template: False ignores the prompt template that the checkpoint stores.
+        engine_args: vLLM's engine arguments; those without meaning here are accepted with a warning.
+
+    Raises:
+        ModelError: the model cannot be loaded, or has no head.
+        ConfigError: an argument is wrong or unknown.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        runner: str = "auto",
+        convert: str = "auto",
+        tokenizer: str | None = None,
+        dtype: str = "auto",
+        device: str = "auto",
+        quantization: str | None = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        allow_pickle: bool = False,
+        max_model_len: int | None = None,
+        max_num_batched_tokens: int | None = None,
+        max_num_seqs: int = 256,
+        pooler_config: PoolerConfig | Mapping[str, Any] | None = None,
+        hf_overrides: Mapping[str, Any] | None = None,
+        chat_template: str | None = None,
+        use_template: bool = True,
+        plugin: str | None = None,
+        seed: int = 0,
+        **engine_args: Any,
+    ) -> None:
+        from .serving import serve
+
+        if runner not in ("auto", "pooling"):
+            raise ConfigError(f"runner={runner!r} is unknown; this package classifies, use 'auto' or 'pooling'.")
+        _check_engine_args(engine_args)
+        options = ModelConfig(
+            model=str(model),
+            tokenizer=tokenizer,
+            convert=convert,
+            dtype=str(dtype).removeprefix("torch."),
+            device=device,
+            quantization=quantization,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            allow_pickle=allow_pickle,
+            max_model_len=max_model_len,
+            plugin=plugin,
+            hf_overrides=hf_overrides or {},
+            pooler_config=PoolerConfig.parse(pooler_config),
+            chat_template=chat_template,
+            use_template=use_template,
+        )
+        self._served: Served | None = serve(options, RuntimeConfig(max_num_batched_tokens, max_num_seqs))
+        self._numbers = itertools.count()
+
+    # -- what it is ---------------------------------------------------------------------------------
+
+    @property
+    def _open(self) -> Served:
+        if self._served is None:
+            raise ConfigError("this LLM is closed; make a new one.")
+        return self._served
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The transformers model that runs."""
+        return self._open.classifier.model
+
+    @property
+    def num_labels(self) -> int:
+        return int(self._open.classifier.config.num_labels)
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        return {int(index): str(label) for index, label in self._open.classifier.config.id2label.items()}
+
+    @property
+    def problem_type(self) -> str | None:
+        problem_type: str | None = self._open.classifier.config.problem_type
+        return problem_type
+
+    @property
+    def max_model_len(self) -> int:
+        return self._open.processor.max_model_len
+
+    def describe(self) -> dict[str, Any]:
+        """What `vcls inspect` prints: architecture, plugin, pooling, labels, how it runs and why."""
+        return self._open.describe()
+
+    def close(self) -> None:
+        """Give the model's memory back."""
+        self._served = None
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    # -- what it does -------------------------------------------------------------------------------
+
+    def classify(
+        self,
+        prompts: Any,
+        *,
+        pooling_params: PoolingParams | Sequence[PoolingParams] | None = None,
+        use_tqdm: bool | Callable[..., Any] = True,
+        lora_request: Any = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[ClassificationRequestOutput]:
+        """Probabilities for each prompt, in the order given.
+
+        Args:
+            prompts: one prompt or a sequence of them; see `vllm_cls.prompts`.
+            pooling_params: for all, or one a prompt.
+            tokenization_kwargs: `truncate_prompt_tokens` (-1: the model's length), `truncation_side`,
+                `add_special_tokens`. Without them a prompt that is too long is an error.
+
+        Raises:
+            PromptError: a prompt is bad; it is named by its index.
+        """
+        listed = _listed(prompts)
+        params = _per_prompt(pooling_params, len(listed))
+        tokenized = self._tokenize(listed, lora_request, tokenization_kwargs)
+        rows = self._open.engine.logits([each.sequence for each in tokenized])
+        return [self._classified(*each) for each in zip(tokenized, rows, params, strict=True)]
+
+    def classify_iter(
+        self,
+        prompts: Iterable[Any],
+        *,
+        use_activation: bool | None = None,
+        truncate: bool = False,
+        truncation_side: str | None = None,
+    ) -> Iterator[ClassificationRequestOutput]:
+        """Classify a stream, in order, with memory for one window of it.
+
+        Args:
+            truncate: cut prompts that are too long, and say so in `truncated`, instead of refusing them.
+
+        Yields:
+            One output a prompt; a bad prompt has its reason in `error` and affects no other.
+        """
+        params = PoolingParams(use_activation=use_activation)
+        truncation = Truncation(-1 if truncate else None, truncation_side)
+        stream = iter(prompts)
+        while window := list(itertools.islice(stream, _WINDOW)):
+            tokenized = self._open.processor.tokenize(window, truncation)
+            good = [each for each in tokenized if isinstance(each, Tokenized)]
+            rows = iter(self._open.engine.logits([each.sequence for each in good]))
+            for each in tokenized:
+                if isinstance(each, Tokenized):
+                    try:
+                        yield self._classified(each, next(rows), params)
+                        continue
+                    except PromptError as failure:
+                        error = str(failure)
+                else:
+                    error = str(each)
+                yield ClassificationRequestOutput(self._next_id(), None, [], error=error)  # type: ignore[arg-type]
+
+    def encode(
+        self,
+        prompts: Any,
+        pooling_params: PoolingParams | Sequence[PoolingParams] | None = None,
+        *,
+        use_tqdm: bool | Callable[..., Any] = True,
+        lora_request: Any = None,
+        pooling_task: str | None = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[PoolingRequestOutput]:
+        """Tensors for each prompt, in the order given.
+
+        Args:
+            pooling_task: "classify" `(num_labels,)`, "token_classify" `(num_tokens, num_labels)`, or "embed"
+                `(hidden,)`: the pooled state, of unit length unless `use_activation=False`.
+        """
+        task = pooling_task or self._open.pooler.config.task
+        if task not in ("classify", "token_classify", "embed"):
+            raise ConfigError(f"pooling_task={task!r}: LLM.encode needs 'classify', 'token_classify' or 'embed'.")
+        listed = _listed(prompts)
+        params = _per_prompt(pooling_params, len(listed))
+        tokenized = self._tokenize(listed, lora_request, tokenization_kwargs)
+        rows = self._open.run(task, [each.sequence for each in tokenized])
+        outputs = []
+        for each, row, asked in zip(tokenized, rows, params, strict=True):
+            data = self._open.finish(task, row, each.sequence.token_ids, asked)
+            ids = list(each.sequence.token_ids)
+            outputs.append(PoolingRequestOutput(self._next_id(), PoolingOutput(data), ids, truncated=each.truncated))
+        return outputs
+
+    def score(
+        self,
+        text_1: str | Sequence[str],
+        text_2: str | Sequence[str],
+        /,
+        *,
+        use_tqdm: bool | Callable[..., Any] = True,
+        pooling_params: PoolingParams | None = None,
+        lora_request: Any = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[ScoringRequestOutput]:
+        """One score a pair: 1 text to N, or N to N; only where `num_labels` is 1.
+
+        Raises:
+            ConfigError: the model has several labels, or the lengths do not fit.
+        """
+        if self.num_labels != 1:
+            raise ConfigError(f"score needs a model with num_labels 1; this one has {self.num_labels}. Use classify.")
+        first = [text_1] if isinstance(text_1, str) else list(text_1)
+        second = [text_2] if isinstance(text_2, str) else list(text_2)
+        if len(first) not in (1, len(second)) or not second:
+            raise ConfigError(f"score takes 1:1, 1:N or N:N texts; got {len(first)} and {len(second)}.")
+        pairs = list(zip(first * len(second) if len(first) == 1 else first, second, strict=True))
+        outputs = self.classify(
+            pairs, pooling_params=pooling_params, lora_request=lora_request, tokenization_kwargs=tokenization_kwargs
+        )
+        return [
+            ScoringRequestOutput(
+                each.request_id, ScoringOutput(each.outputs.probs[0]), each.prompt_token_ids, truncated=each.truncated
+            )
+            for each in outputs
+        ]
+
+    def chat(self, messages: Any, **options: Any) -> list[ClassificationRequestOutput]:
+        """Classify conversations: one list of messages, or a list of them; options as for `classify`."""
+        return self.classify(messages if is_single(messages) else list(messages), **options)
+
+    # -- how ----------------------------------------------------------------------------------------
+
+    def _tokenize(
+        self, prompts: Sequence[Any], lora_request: Any, kwargs: Mapping[str, Any] | None
+    ) -> list[Tokenized]:
+        if lora_request is not None:
+            raise ConfigError("lora_request is not supported yet; merge the adapter into the model.")
+        truncation, special = _truncation(kwargs or {})
+        tokenized = self._open.processor.tokenize(prompts, truncation, add_special_tokens=special)
+        for index, each in enumerate(tokenized):
+            if isinstance(each, PromptError):
+                raise PromptError(f"prompt {index}: {each}") if len(prompts) > 1 else each
+        return tokenized  # type: ignore[return-value]  # no error is left in it
+
+    def _classified(self, tokenized: Tokenized, row: torch.Tensor, params: PoolingParams) -> ClassificationRequestOutput:
+        logits = self._open.pooler.calibrated(row)
+        data = self._open.finish("classify", row, tokenized.sequence.token_ids, params)
+        outputs = ClassificationOutput(data.tolist(), logits.tolist(), self.id2label)
+        ids = list(tokenized.sequence.token_ids)
+        return ClassificationRequestOutput(self._next_id(), outputs, ids, truncated=tokenized.truncated)
+
+    def _next_id(self) -> str:
+        return str(next(self._numbers))
+
+
+def load_classifier(path: str, **options: Any) -> PreTrainedModel:
+    """A converted checkpoint as a transformers model, with `.logits`, ready for the Trainer.
+
+    Args:
+        options: `dtype`, `device`, `revision`, `trust_remote_code`, `allow_pickle`, `hf_overrides`, `plugin`, `convert`.
+
+    Raises:
+        ModelError: the model cannot be loaded, or has no head.
+    """
+    from .loading import load
+    from .runtime.device import choose_device, choose_dtype
+
+    config = ModelConfig(model=str(path), **{"device": "cpu", "dtype": "float32", **options})
+    device = choose_device(config.device)
+    return load(config, dtype=choose_dtype(config.dtype, device), device=device).model
+
+
+def _check_engine_args(given: Mapping[str, Any]) -> None:
+    known = {name for name in LLM.__init__.__annotations__ if name not in ("return", "engine_args")}
+    ignored = []
+    for name, value in given.items():
+        if name in _NOT_YET:
+            if value not in (None, _NOT_YET[name]):
+                raise ConfigError(f"LLM({name}={value!r}) is not supported yet; leave it out.")
+        elif name in _WITHOUT_MEANING:
+            ignored.append(name)
+        else:
+            raise ConfigError(f"LLM has no option {name!r}.{nearest(name, known | _WITHOUT_MEANING | set(_NOT_YET))}")
+    if ignored:
+        warnings.warn(f"these options of vLLM have no effect here: {', '.join(sorted(ignored))}", stacklevel=3)
+
+
+def _listed(prompts: Any) -> list[Any]:
+    listed = [prompts] if is_single(prompts) else list(prompts)
+    if not listed:
+        raise PromptError("there is no prompt; give at least one.")
+    return listed
+
+
+def _per_prompt(params: PoolingParams | Sequence[PoolingParams] | None, count: int) -> Sequence[PoolingParams]:
+    if params is None or isinstance(params, PoolingParams):
+        return [params or PoolingParams()] * count
+    if len(params) != count:
+        raise ConfigError(f"The lengths of prompts ({count}) and params ({len(params)}) must be the same.")
+    return params
+
+
+def _truncation(kwargs: Mapping[str, Any]) -> tuple[Truncation, bool | None]:
+    for name in kwargs:
+        if name not in _TOKENIZATION_KEYS:
+            raise ConfigError(f"tokenization_kwargs has no key {name!r}.{nearest(name, _TOKENIZATION_KEYS)}")
+    limit = kwargs.get("truncate_prompt_tokens", kwargs.get("max_length"))
+    if limit is None and kwargs.get("truncation") in (True, "longest_first"):
+        limit = -1
+    return Truncation(limit, kwargs.get("truncation_side")), kwargs.get("add_special_tokens")

@@ -1,0 +1,193 @@
+"""A classifier in memory: which head it gets, and the model with that head in place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .architecture import OWN_MODEL_TYPE, Architecture, HeadRequest, HeadResult, Target
+from .config import ModelConfig
+from .errors import ConfigError, ModelError
+from .registry import registry
+from .source import Source, open_source
+from .weights import load_weights
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+def head_at_load(source: Source, options: ModelConfig) -> HeadResult:
+    """The head that a model gets while it is loaded: its own, or one made of its LM head's rows.
+
+    Raises:
+        ModelError: there is no head, and none was asked for.
+    """
+    tokens = getattr(source.config, "classifier_from_token", None)
+    if tokens and (options.convert == "classify" or source.is_classifier) and lacks_head(source):
+        return make_head(source, "two-way" if _is_two_way(source.config) else "tokens", {"token_strings": list(tokens)})
+    if source.is_classifier or (options.convert == "classify" and not lacks_head(source)):
+        return make_head(source, "existing", {})
+    what = source.class_name or source.config.model_type
+    if source.class_name.endswith("ForTokenClassification"):
+        raise ModelError(f"{options.model} is a {what}: token classification is not supported yet.")
+    raise ModelError(
+        f"{options.model} is a {what} without a classification head, and a head is never invented. Make one with "
+        f"`vcls convert {options.model} OUT --convert classify --head fit|tokens|two-way|file|random …`, or pass "
+        "convert='classify' with hf_overrides={'classifier_from_token': [...], 'method': ...}."
+    )
+
+
+def _is_two_way(config: PreTrainedConfig) -> bool:
+    method = getattr(config, "method", None)
+    if getattr(config, "is_original_qwen3_reranker", False):
+        method = method or "from_2_way_softmax"
+    known = ("from_2_way_softmax", "no_post_processing", None)
+    if method not in known:
+        raise ConfigError(f"hf_overrides: method={method!r} is unknown; use 'from_2_way_softmax' or 'no_post_processing'.")
+    return method == "from_2_way_softmax"
+
+
+def lacks_head(source: Source) -> bool:
+    """Whether the checkpoint has no tensor of the last linear layer."""
+    if source.config.model_type == OWN_MODEL_TYPE or not source.checkpoint.locations:
+        return False  # pickled weights tell only when they are read
+    return f"{source.architecture.final_linear}.weight" not in source.checkpoint.locations
+
+
+def make_head(source: Source, method: str, options: Mapping[str, Any], **known: Any) -> HeadResult:
+    """Ask the head source `method` for a head: a `HeadResult`.
+
+    Args:
+        options: what the source needs (`label_tokens`, `train` …).
+        known: fields of `HeadRequest` that the caller has (`labels`, `tokenize`, `states` …).
+
+    Raises:
+        ConfigError: no plugin has such a source.
+    """
+    sources = registry().collect("vcls_head_sources")
+    if method not in sources:
+        raise ConfigError(f"head={method!r} is unknown; use one of {', '.join(sorted(sources))}.")
+
+    def unavailable(*args: Any) -> Any:
+        raise ConfigError(f"head={method!r} needs the model to run; make it with `vcls convert`.")
+
+    request = HeadRequest(
+        checkpoint=source.checkpoint,
+        config=source.config,
+        architecture=source.architecture,
+        tokenizer=source.tokenizer,
+        labels=known.get("labels", ()),
+        problem_type=known.get("problem_type"),
+        pooling=known.get("pooling") or source.architecture.pooling(source.backbone_config),
+        options=options,
+        tokenize=known.get("tokenize", unavailable),
+        states=known.get("states", unavailable),
+    )
+    result: HeadResult = sources[method](request)
+    return result
+
+
+def target_for(source: Source, result: HeadResult, pooling: str | None = None) -> Target:
+    """The class and config that hold `result`'s head on this source's backbone."""
+    target: Target = registry().hook.vcls_target(
+        architecture=source.architecture,
+        config=source.config,
+        result=result,
+        pooling=pooling or source.architecture.pooling(source.backbone_config),
+    )
+    return target
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A classifier in memory.
+
+    Args:
+        source: what it was made from.
+        model: in eval mode, on its device.
+        config: of `model`.
+        pooling: of the classifier, before any override.
+        has_head: False only for `convert="none"`, which gives embeddings.
+    """
+
+    source: Source
+    model: PreTrainedModel
+    config: Any
+    pooling: str
+    has_head: bool = True
+
+    @property
+    def architecture(self) -> Architecture:
+        return self.source.architecture
+
+
+def load(options: ModelConfig, *, dtype: torch.dtype, device: torch.device) -> Classifier:
+    """Load a model as `options.convert` says.
+
+    Raises:
+        ModelError: it cannot be loaded, or has no head and none was asked for.
+    """
+    source = open_source(options)
+    if options.convert == "none" and not source.is_classifier:
+        return _without_head(source, options, dtype, device)
+    head = head_at_load(source, options)
+    target = target_for(source, head)
+    model = load_target(source, target, dtype=dtype, device=device, allow_pickle=options.allow_pickle)
+    return Classifier(source, model, model.config, pooling_of(source, model))
+
+
+def pooling_of(source: Source, model: PreTrainedModel) -> str:
+    """The pooling that a classifier's own forward does."""
+    own: str | None = getattr(model, "pooling", None)
+    return own or source.architecture.pooling(source.backbone_config)
+
+
+def _without_head(source: Source, options: ModelConfig, dtype: torch.dtype, device: torch.device) -> Classifier:
+    """The bare model, in a classifier class whose head stays unused."""
+    model, _ = load_weights(
+        source,
+        source.architecture.classifier_class(type(source.config)),
+        source.config,
+        dtype=dtype,
+        device=device,
+        allow_pickle=options.allow_pickle,
+        headless=True,
+    )
+    return Classifier(source, model, model.config, pooling_of(source, model), has_head=False)
+
+
+def load_target(
+    source: Source, target: Target, *, dtype: torch.dtype, device: torch.device, allow_pickle: bool = False
+) -> PreTrainedModel:
+    """The source's weights and the target's head in one model."""
+    import torch
+
+    tensors = target.head_tensors or {}
+    if target.config.model_type == OWN_MODEL_TYPE and source.config.model_type != OWN_MODEL_TYPE:
+        base, _ = load_weights(
+            source,
+            source.architecture.classifier_class(type(source.config)),
+            source.config,
+            dtype=dtype,
+            device=device,
+            allow_pickle=allow_pickle,
+            headless=True,
+        )
+        wrapped: Any = target.classifier_class
+        model: PreTrainedModel = wrapped(target.config, backbone=base.base_model).to(device).eval()
+    else:
+        model, _ = load_weights(
+            source,
+            target.classifier_class,
+            target.config,
+            dtype=dtype,
+            device=device,
+            allow_pickle=allow_pickle,
+            may_miss=tensors,
+        )
+    for name, tensor in tensors.items():
+        parameter = model.get_parameter(name)
+        parameter.data = tensor.to(device=device, dtype=torch.float32)
+    return model

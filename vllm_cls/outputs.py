@@ -1,0 +1,83 @@
+"""What a request gives back (vLLM's output classes, with label names added)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class PoolingOutput:
+    """`data`: probabilities `(num_labels,)`, per token `(num_tokens, num_labels)`, or an embedding `(hidden,)`."""
+
+    data: torch.Tensor
+
+
+@dataclass(frozen=True)
+class ClassificationOutput:
+    """Probabilities of one prompt, in the order of the labels' indices.
+
+    `probs` holds logits where the request asked for `use_activation=False`. `label` is the most
+    probable label; it is None for a single label, which has no winner. `labels` are those at or
+    above the threshold 0.5 of a multi-label model.
+    """
+
+    probs: list[float]
+    logits: list[float] = field(default_factory=list)
+    id2label: dict[int, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.probs)
+
+    @property
+    def label(self) -> str | None:
+        if len(self.probs) < 2:
+            return None
+        best = max(range(len(self.probs)), key=self.probs.__getitem__)
+        return self.id2label.get(best, f"LABEL_{best}")
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Label → probability."""
+        return {self.id2label.get(i, f"LABEL_{i}"): p for i, p in enumerate(self.probs)}
+
+
+@dataclass(frozen=True)
+class ScoringOutput:
+    """`score`: a number, a probability unless the model's activation says otherwise."""
+
+    score: float
+
+
+@dataclass(frozen=True)
+class RequestOutput(Generic[T]):
+    """One answer; `error` says why there is none, and then `outputs` is None.
+
+    `truncated` is True where the prompt was cut to the model's length.
+    """
+
+    request_id: str
+    outputs: T
+    prompt_token_ids: list[int] = field(repr=False)
+    finished: bool = True
+    num_cached_tokens: int = 0
+    truncated: bool = False
+    error: str | None = None
+
+
+class PoolingRequestOutput(RequestOutput[PoolingOutput]):
+    """Output of `LLM.encode`."""
+
+
+class ClassificationRequestOutput(RequestOutput[ClassificationOutput]):
+    """Output of `LLM.classify`."""
+
+
+class ScoringRequestOutput(RequestOutput[ScoringOutput]):
+    """Output of `LLM.score`."""

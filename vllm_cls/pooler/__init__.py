@@ -1,0 +1,1 @@
+"""Hidden states → pooled states → logits → probabilities."""

@@ -1,0 +1,82 @@
+"""Which function turns logits into probabilities.
+
+The order is vLLM's: `problem_type` as transformers' ForSequenceClassificationLoss reads it, then the
+two keys that Sentence Transformers writes, then softmax (sigmoid where there is one label).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..errors import ConfigError, ModelError, nearest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+Activation = Callable[[torch.Tensor], torch.Tensor]
+_TORCH = "torch.nn.modules."
+
+
+def identity(logits: torch.Tensor) -> torch.Tensor:
+    """The logits themselves (regression)."""
+    return logits
+
+
+def softmax_or_sigmoid(logits: torch.Tensor) -> torch.Tensor:
+    """Softmax over the labels, or sigmoid where there is a single one."""
+    return torch.sigmoid(logits) if logits.shape[-1] < 2 else torch.softmax(logits, dim=-1)
+
+
+BY_PROBLEM_TYPE: dict[str, Activation] = {
+    "regression": identity,
+    "single_label_classification": softmax_or_sigmoid,
+    "multi_label_classification": torch.sigmoid,
+}
+
+
+def activation_for(config: PreTrainedConfig, registered: Mapping[str, Activation] | None = None) -> Activation:
+    """The activation that a model's config asks for.
+
+    Args:
+        config: reads `problem_type`, `sentence_transformers["activation_fn"]` and
+            `sbert_ce_default_activation_function`.
+        registered: activations of plugins, by the name a config may carry.
+
+    Raises:
+        ConfigError: `problem_type` is unknown.
+        ModelError: the Sentence Transformers key names something outside `torch.nn.modules`.
+    """
+    problem_type = config.problem_type
+    if problem_type is not None:
+        if problem_type not in BY_PROBLEM_TYPE:
+            known = ", ".join(BY_PROBLEM_TYPE)
+            raise ConfigError(f"problem_type={problem_type!r} is unknown; use {known}.{nearest(problem_type, BY_PROBLEM_TYPE)}")
+        return BY_PROBLEM_TYPE[problem_type]
+    sentence_transformers: Any = getattr(config, "sentence_transformers", None)
+    name = sentence_transformers.get("activation_fn") if isinstance(sentence_transformers, dict) else None
+    name = name or getattr(config, "sbert_ce_default_activation_function", None)
+    if not name:
+        return softmax_or_sigmoid
+    if registered and name in registered:
+        return registered[name]
+    return _torch_activation(name)
+
+
+def _torch_activation(name: str) -> Activation:
+    """The module `torch.nn.modules.….Name`; Sigmoid and Softmax mean "by the number of labels", as in vLLM."""
+    class_name = name.rpartition(".")[2]
+    module = getattr(torch.nn, class_name, None)
+    if not name.startswith(_TORCH) or not (isinstance(module, type) and issubclass(module, torch.nn.Module)):
+        raise ModelError(
+            f"the config's activation function {name!r} is not one of torch.nn.modules.*; set problem_type with "
+            "--hf-overrides, or correct the config."
+        )
+    if class_name == "Identity":
+        return identity
+    if class_name in ("Sigmoid", "Softmax"):
+        return softmax_or_sigmoid
+    instance: Activation = module()
+    return instance

@@ -1,0 +1,61 @@
+"""Pooling methods over hidden states of many sequences.
+
+Sequence `i` is `hidden[starts[i] : starts[i] + lengths[i]]`, whether the rows were packed (no gaps)
+or come from a padded batch (gaps between sequences, which no method reads).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+PoolingMethod = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def cls_pool(hidden: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """The first token's state: `(num_rows, hidden)` → `(num_sequences, hidden)`."""
+    return hidden[starts]
+
+
+def last_pool(hidden: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """The last token's state, by length: a prompt that ends in pad or eos is pooled there all the same."""
+    return hidden[starts + lengths - 1]
+
+
+def mean_pool(hidden: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """The mean over all of a prompt's tokens, special ones included, in float32 (as vLLM and Sentence Transformers)."""
+    pooled = [
+        hidden[start : start + length].float().mean(dim=0)
+        for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)
+    ]
+    return torch.stack(pooled)
+
+
+SEQUENCE_METHODS: dict[str, PoolingMethod] = {"CLS": cls_pool, "LAST": last_pool, "MEAN": mean_pool}
+
+
+def all_tokens(hidden: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor) -> list[torch.Tensor]:
+    """Every token's row: one `(num_tokens, width)` a sequence."""
+    return [
+        hidden[start : start + length] for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)
+    ]
+
+
+def step_rows(
+    rows: torch.Tensor,
+    token_ids: Sequence[int],
+    step_tag_id: int | None,
+    returned_token_ids: Sequence[int] | None,
+) -> torch.Tensor:
+    """STEP: keep the columns `returned_token_ids`, then the rows whose token is `step_tag_id` (vLLM's StepPool).
+
+    Args:
+        rows: `(num_tokens, num_labels)` of one sequence.
+        token_ids: its token ids.
+    """
+    if returned_token_ids:
+        rows = rows[:, list(returned_token_ids)]
+    if step_tag_id is not None:
+        rows = rows[torch.tensor(token_ids, device=rows.device) == step_tag_id]
+    return rows

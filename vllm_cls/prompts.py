@@ -1,0 +1,117 @@
+"""Prompt → token ids: what a prompt may be, how it is rendered, what happens when it is too long.
+
+A prompt is a text, a pair `(text, text_pair)`, token ids, a list of chat messages, or a dict with
+`prompt`, `prompt_token_ids`, `text_pair`, `messages` or `fields`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from .errors import PromptError, nearest
+
+_KEYS = ("prompt", "prompt_token_ids", "text_pair", "messages", "fields", "multi_modal_data", "mm_processor_kwargs")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt in the one form that the rest of the code reads."""
+
+    text: str | None = None
+    text_pair: str | None = None
+    token_ids: tuple[int, ...] | None = None
+    messages: tuple[Mapping[str, Any], ...] | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What a template may name: the fields, then the texts themselves."""
+        given = {"text": self.text, "text_pair": self.text_pair}
+        return {**self.fields, **{name: value for name, value in given.items() if value is not None}}
+
+    def longest_text(self) -> int:
+        """Characters of the longest text that truncation may cut."""
+        return max((len(text) for text in self._texts()), default=0)
+
+    def cut(self, limit: int, side: str) -> Prompt:
+        """The same prompt with no text longer than `limit` characters; cut at the end, or at the start for "left"."""
+
+        def short(text: str) -> str:
+            return text if len(text) <= limit else text[:limit] if side == "right" else text[len(text) - limit :]
+
+        messages = self.messages
+        if messages is not None:
+            messages = tuple(
+                {**each, "content": short(each["content"])} if isinstance(each.get("content"), str) else each
+                for each in messages
+            )
+        return replace(
+            self,
+            text=None if self.text is None else short(self.text),
+            text_pair=None if self.text_pair is None else short(self.text_pair),
+            messages=messages,
+            fields={name: short(value) if isinstance(value, str) else value for name, value in self.fields.items()},
+        )
+
+    def _texts(self) -> list[str]:
+        texts = [text for text in (self.text, self.text_pair) if text is not None]
+        texts += [value for value in self.fields.values() if isinstance(value, str)]
+        return texts + [each["content"] for each in self.messages or () if isinstance(each.get("content"), str)]
+
+
+def is_single(prompts: Any) -> bool:
+    """Whether this is one prompt, not a sequence of prompts."""
+    if isinstance(prompts, (str, Mapping, Prompt, tuple)):
+        return True
+    first = next(iter(prompts), None) if isinstance(prompts, Sequence) else None
+    return isinstance(first, int) or (isinstance(first, Mapping) and "role" in first)
+
+
+def parse(prompt: Any) -> Prompt:
+    """Read one prompt.
+
+    Raises:
+        PromptError: it has none of the forms above.
+    """
+    if isinstance(prompt, Prompt):
+        return prompt
+    if isinstance(prompt, str):
+        return Prompt(text=prompt)
+    if isinstance(prompt, Mapping):
+        return _from_mapping(prompt)
+    if isinstance(prompt, tuple) and len(prompt) == 2 and all(isinstance(each, str) for each in prompt):
+        return Prompt(text=prompt[0], text_pair=prompt[1])
+    if isinstance(prompt, Sequence) and prompt:
+        if all(isinstance(each, int) and not isinstance(each, bool) for each in prompt):
+            return Prompt(token_ids=tuple(prompt))
+        if all(isinstance(each, Mapping) and "role" in each for each in prompt):
+            return Prompt(messages=tuple(prompt))
+    if isinstance(prompt, Sequence) and not prompt:
+        raise PromptError("the prompt is empty; give a text or at least one token id.")
+    raise PromptError(
+        f"a prompt cannot be {_shown(prompt)}; give a str, a list of token ids, a (text, text_pair) tuple, a list of chat "
+        "messages or a dict with 'prompt', 'prompt_token_ids' or 'messages'."
+    )
+
+
+def _from_mapping(prompt: Mapping[str, Any]) -> Prompt:
+    for key in prompt:
+        if key not in _KEYS:
+            raise PromptError(f"a prompt has no key {key!r}.{nearest(str(key), _KEYS)} Known: {', '.join(_KEYS)}.")
+    if prompt.get("multi_modal_data"):
+        raise PromptError("images and videos are not supported yet; give the text alone.")
+    bodies = [key for key in ("prompt", "prompt_token_ids", "messages") if prompt.get(key) is not None]
+    if len(bodies) > 1 or (not bodies and not prompt.get("fields")):
+        raise PromptError(f"a prompt takes one of 'prompt', 'prompt_token_ids' and 'messages'; got {bodies or 'none'}.")
+    body = parse(prompt[bodies[0]]) if bodies else Prompt()
+    pair = prompt.get("text_pair")
+    if pair is not None and (not isinstance(pair, str) or body.text is None):
+        raise PromptError(f"text_pair must be a text beside a text 'prompt'; got {_shown(pair)}.")
+    return replace(body, text_pair=pair if pair is not None else body.text_pair, fields=prompt.get("fields") or {})
+
+
+def _shown(value: Any) -> str:
+    shown = repr(value)
+    return f"{type(value).__name__} {shown if len(shown) < 60 else shown[:57] + '…'}"

@@ -1,0 +1,1 @@
+"""Token ids → batches → hidden states: packing, attention, the self-check, the engine."""

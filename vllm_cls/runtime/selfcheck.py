@@ -1,0 +1,196 @@
+"""Decides, when a model is loaded, how its sequences may share a forward.
+
+A few sequences run packed and one by one; if any token's state differs beyond rounding, slower forms
+are tried in turn. So an architecture nobody has seen is slower, never wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..architecture import Architecture
+from ..errors import ModelError
+from . import attention
+from .batch import TokenSequence
+from .runner import Mode, Runner
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+# Largest relative error of one token's state: rounding stays well below, a leak between sequences far above.
+_TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1.5e-1}
+_LENGTHS = (5, 1, 17, 9, 33, 3)
+_WINDOWS = ("sliding_window", "attention_chunk_size", "local_attention", "window_size", "attention_window")
+# Arithmetic the check may cost, in multiply-adds: a second or two.
+_BUDGET = {"cpu": 1.5e11, "cuda": 2e14}
+
+
+def check_lengths(config: PreTrainedConfig, num_parameters: int, device: str, longest: int) -> tuple[list[int], int | None]:
+    """Lengths to check with, and the length beyond which packing stays unchecked (None: nowhere).
+
+    Args:
+        config: names the windows and chunks, each of which some length has to cross.
+        num_parameters: of the backbone, for the cost.
+        device: "cpu" or "cuda".
+        longest: the model's longest sequence, in tokens.
+    """
+    lengths = [length for length in _LENGTHS if length <= longest]
+    limit = None
+    text = config.get_text_config()
+    for name in _WINDOWS:
+        window = getattr(text, name, None)
+        if not isinstance(window, int) or window < 2 or window >= longest:
+            continue
+        if num_parameters * (window + 7) <= _BUDGET.get(device, _BUDGET["cuda"]):
+            lengths.append(min(window + 7, longest))
+        else:
+            limit = window if limit is None else min(limit, window)
+    return lengths, limit
+
+
+def check_sequences(
+    architecture: Architecture, config: PreTrainedConfig, lengths: Sequence[int], with_token_types: bool
+) -> list[TokenSequence]:
+    """Random sequences of these lengths, without special tokens, which some models treat apart."""
+    text = config.get_text_config()
+    special = {value for name, value in vars(text).items() if name.endswith("_token_id") and isinstance(value, int)}
+    generator = torch.Generator().manual_seed(0)
+    allowed = torch.tensor([i for i in range(min(text.vocab_size, 4096)) if i not in special])
+    made = []
+    for length in lengths:
+        ids = allowed[torch.randint(len(allowed), (length,), generator=generator)].tolist()
+        types = tuple(int(i >= length // 2) for i in range(length)) if with_token_types else None
+        made.append(TokenSequence(tuple(ids), tuple(architecture.position_ids(config, ids)), types))
+    return made
+
+
+def choose_mode(runner: Runner, sequences: Sequence[TokenSequence], why_not_packed: str | None, limit: int | None) -> Mode:
+    """The fastest form whose results equal those of each sequence alone.
+
+    Args:
+        runner: of the loaded model.
+        sequences: what `check_sequences` made.
+        why_not_packed: the architecture's own reason, or None.
+        limit: what `check_lengths` gave.
+
+    Raises:
+        ModelError: the model's states are not finite.
+    """
+    runner.mode = Mode("single")
+    alone = [_token_states(runner, [each])[0] for each in sequences]
+    if not all(bool(torch.isfinite(states).all()) for states in alone):
+        raise ModelError("the model gives NaN or infinite hidden states; its weights or its dtype are wrong (try --dtype float32).")
+    reasons = []
+    for form in ("packed", "padded", "equal"):
+        reason = (why_not_packed or _not_packable(runner)) if form == "packed" else None
+        if reason is None:
+            runner.mode = Mode(form)
+            reason = _difference(runner, sequences, alone)
+        if reason is None:
+            return Mode(form, reason="; ".join(reasons), packed_limit=limit if form == "packed" else None)
+        reasons.append(f"not {form}: {reason}")
+    return Mode("single", reason="; ".join(reasons))
+
+
+def choose_whole_mode(runner: Runner, sequences: Sequence[TokenSequence], reason: str) -> Mode:
+    """As `choose_mode`, for a model whose own forward gives the logits."""
+    runner.mode = Mode("single", whole=True)
+    alone = torch.cat([runner.logits([each]) for each in sequences])
+    reasons = [reason]
+    for form in ("padded", "equal"):
+        runner.mode = Mode(form, whole=True)
+        if form == "equal":
+            sequences, alone = [sequences[0]] * 2, alone[:1].repeat(2, 1)
+        try:
+            error = float((runner.logits(sequences) - alone).abs().max() / alone.abs().max().clamp_min(1e-6))
+        except (RuntimeError, ValueError, TypeError, IndexError) as failure:
+            reasons.append(f"not {form}: {_short(failure)}")
+            continue
+        if error <= _tolerance(runner):
+            return Mode(form, whole=True, reason="; ".join(reasons))
+        reasons.append(f"not {form}: logits differ by {error:.1e}")
+    return Mode("single", whole=True, reason="; ".join(reasons))
+
+
+def _not_packable(runner: Runner) -> str | None:
+    backbone = runner.backbone
+    if not backbone._can_set_attn_implementation():
+        return "its attention is its own code, outside transformers' attention interface"
+    return None
+
+
+def _difference(runner: Runner, sequences: Sequence[TokenSequence], alone: Sequence[torch.Tensor]) -> str | None:
+    """What differs when the sequences share forwards as the runner's mode allows, or None."""
+    groups: dict[Any, list[int]] = {}
+    for index, each in enumerate(sequences):
+        groups.setdefault(runner.key(index, len(each)), []).append(index)
+    for indices in groups.values():
+        # A form of equal lengths has one sequence a group here: run it twice in one batch.
+        members = indices * 2 if len(indices) == 1 and runner.mode.form == "equal" else indices
+        try:
+            together = _token_states(runner, [sequences[i] for i in members])
+        except attention.NotPackable as failure:
+            return str(failure)
+        except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError) as failure:
+            return _short(failure)
+        for index, states in zip(members, together, strict=True):
+            error = _relative_error(states, alone[index])
+            if not error <= _tolerance(runner):
+                return f"states of {len(sequences[index])} tokens differ by {error:.1e} from the same text alone"
+    return None
+
+
+def _token_states(runner: Runner, sequences: Sequence[TokenSequence]) -> list[torch.Tensor]:
+    hidden, layout = runner.hidden(sequences)
+    if hidden.shape[0] < int((layout.starts + layout.lengths).max()):
+        raise ValueError("its hidden states are fewer than its tokens")
+    bounds = zip(layout.starts.tolist(), layout.lengths.tolist(), strict=True)
+    return [hidden[start : start + length].float() for start, length in bounds]
+
+
+def _relative_error(states: torch.Tensor, expected: torch.Tensor) -> float:
+    if states.shape != expected.shape:
+        return float("inf")
+    return float(((states - expected).norm(dim=-1) / expected.norm(dim=-1).clamp_min(1e-6)).max())
+
+
+def _tolerance(runner: Runner) -> float:
+    return _TOLERANCE.get(runner.model.dtype, 1e-3)
+
+
+def _short(failure: Exception) -> str:
+    text = str(failure).strip().splitlines()
+    return f"{type(failure).__name__}: {text[0][:120] if text else 'no message'}"
+
+
+def own_logits(runner: Runner, sequences: Sequence[TokenSequence]) -> torch.Tensor:
+    """Logits of the model's own forward, each sequence alone: `(num_sequences, num_labels)`, float32."""
+    runner.mode = Mode("single", whole=True)
+    return torch.cat([runner.logits([each]) for each in sequences])
+
+
+def why_not_split(
+    runner: Runner, sequences: Sequence[TokenSequence], own: torch.Tensor, *, comparable: bool
+) -> str | None:
+    """Why the head cannot run on pooled states, or None if it can.
+
+    Args:
+        own: the model's own logits.
+        comparable: the runner pools as the model's own forward does, so that both must agree.
+    """
+    runner.mode = Mode("single")
+    if runner.head is None:
+        return "its head is part of its forward"
+    try:
+        split = torch.cat([runner.logits([each]) for each in sequences])
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError) as failure:
+        return f"its head does not run on pooled states ({_short(failure)})"
+    if split.shape != own.shape:
+        return f"its head gives logits of shape {tuple(split.shape[1:])} on pooled states"
+    error = float((split - own).abs().max() / own.abs().max().clamp_min(1e-6))
+    if comparable and not error <= _tolerance(runner):
+        return f"its head on pooled states differs by {error:.1e} from its own forward"
+    return None

@@ -1,0 +1,190 @@
+"""A loaded classifier with everything it runs with: prompt processor, engine, pooler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from . import loading
+from .architecture import OWN_MODEL_TYPE
+from .config import ModelConfig, PoolerConfig, RuntimeConfig
+from .errors import ConfigError, PromptError
+from .params import PoolingParams
+from .pooler.activations import activation_for
+from .pooler.heads import in_float32
+from .pooler.methods import SEQUENCE_METHODS, step_rows
+from .pooler.pooler import Pooler
+from .registry import registry
+from .runtime import selfcheck
+from .runtime.batch import TokenSequence
+from .runtime.device import choose_device, choose_dtype, default_batched_tokens
+from .runtime.engine import Engine
+from .runtime.runner import Mode, Runner
+from .source import Source
+from .template import PromptTemplate
+from .tokenization import PromptProcessor
+
+_UNBOUNDED = 1 << 20  # tokens, for models that nothing bounds
+
+
+@dataclass(frozen=True)
+class Served:
+    """The parts of the one path, put together for one model."""
+
+    options: ModelConfig
+    classifier: loading.Classifier
+    processor: PromptProcessor
+    engine: Engine
+    pooler: Pooler
+
+    def run(self, task: str, sequences: Sequence[TokenSequence]) -> list[torch.Tensor]:
+        """Rows before calibration and activation: logits, logits of tokens, or pooled states."""
+        if task == "embed":
+            return self.engine.states(sequences)
+        if task == "token_classify":
+            if self.engine.runner.head is None or self.engine.runner.mode.whole:
+                raise ConfigError("token_classify needs a head that runs on any token's state; this model's does not.")
+            return self.engine.token_logits(sequences)
+        return self.engine.logits(sequences)
+
+    def finish(self, task: str, row: torch.Tensor, token_ids: Sequence[int], params: PoolingParams) -> torch.Tensor:
+        """What one request gets of its row.
+
+        Raises:
+            PromptError: the model gave NaN or infinity for this prompt.
+        """
+        if not bool(torch.isfinite(row).all()):
+            raise PromptError("the model gives NaN or infinity for this prompt; try dtype='float32'.")
+        if task == "embed":
+            return torch.nn.functional.normalize(row, dim=-1) if self.pooler.activates(params.use_activation) else row
+        data = self.pooler.finish(self.pooler.calibrated(row), params.use_activation)
+        config = self.pooler.config
+        if task == "token_classify" and config.tok_pooling_type == "STEP":
+            tag = params.step_tag_id if params.step_tag_id is not None else config.step_tag_id
+            return step_rows(data, token_ids, tag, params.returned_token_ids or config.returned_token_ids)
+        return data
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values for `vcls inspect`."""
+        classifier, mode, source = self.classifier, self.engine.runner.mode, self.classifier.source
+        template = self.processor.template
+        return {
+            "model": self.options.model,
+            "model_type": source.backbone_config.model_type,
+            "model_class": type(classifier.model).__name__,
+            "format": "vcls" if source.config.model_type == OWN_MODEL_TYPE else "transformers",
+            "plugin": classifier.architecture.name,
+            "backbone": type(self.engine.runner.backbone).__name__,
+            "head": source.settings.get("head_method", "existing") if classifier.has_head else None,
+            "pooling": self.pooler.pooling,
+            "num_labels": int(classifier.config.num_labels),
+            "id2label": {int(k): v for k, v in classifier.config.id2label.items()},
+            "problem_type": classifier.config.problem_type,
+            "activation": getattr(self.pooler.activation, "__name__", type(self.pooler.activation).__name__),
+            "prompt_template": template.source if template else None,
+            "chat_template_prompt": self.processor.chat_template_prompt,
+            "execution": "whole forward, " + mode.form if mode.whole else mode.form,
+            "why_not_packed": mode.reason or None,
+            "packed_up_to": mode.packed_limit,
+            "prefix_sharing": False,
+            "max_model_len": self.processor.max_model_len,
+            "max_num_batched_tokens": self.engine.max_num_batched_tokens,
+            "parameters": sum(p.numel() for p in classifier.model.parameters()),
+            "bytes": sum(p.numel() * p.element_size() for p in classifier.model.parameters()),
+            "dtype": str(self.engine.runner.backbone.dtype).removeprefix("torch."),
+            "device": str(self.engine.runner.device),
+        }
+
+
+def serve(options: ModelConfig, runtime: RuntimeConfig) -> Served:
+    """Load a model and put its parts together.
+
+    Raises:
+        ModelError: the model cannot be loaded, or has no head.
+        ConfigError: an option does not fit it.
+    """
+    device = choose_device(options.device)
+    classifier = loading.load(options, dtype=choose_dtype(options.dtype, device), device=device)
+    config = classifier.config
+    stored = PoolerConfig.parse(classifier.source.settings.get("pooler_config"))
+    pooler_config = options.pooler_config.over(stored)
+    pooling = pooler_config.seq_pooling_type or classifier.pooling
+    pooler = Pooler(pooling, activation_for(config, registry().collect("vcls_activations")), pooler_config)
+    runner = make_runner(classifier, pooling, longest := max_model_len(options, classifier.source))
+    budget = runtime.max_num_batched_tokens or default_batched_tokens(device)
+    engine = Engine(runner, max_num_batched_tokens=budget, max_num_seqs=runtime.max_num_seqs)
+    return Served(options, classifier, prompt_processor(options, classifier.source, longest), engine, pooler)
+
+
+def prompt_processor(options: ModelConfig, source: Source, longest: int) -> PromptProcessor:
+    """The processor with the template that the checkpoint stores, unless `use_template` is False."""
+    settings = source.settings if options.use_template else {}
+    template = settings.get("prompt_template")
+    return PromptProcessor(
+        tokenizer=source.tokenizer,
+        architecture=source.architecture,
+        config=source.backbone_config,
+        max_model_len=longest,
+        template=PromptTemplate.parse(template) if template else None,
+        chat_template_prompt=bool(settings.get("chat_template_prompt")),
+        use_sep_token=getattr(source.config, "use_sep_token", True) is not False,
+    )
+
+
+def max_model_len(options: ModelConfig, source: Source) -> int:
+    """The longest sequence in tokens: asked for, or what config, tokenizer and Sentence Transformers' file allow.
+
+    Raises:
+        ConfigError: more is asked for than the model has positions.
+    """
+    positions = source.architecture.max_positions(source.backbone_config)
+    if options.max_model_len is not None:
+        if positions is not None and options.max_model_len > positions:
+            raise ConfigError(f"max_model_len={options.max_model_len} is more than the model's {positions} positions.")
+        return options.max_model_len
+    bounds = [positions, source.settings.get("max_model_len"), source.sentence_transformers_length()]
+    length = getattr(source.tokenizer, "model_max_length", None)
+    bounds.append(int(length) if length is not None and length < _UNBOUNDED else None)
+    return min([bound for bound in bounds if bound], default=_UNBOUNDED)
+
+
+def make_runner(classifier: loading.Classifier, pooling: str, longest: int) -> Runner:
+    """The runner of a loaded model, in the fastest form that its self-check allows."""
+    architecture, model = classifier.architecture, classifier.model
+    methods = {**SEQUENCE_METHODS, **registry().collect("vcls_pooling_methods")}
+    backbone = architecture.backbone(model)
+    head = architecture.head(model) if classifier.has_head else None
+    runner = Runner(model, architecture, head, methods[pooling], Mode("single"))
+    parameters = sum(parameter.numel() for parameter in backbone.parameters())
+    lengths, limit = selfcheck.check_lengths(backbone.config, parameters, runner.device.type, longest)
+    types = architecture.takes_token_type_ids(backbone.config)
+    sequences = selfcheck.check_sequences(architecture, backbone.config, lengths, types)
+    reason = None
+    if classifier.has_head:
+        own = selfcheck.own_logits(runner, sequences)
+        in_float32(model, backbone)
+        reason = selfcheck.why_not_split(runner, sequences, own, comparable=pooling == classifier.pooling)
+    if reason is not None:
+        if pooling != classifier.pooling:
+            raise ConfigError(f"pooling_type={pooling!r} is not possible: {reason}; leave it out.")
+        runner.mode = selfcheck.choose_whole_mode(runner, sequences, reason)
+    else:
+        why_not = architecture.why_not_packed(backbone.config)
+        runner.mode = selfcheck.choose_mode(runner, sequences, why_not, limit)
+    if runner.mode.form != "packed":
+        _warn_not_packed(classifier, runner.mode)
+    return runner
+
+
+def _warn_not_packed(classifier: loading.Classifier, mode: Mode) -> None:
+    import logging
+
+    logging.getLogger("vllm_cls").info(
+        "%s runs %s, not packed: %s", type(classifier.model).__name__, mode.form, mode.reason
+    )
+
+
+

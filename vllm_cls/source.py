@@ -1,0 +1,161 @@
+"""From a name to a model's files, config, tokenizer and architecture, before any weight is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .architecture import OWN_MODEL_TYPE, Architecture
+from .checkpoint import Checkpoint, resolve
+from .config import ModelConfig
+from .errors import ConfigError, ModelError
+from .registry import registry
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+_CLASSIFIER = "ForSequenceClassification"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model's files, config and tokenizer, before any weight is read."""
+
+    checkpoint: Checkpoint
+    config: PreTrainedConfig
+    architecture: Architecture
+    tokenizer: PreTrainedTokenizerBase | None
+
+    @property
+    def class_name(self) -> str:
+        return next(iter(self.config.architectures or ()), "")
+
+    @property
+    def backbone_config(self) -> PreTrainedConfig:
+        """The config that the architecture speaks of: the inner one of our own model type."""
+        inner: PreTrainedConfig = getattr(self.config, "backbone_config", None) or self.config
+        return inner if self.config.model_type == OWN_MODEL_TYPE else self.config
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the checkpoint says under the key `vcls`."""
+        return getattr(self.config, "vcls", None) or {}
+
+    @property
+    def is_classifier(self) -> bool:
+        return self.class_name.endswith(_CLASSIFIER)
+
+    def sentence_transformers_length(self) -> int | None:
+        """`max_seq_length` of a Sentence Transformers folder, in tokens, or None."""
+        for file in sorted(self.checkpoint.folder.glob("sentence_*_config.json")):
+            length = json.loads(file.read_text()).get("max_seq_length")
+            if isinstance(length, int) and length > 0:
+                return length
+        return None
+
+
+def open_source(options: ModelConfig) -> Source:
+    """Find a model's files and read its config and tokenizer.
+
+    Raises:
+        ModelError: nothing is there, the format is refused, or no plugin takes the architecture.
+    """
+    from .gguf import materialize
+
+    plugins = registry()  # plugins may register configs of their own with transformers
+    checkpoint = resolve(options.model, revision=options.revision, allow_pickle=options.allow_pickle)
+    checkpoint.refuse_pickle(options.allow_pickle)
+    if checkpoint.gguf is not None:
+        checkpoint = materialize(checkpoint)
+    config = _read_config(checkpoint, options)
+    _apply_overrides(config, options.hf_overrides)
+    inner = config.backbone_config if config.model_type == OWN_MODEL_TYPE else config
+    architecture = plugins.find(inner.model_type, tuple(config.architectures or ()), plugin=options.plugin)
+    return Source(checkpoint, config, architecture, _read_tokenizer(checkpoint, options))
+
+
+def _read_config(checkpoint: Checkpoint, options: ModelConfig) -> PreTrainedConfig:
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    try:
+        raw = json.loads((checkpoint.folder / "config.json").read_text())
+    except ValueError as error:
+        raise ModelError(f"{checkpoint.name}: config.json is not JSON ({error}); fetch the model again.") from error
+    model_type = raw.get("model_type")
+    known = model_type in CONFIG_MAPPING
+    if not known and "auto_map" in raw and not options.trust_remote_code:
+        raise ModelError(
+            f"{checkpoint.name} needs code of its own ({raw['auto_map'].get('AutoConfig', 'auto_map')}); read it, and if "
+            "you trust it pass --trust-remote-code (trust_remote_code=True)."
+        )
+    if not known and "auto_map" not in raw:
+        raise ModelError(
+            f"{checkpoint.name} has model_type {model_type!r}, which neither transformers nor an installed plugin knows; "
+            f"write a plugin that registers its config and an Architecture with model_types = ({model_type!r},), and see "
+            "`vcls plugins list`."
+        )
+    try:
+        config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=options.trust_remote_code)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, ImportError) as error:
+        raise ModelError(f"{checkpoint.name}: transformers cannot read its config ({first_line(error)}).") from error
+    if not known:
+        _register_remote_classes(checkpoint, raw["auto_map"], config)
+    return config
+
+
+def _register_remote_classes(checkpoint: Checkpoint, auto_map: Mapping[str, str], config: PreTrainedConfig) -> None:
+    """Make a trusted checkpoint's own classes known to transformers' Auto classes."""
+    import transformers
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    for auto_name in ("AutoModel", "AutoModelForCausalLM", "AutoModelForSequenceClassification"):
+        if auto_name in auto_map:
+            found = get_class_from_dynamic_module(auto_map[auto_name], str(checkpoint.folder))
+            getattr(transformers, auto_name).register(type(config), found, exist_ok=True)
+
+
+def _apply_overrides(config: PreTrainedConfig, overrides: Mapping[str, Any]) -> None:
+    values = dict(overrides)
+    id2label = values.pop("id2label", None)
+    if id2label is not None:
+        id2label = {int(index): str(label) for index, label in id2label.items()}
+        if values.get("num_labels", len(id2label)) != len(id2label):
+            raise ConfigError(f"hf_overrides: num_labels={values['num_labels']} but id2label has {len(id2label)} labels.")
+        values["num_labels"] = len(id2label)
+    if values.get("num_labels", config.num_labels) != config.num_labels:
+        config.num_labels = values.pop("num_labels")
+    if id2label is not None:
+        config.id2label, config.label2id = id2label, {label: index for index, label in id2label.items()}
+    for name, value in values.items():
+        if name != "num_labels":
+            setattr(config, name, value)
+
+
+def _read_tokenizer(checkpoint: Checkpoint, options: ModelConfig) -> PreTrainedTokenizerBase | None:
+    from transformers import AutoTokenizer
+
+    where = options.tokenizer or str(checkpoint.folder)
+    if options.tokenizer is None and not _has_tokenizer(checkpoint):
+        return None
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            where, trust_remote_code=options.trust_remote_code
+        )
+    except (ValueError, OSError, KeyError, TypeError, ImportError, AttributeError) as error:
+        raise ModelError(f"the tokenizer in {where} cannot be read ({first_line(error)}).") from error
+    if options.chat_template is not None:
+        tokenizer.chat_template = options.chat_template
+    return tokenizer
+
+
+def _has_tokenizer(checkpoint: Checkpoint) -> bool:
+    patterns = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "merges.txt")
+    return any(True for pattern in patterns for _ in checkpoint.folder.glob(pattern))
+
+
+def first_line(error: Exception) -> str:
+    """What another library's error says, in a line."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,261 @@
+"""Prompts → token sequences, many at a time: template, tokenizer, truncation, checks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .architecture import Architecture
+from .errors import ConfigError, PromptError
+from .prompts import Prompt, parse
+from .runtime.batch import TokenSequence
+from .template import PromptTemplate
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Truncation:
+    """What happens to a prompt that is too long.
+
+    Args:
+        limit: tokens to cut it to; None refuses it instead.
+        side: "right" cuts the end, "left" the start, None is the tokenizer's own side.
+    """
+
+    limit: int | None = None
+    side: str | None = None
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """A prompt as the model will see it, and whether it was cut."""
+
+    sequence: TokenSequence
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A prompt just before the tokenizer."""
+
+    text: str
+    text_pair: str | None
+    add_special_tokens: bool
+
+
+@dataclass(frozen=True)
+class PromptProcessor:
+    """Everything that stands between a prompt and its token ids.
+
+    Args:
+        tokenizer: or None, and then only token ids are taken.
+        architecture: numbers positions, knows of token types.
+        config: the backbone's.
+        max_model_len: longest sequence, in tokens.
+        template: stored or given; None leaves texts as they are.
+        chat_template_prompt: put a text into the tokenizer's chat template, as the user's message.
+        use_sep_token: whether pairs are joined by the tokenizer or simply concatenated (vLLM's name).
+    """
+
+    tokenizer: PreTrainedTokenizerBase | None
+    architecture: Architecture
+    config: PreTrainedConfig
+    max_model_len: int
+    template: PromptTemplate | None = None
+    chat_template_prompt: bool = False
+    use_sep_token: bool = True
+
+    def tokenize(
+        self,
+        prompts: Sequence[Any],
+        truncation: Truncation = Truncation(),
+        *,
+        add_special_tokens: bool | None = None,
+    ) -> list[Tokenized | PromptError]:
+        """Token sequences in the order of `prompts`; a bad prompt gives its error in its place.
+
+        Args:
+            truncation: what happens to a prompt that is too long.
+            add_special_tokens: None means True for texts and False for chats, as vLLM's server has it.
+        """
+        results: list[Tokenized | PromptError | None] = [None] * len(prompts)
+        rendered: list[tuple[int, Prompt, Rendered]] = []
+        for index, each in enumerate(prompts):
+            try:
+                prompt = parse(each)
+                if prompt.token_ids is not None:
+                    results[index] = self._from_ids(prompt.token_ids, truncation)
+                else:
+                    rendered.append((index, prompt, self.render(prompt, add_special_tokens)))
+            except PromptError as error:
+                results[index] = error
+        encoded = self._encode_all([each for _, _, each in rendered])
+        for (index, prompt, text), encoding in zip(rendered, encoded, strict=True):
+            try:
+                results[index] = self._fitted(prompt, text, encoding, truncation)
+            except PromptError as error:
+                results[index] = error
+        return results  # type: ignore[return-value]  # every place was filled
+
+    def token_ids(self, prompt: Any, suffix: str = "") -> list[int]:
+        """Token ids of one prompt with `suffix` written behind it, untruncated.
+
+        Raises:
+            PromptError: the prompt is bad.
+        """
+        text = self.render(parse(prompt), None)
+        joined = Rendered(text.text + suffix if text.text_pair is None else text.text, text.text_pair, text.add_special_tokens)
+        encoding = self._encode_all([joined])[0]
+        if isinstance(encoding, PromptError):
+            raise encoding
+        return list(encoding[0])
+
+    def render(self, prompt: Prompt, add_special_tokens: bool | None) -> Rendered:
+        """The text that the tokenizer gets."""
+        if self.tokenizer is None:
+            raise PromptError("this model has no tokenizer; give token ids, or a tokenizer with --tokenizer.")
+        if prompt.messages is not None:
+            return Rendered(self._chat(prompt.messages), None, add_special_tokens is True)
+        if self.template is not None:
+            if prompt.text_pair is not None and "text_pair" not in self.template.fields:
+                raise PromptError("the stored prompt template has no {text_pair}; give one text, or run without the template.")
+            text: str = self.template.render(prompt.values)
+            if not self.chat_template_prompt:
+                return Rendered(text, None, add_special_tokens is not False)
+        elif prompt.text is None:
+            raise PromptError("the prompt has no text.")
+        else:
+            text = prompt.text
+        if self.chat_template_prompt:
+            return Rendered(self._chat([{"role": "user", "content": text}]), None, add_special_tokens is True)
+        if prompt.text_pair is not None and not self.use_sep_token:
+            return Rendered(text + prompt.text_pair, None, add_special_tokens is not False)
+        return Rendered(text, prompt.text_pair, add_special_tokens is not False)
+
+    def _chat(self, messages: Sequence[Any]) -> str:
+        from jinja2 import TemplateError
+
+        tokenizer: Any = self.tokenizer
+        if not tokenizer.chat_template:
+            raise PromptError("this model's tokenizer has no chat template; give texts, or a template with chat_template=….")
+        try:
+            text: str = tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=self.chat_template_prompt
+            )
+        except (TemplateError, ValueError, TypeError, KeyError, IndexError) as error:
+            raise PromptError(f"the chat template refuses these messages: {error}") from error
+        return text
+
+    def _encode_all(self, texts: Sequence[Rendered]) -> list[tuple[list[int], list[int] | None] | PromptError]:
+        """Ids and token types of each text; batched by what the tokenizer has to be told."""
+        results: list[Any] = [None] * len(texts)
+        groups: dict[tuple[bool, bool], list[int]] = {}
+        for index, each in enumerate(texts):
+            groups.setdefault((each.text_pair is not None, each.add_special_tokens), []).append(index)
+        for indices in groups.values():
+            try:
+                for index, encoding in zip(indices, self._encode([texts[i] for i in indices]), strict=True):
+                    results[index] = encoding
+            except (UnicodeError, ValueError, TypeError, OverflowError):  # one bad text fails the call: find it
+                for index in indices:
+                    try:
+                        results[index] = self._encode([texts[index]])[0]
+                    except (UnicodeError, ValueError, TypeError, OverflowError) as error:
+                        results[index] = PromptError(f"the tokenizer refuses this text: {error}")
+        return results
+
+    def _encode(self, texts: Sequence[Rendered], **options: Any) -> list[tuple[list[int], list[int] | None]]:
+        tokenizer: Any = self.tokenizer
+        pairs = [each.text_pair for each in texts] if texts[0].text_pair is not None else None
+        encoding = tokenizer(
+            [each.text for each in texts],
+            pairs,
+            add_special_tokens=texts[0].add_special_tokens,
+            return_attention_mask=False,
+            verbose=False,
+            **options,
+        )
+        types = encoding.get("token_type_ids") or [None] * len(texts)
+        return list(zip(encoding["input_ids"], types, strict=True))
+
+    def _fitted(self, prompt: Prompt, text: Rendered, encoding: Any, truncation: Truncation) -> Tokenized:
+        if isinstance(encoding, PromptError):
+            raise encoding
+        limit = self._limit(truncation)
+        if len(encoding[0]) <= limit:
+            return Tokenized(self._sequence(*encoding), False)
+        if truncation.limit is None:
+            raise self._too_long(len(encoding[0]))
+        side = truncation.side or getattr(self.tokenizer, "truncation_side", "right")
+        if prompt.messages is None and self.template is None and not self.chat_template_prompt:
+            return Tokenized(self._sequence(*self._cut_tokens(text, limit, side)), True)
+        return Tokenized(self._sequence(*self._cut_text(prompt, text.add_special_tokens, limit, side)), True)
+
+    def _cut_tokens(self, text: Rendered, limit: int, side: str) -> tuple[list[int], list[int] | None]:
+        """transformers' own truncation (longest of a pair first), which keeps special tokens."""
+        tokenizer: Any = self.tokenizer
+        before = tokenizer.truncation_side
+        tokenizer.truncation_side = side
+        try:
+            return self._encode([text], truncation=True, max_length=limit)[0]
+        except (ValueError, OverflowError) as error:
+            raise PromptError(f"the prompt cannot be cut to {limit} tokens: {error}") from error
+        finally:
+            tokenizer.truncation_side = before
+
+    def _cut_text(self, prompt: Prompt, special: bool, limit: int, side: str) -> tuple[list[int], list[int] | None]:
+        """Cut the prompt's texts, never the template round them: the most characters whose tokens fit."""
+        low, high = 0, prompt.longest_text()
+        best = None
+        while low <= high:
+            middle = (low + high) // 2
+            encoding = self._encode([self.render(prompt.cut(middle, side), special)])[0]
+            if len(encoding[0]) <= limit:
+                best, low = encoding, middle + 1
+            else:
+                high = middle - 1
+        if best is None:
+            raise PromptError(f"the template alone is longer than {limit} tokens; shorten it, or raise max_model_len.")
+        return best
+
+    def _from_ids(self, ids: tuple[int, ...], truncation: Truncation) -> Tokenized:
+        limit = self._limit(truncation)
+        if len(ids) <= limit:
+            return Tokenized(self._sequence(ids, None), False)
+        if truncation.limit is None:
+            raise self._too_long(len(ids))
+        side = truncation.side or getattr(self.tokenizer, "truncation_side", "right")
+        return Tokenized(self._sequence(ids[:limit] if side == "right" else ids[-limit:], None), True)
+
+    def _limit(self, truncation: Truncation) -> int:
+        if truncation.side not in (None, "left", "right"):
+            raise ConfigError(f"truncation_side={truncation.side!r} is unknown; use 'left' or 'right'.")
+        if truncation.limit is None or truncation.limit == -1:
+            return self.max_model_len
+        if not 1 <= truncation.limit <= self.max_model_len:
+            raise ConfigError(
+                f"truncate_prompt_tokens={truncation.limit} must be -1 or between 1 and {self.max_model_len}, the model's length."
+            )
+        return truncation.limit
+
+    def _too_long(self, length: int) -> PromptError:
+        return PromptError(
+            f"the prompt has {length} tokens, but this model's maximum context length is {self.max_model_len}; shorten it, or "
+            "ask for truncation (truncate_prompt_tokens=-1)."
+        )
+
+    def _sequence(self, ids: Sequence[int], types: Sequence[int] | None) -> TokenSequence:
+        if not ids:
+            raise PromptError("the prompt is empty: it has no tokens.")
+        vocab_size = self.config.get_text_config().vocab_size
+        worst = max(ids) if min(ids) >= 0 else min(ids)
+        if not 0 <= worst < vocab_size:
+            raise PromptError(f"token id {worst} is out of vocabulary (0 to {vocab_size - 1}).")
+        if self.architecture.takes_token_type_ids(self.config):
+            types = tuple(types) if types is not None else (0,) * len(ids)
+        else:
+            types = None
+        return TokenSequence(tuple(ids), tuple(self.architecture.position_ids(self.config, ids)), types)

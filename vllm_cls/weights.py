@@ -1,0 +1,116 @@
+"""Reading weights into a classifier class, and refusing what is missing, misshapen or not finite.
+
+They go through transformers' loader: onto the meta device first, then, tensor by tensor, from
+safetensors to where they live (accelerate's device map).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from .errors import ModelError
+from .source import Source, first_line
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within it transformers shows no progress bars and logs nothing below errors."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def load_weights(
+    source: Source,
+    classifier_class: type[PreTrainedModel],
+    config: PreTrainedConfig,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    allow_pickle: bool = False,
+    may_miss: Iterable[str] = (),
+    headless: bool = False,
+) -> tuple[PreTrainedModel, set[str]]:
+    """Read a checkpoint into a classifier class.
+
+    Args:
+        may_miss: parameters that the caller sets itself.
+        headless: the caller uses the backbone alone, so parameters outside it may be missing.
+
+    Returns:
+        The model in eval mode, and which of `may_miss` were missing.
+
+    Raises:
+        ModelError: parameters are missing, have another shape, or are not finite.
+    """
+    import torch
+
+    options = {"use_safetensors": None if allow_pickle else True, "weights_only": True}
+    try:
+        with quiet():  # what it would report, we check and raise
+            model, info = classifier_class.from_pretrained(
+                source.checkpoint.folder,
+                config=config,
+                dtype=dtype,
+                device_map={"": device},
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **options,
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        raise ModelError(f"{source.checkpoint.name}: its weights cannot be read ({first_line(error)}).") from error
+    allowed = set(may_miss)
+    for key in info["mismatched_keys"]:
+        name, found, expected = (*key, "", "")[:3] if isinstance(key, (tuple, list)) else (key, "?", "?")
+        raise ModelError(
+            f"{source.checkpoint.name}: {name} has shape {_shape(found)}, but the config (num_labels="
+            f"{config.num_labels}) asks for {_shape(expected)}; correct num_labels or the file."
+        )
+    missing = set(info["missing_keys"])
+    if headless:
+        allowed |= {name for name in missing if not _in_backbone(model, name)}
+    if missing - allowed:
+        names = ", ".join(sorted(missing - allowed)[:5])
+        raise ModelError(
+            f"{source.checkpoint.name} lacks {names}, which {classifier_class.__name__} needs; they are never invented. "
+            "Make a head with `vcls convert … --head fit|tokens|two-way|file|random`."
+        )
+    refuse_nonfinite(model, source.checkpoint.name, skip=missing)
+    return model.eval(), missing & allowed
+
+
+def refuse_nonfinite(model: PreTrainedModel, name: str, skip: Iterable[str] = ()) -> None:
+    """Raise `ModelError` if a weight is NaN or infinite."""
+    import torch
+
+    skipped = set(skip)
+    for parameter_name, parameter in model.named_parameters():
+        if parameter_name in skipped or not parameter.is_floating_point():
+            continue
+        # A sum is one pass over the memory; it is not finite if any element is not.
+        if not torch.isfinite(parameter.sum(dtype=torch.float32)) and not bool(torch.isfinite(parameter).all()):
+            raise ModelError(f"{name}: the weight {parameter_name} holds NaN or infinite values; fetch or train it again.")
+
+
+def _shape(value: Any) -> str:
+    return value if isinstance(value, str) else str(tuple(value))
+
+
+def _in_backbone(model: PreTrainedModel, name: str) -> bool:
+    """Whether a parameter belongs to the backbone; its pooler, which few checkpoints have, counts as head."""
+    inside = name.startswith(f"{model.base_model_prefix}.")
+    return inside and not name.startswith(f"{model.base_model_prefix}.pooler.")
