@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vllm_cls.architecture import Architecture, HeadRequest, HeadResult, HeadSource, Target
 from vllm_cls.hookspecs import hookimpl
@@ -67,6 +67,13 @@ def vcls_target(
     from .target import target
 
     return target(architecture, config, result, pooling)
+
+
+@hookimpl
+def vcls_model_card(values: Mapping[str, Any]) -> str:
+    from .model_card import model_card
+
+    return model_card(**values)
 
 
 @hookimpl

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from vllm_cls.adapters import Decoder, Encoder
@@ -11,6 +11,8 @@ from vllm_cls.hookspecs import hookimpl
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel
+
+    from vllm_cls.architecture import LinearHead
 
 
 class Generic(Encoder):
@@ -28,13 +30,18 @@ class Generic(Encoder):
     def pooling(self, config: PreTrainedConfig) -> str:
         from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
-        if config.is_encoder_decoder:
-            return "LAST"
-        causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and getattr(config, "is_decoder", True) is not False
-        return "LAST" if causal or not hasattr(config, "is_decoder") else "CLS"
+        # Encoders that can also be decoders (BERT's family) have is_decoder, and it is False.
+        encoder = getattr(config, "is_decoder", None) is False or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING
+        return "CLS" if encoder and not config.is_encoder_decoder else "LAST"
 
     def head(self, model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor] | None:
         return (self._decoder if hasattr(model, "score") else super()).head(model)
+
+    def express(
+        self, config: PreTrainedConfig, linear: LinearHead, *, on_features: bool
+    ) -> Mapping[str, torch.Tensor] | None:
+        family = self._decoder if self.pooling(config) == "LAST" else super()
+        return family.express(config, linear, on_features=on_features)
 
 
 @hookimpl

@@ -87,7 +87,7 @@ class HeadRequest:
         problem_type: as in transformers, or None.
         pooling: "CLS", "LAST" or "MEAN".
         options: the options of the command (`label_tokens`, `train`, `seed` …).
-        tokenize: a prompt (any form `LLM.classify` takes) → token ids as the model will see them.
+        tokenize: `(prompt, suffix="")` → token ids as the model will see them, with `suffix` written behind the prompt.
         states: prompts → `(pooled states, features)`, each `(num_prompts, hidden)` float32; runs the model.
     """
 
@@ -99,7 +99,7 @@ class HeadRequest:
     problem_type: str | None
     pooling: str
     options: Mapping[str, Any]
-    tokenize: Callable[[Any], list[int]]
+    tokenize: Callable[..., list[int]]
     states: Callable[[Sequence[Any]], tuple[torch.Tensor, torch.Tensor | None]]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,8 +88,12 @@ def convert(
         ConfigError: options contradict each other.
     """
     budget = model_options.pop("max_num_batched_tokens", None)
-    model_options["convert"] = "classify" if model_options.get("convert") in (None, "auto") else model_options["convert"]
-    options = ModelConfig(model=str(model), **{**model_options, "hf_overrides": model_options.get("hf_overrides") or {}})
+    model_options["convert"] = (
+        "classify" if model_options.get("convert") in (None, "auto") else model_options["convert"]
+    )
+    options = ModelConfig(
+        model=str(model), **{**model_options, "hf_overrides": model_options.get("hf_overrides") or {}}
+    )
     names = _labels(labels, num_labels, problem_type)
     source = open_source(options)
     _store_prompt(source, prompt_template, chat_template_prompt)
@@ -106,7 +109,9 @@ def convert(
         "validation_split": validation_split,
     }
     if method == "fit":
-        head_options |= _training_rows(train, text_field, text_pair_field, label_field)
+        rows, left_out = _training_rows(train, text_field, text_pair_field, label_field)
+        head_options |= rows
+        job.warnings += left_out
     result = make_head(
         source,
         method,
@@ -158,7 +163,9 @@ def _labels(labels: Sequence[str] | None, num_labels: int | None, problem_type: 
         raise ConfigError(f"--num-labels {num_labels} contradicts --labels, which names {len(names)}.")
     count = len(names) or num_labels
     if count == 1 and problem_type == "single_label_classification":
-        raise ConfigError("one label cannot be single_label_classification (transformers refuses it); use regression or none.")
+        raise ConfigError(
+            "one label cannot be single_label_classification (transformers refuses it); use regression or none."
+        )
     return names
 
 
@@ -192,20 +199,27 @@ def _store_prompt(source: Source, prompt_template: str | None, chat_template_pro
     if chat_template_prompt:
         settings["chat_template_prompt"] = True
         if source.tokenizer is None or not source.tokenizer.chat_template:
-            raise ConfigError("--chat-template-prompt: this model's tokenizer has no chat template; use --prompt-template.")
+            raise ConfigError(
+                "--chat-template-prompt: this model's tokenizer has no chat template; use --prompt-template."
+            )
     if settings:
         source.config.vcls = settings  # type: ignore[attr-defined]  # configs take further keys
 
 
 def _training_rows(
     train: str | None, text_field: str, text_pair_field: str | None, label_field: str
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], list[str]]:
+    """The options of `--head fit` that come from its file, and a warning where rows were left out."""
+    from .jobs.rows import PromptFields
     from .jobs.training import read_training_rows
 
     if not train:
         raise ConfigError("--head fit needs --train FILE with labelled rows.")
-    prompts, targets = read_training_rows(train, text_field, text_pair_field, label_field)
-    return {"prompts": prompts, "targets": targets, "train_name": Path(train).name}
+    rows = read_training_rows(train, PromptFields(text_field, text_pair_field), label_field)
+    warnings = (
+        [f"{len(rows.skipped)} rows of {train} were left out; the first: {rows.skipped[0]}"] if rows.skipped else []
+    )
+    return {"prompts": rows.prompts, "targets": rows.targets, "train_name": Path(train).name}, warnings
 
 
 class _HeadJob:
@@ -245,7 +259,9 @@ def _with_logit_bias(source: Source, result: HeadResult, logit_bias: float | Non
         return result
     linear = result.head.linear
     if linear is None or linear.softcap is not None:
-        raise ConfigError(f"--logit-bias needs a linear head without soft cap, not --head {result.head.method}; set it where it runs.")
+        raise ConfigError(
+            f"--logit-bias needs a linear head without soft cap, not --head {result.head.method}; set it where it runs."
+        )
     bias = (linear.bias if linear.bias is not None else torch.zeros(linear.num_labels)) - logit_bias
     changed = dataclasses.replace(result.head, linear=dataclasses.replace(linear, bias=bias))
     return dataclasses.replace(result, head=changed)
@@ -265,7 +281,9 @@ def _choose_pad(source: Source, target: Target, job: _HeadJob) -> tuple[list[str
     Returns:
         Warnings, and the tokenizer if it has to be written with another pad token, else None.
     """
-    native_decoder = _format(source, target) == "transformers" and source.architecture.pooling(source.backbone_config) == "LAST"
+    native_decoder = (
+        _format(source, target) == "transformers" and source.architecture.pooling(source.backbone_config) == "LAST"
+    )
     tokenizer = source.tokenizer
     if not native_decoder or tokenizer is None:
         return [], None
@@ -277,11 +295,15 @@ def _choose_pad(source: Source, target: Target, job: _HeadJob) -> tuple[list[str
     chosen = next((i for i in usable if i not in meaningful), next(iter(usable), None))
     target.config.pad_token_id = chosen
     if chosen is None:
-        return ["no token can serve as padding, so plain transformers classifies one text at a time; vcls is not affected"], None
+        return [
+            "no token can serve as padding, so plain transformers classifies one text at a time; vcls is not affected"
+        ], None
     shown = tokenizer.convert_ids_to_tokens(chosen)
     warnings = []
     if chosen in meaningful:
-        warnings.append(f"plain transformers would pool one token early where a prompt ends in {shown!r}; vcls does not")
+        warnings.append(
+            f"plain transformers would pool one token early where a prompt ends in {shown!r}; vcls does not"
+        )
     if tokenizer.pad_token_id == chosen:
         return warnings, None
     tokenizer.pad_token = shown
@@ -289,9 +311,15 @@ def _choose_pad(source: Source, target: Target, job: _HeadJob) -> tuple[list[str
 
 
 def _plan(
-    source: Source, target: Target, result: HeadResult, out: str | Path, options: ModelConfig, *, tokenizer: Any, pooling: str
+    source: Source,
+    target: Target,
+    result: HeadResult,
+    out: str | Path,
+    options: ModelConfig,
+    *,
+    tokenizer: Any,
+    pooling: str,
 ) -> ConversionPlan:
-    settings = target.config.vcls  # type: ignore[attr-defined]
     return ConversionPlan(
         checkpoint=source.checkpoint,
         config=target.config,
@@ -299,20 +327,27 @@ def _plan(
         head_tensors=target.head_tensors,
         out=Path(out),
         tokenizer=tokenizer,
-        card={
-            "name": Path(out).name,
-            "base_model": options.model,
-            "classifier_class": target.classifier_class.__name__,
-            "native": _format(source, target) == "transformers",
-            "head_method": result.head.method,
-            "description": result.head.description,
-            "report": dict(result.head.report),
-            "labels": [target.config.id2label[i] for i in range(target.config.num_labels)],
-            "problem_type": target.config.problem_type,
-            "pooling": pooling,
-            "prompt_template": settings.get("prompt_template"),
-        },
+        card=registry().hook.vcls_model_card(values=_card_values(source, target, result, out, options, pooling)),
     )
+
+
+def _card_values(
+    source: Source, target: Target, result: HeadResult, out: str | Path, options: ModelConfig, pooling: str
+) -> dict[str, Any]:
+    return {
+        "name": Path(out).name,
+        "base_model": options.model,
+        "classifier_class": target.classifier_class.__name__,
+        "native": _format(source, target) == "transformers",
+        "head_method": result.head.method,
+        "description": result.head.description,
+        "report": dict(result.head.report),
+        "labels": [target.config.id2label[i] for i in range(target.config.num_labels)],
+        "problem_type": target.config.problem_type,
+        "pooling": pooling,
+        "prompt_template": target.config.vcls.get("prompt_template"),  # type: ignore[attr-defined]
+        "command": None,
+    }
 
 
 def _format(source: Source, target: Target) -> str:
@@ -335,9 +370,3 @@ def _size(value: str | int) -> int:
     if unit not in units or not number.replace(".", "", 1).isdigit():
         raise ConfigError(f"--max-shard-size {value!r} is not a size such as 5GB or 500MB.")
     return int(float(number) * units[unit])
-
-
-def stored_settings(folder: str | Path) -> dict[str, Any]:
-    """What a converted checkpoint keeps under the key `vcls` of its config."""
-    settings: dict[str, Any] = json.loads((Path(folder) / "config.json").read_text()).get("vcls") or {}
-    return settings

@@ -39,6 +39,11 @@ def vcls_target(
 
 
 @hookspec(firstresult=True)
+def vcls_model_card(values: Mapping[str, Any]) -> str:
+    """The text of a converted checkpoint's README.md: how its head was made, how to run it."""
+
+
+@hookspec(firstresult=True)
 def vcls_write_checkpoint(plan: Any) -> Any:
     """Write the converted checkpoint that a `ConversionPlan` describes; return the list of files."""
 

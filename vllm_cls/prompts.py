@@ -6,7 +6,7 @@ A prompt is a text, a pair `(text, text_pair)`, token ids, a list of chat messag
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -63,7 +63,7 @@ class Prompt:
 
 def is_single(prompts: Any) -> bool:
     """Whether this is one prompt, not a sequence of prompts."""
-    if isinstance(prompts, (str, Mapping, Prompt, tuple)):
+    if isinstance(prompts, (str, bytes, Mapping, Prompt, tuple)) or not isinstance(prompts, Iterable):
         return True
     first = next(iter(prompts), None) if isinstance(prompts, Sequence) else None
     return isinstance(first, int) or (isinstance(first, Mapping) and "role" in first)
