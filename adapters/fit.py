@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from vllm_cls.errors import ConfigError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_STRENGTHS = tuple(10.0**power for power in range(-4, 4))
+_START, _STEPS = -2, 8  # C from 10^-4 to 10^4, first 0.1
 _FOLDS = 5
 _BINS = 15
 
@@ -28,6 +29,15 @@ class _Fitted:
 
     def logits(self, states: NDArray[Any]) -> NDArray[np.float64]:
         return states @ self.weight.T + self.bias
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """Something a head may be fitted on: `states` `(num_rows, hidden)` float64."""
+
+    states: NDArray[np.float64]
+    on_features: bool
+    intercept: bool
 
 
 @dataclass(frozen=True)
@@ -51,19 +61,19 @@ def fitted_head(request: HeadRequest) -> HeadResult:
     problem_type = request.problem_type or "single_label_classification"
     labels, values = _targets(list(request.labels), targets, problem_type)
     pooled, features = request.states(prompts)
-    on_features = features is not None
-    states = (features if features is not None else pooled).double().numpy()
-    intercept = bool(request.options.get("bias")) or _holds_bias(request, states.shape[1], len(labels), on_features)
-    problem = _PROBLEMS[problem_type]
     seed, share = int(request.options.get("seed") or 0), float(request.options.get("validation_split", 0.2))
     train, held_out = _split(values, share, seed, problem_type)
-    strength = _best_strength(problem, states[train], values[train], intercept, seed, problem_type)
+    problem = _PROBLEMS[problem_type]
+    candidates = _candidates(request, pooled, features, len(labels))
+    searches = [_search(problem, each, train, values, seed, problem_type) for each in candidates]
+    chosen, (_, strength) = min(zip(candidates, searches, strict=True), key=lambda pair: pair[1])
+    states, intercept = chosen.states, chosen.intercept
     report: dict[str, Any] = {"rows": len(values), "regularisation_C": strength}
     if len(held_out):
         judged = problem.fit(states[train], values[train], strength, intercept).logits(states[held_out])
         report |= {"held_out_rows": len(held_out), **_report(judged, values[held_out], values[train], problem_type)}
     final = problem.fit(states, values, strength, intercept)
-    head = Head("fit", _linear(final, intercept), on_features=on_features, description=_description(request, report), report=report)
+    head = Head("fit", _linear(final, intercept), on_features=chosen.on_features, description=_description(request, report, chosen.on_features), report=report)
     return HeadResult(head, labels, problem_type)
 
 
@@ -74,18 +84,30 @@ def _linear(fitted: _Fitted, intercept: bool) -> LinearHead:
     return LinearHead(weight, torch.tensor(fitted.bias, dtype=torch.float32) if intercept else None)
 
 
-def _holds_bias(request: HeadRequest, hidden: int, num_labels: int, on_features: bool) -> bool:
-    """Whether the class has a place for an intercept: decoders' `score` has none."""
+def _candidates(request: HeadRequest, pooled: Any, features: Any, num_labels: int) -> list[_Candidate]:
+    """What the head may be fitted on: the pooled state, and the output of a trained pooler where there is one.
+
+    The state itself only where the classifier class, or our own, can hold a head on it.
+    """
+    bias = bool(request.options.get("bias"))
+    found = []
+    if features is not None:
+        found.append(_Candidate(features.double().numpy(), True, True))
+    hidden = pooled.shape[1]
+    standard = request.pooling == request.architecture.pooling(request.config)
+    with_bias = standard and _expressible(request, num_labels, hidden, bias=True)
+    without = standard and _expressible(request, num_labels, hidden, bias=False)
+    if features is None or with_bias:
+        # Only decoders' `score` has no place for an intercept; our own format, for what no class holds, has.
+        found.append(_Candidate(pooled.double().numpy(), False, bias or with_bias or not without))
+    return found
+
+
+def _expressible(request: HeadRequest, num_labels: int, hidden: int, *, bias: bool) -> bool:
     import torch
 
-    config = request.config
-    if request.pooling != request.architecture.pooling(config):
-        return True  # our own format, which holds anything
-    tried = LinearHead(torch.zeros(num_labels, hidden), torch.ones(num_labels))
-    plain = LinearHead(torch.zeros(num_labels, hidden))
-    with_bias = request.architecture.express(config, tried, on_features=on_features)
-    without = request.architecture.express(config, plain, on_features=on_features)
-    return with_bias is not None or without is None
+    linear = LinearHead(torch.zeros(num_labels, hidden), torch.zeros(num_labels) if bias else None)
+    return request.architecture.express(request.config, linear, on_features=False) is not None
 
 
 def _targets(labels: list[str], targets: Sequence[Any], problem_type: str) -> tuple[list[str], NDArray[Any]]:
@@ -141,39 +163,54 @@ def _split(values: NDArray[Any], share: float, seed: int, problem_type: str) -> 
     return train, held_out
 
 
-def _best_strength(
-    problem: _Problem, states: NDArray[Any], values: NDArray[Any], intercept: bool, seed: int, problem_type: str
-) -> float:
+def _search(
+    problem: _Problem, candidate: _Candidate, train: NDArray[Any], values: NDArray[Any], seed: int, problem_type: str
+) -> tuple[float, float]:
+    """`(loss, C)` of the best regularisation: from the middle downhill in half decades, by cross-validated loss."""
     from sklearn.model_selection import KFold, StratifiedKFold
 
+    states, values = candidate.states[train], values[train]
     folds: Any = KFold(_FOLDS, shuffle=True, random_state=seed)
     if problem_type == "single_label_classification":
         rarest = int(np.bincount(values).min())
         folds = StratifiedKFold(min(_FOLDS, max(rarest, 2)), shuffle=True, random_state=seed)
     splits = list(folds.split(states, values))
 
-    def cost(strength: float) -> float:
+    @functools.cache
+    def loss(step: int) -> float:
         losses = []
-        for train, test in splits:
-            fitted = problem.fit(states[train], values[train], strength, intercept)
-            losses.append(problem.loss(fitted.logits(states[test]), values[test]))
+        for fitted_on, judged_on in splits:
+            fitted = problem.fit(states[fitted_on], values[fitted_on], _strength(step), candidate.intercept)
+            losses.append(problem.loss(fitted.logits(states[judged_on]), values[judged_on]))
         return float(np.mean(losses))
 
-    return min(_STRENGTHS, key=cost)
+    best = _START
+    for direction in (-1, 1):
+        while abs(best + direction) <= _STEPS and loss(best + direction) < loss(best):
+            best += direction
+    return loss(best), _strength(best)
 
 
-def _scales(states: NDArray[Any]) -> NDArray[np.float64]:
-    """Root mean square of each dimension: states with outlier dimensions are fitted on one scale."""
-    scale = np.sqrt((states**2).mean(axis=0))
-    return np.where(scale > 1e-12, scale, 1.0)
+def _strength(step: int) -> float:
+    """Half decades: C = 10^(step / 2)."""
+    return float(10 ** (step / 2))
+
+
+def _scaled(states: NDArray[Any], intercept: bool) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64]]:
+    """`(scaled states, centre, scale)`: outlier dimensions come to one scale; centred where an intercept can undo it."""
+    centre = states.mean(axis=0) if intercept else np.zeros(states.shape[1])
+    scale = np.sqrt(((states - centre) ** 2).mean(axis=0))
+    scale = np.where(scale > 1e-12, scale, 1.0)
+    return (states - centre) / scale, centre, scale
 
 
 def _logistic(states: NDArray[Any], values: NDArray[Any], strength: float, intercept: bool) -> _Fitted:
     from sklearn.linear_model import LogisticRegression
 
-    scale = _scales(states)
-    model = LogisticRegression(C=strength, max_iter=2000, fit_intercept=intercept).fit(states / scale, values)
-    weight, bias = model.coef_ / scale, np.broadcast_to(model.intercept_, len(model.coef_)).astype(float)
+    scaled, centre, scale = _scaled(states, intercept)
+    model = LogisticRegression(C=strength, max_iter=1000, fit_intercept=intercept).fit(scaled, values)
+    weight = model.coef_ / scale
+    bias = np.broadcast_to(model.intercept_, len(weight)) - weight @ centre
     if len(weight) == 1:  # two classes: sklearn keeps one row, their difference
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     return _Fitted(weight, bias)
@@ -193,10 +230,10 @@ def _one_vs_rest(states: NDArray[Any], values: NDArray[Any], strength: float, in
 def _ridge(states: NDArray[Any], values: NDArray[Any], strength: float, intercept: bool) -> _Fitted:
     from sklearn.linear_model import Ridge
 
-    scale = _scales(states)
-    model = Ridge(alpha=1 / strength, fit_intercept=intercept).fit(states / scale, values)
+    scaled, centre, scale = _scaled(states, intercept)
+    model = Ridge(alpha=1 / strength, fit_intercept=intercept).fit(scaled, values)
     weight = np.atleast_2d(model.coef_) / scale
-    return _Fitted(weight, np.broadcast_to(np.atleast_1d(model.intercept_), len(weight)).astype(float))
+    return _Fitted(weight, np.broadcast_to(np.atleast_1d(model.intercept_), len(weight)) - weight @ centre)
 
 
 def _softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
@@ -254,10 +291,11 @@ def _calibration_error(confidence: NDArray[Any], right: NDArray[Any]) -> float:
     return float(sum(gaps))
 
 
-def _description(request: HeadRequest, report: Mapping[str, Any]) -> str:
+def _description(request: HeadRequest, report: Mapping[str, Any], on_features: bool) -> str:
+    through = ", taken through its own pooler," if on_features else ""
     name = request.options.get("train_name", "labelled rows")
     held = f"; measured on {report['held_out_rows']} rows held out, then fitted on all" if "held_out_rows" in report else ""
     return (
-        f"A linear head fitted on the frozen model's {request.pooling} states of {report['rows']} rows of `{name}` "
+        f"A linear head fitted on the frozen model's {request.pooling} states{through} of {report['rows']} rows of `{name}` "
         f"(regularisation chosen by cross-validation: C = {report['regularisation_C']:g}){held}."
     )

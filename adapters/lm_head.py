@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from vllm_cls.architecture import HeadRequest
 from vllm_cls.errors import ConfigError, ModelError
+from vllm_cls.pooler.heads import LenientOutput
 
 _VOCABULARY = 32
 
@@ -108,16 +108,8 @@ class _AnyPath(nn.Module):
         except AttributeError:
             return self
 
-    def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPast:
-        return _Output(last_hidden_state=self.states)
-
-
-class _Output(BaseModelOutputWithPast):
-    """Answers None for what only the real backbone would give."""
-
-    def __getattr__(self, name: str) -> None:
-        if name.startswith("__"):
-            raise AttributeError(name)
+    def forward(self, *args: Any, **kwargs: Any) -> LenientOutput:
+        return LenientOutput(last_hidden_state=self.states)
 
 
 def _projection(request: HeadRequest) -> _Projection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ def load_on_meta(
         ModelError: the model cannot be made, or the tensors not be joined into its parameters.
     """
     on_meta = {name: tensor.to("meta") for name, tensor in tensors.items()}
-    with quiet():
+    with quiet(), _in_this_thread():
         try:
             loaded: tuple[PreTrainedModel, dict[str, Any]] = model_class.from_pretrained(
                 None,
@@ -65,3 +66,18 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bar:
             logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _in_this_thread() -> Iterator[None]:
+    """Without transformers' pool of loading threads: it keeps two kilobytes a tensor, and there is nothing to read."""
+    name = "HF_DEACTIVATE_ASYNC_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before

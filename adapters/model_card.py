@@ -63,7 +63,8 @@ def model_card(
 
 
 def _front_matter(base: str) -> str:
-    # A JSON string is a YAML string too, whatever it holds.
+    # A JSON string is a YAML string too, but for characters that YAML has none of.
+    base = "".join(character for character in base if character.isprintable())
     lines = ["library_name: transformers", "pipeline_tag: text-classification", "tags:", "- vllm-cls"]
     return "\n".join(["---", *lines, f"base_model: {json.dumps(base, ensure_ascii=False)}", "---"])
 

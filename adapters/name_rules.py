@@ -112,9 +112,10 @@ class Family:
 
         yield Reader(self.backbone)
         config = self.backbone.config
-        found = [one for one in vars(sys.modules[type(self.backbone).__module__]).values() if isinstance(one, type)]
-        for member in sorted(found, key=lambda one: one.__name__ not in self.first):
-            if not issubclass(member, PreTrainedModel) or not isinstance(config, member.config_class or ()):
+        here = vars(sys.modules[type(self.backbone).__module__]).values()
+        members = [one for one in here if isinstance(one, type) and issubclass(one, PreTrainedModel)]
+        for member in sorted(members, key=lambda one: one.__name__ not in self.first):
+            if not isinstance(config, member.config_class or ()):
                 continue
             try:
                 with quiet(), torch.device("meta"):

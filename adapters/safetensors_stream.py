@@ -210,4 +210,4 @@ def _memory(tensor: torch.Tensor) -> memoryview:
     """The bytes of a contiguous tensor."""
     import torch
 
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    return tensor.reshape(-1).view(torch.uint8).numpy().data

@@ -50,7 +50,7 @@ def existing_head(request: HeadRequest) -> HeadResult:
                 labels,
                 request.problem_type,
             )
-    elif checkpoint.locations:
+    elif checkpoint.locations and not next(iter(config.architectures or ()), "").endswith("ForSequenceClassification"):
         raise ModelError(
             f"{checkpoint.name} has no {weight}, so it has no head; make one with --head fit, tokens, two-way, file or random."
         )

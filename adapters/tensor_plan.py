@@ -101,7 +101,7 @@ def plan_tensors(plan: ConversionPlan) -> TensorPlan:
         plan.checkpoint.name,
         _source_classes(plan),
     )
-    names = plan_names(opening, {name: _meta(tensor) for name, tensor in stored.items()}, head)
+    names = plan_names(opening, {name: _meta(tensor.dtype, tensor.shape) for name, tensor in stored.items()}, head)
     files = _split(plan, shards, names, head, convert=wanted is not None)
     return TensorPlan(
         files={_file_name(index, len(files)): file for index, file in enumerate(files, 1)},
@@ -157,10 +157,12 @@ def _torch_dtype(name: str | None) -> torch.dtype | None:
     return dtype
 
 
-def _meta(tensor: Stored) -> torch.Tensor:
+@functools.cache
+def _meta(dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """A tensor without memory, shared by all of its kind: a mixture of experts has tens of thousands."""
     import torch
 
-    return torch.empty(tensor.shape, dtype=getattr(torch, DTYPES[tensor.dtype][0]), device="meta")
+    return torch.empty(shape, dtype=getattr(torch, DTYPES[dtype][0]), device="meta")
 
 
 def _main_dtype(tensors: Iterable[Stored | Piece]) -> str:

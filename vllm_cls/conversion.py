@@ -270,8 +270,9 @@ def _with_logit_bias(source: Source, result: HeadResult, logit_bias: float | Non
 def _store_settings(target: Target, source: Source, method: str, options: ModelConfig) -> None:
     settings = {**(getattr(target.config, "vcls", None) or {}), "head_method": method}
     settings["pooling"] = settings.get("pooling") or source.architecture.pooling(source.backbone_config)
-    if options.max_model_len is not None:
-        settings["max_model_len"] = options.max_model_len
+    length = options.max_model_len or source.sentence_transformers_length()
+    if length is not None:  # that file is not written, and the head was made for texts of this length
+        settings["max_model_len"] = length
     target.config.vcls = settings  # type: ignore[attr-defined]
 
 

@@ -72,7 +72,8 @@ def pooled_states(
 
 def _features(source: Source, model: Any, final: str, pooled: torch.Tensor) -> torch.Tensor | None:
     """What the head's last linear layer gets, where the layers before it are trained; None where there are none."""
-    if hasattr(model, "pooled_logits"):  # one of our classes: its head is one linear layer
+    modules = dict(model.named_modules())
+    if hasattr(model, "pooled_logits") or final not in modules:  # one linear layer, or a head nobody described
         return None
     parent, _, name = final.rpartition(".")
     setattr(model.get_submodule(parent), name, nn.Identity())

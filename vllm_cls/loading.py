@@ -27,6 +27,7 @@ def head_at_load(source: Source, options: ModelConfig) -> HeadResult:
     tokens = getattr(source.config, "classifier_from_token", None)
     if tokens and (options.convert == "classify" or source.is_classifier) and lacks_head(source):
         return make_head(source, "two-way" if _is_two_way(source.config) else "tokens", {"token_strings": list(tokens)})
+    # A checkpoint that says it is a classifier is held to it when its weights are read.
     if source.is_classifier or (options.convert == "classify" and not lacks_head(source)):
         return make_head(source, "existing", {})
     what = source.class_name or source.config.model_type
@@ -95,7 +96,7 @@ def target_for(source: Source, result: HeadResult, pooling: str | None = None) -
         architecture=source.architecture,
         config=source.config,
         result=result,
-        pooling=pooling or source.architecture.pooling(source.backbone_config),
+        pooling=pooling or source.settings.get("pooling") or source.architecture.pooling(source.backbone_config),
     )
     return target
 

@@ -177,13 +177,13 @@ def test_a_given_tokenizer_is_saved_instead_of_the_sources(qwen: Path) -> None:
 def test_the_config_names_the_class_and_leaves_out_what_transformers_would_refuse(qwen: Path) -> None:
     config = hf.Qwen2Config.from_pretrained(qwen, num_labels=LABELS)
     config.vcls = {"pooling": "LAST"}
-    config.max_new_tokens, config.auto_map = 7, {"AutoModel": "modeling_qwen.Qwen"}
+    config.max_length, config.auto_map = 7, {"AutoModel": "modeling_qwen.Qwen"}
     vcls_write_checkpoint(qwen_plan(qwen, config=config))
     written = json.loads((qwen.parent / "out" / "config.json").read_text())
     assert written["architectures"] == ["Qwen2ForSequenceClassification"]
     assert len(written["id2label"]) == LABELS and written["vcls"] == {"pooling": "LAST"}
-    assert not {"max_new_tokens", "auto_map"} & set(written)
-    assert config.max_new_tokens == 7  # the plan's own config is left as it was
+    assert not {"max_length", "auto_map"} & set(written)
+    assert config.max_length == 7  # the plan's own config is left as it was
 
 
 def test_files_have_the_usual_mode(qwen: Path) -> None:

@@ -56,6 +56,6 @@ with torch.no_grad():
             "saved_again": by_llm(copy),
         }
     with LLM(folder) as llm:
-        packed = llm.runner.mode.form == "packed" if hasattr(llm, "runner") else True
+        execution = llm.describe()["execution"]
 differences = {name: float((answer - expected).abs().max()) for name, answer in answers.items()}
-print(json.dumps(differences | {"packed": packed}))
+print(json.dumps(differences | {"execution": execution}))

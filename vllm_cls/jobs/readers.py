@@ -6,6 +6,7 @@ keeps its place. A file that is damaged as a whole (cut off, not JSON, not Parqu
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from ..errors import JobError
 from .rows import Row, json_type
 from .sources import FORMATS, STDIO, Source
-from .streams import LINE_LIMIT, Line, Stream, open_stream
+from .streams import LINE_LIMIT, Line, Stream, open_stream, without_mark
 
 
 def read_rows(sources: Iterable[Source]) -> Iterator[Row]:
@@ -145,20 +146,19 @@ class _JsonValues:
     """JSON values read from a stream bit by bit; `_text[_at:]` is what is decoded and not yet used."""
 
     def __init__(self, stream: Stream) -> None:
-        import codecs
-
         # bytes that are not UTF-8 become lone surrogates, so that they can be blamed on their row
-        self._decode = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape").decode
-        self._stream, self._text, self._at, self._ended = stream, "", 0, False
+        self._decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
+        self._stream, self._text, self._at = stream, "", 0
+        self._begun = self._ended = False
         self._parse = json.JSONDecoder().raw_decode
 
     def _more(self, size: int = 2**16) -> bool:
         if self._ended:
             return False
         data = self._stream.read(size)
-        if self._stream.offset <= len(data) and data.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise JobError("the text is UTF-16, and only UTF-8 is read; convert it first: iconv -f UTF-16 -t UTF-8 FILE.")
         self._ended = not data
+        data = data if self._begun else without_mark(data)
+        self._begun = True
         self._text, self._at = self._text[self._at :] + self._decode(data, self._ended), 0
         return True
 

@@ -114,7 +114,8 @@ def _expand(pattern: str) -> list[str]:
     if pattern == STDIO or os.path.isfile(pattern):
         return [pattern]
     if os.path.isdir(pattern):
-        raise JobError(f"the input {pattern} is a folder; name its files, such as {os.path.join(pattern, '*.jsonl')!r}.")
+        files = os.path.join(pattern, "*.jsonl")
+        raise JobError(f"the input {pattern} is a folder; name its files, such as {files!r}.")
     if os.path.exists(pattern):  # a pipe, such as <(command) makes
         return [pattern]
     found = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
@@ -128,7 +129,7 @@ def _source(path: str, format: str | None) -> Source:
     if path == STDIO:
         kind = _known(format or "jsonl", "readers", "standard input")
         if kind == "parquet":
-            raise ConfigError("Parquet cannot be read from standard input, because its index is at its end; name a file.")
+            raise ConfigError("Parquet cannot be read from standard input, since its index is at its end; name a file.")
         return Source(STDIO, kind)
     found, compression = split_name(path)
     kind = _known(format or found, "readers", path)
@@ -147,7 +148,8 @@ def _known(kind: str | None, role: str, name: str) -> str:
     if kind in known:
         return kind
     what = f"the format {kind!r} of {name!r} is unknown" if kind else f"the name {name!r} does not tell a format"
-    raise ConfigError(f"{what}; known: {', '.join(known)}.{nearest(kind or '', known)} --format NAME says it explicitly.")
+    near = nearest(kind or "", known)
+    raise ConfigError(f"{what}; known: {', '.join(known)}.{near} --format NAME says it explicitly.")
 
 
 def _check_compression(kind: str, compression: str | None, name: str) -> None:

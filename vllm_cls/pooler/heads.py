@@ -19,6 +19,14 @@ def softcapped(logits: torch.Tensor, softcap: float | None) -> torch.Tensor:
     return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
+class LenientOutput(BaseModelOutputWithPooling):
+    """A backbone's output that answers None for what only the real backbone would give (caches, memories …)."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+
 class _PooledStates(nn.Module):
     """Stands in for a backbone: gives pooled states as sequences of one token.
 
@@ -34,7 +42,7 @@ class _PooledStates(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
         output = self.pooler(self.states) if self.pooler is not None else None
-        return BaseModelOutputWithPooling(last_hidden_state=self.states, pooler_output=output)
+        return LenientOutput(last_hidden_state=self.states, pooler_output=output)
 
 
 def replayed_head(model: PreTrainedModel, pooler: Callable[[torch.Tensor], torch.Tensor] | None = None) -> PooledHead:

@@ -1,0 +1,89 @@
+"""`vcls classify`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .options import Names, State, console, pass_state, running_options, say, speak
+from .show import progress, show_metrics
+
+EPILOG = """\b
+Examples:
+  vcls classify my-classifier reviews.jsonl -o classified.jsonl
+  vcls classify my-classifier 'data/*.csv.gz' -o all.parquet --text-field body
+  vcls classify my-classifier test.csv -o out.csv --label-field label    # and accuracy
+  echo '{"text": "Well done!"}' | vcls classify my-classifier -
+
+\b
+Each row of the output has the kept fields of its input, then
+  label, score, probs    one label (score is its probability; probs in the order of the labels' indices)
+  labels, probs          several labels: those with at least --threshold
+  value                  regression
+and truncated, where the text was cut, and error, where the row failed. A model with one label has no
+label, and score is its probability. A kept field that has the name of a column of the results, such as
+"label", is kept as "input_label".
+
+\b
+INPUT is .jsonl, .json, .csv, .tsv, .parquet or .txt (a line a text), the texts also as .gz or .zst, a glob,
+or - for JSON lines on standard input. Blank lines are no rows, but a blank line of .txt keeps its place.
+In CSV, lists and maps are JSON text. In .txt, a row is its label, empty where it failed.
+
+\b
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some rows failed, 130 interrupted.
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("model")
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option("-o", "--output", metavar="FILE", help="Its name tells the format; without it, JSON lines on stdout.")
+@click.option("--format", metavar="NAME", help="Format of INPUT, where its name does not tell it.")
+@click.option("--text-field", default="text", metavar="NAME", show_default=True, help="The field of the text.")
+@click.option("--text-pair-field", metavar="NAME", help="The field of a second text.")
+@click.option("--messages-field", metavar="NAME", help="The field of chat messages, in place of a text.")
+@click.option("--keep-fields", type=Names(), default="all", show_default=True, help="all, none or names.")
+@click.option("--threshold", type=float, default=0.5, show_default=True, help="Probability of a label among several.")
+@click.option("--top-k", type=int, metavar="N", help="Add the N most probable labels with their probabilities.")
+@click.option("--scores", is_flag=True, help="Add a map from label to probability.")
+@click.option("--logits", is_flag=True, help="Add the logits.")
+@click.option("--no-activation", is_flag=True, help="Logits in place of probabilities.")
+@click.option("--label-field", metavar="NAME", help="The field of the true label: print accuracy and the like.")
+@click.option(
+    "--long-text", type=click.Choice(["truncate", "error"]), default="truncate", show_default=True,
+    help="What happens to a text that is too long.",
+)  # fmt: skip
+@click.option("--truncation-side", type=click.Choice(["left", "right"]), help="The side that is cut off.")
+@click.option("--no-template", is_flag=True, help="Leave out the prompt template that the model stores.")
+@running_options
+@pass_state
+def classify(state: State, model: str, inputs: tuple[str, ...], output: str | None, **options: Any) -> None:
+    """Classify the rows of files.
+
+    MODEL is a folder, a hub id or a .gguf file. Rows keep their order and stream out; a bad row keeps its place.
+    """
+    speak(state)
+    from vllm_cls.jobs.classify import classify_file
+
+    use_activation = not options.pop("no_activation")
+    options["use_template"] = not options.pop("no_template")
+    with progress(console(stderr=True), not state.quiet) as on_progress:
+        report = classify_file(model, inputs, output, use_activation=use_activation, on_progress=on_progress, **options)
+    # rows on stdout are for the next program: what is said about them goes beside it
+    out = console(stderr=report.output is None)
+    if not state.quiet:
+        rate = report.rows / report.seconds if report.seconds else 0.0
+        told = f"{report.rows:,} rows in {report.seconds:.1f} s ({rate:,.1f} rows/s), {report.failed:,} failed, "
+        told += f"{report.truncated:,} truncated" + (f" → {report.output}" if report.output else "")
+        out.print(told, markup=False, soft_wrap=True)
+        for note in report.notes:
+            say(f"note: {note}", style="yellow")
+    if report.metrics is not None:
+        show_metrics(out, report.metrics)
+    for failure in report.failures:
+        say(f"failed: {failure}", style="red")
+    if report.failed > len(report.failures):
+        say(f"… and {report.failed - len(report.failures):,} more", style="red")
+    if report.failed:
+        click.get_current_context().exit(3)

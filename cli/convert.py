@@ -1,0 +1,125 @@
+"""`vcls convert`."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vllm_cls.config import CONVERT_MODES, DTYPES, PROBLEM_TYPES
+
+from .options import Names, State, console, model_options, pass_state, say, speak
+from .show import measurements, size
+
+if TYPE_CHECKING:
+    from vllm_cls.conversion import ConversionReport
+
+_MOST_LABELS = 20
+_MODES = [mode for mode in CONVERT_MODES if mode != "none"]
+
+EPILOG = """\b
+Examples:
+  vcls convert ./bert my-classifier --head fit --train train.jsonl
+  vcls convert ./llama sentiment --head tokens --labels negative,positive \\
+      --label-tokens 'negative= bad| terrible,positive= good| great' \\
+      --prompt-template 'Review: {text}\\nSentiment:'
+  vcls convert ./reranker scorer --head two-way --label-tokens 'no,yes'
+  vcls convert ./bert untrained --head random --num-labels 3 --seed 1
+
+\b
+The head comes from one place, --head:
+  existing   the checkpoint (the default where it has one)
+  tokens     rows of the language model's own output layer, for --label-tokens
+  two-way    one label: logit(yes) - logit(no), for --label-tokens 'no,yes'
+  fit        fitted on the frozen model's states of the rows of --train
+  file       a safetensors file, --head-weights
+  random     random numbers, for training
+In --prompt-template, \\n and \\t are a new line and a tab, \\\\ is a backslash; {{ and }} are braces.
+"""
+
+
+class Template(click.ParamType):
+    """A prompt template, in which a shell's plain quotes can hold `\\n` and `\\t`."""
+
+    name = "TEMPLATE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        marks = {"n": "\n", "t": "\t", "\\": "\\"}
+        return re.sub(r"\\([nt\\])", lambda match: marks[match[1]], str(value))
+
+
+@click.command(epilog=EPILOG)
+@click.argument("model")
+@click.argument("out")
+@click.option("--convert", type=click.Choice(_MODES), default="classify", show_default=True)
+@click.option("--head", metavar="NAME", help="Where the head comes from: see below.")
+@click.option("--labels", type=Names(), help="Names of the labels, in the order of their indices.")
+@click.option("--num-labels", type=int, metavar="N", help="Number of labels, where they have no names.")
+@click.option("--problem-type", type=click.Choice(PROBLEM_TYPES))
+@click.option("--label-tokens", metavar="LABEL=TEXT|TEXT,…", help="Texts whose tokens stand for each label.")
+@click.option("--train", metavar="FILE", help="Labelled rows, in any format that classify reads.")
+@click.option("--text-field", default="text", metavar="NAME", show_default=True, help="The field of the text.")
+@click.option("--text-pair-field", metavar="NAME", help="The field of a second text.")
+@click.option("--label-field", default="label", metavar="NAME", show_default=True, help="The field of the label.")
+@click.option("--validation-split", type=float, default=0.2, show_default=True, help="Share of rows held out.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the split and of a random head.")
+@click.option("--bias", is_flag=True, help="Fit an intercept even where only our own format can hold it.")
+@click.option("--head-weights", metavar="FILE", help="The head's tensors, a safetensors file.")
+@click.option("--prompt-template", type=Template(), help="Put round each text: 'Review: {text}\\nSentiment:'.")
+@click.option("--chat-template-prompt", is_flag=True, help="Put each text into the model's chat template.")
+@click.option(
+    "--pooling", type=click.Choice(["cls", "last", "mean"], case_sensitive=False), help="Else as the model does."
+)
+@click.option("--logit-bias", type=float, metavar="X", help="Subtracted from every logit.")
+@click.option("--dtype", type=click.Choice(DTYPES), help="Of the weights written; else as they are.")
+@click.option("--max-shard-size", default="5GB", metavar="SIZE", show_default=True, help="Of a weights file.")
+@click.option("--link", is_flag=True, help="Hard links to unchanged files in place of copies.")
+@click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+@model_options
+@pass_state
+def convert(state: State, model: str, out: str, **options: Any) -> None:
+    """Turn a model into a classifier on disk.
+
+    MODEL is a folder, a hub id or a .gguf file; OUT is the folder to make, whole or not at all.
+    """
+    speak(state)
+    from vllm_cls.conversion import convert as run
+
+    began = time.perf_counter()
+    report = run(model, out, **{name: value for name, value in options.items() if value is not None})
+    if not state.quiet:
+        _show(report, time.perf_counter() - began)
+        for warning in report.warnings:
+            say(f"warning: {warning}", style="yellow")
+
+
+def _show(report: ConversionReport, seconds: float) -> None:
+    opens = "opens in plain transformers" if report.format == "transformers" else "opens after `import vllm_cls`"
+    labels = ", ".join(report.labels[:_MOST_LABELS])
+    rest = f", … ({len(report.labels)})" if len(report.labels) > _MOST_LABELS else ""
+    lines = [
+        ("class", f"{report.model_class}, {opens}"),
+        ("head", f"{report.head}, on {report.pooling} states"),
+        ("labels", labels + rest),
+        ("measured", _measured(report)),
+        ("size", f"{size(report.num_bytes)} in {len(report.files)} files, {seconds:.1f} s"),
+    ]
+    out = console()
+    done = "would write" if report.dry_run else "wrote"
+    out.print(f"{done} {report.out}", style="bold", markup=False, soft_wrap=True)
+    for name, text in lines:
+        if text:
+            out.print(f"  {name:<9} {text}", markup=False, soft_wrap=True)
+    if not report.dry_run:
+        out.print(f"next: vcls classify {shlex.quote(report.out)} INPUT -o OUTPUT", markup=False, soft_wrap=True)
+
+
+def _measured(report: ConversionReport) -> str:
+    values = dict(report.report)
+    held_out = values.pop("held_out_rows", None)
+    text = measurements(values)
+    return f"on {held_out:,} rows held out: {text}" if held_out else text

@@ -1,0 +1,56 @@
+"""`vcls inspect`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from .options import State, console, pass_state, running_options, speak
+from .show import number, size
+
+EPILOG = """\b
+Examples:
+  vcls inspect my-classifier
+  vcls inspect my-classifier --json | jq .execution
+  vcls inspect ./bert    # a model without a head is shown as it is
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("model")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+@running_options
+@pass_state
+def inspect(state: State, model: str, as_json: bool, **options: Any) -> None:
+    """Show what a model is and how it would run.
+
+    Its class, the plugin that takes it, pooling, labels, packed or padded and why, sizes and dtype.
+    """
+    speak(state)
+    from vllm_cls import llm
+
+    if options["convert"] == "auto":  # a model without a head can be looked at, too
+        options["convert"] = "none"
+    with llm.LLM(model, **options) as opened:
+        described = opened.describe()
+    if as_json:
+        click.echo(json.dumps(described, indent=2, ensure_ascii=False, default=str))
+        return
+    width = max(map(len, described))
+    for name, value in described.items():
+        text = f"{name.replace('_', ' '):<{width}}  {_text(name, value)}"
+        console().print(text, markup=False, soft_wrap=True)
+
+
+def _text(name: str, value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {each}" for key, each in value.items())
+    if name == "bytes":
+        return size(value)
+    return repr(value) if name == "prompt_template" else number(value)

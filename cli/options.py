@@ -1,0 +1,167 @@
+"""Options that several commands have, and how the commands speak."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+
+from vllm_cls.config import CONVERT_MODES, DTYPES
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass
+class State:
+    """How much a run says."""
+
+    verbose: bool = False
+    quiet: bool = False
+
+
+pass_state = click.make_pass_decorator(State, ensure=True)
+
+
+class JsonObject(click.ParamType):
+    """A JSON object, or @FILE that holds one."""
+
+    name = "JSON"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, Mapping):
+            return value
+        text = value
+        try:
+            if value.startswith("@"):
+                with open(value[1:], encoding="utf-8") as file:
+                    text = file.read()
+            found = json.loads(text)
+        except OSError as error:
+            self.fail(f"{value[1:]!r} cannot be read: {error.strerror}.", param, ctx)
+        except ValueError as error:
+            self.fail(f"{text!r} is not JSON ({error}); write it as '{{\"key\": value}}'.", param, ctx)
+        if not isinstance(found, dict):
+            self.fail(f"{text!r} is not a JSON object; write it as '{{\"key\": value}}'.", param, ctx)
+        return found
+
+
+class Names(click.ParamType):
+    """Names parted by commas, or a JSON list where a name has a comma in it."""
+
+    name = "A,B,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        if not value.lstrip().startswith("["):
+            return [name.strip() for name in value.split(",")]
+        try:
+            return [str(name) for name in json.loads(value)]
+        except ValueError as error:
+            self.fail(f"{value!r} is not a JSON list ({error}).", param, ctx)
+
+
+_COMMON = [
+    click.option("--tokenizer", metavar="PATH", help="Where the tokenizer is, if not beside the model."),
+    click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N.", show_default=True),
+    click.option("--max-model-len", type=int, metavar="N", help="Longest text in tokens; else the model's own."),
+    click.option("--max-num-batched-tokens", type=int, metavar="N", help="Tokens in one batch; else the device's own."),
+    click.option("--hf-overrides", type=JsonObject(), help="Values that replace those of config.json; or @FILE."),
+    click.option("--revision", metavar="NAME", help="Branch, tag or commit on the hub."),
+    click.option("--plugin", metavar="NAME", help="The plugin that decides, where several take the model."),
+    click.option("--trust-remote-code", is_flag=True, help="Run code that comes with the model. Read it first."),
+    click.option("--allow-pickle", is_flag=True, help="Read weights in .bin files too (with weights_only)."),
+]
+_RUNNING = [
+    click.option("--dtype", type=click.Choice(DTYPES), default="auto", show_default=True, help="Of the weights."),
+    click.option("--quantization", type=click.Choice(["none", "int8"]), default="none", show_default=True),
+    click.option("--pooler-config", type=JsonObject(), help='Such as \'{"pooling_type": "MEAN"}\'; or @FILE.'),
+    click.option("--convert", type=click.Choice(CONVERT_MODES), default="auto", show_default=True),
+]
+
+
+def _stored(name: str) -> Callable[[click.Context, click.Parameter, bool], None]:
+    def store(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+        if value:
+            setattr(ctx.ensure_object(State), name, True)
+
+    return store
+
+
+_SPEAKING = [
+    click.option("-q", "--quiet", is_flag=True, expose_value=False, callback=_stored("quiet"), help="Say errors only."),
+    click.option(
+        "-v", "--verbose", is_flag=True, expose_value=False, callback=_stored("verbose"),
+        help="Show what the libraries say, and tracebacks.",
+    ),
+]  # fmt: skip
+
+
+def model_options(function: F) -> F:
+    """Options of a command that reads a model and writes another."""
+    return _with(function, [*_COMMON, *_SPEAKING])
+
+
+def running_options(function: F) -> F:
+    """Options of a command that runs a model."""
+    return _with(function, [*_RUNNING, *_COMMON, *_SPEAKING])
+
+
+def speaking_options(function: F) -> F:
+    """-q and -v alone."""
+    return _with(function, _SPEAKING)
+
+
+def _with(function: F, options: list[Callable[[F], F]]) -> F:
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def say(text: str, *, style: str | None = None) -> None:
+    """One line on stderr, in colour where it is a terminal."""
+    console(stderr=True).print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def console(*, stderr: bool = False) -> Any:
+    """A rich console; where it is no terminal, plain and wide."""
+    from rich.console import Console
+
+    file = sys.stderr if stderr else sys.stdout
+    return Console(file=file, width=None if file.isatty() else 160, highlight=False)
+
+
+def speak(state: State) -> None:
+    """Let our own warnings through, a line each; the libraries are heard only with -v. Called before they load."""
+    import logging
+    import warnings
+
+    if state.verbose:
+        logging.basicConfig(level=logging.WARNING)
+        logging.getLogger("vllm_cls").setLevel(logging.INFO)
+        return
+    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    loaded = sys.modules.get("transformers")
+    if loaded is not None:  # its variables are read only when it loads
+        loaded.logging.set_verbosity_error()
+        loaded.logging.disable_progress_bar()
+    ours = tuple(_our_folders())
+
+    def show(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
+        if not state.quiet and filename.startswith(ours):
+            say(f"warning: {message}", style="yellow")
+
+    warnings.showwarning = show
+
+
+def _our_folders() -> list[str]:
+    import vllm_cls
+    from vllm_cls import cli
+
+    return [os.path.realpath(path) + os.sep for package in (vllm_cls, cli) for path in package.__path__]

@@ -1,0 +1,99 @@
+"""`vcls plugins`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .options import State, console, pass_state, say, speak, speaking_options
+from .show import show_table
+
+EPILOG = """\b
+Examples:
+  vcls plugins list
+  vcls plugins check && vcls classify my-classifier reviews.csv
+  VCLS_PLUGINS=qwen2,heads,checkpoint vcls plugins list    # load these alone
+"""
+
+
+@click.group(epilog=EPILOG)
+def plugins() -> None:
+    """Show the installed plugins, and what is wrong with them."""
+
+
+@plugins.command("list", epilog=EPILOG)
+@speaking_options
+@pass_state
+def list_plugins(state: State) -> None:
+    """List the plugins, and what each of them registers."""
+    speak(state)
+    rows = [
+        (info.name, f"{info.distribution} {info.version}", "BROKEN" if problem else "; ".join(given) or "nothing")
+        for info, given, problem in _surveyed()
+    ]
+    show_table(console(), ("plugin", "from", "registers"), rows, left=3)
+    show_table(console(), ("command", "from"), _commands(), left=2)
+
+
+@plugins.command(epilog=EPILOG)
+@speaking_options
+@pass_state
+def check(state: State) -> None:
+    """Load every plugin and call its hooks; exit with 1 if one is broken."""
+    speak(state)
+    broken = [(info, problem) for info, _, problem in _surveyed() if problem]
+    for info, problem in broken:
+        say(f"broken: {info.name} ({info.distribution} {info.version}, {info.module}): {problem}", style="red")
+    faulty = [error for error in map(_command_error, _entries()) if error]
+    for error in faulty:
+        say(f"broken: {error}", style="red")
+    if broken or faulty:
+        click.get_current_context().exit(1)
+    if not state.quiet:
+        console().print("all plugins and commands load")
+
+
+def _surveyed() -> Any:
+    """Each plugin with the names that it registers, by hook, and what is wrong with it, or None."""
+    from vllm_cls.registry import registry
+
+    found = registry()
+    calls: dict[str, Any] = {info.name: [] for info in found.plugins}
+    for hook in ("architectures", "head_sources", "pooling_methods", "activations", "readers", "writers"):
+        for each in getattr(found.hook, f"vcls_{hook}").get_hookimpls():
+            calls[each.plugin_name].append((hook.replace("_", " "), each.function))
+    for info in found.plugins:
+        given, problem = [], info.error
+        for hook, function in calls[info.name]:
+            try:
+                names = [getattr(each, "name", each) for each in function()]
+            except Exception as error:  # whatever a third party's hook raises
+                problem = problem or f"{function.__name__} failed: {type(error).__name__}: {error}"
+                continue
+            given.append(f"{hook}: {', '.join(names)}")
+        yield info, given, problem
+
+
+def _entries() -> Any:
+    from .main import entries
+
+    return [entry for found in entries().values() for entry in found]
+
+
+def _commands() -> Any:
+    from .main import distribution
+
+    return [(entry.name, distribution(entry)) for entry in _entries()]
+
+
+def _command_error(entry: Any) -> str | None:
+    from vllm_cls.errors import PluginError
+
+    from .main import load
+
+    try:
+        load(entry)
+    except PluginError as error:
+        return str(error)
+    return None

@@ -1,0 +1,139 @@
+"""How results look on a terminal and in a pipe: measurements, progress, numbers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from vllm_cls.jobs.classify import OnProgress
+    from vllm_cls.jobs.metrics import Metrics
+
+_MOST_LABELS = 12  # of a confusion matrix that is shown whole
+_COMMONEST = 10
+_NAMES = {
+    "rows": "rows",
+    "accuracy": "accuracy",
+    "majority": "commonest label always",
+    "macro_f1": "macro F1",
+    "log_loss": "log loss",
+    "calibration_error": "calibration error",
+    "mse": "mean squared error",
+    "baseline_mse": "that of the mean always",
+    "mae": "mean absolute error",
+    "r2": "R²",
+}
+
+
+def measurements(values: Mapping[str, Any]) -> str:
+    """`accuracy 0.951 (commonest label always 0.586), macro F1 0.950` of what there is, in our order."""
+    parts: list[str] = []
+    for name in [*_NAMES, *(name for name in values if name not in _NAMES)]:
+        value = values.get(name)
+        if value is None:
+            continue
+        text = f"{_NAMES.get(name, name.replace('_', ' '))} {number(value)}"
+        if name in ("majority", "baseline_mse") and parts:  # beside what it is the baseline of
+            parts[-1] += f" ({text})"
+        else:
+            parts.append(text)
+    return ", ".join(parts)
+
+
+def number(value: Any) -> str:
+    """A number as one reads it: four digits of a fraction, thousands apart."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}" if 0.001 <= abs(value) < 1000 else f"{value:.4g}"
+
+
+def size(num_bytes: int) -> str:
+    """Bytes in the unit that suits them, of 1000."""
+    value = float(num_bytes)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.2f} GB"
+
+
+def show_metrics(console: Console, metrics: Metrics) -> None:
+    """The measurements in a line, then each label, then which labels are taken for which."""
+    console.print(measurements(_summary(metrics)), markup=False, soft_wrap=True)
+    if metrics.per_label:
+        rows = [
+            (each.label, f"{each.precision:.3f}", f"{each.recall:.3f}", f"{each.f1:.3f}", f"{each.support:,}")
+            for each in metrics.per_label
+        ]
+        show_table(console, ("label", "precision", "recall", "F1", "rows"), rows)
+    if metrics.confusion is not None:
+        _show_confusion(console, [each.label for each in metrics.per_label], metrics.confusion)
+
+
+def _summary(metrics: Metrics) -> dict[str, Any]:
+    return {name: getattr(metrics, name) for name in _NAMES}
+
+
+def _show_confusion(console: Console, labels: Sequence[str], confusion: Sequence[Sequence[int]]) -> None:
+    if len(labels) <= _MOST_LABELS:
+        rows = [(label, *(f"{count:,}" for count in counts)) for label, counts in zip(labels, confusion, strict=True)]
+        show_table(console, ("true \\ predicted", *labels), rows)
+        return
+    wrong = [
+        (count, labels[true], labels[given])
+        for true, counts in enumerate(confusion)
+        for given, count in enumerate(counts)
+        if count and true != given
+    ]
+    commonest = sorted(wrong, key=lambda each: -each[0])[:_COMMONEST]
+    rows = [(true, given, f"{count:,}") for count, true, given in commonest]
+    show_table(console, ("true", "predicted", "rows"), rows, left=2)
+
+
+def show_table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> None:
+    """A table without frames; the first `left` columns are texts, the others numbers."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for place, name in enumerate(columns):
+        table.add_column(Text(name), justify="left" if place < left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print()
+    console.print(table)
+
+
+@contextmanager
+def progress(console: Console, active: bool) -> Iterator[OnProgress | None]:
+    """A bar with rows, rows a second and the time left; None where there is no terminal to show it on."""
+    if not (active and console.is_terminal):
+        yield None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("loading the model", total=None, told="")
+        yield _shown_rows(lambda **values: bar.update(task, **values))
+
+
+def _shown_rows(update: Callable[..., None]) -> OnProgress:
+    began = last = 0.0
+
+    def on_progress(rows: int, done: float | None) -> None:
+        nonlocal began, last
+        now = time.monotonic()
+        began = began or now
+        if now - last < 0.1:  # drawing each row would cost more than small models do
+            return
+        last = now
+        rate = f"{rows / (now - began):,.0f} rows/s" if now - began > 0.5 else ""
+        total = None if done is None else 1.0
+        update(description="classifying", completed=done or 0.0, total=total, told=f"{rows:,} rows  {rate}")
+
+    return on_progress

@@ -1,0 +1,286 @@
+"""`classify_file`: files in, one row of results for each row, in the same order, streaming."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError, JobError, PromptError
+from .metrics import Metrics, Tally
+from .readers import columns_of, read_rows
+from .results import ERROR, TRUNCATED, KeptFields, ResultColumns
+from .rows import PromptFields, Row, missing
+from .sources import Source, find_sources, find_target
+from .writers import Layout, Writer, open_writer
+
+if TYPE_CHECKING:
+    from ..llm import LLM
+    from ..outputs import ClassificationRequestOutput
+
+_SHOWN_FAILURES = 5
+_BAD_IN_A_ROW = 10_000  # rows without a prompt that are held before they are written, which bounds the memory
+
+_Known = Sequence[tuple[Source, Sequence[str]]]
+OnProgress = Callable[[int, float | None], None]
+
+
+@dataclass
+class JobReport:
+    """What a job did.
+
+    Args:
+        rows: rows read and written, bad ones included.
+        failed: rows with an `error`.
+        truncated: rows whose text was cut to the model's length.
+        seconds: spent on the rows, without loading the model.
+        metrics: what was measured against `label_field`, or None.
+        output: the file that was written, or None for standard output.
+        failures: the first few bad rows, each with its place and reason.
+        notes: what the reader should know: fields renamed, fields that no row had.
+    """
+
+    rows: int = 0
+    failed: int = 0
+    truncated: int = 0
+    seconds: float = 0.0
+    metrics: Metrics | None = None
+    output: str | None = None
+    failures: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def fail(self, row: Row, reason: str) -> None:
+        self.failed += 1
+        if len(self.failures) < _SHOWN_FAILURES:
+            self.failures.append(f"{row.place}: {reason}")
+
+
+def classify_file(
+    model: str | os.PathLike | LLM,
+    inputs: str | os.PathLike | Iterable[str | os.PathLike],
+    output: str | os.PathLike | None = None,
+    *,
+    text_field: str = "text",
+    text_pair_field: str | None = None,
+    messages_field: str | None = None,
+    keep_fields: str | Sequence[str] = "all",
+    format: str | None = None,
+    threshold: float = 0.5,
+    top_k: int | None = None,
+    scores: bool = False,
+    logits: bool = False,
+    use_activation: bool = True,
+    label_field: str | None = None,
+    long_text: str = "truncate",
+    truncation_side: str | None = None,
+    on_progress: OnProgress | None = None,
+    **llm_options: Any,
+) -> JobReport:
+    """Classify the rows of files; the arguments are those of `vcls classify`.
+
+    Each row of the output has the kept fields of its input, then the results. A kept field that has the name
+    of a result column is kept under `input_` and its name. A bad row keeps its place, with `error` and null results.
+
+    Args:
+        model: a folder, a hub id, a `.gguf` file, or an `LLM`, which stays open.
+        inputs: paths, globs or "-" (JSON lines on standard input), one or several.
+        output: a path whose name tells the format; None is JSON lines on standard output.
+        keep_fields: "all", "none", or names, as a list or parted by commas.
+        format: the format of the inputs where their names do not tell it.
+        threshold: probability from which a multi-label model gives a label.
+        top_k: adds so many labels with their probabilities, the most probable first.
+        scores: adds a map label → probability.
+        logits: adds the logits.
+        use_activation: False gives `logits` in place of `probs`.
+        label_field: the field of the true label; the report then has metrics.
+        long_text: "truncate" cuts what is longer than the model takes and says so; "error" fails the row.
+        truncation_side: "left" or "right", the side that is cut off; None is the tokenizer's own.
+        on_progress: called after each row with the rows so far and the share of the input, where it is known.
+        llm_options: options of `LLM`.
+
+    Raises:
+        JobError: no input, an output that cannot be, a file damaged as a whole.
+        ConfigError: an option is wrong.
+        ModelError: the model cannot be loaded.
+    """
+    if long_text not in ("truncate", "error"):
+        raise ConfigError(f"long_text={long_text!r} is unknown; use 'truncate' or 'error'.")
+    if truncation_side not in (None, "left", "right"):
+        raise ConfigError(f"truncation_side={truncation_side!r} is unknown; use 'left' or 'right'.")
+    sources = find_sources(inputs, format)
+    target = find_target(output, sources, format)
+    prompts = PromptFields(text_field, text_pair_field, messages_field)
+    shape = ResultColumns({}, None, threshold, top_k, scores, logits, use_activation)  # refuses what cannot be
+    if label_field is not None and not use_activation:
+        raise ConfigError("label_field needs probabilities, and without activation there are none; drop one.")
+    known = _known_columns(sources)
+    _check_columns(known, [text_pair_field, messages_field, label_field, *_named(keep_fields)])
+    with _opened(model, llm_options) as llm:
+        prompts = _fitting(prompts, llm, known)
+        shape = ResultColumns(llm.id2label, llm.problem_type, threshold, top_k, scores, logits, use_activation)
+        tally = None if label_field is None else _tally(shape)
+        kept = KeptFields(keep_fields, [*shape.names, TRUNCATED, ERROR])
+        names = kept.mapping(_union(known)) if len(known) == len(sources) else None
+        layout = Layout(names, shape.names, sources, list_value=shape.regression and llm.num_labels > 1)
+        began = time.perf_counter()
+        report = JobReport(output=None if target.path is None else str(target.path))
+        answers = _answers(llm, read_rows(sources), prompts, use_activation, long_text == "truncate", truncation_side)
+        with open_writer(target, layout) as writer:
+            for row, answer in answers:
+                _finish(row, answer, shape, kept, writer, report)
+                if tally is not None and label_field is not None and row.error is None and answer is not None:
+                    tally.add(answer.outputs.probs, row.fields.get(label_field))
+                if on_progress is not None:
+                    on_progress(report.rows, row.done)
+        report.seconds = time.perf_counter() - began
+    report.metrics = None if tally is None else tally.metrics()
+    report.notes = _notes(kept, report)
+    return report
+
+
+@contextmanager
+def _opened(model: str | os.PathLike | LLM, options: dict[str, Any]) -> Iterator[LLM]:
+    """The model, loaded and closed again if it is not an open `LLM`."""
+    if not isinstance(model, str | os.PathLike):
+        if options:
+            raise ConfigError(f"{', '.join(options)}: options of LLM, and the model is an open LLM; give them to it.")
+        yield model
+        return
+    from .. import llm
+
+    with llm.LLM(os.fspath(model), **options) as opened:
+        yield opened
+
+
+def _known_columns(sources: Sequence[Source]) -> list[tuple[Source, list[str]]]:
+    """The sources that declare their columns, with these."""
+    found = [(source, columns_of(source)) for source in sources]
+    return [(source, columns) for source, columns in found if columns is not None]
+
+
+def _union(known: _Known) -> list[str]:
+    return list(dict.fromkeys(name for _, columns in known for name in columns))
+
+
+def _check_columns(known: _Known, names: Iterable[str | None]) -> None:
+    for name in names:
+        for source, columns in known:
+            if name is not None and name not in columns:
+                raise JobError(f"{source.name} has {missing(name, columns)}")
+
+
+def _named(keep_fields: str | Sequence[str]) -> list[str]:
+    return KeptFields(keep_fields, ()).named
+
+
+def _fitting(prompts: PromptFields, llm: LLM, known: _Known) -> PromptFields:
+    """The columns of the prompt, without the text where the model's stored template makes do without it."""
+    template = llm.describe().get("prompt_template")
+    if prompts.messages is None and template is not None and "text" not in _places(template):
+        return PromptFields(None, prompts.pair)
+    if prompts.messages is None:
+        try:
+            _check_columns(known, [prompts.text])
+        except JobError as error:
+            raise JobError(f"{error} Name the field of the text with --text-field (text_field=…).") from None
+    return prompts
+
+
+def _places(template: str) -> list[str]:
+    from ..template import PromptTemplate
+
+    return PromptTemplate.parse(template).fields
+
+
+def _tally(shape: ResultColumns) -> Tally:
+    if shape.regression and len(shape.id2label) > 1:
+        raise ConfigError("label_field: a regression with several numbers has no metrics here; leave it out.")
+    return Tally(shape.id2label, shape.problem_type, threshold=shape.threshold)
+
+
+def _answers(
+    llm: LLM, rows: Iterator[Row], fields: PromptFields, use_activation: bool, truncate: bool, side: str | None
+) -> Iterator[tuple[Row, ClassificationRequestOutput | None]]:
+    """Rows in their order, each with the model's answer, or None where the row has no prompt.
+
+    The model looks ahead, so rows wait here until their answer comes. Rows without a prompt are never shown
+    to it; after many of them in a row the look-ahead is ended, so that they do not pile up.
+    """
+    waiting: deque[Row] = deque()
+    ended = False
+
+    def prompts() -> Iterator[dict[str, Any]]:
+        nonlocal ended
+        bad = 0
+        for row in rows:
+            prompt = None
+            if row.error is None:
+                try:
+                    prompt = fields.prompt(row.fields)
+                except PromptError as error:
+                    row.error = str(error)
+            waiting.append(row)
+            bad = bad + 1 if prompt is None else 0
+            if prompt is not None:
+                yield prompt
+            elif bad >= _BAD_IN_A_ROW:
+                return
+        ended = True
+
+    while not ended:
+        stream = llm.classify_iter(prompts(), use_activation=use_activation, truncate=truncate, truncation_side=side)
+        for answer in stream:
+            while waiting[0].error is not None:
+                yield waiting.popleft(), None
+            yield waiting.popleft(), answer
+        while waiting:
+            if waiting[0].error is None:
+                raise JobError(f"the model gave no answer for {waiting[0].place}; this is a fault of vllm-cls.")
+            yield waiting.popleft(), None
+
+
+def _finish(
+    row: Row,
+    answer: ClassificationRequestOutput | None,
+    shape: ResultColumns,
+    kept: KeptFields,
+    writer: Writer,
+    report: JobReport,
+) -> None:
+    """Write one row and count it."""
+    report.rows += 1
+    results = shape.empty()
+    if answer is not None:
+        row.error = answer.error
+        if row.error is None:
+            try:
+                results = shape.of(answer)
+            except ValueError as error:
+                row.error = str(error)
+    record = {**kept.of(row.fields), **results}
+    if answer is not None and answer.truncated:
+        record[TRUNCATED] = True
+        report.truncated += 1
+    if row.error is not None:
+        record[ERROR] = row.error
+    problem = writer.write(record)
+    if row.error is not None or problem is not None:
+        report.fail(row, row.error or problem or "")
+
+
+def _notes(kept: KeptFields, report: JobReport) -> list[str]:
+    notes = [
+        f"the input's field {old!r} is kept as {new!r}, because {old!r} is a column of the results"
+        for old, new in kept.renamed.items()
+    ]
+    if report.rows:
+        notes += [f"no row has the field {name!r}, which was to be kept" for name in kept.never_seen]
+    unknown = report.metrics.unknown if report.metrics is not None else 0
+    if unknown and report.metrics is not None:
+        shown = ", ".join(report.metrics.unknown_labels)
+        notes.append(f"{unknown} rows are not measured, because their true label is none of the model's: {shown}")
+    return notes

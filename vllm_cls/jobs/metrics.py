@@ -1,0 +1,276 @@
+"""How good predictions are, counted row by row; memory does not grow with the rows.
+
+It imports nothing of ours and nothing heavy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+BINS = 15
+_LEAST = 1e-15  # a probability of 0 for the true label costs this much, not everything
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class LabelMetrics:
+    """One label: how many of the rows given it have it (precision), how many of those that have it got it (recall)."""
+
+    label: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What was measured; a number is None where the kind of problem, or having no rows, gives it no meaning.
+
+    Args:
+        rows: rows that count.
+        unknown: rows left out because their true label is missing, or none of the model's.
+        unknown_labels: the first few of these, as they are written.
+        accuracy: share of rows that are right; for multi-label, with exactly the right labels.
+        macro_f1: mean F1 over the labels that occur or are predicted.
+        log_loss: mean of −ln(probability of the true label), in nats; for multi-label, over all labels too.
+        calibration_error: expected calibration error over 15 equal bins of confidence.
+        majority: accuracy of always answering the commonest label of these rows.
+        confusion: `confusion[i][j]` rows have label i and got label j, in the order of `per_label`.
+        mse: mean squared error.
+        mae: mean absolute error.
+        r2: share of the variance that is explained.
+        baseline_mse: mean squared error of always answering the mean of these rows.
+    """
+
+    rows: int
+    unknown: int = 0
+    unknown_labels: list[str] = field(default_factory=list)
+    accuracy: float | None = None
+    macro_f1: float | None = None
+    log_loss: float | None = None
+    calibration_error: float | None = None
+    majority: float | None = None
+    majority_label: str | None = None
+    per_label: list[LabelMetrics] = field(default_factory=list)
+    confusion: list[list[int]] | None = None
+    mse: float | None = None
+    mae: float | None = None
+    r2: float | None = None
+    baseline_mse: float | None = None
+
+
+class Tally:
+    """Counts of predictions against true labels: `add` rows, then `metrics`.
+
+    Args:
+        id2label: the model's labels. One label alone (a sigmoid) counts as two, "0" and "1", parted at 0.5.
+        problem_type: as in transformers; None is single-label.
+        threshold: probability from which a multi-label model gives a label.
+    """
+
+    def __init__(self, id2label: Mapping[int, str], problem_type: str | None = None, *, threshold: float = 0.5) -> None:
+        self._multi = problem_type == "multi_label_classification"
+        self._numbers = _Numbers() if problem_type == "regression" else None
+        self._alone = id2label[0] if len(id2label) == 1 and not self._multi else None
+        self.labels = ["0", "1"] if self._alone is not None else [id2label[i] for i in range(len(id2label))]
+        self._index = {label: i for i, label in enumerate(self.labels)}
+        if self._alone is not None:
+            self._index.setdefault(self._alone, 1)
+        self._threshold = threshold
+        self._rows = self._right = self._unknown = 0
+        self._unknown_labels: list[str] = []
+        self._loss = 0.0
+        self._calibration = _Calibration()
+        self._pairs: Counter[tuple[int, int]] = Counter()  # (true, predicted) of single-label rows
+        self._true, self._given, self._both = Counter[int](), Counter[int](), Counter[int]()
+
+    def add(self, probs: Sequence[float], gold: Any) -> bool:
+        """Count one row.
+
+        Args:
+            probs: the model's probabilities, in the order of the labels' indices; of a regression, its value.
+            gold: the true label, a name or an index; a list of them for multi-label; a number for regression.
+
+        Returns:
+            Whether the true label is known; a row whose label is not is counted as unknown only.
+        """
+        known: Any
+        if self._numbers is not None:
+            known = _number(gold)
+        elif self._multi:
+            known = self._indices(gold)
+        else:
+            known = self._one(gold)
+        if known is None:
+            self._unknown += 1
+            shown = repr(gold) if len(repr(gold)) <= 40 else repr(gold)[:39] + "…"
+            if len(self._unknown_labels) < _SHOWN and shown not in self._unknown_labels:
+                self._unknown_labels.append(shown)
+            return False
+        self._rows += 1
+        if self._numbers is not None:
+            self._numbers.add(probs[0], known)
+        elif self._multi:
+            self._add_multi(probs, known)
+        else:
+            self._add_single([1 - probs[0], probs[0]] if self._alone is not None else probs, known)
+        return True
+
+    def metrics(self) -> Metrics:
+        """What was measured so far."""
+        told = {"rows": self._rows, "unknown": self._unknown, "unknown_labels": list(self._unknown_labels)}
+        if self._numbers is not None or not self._rows:
+            return Metrics(**told, **(self._numbers.metrics() if self._numbers is not None else {}))
+        per_label = [self._label_metrics(i) for i in range(len(self.labels))]
+        met = [each.f1 for i, each in enumerate(per_label) if self._true[i] or self._given[i]]
+        commonest = max(range(len(self.labels)), key=lambda i: self._true[i])
+        single = not self._multi
+        return Metrics(
+            **told,
+            accuracy=self._right / self._rows,
+            macro_f1=sum(met) / len(met) if met else None,
+            log_loss=self._loss / self._rows,
+            calibration_error=self._calibration.error(),
+            majority=self._true[commonest] / self._rows if single else None,
+            majority_label=self.labels[commonest] if single else None,
+            per_label=per_label,
+            confusion=self._confusion() if single else None,
+        )
+
+    def _one(self, gold: Any) -> int | None:
+        """The index of a label's name or of an index; a name wins where a number could be either."""
+        if gold is None:
+            return None
+        name = str(gold).strip()
+        if name in self._index:
+            return self._index[name]
+        if isinstance(gold, bool) or (isinstance(gold, float) and gold.is_integer()):
+            name = str(int(gold))
+            if name in self._index:
+                return self._index[name]
+        return int(name) if name.isascii() and name.isdigit() and int(name) < len(self.labels) else None
+
+    def _indices(self, gold: Any) -> set[int] | None:
+        """The indices of a list of labels; of a text, one label, a JSON list, or labels parted by commas."""
+        if isinstance(gold, str):
+            gold = _listed(gold, self._index)
+        if not isinstance(gold, list | tuple | set):
+            gold = [gold]
+        found = [self._one(each) for each in gold]
+        return None if None in found else {each for each in found if each is not None}
+
+    def _add_single(self, probs: Sequence[float], gold: int) -> None:
+        chosen = max(range(len(probs)), key=probs.__getitem__)
+        self._pairs[gold, chosen] += 1
+        self._true[gold] += 1
+        self._given[chosen] += 1
+        self._both[gold] += chosen == gold
+        self._right += chosen == gold
+        self._loss -= math.log(max(probs[gold], _LEAST))
+        self._calibration.add(probs[chosen], chosen == gold)
+
+    def _add_multi(self, probs: Sequence[float], gold: set[int]) -> None:
+        chosen = {i for i, prob in enumerate(probs) if prob >= self._threshold}
+        self._true.update(gold)
+        self._given.update(chosen)
+        self._both.update(gold & chosen)
+        self._right += chosen == gold
+        losses = [-math.log(max(prob if i in gold else 1 - prob, _LEAST)) for i, prob in enumerate(probs)]
+        self._loss += sum(losses) / len(losses)
+        for i, prob in enumerate(probs):
+            self._calibration.add(max(prob, 1 - prob), (prob >= 0.5) == (i in gold))
+
+    def _label_metrics(self, i: int) -> LabelMetrics:
+        both, given, true = self._both[i], self._given[i], self._true[i]
+        precision, recall = (both / given if given else 0.0), (both / true if true else 0.0)
+        f1 = 2 * both / (given + true) if given + true else 0.0
+        return LabelMetrics(self.labels[i], precision, recall, f1, true)
+
+    def _confusion(self) -> list[list[int]]:
+        places = range(len(self.labels))
+        return [[self._pairs[true, given] for given in places] for true in places]
+
+
+def evaluate(
+    probs: Iterable[Sequence[float]],
+    gold: Iterable[Any],
+    id2label: Mapping[int, str],
+    *,
+    problem_type: str | None = None,
+    threshold: float = 0.5,
+) -> Metrics:
+    """The metrics of predictions, all at once; see `Tally` for the arguments."""
+    tally = Tally(id2label, problem_type, threshold=threshold)
+    for row, label in zip(probs, gold, strict=True):
+        tally.add(row, label)
+    return tally.metrics()
+
+
+class _Calibration:
+    """Confidence against correctness, in equal bins of confidence (Guo et al. 2017)."""
+
+    def __init__(self) -> None:
+        self._count, self._right, self._confidence = [0] * BINS, [0] * BINS, [0.0] * BINS
+
+    def add(self, confidence: float, right: bool) -> None:
+        place = min(int(confidence * BINS), BINS - 1)
+        self._count[place] += 1
+        self._right[place] += right
+        self._confidence[place] += confidence
+
+    def error(self) -> float:
+        gaps = (abs(sure - right) for sure, right in zip(self._confidence, self._right, strict=True))
+        return sum(gaps) / sum(self._count)
+
+
+class _Numbers:
+    """Errors of a regression, and the variance of the true values (Welford's way, which keeps its digits)."""
+
+    def __init__(self) -> None:
+        self._rows = 0
+        self._squares = self._absolutes = self._mean = self._spread = 0.0
+
+    def add(self, value: float, gold: float) -> None:
+        self._rows += 1
+        self._squares += (value - gold) ** 2
+        self._absolutes += abs(value - gold)
+        away = gold - self._mean
+        self._mean += away / self._rows
+        self._spread += away * (gold - self._mean)
+
+    def metrics(self) -> dict[str, Any]:
+        if not self._rows:
+            return {}
+        return {
+            "mse": self._squares / self._rows,
+            "mae": self._absolutes / self._rows,
+            "r2": 1 - self._squares / self._spread if self._spread else None,
+            "baseline_mse": self._spread / self._rows,
+        }
+
+
+def _number(gold: Any) -> float | None:
+    try:
+        value = float(gold)
+    except (TypeError, ValueError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _listed(text: str, names: Mapping[str, int]) -> list[Any]:
+    import json
+
+    if text.strip() in names:
+        return [text]
+    if text.lstrip().startswith("["):
+        try:
+            found = json.loads(text)
+        except ValueError:
+            return [text]
+        return found if isinstance(found, list) else [text]
+    return [part for part in text.split(",") if part.strip()]

@@ -1,0 +1,179 @@
+"""Parquet with a schema that is fixed before the first row: the inputs' types, else those of the first rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .parquet_reader import merged_schema
+from .results import ERROR, TRUNCATED
+from .writers import Layout, Table, json_text
+
+GROUP_ROWS = 10_000
+EXACT = 2**53
+"""Integers up to here are numbers of a float64 column without loss."""
+
+_RESULTS = {
+    "label": pa.string(),
+    "score": pa.float64(),
+    "probs": pa.list_(pa.float64()),
+    "labels": pa.list_(pa.string()),
+    "value": pa.float64(),
+    "logits": pa.list_(pa.float64()),
+    "top_k": pa.list_(pa.struct([("label", pa.string()), ("score", pa.float64())])),
+    "scores": pa.map_(pa.string(), pa.float64()),
+    TRUNCATED: pa.bool_(),
+    ERROR: pa.string(),
+}
+
+
+class Misfit(ValueError):
+    """A value does not fit the type of its column."""
+
+
+class ParquetRows(Table):
+    """Rows into a Parquet file, a row group at a time.
+
+    A value that does not fit its column is null there, and the row's `error` says so.
+
+    Args:
+        path: the file to make.
+        layout: what is known of the columns.
+    """
+
+    def __init__(self, path: str, layout: Layout) -> None:
+        self._path = path
+        self._file: pq.ParquetWriter | None = None
+        self._group: list[dict[str, Any]] = []
+        super().__init__(layout)
+
+    def __enter__(self) -> ParquetRows:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self.finish()
+                self._flush()
+        finally:
+            if self._file is not None:
+                self._file.close()
+
+    def begin(self, columns: Sequence[str], first: Sequence[Mapping[str, Any]]) -> None:
+        names = self.layout.names or {}
+        schema = merged_schema(self.layout.sources) if names else None
+        declared = {names[column.name]: column.type for column in schema or () if column.name in names}
+        results = (*self.layout.results, TRUNCATED, ERROR)
+        types = {name: declared.get(name) or infer([row.get(name) for row in first]) for name in columns}
+        types |= {name: self._result_type(name) for name in results}
+        self._schema = pa.schema(list(types.items()))
+        self._file = pq.ParquetWriter(self._path, self._schema)
+
+    def _result_type(self, name: str) -> pa.DataType:
+        if name == "value" and self.layout.list_value:
+            return pa.list_(pa.float64())
+        return _RESULTS[name]
+
+    def add(self, row: dict[str, Any]) -> str | None:
+        problem = None
+        for column in self._schema:
+            try:
+                row[column.name] = fitted(row[column.name], column.type)
+            except Misfit as error:
+                problem = problem or f"the field {column.name!r} is lost: {error}"
+                row[column.name] = None
+        if problem:
+            row[ERROR] = row[ERROR] or problem
+        self._group.append(row)
+        if len(self._group) >= GROUP_ROWS:
+            self._flush()
+        return problem
+
+    def _flush(self) -> None:
+        if self._group and self._file is not None:
+            columns = [_array([row[column.name] for row in self._group], column.type) for column in self._schema]
+            self._file.write_batch(pa.record_batch(columns, schema=self._schema))
+            self._group = []
+
+
+def infer(values: Sequence[Any]) -> pa.DataType:
+    """The type that holds all `values` without loss; string, for JSON text, where they have nothing in common."""
+    kinds = {type(value) for value in values if value is not None}
+    present = [value for value in values if value is not None]
+    if kinds == {bool}:
+        return pa.bool_()
+    if kinds == {int} and all(-(2**63) <= value < 2**63 for value in present):
+        return pa.int64()
+    if kinds in ({float}, {int, float}) and all(abs(value) <= EXACT for value in present if isinstance(value, int)):
+        return pa.float64()
+    if kinds == {list}:
+        return pa.list_(infer([each for value in present for each in value]))
+    if kinds == {dict}:
+        names = dict.fromkeys(name for value in present for name in value)
+        if names:  # Parquet has no struct without fields
+            return pa.struct([(name, infer([value.get(name) for value in present])) for name in names])
+    if len(kinds) == 1 and not kinds & {str, int, dict}:  # dates, decimals, bytes: of another Parquet file
+        try:
+            return pa.infer_type(present)
+        except pa.ArrowException:
+            return pa.string()
+    return pa.string()
+
+
+def fitted(value: Any, kind: pa.DataType) -> Any:
+    """`value` as a column of type `kind` takes it.
+
+    Raises:
+        Misfit: it cannot be stored there without loss.
+    """
+    if value is None:
+        return None
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        text = value if isinstance(value, str) else json_text(value)
+        return text.encode("utf-8", "replace").decode()
+    if pa.types.is_struct(kind):
+        return _fitted_struct(value, kind)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        if not isinstance(value, list):
+            raise Misfit(f"{value!r} is not a list")
+        return [fitted(each, kind.value_type) for each in value]
+    if pa.types.is_map(kind):
+        return list(value.items()) if isinstance(value, dict) else value
+    if kind == pa.float64() and isinstance(value, float):
+        return value
+    if isinstance(value, bool) != pa.types.is_boolean(kind):
+        raise Misfit(f"{value!r} is not of the type {kind}")
+    if isinstance(value, int) and pa.types.is_floating(kind) and abs(value) > EXACT:
+        raise Misfit(f"{value!r} is not of the type {kind}")
+    return _fitted_scalar(value, kind)
+
+
+def _fitted_struct(value: Any, kind: pa.StructType) -> dict[str, Any]:
+    names = {field.name for field in kind}
+    if not isinstance(value, dict) or not names.issuperset(value):
+        raise Misfit(f"{value!r} has other fields than {', '.join(sorted(names))}")
+    return {field.name: fitted(value.get(field.name), field.type) for field in kind}
+
+
+def _fitted_scalar(value: Any, kind: pa.DataType) -> Any:
+    try:
+        if pa.types.is_temporal(kind) and isinstance(value, str):  # nanoseconds travel as text
+            pa.scalar(value).cast(kind)
+        else:
+            pa.scalar(value, kind)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise Misfit(f"{value!r} is not of the type {kind}") from error
+    return value
+
+
+def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
+    if pa.types.is_temporal(kind) and any(isinstance(value, str) for value in values):
+        scalars = [
+            pa.scalar(value).cast(kind) if isinstance(value, str) else pa.scalar(value, kind) for value in values
+        ]
+        whole = [scalar.value if scalar.is_valid else None for scalar in scalars]
+        return pa.array(whole, pa.int32() if kind.bit_width == 32 else pa.int64()).cast(kind)
+    return pa.array(values, kind)

@@ -1,0 +1,156 @@
+"""What a row of results holds: the model's answer as named columns, beside the fields kept of the input."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError
+
+if TYPE_CHECKING:
+    from ..outputs import ClassificationRequestOutput
+
+TRUNCATED = "truncated"
+ERROR = "error"
+
+
+@dataclass(frozen=True)
+class ResultColumns:
+    """Which results a row has, and how they are made of a model's answer.
+
+    Args:
+        id2label: the names of the labels.
+        problem_type: as in transformers, or None.
+        threshold: probability from which a label of a multi-label model is given.
+        top_k: so many labels with their probabilities, the most probable first; None leaves them out.
+        scores: a map label → probability.
+        logits: the logits, in the order of the labels' indices.
+        use_activation: False gives `logits` in place of every probability.
+
+    Raises:
+        ConfigError: options that do not go together, or a number out of its range.
+    """
+
+    id2label: Mapping[int, str]
+    problem_type: str | None = None
+    threshold: float = 0.5
+    top_k: int | None = None
+    scores: bool = False
+    logits: bool = False
+    use_activation: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise ConfigError(f"threshold={self.threshold} must be a probability, from 0 to 1.")
+        if self.top_k is not None and self.top_k < 1:
+            raise ConfigError(f"top_k={self.top_k} must be at least 1.")
+        wants = "top_k" if self.top_k is not None else "scores" if self.scores else None
+        if wants and not self.use_activation:
+            raise ConfigError(f"{wants} gives probabilities, and without activation there are none; drop one.")
+        if wants and self.problem_type == "regression":
+            raise ConfigError(f"{wants} gives probabilities of labels, and this model is a regression; leave it out.")
+
+    @property
+    def multi_label(self) -> bool:
+        return self.problem_type == "multi_label_classification"
+
+    @property
+    def regression(self) -> bool:
+        return self.problem_type == "regression"
+
+    @property
+    def names(self) -> list[str]:
+        """The columns of every row, in their order; `truncated` and `error` come on top where they are needed."""
+        if self.regression:
+            return ["value"] + ["logits"] * self.logits
+        first = ["labels"] if self.multi_label else ["label", "score"]
+        numbers = ["probs"] * self.use_activation + ["logits"] * (self.logits or not self.use_activation)
+        return first + numbers + ["top_k"] * (self.top_k is not None) + ["scores"] * self.scores
+
+    def empty(self) -> dict[str, Any]:
+        """The results of a row that has none."""
+        return dict.fromkeys(self.names)
+
+    def of(self, output: ClassificationRequestOutput) -> dict[str, Any]:
+        """The results of one answer; `output.outputs` is set.
+
+        Raises:
+            ValueError: the model gave a number that is not finite.
+        """
+        answer = output.outputs
+        probs = list(answer.probs)
+        if not all(map(math.isfinite, probs)):
+            raise ValueError(f"the model gave {probs}, which is not finite; its weights or its dtype are at fault")
+        found: dict[str, Any] = {"label": answer.label, "logits": list(answer.logits if self.use_activation else probs)}
+        if self.regression:
+            found["value"] = probs[0] if len(probs) == 1 else probs
+        elif self.use_activation:
+            found["probs"] = probs
+            found["labels"] = [self._name(i) for i, prob in enumerate(probs) if prob >= self.threshold]
+            found["score"] = max(probs)
+            ranked = sorted(range(len(probs)), key=lambda i: -probs[i])[: self.top_k]
+            found["top_k"] = [{"label": self._name(i), "score": probs[i]} for i in ranked]
+            found["scores"] = {self._name(i): prob for i, prob in enumerate(probs)}
+        return {name: found.get(name) for name in self.names}
+
+    def _name(self, index: int) -> str:
+        return self.id2label.get(index, f"LABEL_{index}")
+
+
+@dataclass
+class KeptFields:
+    """Which fields of the input a row of results begins with.
+
+    A field that has the name of a result column is kept under `input_` and its name, and noted in `renamed`.
+
+    Args:
+        keep: "all", "none", or names.
+        taken: names that belong to the results.
+    """
+
+    keep: str | Sequence[str]
+    taken: Sequence[str]
+    renamed: dict[str, str] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        names = [name.strip() for name in self.keep.split(",")] if isinstance(self.keep, str) else list(self.keep)
+        self._all = names == ["all"]
+        self._names = [] if names in (["all"], ["none"]) else [name for name in names if name]
+        self._taken = frozenset(self.taken)
+
+    def of(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields kept of one row, under the names that they have in the output."""
+        if self._all:
+            if self._taken.isdisjoint(fields):
+                return dict(fields)
+            return {self.name(name, fields): value for name, value in fields.items()}
+        self.seen.update(name for name in self._names if name in fields)
+        return {self.name(name, fields): fields[name] for name in self._names if name in fields}
+
+    def name(self, name: str, fields: Mapping[str, Any] | Sequence[str]) -> str:
+        """The name in the output of the field `name` of a row with `fields`."""
+        if name not in self._taken:
+            return name
+        new = self.renamed.get(name, f"input_{name}")
+        while new in fields or new in self._taken:
+            new = f"input_{new}"
+        self.renamed[name] = new
+        return new
+
+    def mapping(self, known: Sequence[str]) -> dict[str, str]:
+        """The kept ones of the input's columns, each with its name in the output."""
+        names = known if self._all else [name for name in self._names if name in known]
+        return {name: self.name(name, known) for name in names}
+
+    @property
+    def named(self) -> list[str]:
+        """The fields that were asked for by name."""
+        return self._names
+
+    @property
+    def never_seen(self) -> list[str]:
+        """Fields that were asked for by name, and that no row had."""
+        return [name for name in self._names if name not in self.seen]

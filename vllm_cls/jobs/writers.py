@@ -1,0 +1,248 @@
+"""Rows to files. A file is written beside its place and takes it at the end: there is never half a file."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import datetime
+import errno
+import io
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import IO, Any, Protocol
+
+from ..errors import JobError
+from .csv_reader import DELIMITERS
+from .results import ERROR, TRUNCATED
+from .sources import FORMATS, Source, Target
+from .streams import compressed, reason, replacing
+
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+
+FIRST_ROWS = 10_000
+"""Rows that a table's columns and types are taken from, where the inputs do not declare them."""
+
+
+class Writer(Protocol):
+    """Takes rows; says of a row what could not be stored of it, or None."""
+
+    def write(self, record: Mapping[str, Any]) -> str | None: ...
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the columns of an output are.
+
+    Args:
+        names: the kept columns by the input's columns, where these are known before the first row; else None.
+        results: the result columns, `truncated` and `error` not among them.
+        sources: the inputs, whose Parquet schemas give the types of the kept columns.
+        list_value: whether `value` is a list, of a regression with several numbers.
+    """
+
+    names: Mapping[str, str] | None
+    results: Sequence[str]
+    sources: Sequence[Source] = ()
+    list_value: bool = False
+
+
+@contextmanager
+def open_writer(target: Target, layout: Layout) -> Iterator[Writer]:
+    """A writer of `target`; the file is in its place when the context ends without an error.
+
+    Raises:
+        JobError: the file cannot be written.
+    """
+    if target.path is None:
+        yield _JsonLines(sys.stdout.buffer, flush=True)
+        return
+    try:
+        with replacing(target.path) as path, _opened(path, target, layout) as writer:
+            yield writer
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:  # not of the output
+            raise
+        raise JobError(f"{target.path} cannot be written: {reason(error)}.") from error
+
+
+@contextmanager
+def _opened(path: str, target: Target, layout: Layout) -> Iterator[Writer]:
+    if target.format not in FORMATS:
+        from ..registry import registry
+
+        with registry().collect("vcls_writers")[target.format](path) as writer:
+            yield writer
+    elif target.format == "parquet":
+        from .parquet_writer import ParquetRows
+
+        with ParquetRows(path, layout) as writer:
+            yield writer
+    else:
+        with (
+            open(path, "wb") as raw,
+            compressed(raw, target.compression) as stream,
+            _text(stream, target, layout) as writer,
+        ):
+            yield writer
+
+
+def _text(stream: IO[bytes], target: Target, layout: Layout) -> AbstractContextManager[Writer]:
+    if target.format in DELIMITERS:
+        return _Csv(stream, DELIMITERS[target.format], layout)
+    if target.format == "json":
+        return _JsonArray(stream)
+    return nullcontext(_JsonLines(stream) if target.format == "jsonl" else _Labels(stream, layout.results))
+
+
+def json_text(value: Any) -> str:
+    """A value as JSON on one line. What JSON lacks becomes text: dates by ISO 8601, bytes by base64."""
+    return json.dumps(value, ensure_ascii=False, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    return str(value)
+
+
+def _json_bytes(record: Mapping[str, Any]) -> bytes:
+    try:
+        return json_text(record).encode()
+    except UnicodeEncodeError:  # half a surrogate pair, which only an escape can write
+        return json.dumps(record, default=_plain).encode()
+
+
+class _JsonLines:
+    def __init__(self, stream: IO[bytes], flush: bool = False) -> None:
+        self._stream, self._flush = stream, flush
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        self._stream.write(_json_bytes(record) + b"\n")
+        if self._flush:
+            self._stream.flush()
+
+
+class _JsonArray:
+    """An array with a row on each line."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self._before = stream, b"[\n"
+
+    def __enter__(self) -> _JsonArray:
+        return self
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        self._stream.write(self._before + _json_bytes(record))
+        self._before = b",\n"
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._stream.write(b"[]\n" if self._before == b"[\n" else b"\n]\n")
+
+
+class _Labels:
+    """A label on each line: the labels joined by commas, or the number where there is no label; empty for a bad row."""
+
+    def __init__(self, stream: IO[bytes], results: Sequence[str]) -> None:
+        self._stream = stream
+        self._names = [name for name in ("label", "labels", "value", "score") if name in results]
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        value = next((record[name] for name in self._names if record[name] is not None), "")
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        self._stream.write(" ".join(text.splitlines()).encode("utf-8", "replace") + b"\n")
+
+
+class Table:
+    """Rows of one set of columns, which is declared by the inputs or taken from the first rows.
+
+    Subclasses say how a table begins and how a row is added to it.
+
+    Args:
+        layout: what is known of the columns.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.columns: list[str] | None = None
+        self._waiting: list[Mapping[str, Any]] = []
+        if layout.names is not None:
+            self._begin(list(layout.names.values()))
+
+    def begin(self, columns: Sequence[str], first: Sequence[Mapping[str, Any]]) -> None:
+        raise NotImplementedError
+
+    def add(self, row: dict[str, Any]) -> str | None:
+        raise NotImplementedError
+
+    def _begin(self, kept: Sequence[str]) -> None:
+        self.columns = [*kept, *self.layout.results, TRUNCATED, ERROR]
+        self.begin(self.columns, self._waiting)
+        for record in self._waiting:
+            self._add(record)
+        self._waiting = []
+
+    def _begin_from_waiting(self) -> None:
+        results = {*self.layout.results, TRUNCATED, ERROR}
+        self._begin(list(dict.fromkeys(name for row in self._waiting for name in row if name not in results)))
+
+    def write(self, record: Mapping[str, Any]) -> str | None:
+        if self.columns is not None:
+            return self._add(record)
+        self._waiting.append(record)
+        if len(self._waiting) >= FIRST_ROWS:
+            self._begin_from_waiting()
+        return None
+
+    def _add(self, record: Mapping[str, Any]) -> str | None:
+        assert self.columns is not None
+        row = dict.fromkeys(self.columns) | {TRUNCATED: False} | dict(record)
+        new = [name for name in record if name not in self.columns and name not in (TRUNCATED, ERROR)]
+        for name in new:
+            del row[name]
+        problem = f"the field {new[0]!r} is not among the columns, which the first rows decide" if new else None
+        if problem:
+            row[ERROR] = row[ERROR] or problem
+        return self.add(row) or problem
+
+    def finish(self) -> None:
+        """Write what still waits."""
+        if self.columns is None:
+            self._begin_from_waiting()
+
+
+class _Csv(Table):
+    """CSV or TSV: null is empty, true and false are in lower case, lists and maps are JSON text."""
+
+    def __init__(self, stream: IO[bytes], delimiter: str, layout: Layout) -> None:
+        self._text = io.TextIOWrapper(stream, "utf-8", errors="replace", newline="", write_through=True)
+        self._writer = csv.writer(self._text, delimiter=delimiter, lineterminator="\n")
+        super().__init__(layout)
+
+    def __enter__(self) -> _Csv:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.finish()
+            self._text.flush()
+        self._text.detach()
+
+    def begin(self, columns: Sequence[str], first: Sequence[Mapping[str, Any]]) -> None:
+        self._writer.writerow(columns)
+
+    def add(self, row: dict[str, Any]) -> None:
+        self._writer.writerow([_cell(value) for value in row.values()])
+
+
+def _cell(value: Any) -> Any:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool | list | dict | tuple):
+        return json_text(value)
+    return value if isinstance(value, int | float) else _plain(value)
