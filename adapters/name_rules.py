@@ -55,7 +55,11 @@ class Reader:
             return None
         return target.removeprefix(self.inside)
 
-    @property
+    def part(self, name: str) -> str:
+        """The part of the model that a name on disk belongs to, whether or not the model has it."""
+        return (self.target(name)[0] or name).partition(".")[0]
+
+    @functools.cached_property
     def parts(self) -> set[str]:
         """Names of the parts directly in the model."""
         return {name.partition(".")[0] for name in self.parameters}
@@ -88,11 +92,18 @@ class Family:
         known = [reader for reader in itertools.islice(self.readers, 1 + len(self.first)) if self._named(reader)]
         return [self._made[0], *known] if known else list(self.readers)
 
-    @property
-    def heads(self) -> Iterator[set[str]]:
-        """For each class: the names of its parts beside the backbone."""
-        body = {*next(self.readers).parts, self.backbone.base_model_prefix}
-        return (reader.parts - body for reader in self.readers)
+    def is_head(self, name: str) -> bool:
+        """Whether a class of the family has a name on disk, or the part that it is in, beside the backbone."""
+        own = {*next(self.readers).parts, self.backbone.base_model_prefix}
+        if any(reader.inside and reader.part(name) in reader.parts - own for reader in self.readers):
+            return True
+        # Some classes hold the backbone's parts themselves; theirs that no base model has are heads.
+        return any(reader.part(name) in reader.parts - self._bodies for reader in self.readers if not reader.inside)
+
+    @functools.cached_property
+    def _bodies(self) -> set[str]:
+        bases = [one for one in self.readers if not one.inside and one.model.get_output_embeddings() is None]
+        return {self.backbone.base_model_prefix, *(part for base in bases for part in base.parts)}
 
     def _named(self, reader: Reader) -> bool:
         return type(reader.model).__name__ in self.first

@@ -173,17 +173,12 @@ def _not_droppable(unused: list[str], reader: Reader, family: Family) -> list[st
     """Those of the names that are neither an old buffer, nor a pooler, nor a part of a head."""
     ignored = [*(reader.model._keys_to_ignore_on_load_unexpected or ()), *_OLD_BUFFERS]
     prefixes = (f"{reader.backbone.base_model_prefix}.", reader.inside)
-    left = [
+    beside = reader.parts - {reader.model.base_model_prefix} if reader.inside else set()
+    return [
         key
         for key in unused
         if not any(re.search(pattern, key) for pattern in ignored)
         and not any(key.removeprefix(prefix) in family.pooler for prefix in prefixes)
+        and key.partition(".")[0] not in _OWN_HEADS | beside
+        and not family.is_head(key)
     ]
-    known = {*_OWN_HEADS, *(reader.parts - {reader.inside.removesuffix(".")})}
-    heads = family.heads
-    while left := [key for key in left if key.partition(".")[0] not in known]:
-        found = next(heads, None)
-        if found is None:
-            break
-        known |= found
-    return left

@@ -120,6 +120,6 @@ def _show(report: ConversionReport, seconds: float) -> None:
 
 def _measured(report: ConversionReport) -> str:
     values = dict(report.report)
-    held_out = values.pop("held_out_rows", None)
-    text = measurements(values)
-    return f"on {held_out:,} rows held out: {text}" if held_out else text
+    rows, held_out = values.pop("rows", None), values.pop("held_out_rows", None)
+    where = f"on {held_out:,} of {rows:,} rows, held out: " if held_out and rows else ""
+    return where + measurements(values)

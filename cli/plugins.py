@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .options import State, console, pass_state, say, speak, speaking_options
 from .show import show_table
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+    from vllm_cls.registry import PluginInfo
 
 EPILOG = """\b
 Examples:
@@ -54,40 +60,49 @@ def check(state: State) -> None:
         console().print("all plugins and commands load")
 
 
-def _surveyed() -> Any:
+def _surveyed() -> Iterator[tuple[PluginInfo, list[str], str | None]]:
     """Each plugin with the names that it registers, by hook, and what is wrong with it, or None."""
+    from vllm_cls import hookspecs
     from vllm_cls.registry import registry
 
     found = registry()
-    calls: dict[str, Any] = {info.name: [] for info in found.plugins}
-    for hook in ("architectures", "head_sources", "pooling_methods", "activations", "readers", "writers"):
-        for each in getattr(found.hook, f"vcls_{hook}").get_hookimpls():
-            calls[each.plugin_name].append((hook.replace("_", " "), each.function))
+    calls: dict[str, list[tuple[str, Any]]] = {info.name: [] for info in found.plugins}
+    for hook in vars(hookspecs):
+        if hook.startswith("vcls_"):
+            for each in getattr(found.hook, hook).get_hookimpls():
+                calls[each.plugin_name].append((hook.removeprefix("vcls_").replace("_", " "), each))
     for info in found.plugins:
         given, problem = [], info.error
-        for hook, function in calls[info.name]:
+        for hook, each in calls[info.name]:
             try:
-                names = [getattr(each, "name", each) for each in function()]
+                names = [] if each.argnames else [_name(item) for item in each.function()]
             except Exception as error:  # whatever a third party's hook raises
-                problem = problem or f"{function.__name__} failed: {type(error).__name__}: {error}"
+                problem = problem or f"{each.function.__name__} failed: {type(error).__name__}: {error}"
                 continue
-            given.append(f"{hook}: {', '.join(names)}")
+            given.append(f"{hook}: {', '.join(names)}" if names else hook)
         yield info, given, problem
 
 
-def _entries() -> Any:
+def _name(item: Any) -> str:
+    """What a hook's answer is called: a mapping's key, an architecture, the class of a pair."""
+    if isinstance(item, str):
+        return item
+    return str(item[-1].__name__ if isinstance(item, tuple) else item.name)
+
+
+def _entries() -> list[EntryPoint]:
     from .main import entries
 
     return [entry for found in entries().values() for entry in found]
 
 
-def _commands() -> Any:
+def _commands() -> list[tuple[str, str]]:
     from .main import distribution
 
     return [(entry.name, distribution(entry)) for entry in _entries()]
 
 
-def _command_error(entry: Any) -> str | None:
+def _command_error(entry: EntryPoint) -> str | None:
     from vllm_cls.errors import PluginError
 
     from .main import load

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from vllm_cls.jobs.classify import OnProgress
     from vllm_cls.jobs.metrics import Metrics
@@ -95,7 +96,21 @@ def _show_confusion(console: Console, labels: Sequence[str], confusion: Sequence
 
 
 def show_table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> None:
-    """A table without frames; the first `left` columns are texts, the others numbers."""
+    """A table without frames; the first `left` columns are texts, the others numbers. In a pipe, a row is a line."""
+    console.print()
+    if console.is_terminal:
+        console.print(_rich_table(columns, rows, left))
+        return
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+    for row in (columns, *rows):
+        cells = [
+            cell.ljust(width) if place < left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        console.print("  ".join(cells).rstrip(), markup=False, soft_wrap=True)
+
+
+def _rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> Table:
     from rich.table import Table
     from rich.text import Text
 
@@ -104,8 +119,7 @@ def show_table(console: Console, columns: Sequence[str], rows: Sequence[Sequence
         table.add_column(Text(name), justify="left" if place < left else "right", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    console.print()
-    console.print(table)
+    return table
 
 
 @contextmanager

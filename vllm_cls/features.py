@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -16,8 +16,10 @@ from .runtime.device import choose_device, choose_dtype, default_batched_tokens
 from .runtime.engine import Engine
 from .serving import make_runner
 from .source import Source
-from .tokenization import PromptProcessor, Tokenized, Truncation
+from .tokenization import PromptProcessor, Truncation
 from .weights import load_weights
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def pooled_states(
     runner = make_runner(classifier, pooling, processor.max_model_len)
     budget = max_num_batched_tokens or default_batched_tokens(device)
     engine = Engine(runner, max_num_batched_tokens=budget, max_num_seqs=256)
-    pooled = torch.stack(engine.states([each.sequence for each in tokenized]))
+    pooled = torch.stack(_all_good(engine.states([each.sequence for each in tokenized])))
     features = None
     final = source.architecture.final_linear
     inner_is_trained = all(name.startswith(f"{final}.") for name in missing)
@@ -85,10 +87,10 @@ def _features(source: Source, model: Any, final: str, pooled: torch.Tensor) -> t
     return None if torch.equal(features, pooled.cpu()) else features
 
 
-def _all_good(tokenized: Sequence[Tokenized | PromptError]) -> list[Tokenized]:
-    for index, each in enumerate(tokenized):
+def _all_good(results: Sequence[T | PromptError]) -> list[T]:
+    good = []
+    for index, each in enumerate(results):
         if isinstance(each, PromptError):
             raise PromptError(f"training row {index}: {each}")
-    return [each for each in tokenized if isinstance(each, Tokenized)]
-
-
+        good.append(each)
+    return good

@@ -22,9 +22,9 @@ from .prompts import is_single
 from .tokenization import Tokenized, Truncation
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
+    from .runtime.engine import Result
     from .serving import Served
 
 # Engine arguments of vLLM that have no meaning here: a script written for vLLM still runs.
@@ -293,9 +293,9 @@ class LLM:
                 raise PromptError(f"prompt {index}: {each}") if len(prompts) > 1 else each
         return tokenized  # type: ignore[return-value]  # no error is left in it
 
-    def _classified(self, tokenized: Tokenized, row: torch.Tensor, params: PoolingParams) -> ClassificationRequestOutput:
-        logits = self._open.pooler.calibrated(row)
+    def _classified(self, tokenized: Tokenized, row: Result, params: PoolingParams) -> ClassificationRequestOutput:
         data = self._open.finish("classify", row, tokenized.sequence.token_ids, params)
+        logits = self._open.pooler.calibrated(row)  # type: ignore[arg-type]  # an error was raised by now
         outputs = ClassificationOutput(data.tolist(), logits.tolist(), self.id2label)
         ids = list(tokenized.sequence.token_ids)
         return ClassificationRequestOutput(self._next_id(), outputs, ids, truncated=tokenized.truncated)

@@ -21,7 +21,7 @@ from .registry import registry
 from .runtime import selfcheck
 from .runtime.batch import TokenSequence
 from .runtime.device import choose_device, choose_dtype, default_batched_tokens
-from .runtime.engine import Engine
+from .runtime.engine import Engine, Result
 from .runtime.runner import Mode, Runner
 from .source import Source
 from .template import PromptTemplate
@@ -40,7 +40,7 @@ class Served:
     engine: Engine
     pooler: Pooler
 
-    def run(self, task: str, sequences: Sequence[TokenSequence]) -> list[torch.Tensor]:
+    def run(self, task: str, sequences: Sequence[TokenSequence]) -> list[Result]:
         """Rows before calibration and activation: logits, logits of tokens, or pooled states."""
         if task == "embed":
             return self.engine.states(sequences)
@@ -50,12 +50,14 @@ class Served:
             return self.engine.token_logits(sequences)
         return self.engine.logits(sequences)
 
-    def finish(self, task: str, row: torch.Tensor, token_ids: Sequence[int], params: PoolingParams) -> torch.Tensor:
+    def finish(self, task: str, row: Result, token_ids: Sequence[int], params: PoolingParams) -> torch.Tensor:
         """What one request gets of its row.
 
         Raises:
-            PromptError: the model gave NaN or infinity for this prompt.
+            PromptError: the model refused this prompt, or gave NaN or infinity for it.
         """
+        if isinstance(row, PromptError):
+            raise row
         if not bool(torch.isfinite(row).all()):
             raise PromptError("the model gives NaN or infinity for this prompt; try dtype='float32'.")
         if task == "embed":

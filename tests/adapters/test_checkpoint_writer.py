@@ -66,6 +66,12 @@ def test_large_files_are_split_and_only_those(qwen: Path) -> None:
     assert_opens(qwen.parent / "out", hf.Qwen2ForSequenceClassification, qwen, hf.Qwen2ForCausalLM, SCORE)
 
 
+def test_a_large_file_is_split_even_if_nothing_else_changes(tmp_path: Path) -> None:
+    source = save(hf.Qwen2ForSequenceClassification, QWEN2, tmp_path / "source")
+    plan = qwen_plan(source, head=None, config=hf.Qwen2Config.from_pretrained(source), max_shard_size=8000)
+    assert len([name for name in vcls_write_checkpoint(plan).files if name.endswith(".safetensors")]) > 2
+
+
 def test_a_tensor_larger_than_a_shard_is_alone(qwen: Path) -> None:
     vcls_write_checkpoint(qwen_plan(qwen, max_shard_size=10))
     assert all(len(load_file(file)) == 1 for file in (qwen.parent / "out").glob("*.safetensors"))

@@ -63,6 +63,9 @@ CASES = {
     "qwen2 lm, untied": (hf.Qwen2ForCausalLM, QWEN2, hf.Qwen2ForSequenceClassification, SCORE),
     "qwen2 lm, tied": (hf.Qwen2ForCausalLM, TIED, hf.Qwen2ForSequenceClassification, SCORE),
     "qwen2": (hf.Qwen2Model, QWEN2, hf.Qwen2ForSequenceClassification, SCORE),
+    "gpt-neox lm, whose head has another name on disk": (
+        hf.GPTNeoXForCausalLM, hf.GPTNeoXConfig(**TINY), hf.GPTNeoXForSequenceClassification, SCORE,
+    ),
     "llama lm": (hf.LlamaForCausalLM, LLAMA, hf.LlamaForSequenceClassification, SCORE),
     "mixtral lm": (hf.MixtralForCausalLM, MIXTRAL, hf.MixtralForSequenceClassification, SCORE),
     "mixtral": (hf.MixtralModel, MIXTRAL, hf.MixtralForSequenceClassification, SCORE),

@@ -168,7 +168,7 @@ ARCHITECTURES: dict[str, Tiny] = {
             forced_eos_token_id=None,
         ),
         tokenizers.roberta,
-        form="equal",
+        form="padded",
     ),
 }
 NATIVE = [name for name in ARCHITECTURES if name not in ("qwen2_5_vl", "mamba")]

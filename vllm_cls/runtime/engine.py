@@ -7,10 +7,12 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import torch
 
+from ..errors import PromptError
 from .batch import TokenSequence
 from .runner import Runner
 
 Step = Callable[[Sequence[TokenSequence]], "torch.Tensor | list[torch.Tensor]"]
+Result = torch.Tensor | PromptError
 
 
 def plan_batches(
@@ -62,24 +64,24 @@ class Engine:
         self.max_num_seqs = max_num_seqs
         self._lock = threading.Lock()
 
-    def logits(self, sequences: Sequence[TokenSequence]) -> list[torch.Tensor]:
+    def logits(self, sequences: Sequence[TokenSequence]) -> list[Result]:
         """One `(num_labels,)` a sequence, float32 on the CPU."""
         return self._run(sequences, self.runner.logits)
 
-    def states(self, sequences: Sequence[TokenSequence]) -> list[torch.Tensor]:
+    def states(self, sequences: Sequence[TokenSequence]) -> list[Result]:
         """One pooled state `(hidden,)` a sequence, float32 on the CPU."""
         return self._run(sequences, self.runner.states)
 
-    def token_logits(self, sequences: Sequence[TokenSequence]) -> list[torch.Tensor]:
+    def token_logits(self, sequences: Sequence[TokenSequence]) -> list[Result]:
         """One `(num_tokens, num_labels)` a sequence, float32 on the CPU."""
         return self._run(sequences, self.runner.token_logits)
 
-    def _run(self, sequences: Sequence[TokenSequence], step: Step) -> list[torch.Tensor]:
+    def _run(self, sequences: Sequence[TokenSequence], step: Step) -> list[Result]:
         distinct: dict[TokenSequence, int] = {}  # identical prompts run once
         places = [distinct.setdefault(each, len(distinct)) for each in sequences]
         unique = list(distinct)
         lengths = [len(each) for each in unique]
-        results: list[torch.Tensor | None] = [None] * len(unique)
+        results: dict[int, Result] = {}
         with self._lock:
             for batch in plan_batches(
                 lengths,
@@ -88,7 +90,17 @@ class Engine:
                 max_num_seqs=self.max_num_seqs,
                 padded=self.runner.mode.form != "packed",
             ):
-                answers = step([unique[index] for index in batch])
-                for index, answer in zip(batch, answers, strict=True):
-                    results[index] = answer.cpu()
-        return [results[place] for place in places]  # type: ignore[misc]  # every place was filled
+                answers = _answers(step, [unique[index] for index in batch])
+                results.update(zip(batch, answers, strict=True))
+        return [results[place] for place in places]
+
+
+def _answers(step: Step, sequences: Sequence[TokenSequence]) -> list[Result]:
+    """One forward; if the model refuses it, one forward each, so that a prompt it refuses costs itself alone."""
+    try:
+        return [answer.cpu() for answer in step(sequences)]
+    except (ValueError, IndexError, RuntimeError) as failure:
+        if len(sequences) > 1:
+            return [answer for each in sequences for answer in _answers(step, [each])]
+        reason = str(failure).strip().splitlines() or [type(failure).__name__]
+        return [PromptError(f"the model refuses this prompt of {len(sequences[0])} tokens: {reason[0][:200]}")]

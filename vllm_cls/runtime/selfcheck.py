@@ -62,6 +62,8 @@ def check_sequences(
     made = []
     for length in lengths:
         ids = allowed[torch.randint(len(allowed), (length,), generator=generator)].tolist()
+        if config.is_encoder_decoder and getattr(text, "eos_token_id", None) is not None:
+            ids[-1] = text.eos_token_id  # BART and its kin pool there, and refuse texts without it
         types = tuple(int(i >= length // 2) for i in range(length)) if with_token_types else None
         made.append(TokenSequence(tuple(ids), tuple(architecture.position_ids(config, ids)), types))
     return made
