@@ -64,27 +64,32 @@ def vcls_write_checkpoint(plan: ConversionPlan) -> WriteResult:
     Raises:
         ModelError: `out` cannot be written, or the source does not make up the classifier.
     """
-    checkpoint = plan.checkpoint
-    place = checked_place(plan.out, [checkpoint.folder, *checkpoint.shards], overwrite=plan.overwrite)
-    tensors = plan_tensors(plan)
-    if plan.dry_run:
-        with tempfile.TemporaryDirectory() as folder:
-            _write_beside(plan, tensors, Path(folder))
-            return _result(tensors, Path(folder), tensors.files)
     try:
-        with new_folder(place, overwrite=plan.overwrite) as folder:
-            _refuse_full_disk(plan, tensors, folder)
-            for name, file in tensors.files.items():
-                if file.copy_of:
-                    place_file(file.copy_of, folder / name, link=plan.link)
-                else:
-                    write_file(folder / name, file.pieces)
-            _write_beside(plan, tensors, folder)
-            return _result(tensors, folder)
+        place = checked_place(plan.out, [plan.checkpoint.folder, *plan.checkpoint.shards], overwrite=plan.overwrite)
+        tensors = plan_tensors(plan)
+        return _dry_run(plan, tensors) if plan.dry_run else _write(plan, tensors, place)
     except OSError as error:
         if error.errno in _FULL:
-            raise _disk_full(place, tensors.num_bytes) from error
+            raise ModelError(f"the disk of {plan.out} filled up; nothing was left behind. {_needs(tensors)}") from error
         raise ModelError(f"{plan.out} cannot be written: {error.strerror or error}.") from error
+
+
+def _dry_run(plan: ConversionPlan, tensors: TensorPlan) -> WriteResult:
+    with tempfile.TemporaryDirectory() as folder:
+        _write_beside(plan, tensors, Path(folder))
+        return _result(tensors, Path(folder), tensors.files)
+
+
+def _write(plan: ConversionPlan, tensors: TensorPlan, place: Path) -> WriteResult:
+    with new_folder(place, overwrite=plan.overwrite) as folder:
+        _refuse_full_disk(plan, tensors, folder)
+        for name, file in tensors.files.items():
+            if file.copy_of:
+                place_file(file.copy_of, folder / name, link=plan.link)
+            else:
+                write_file(folder / name, file.pieces)
+        _write_beside(plan, tensors, folder)
+        return _result(tensors, folder)
 
 
 def _write_beside(plan: ConversionPlan, tensors: TensorPlan, folder: Path) -> None:
@@ -130,15 +135,11 @@ def _refuse_full_disk(plan: ConversionPlan, tensors: TensorPlan, folder: Path) -
     if can_clone(sources[0], folder):
         return
     linked = plan.link and sources[0].stat().st_dev == folder.stat().st_dev
-    files = [file for file in tensors.files.values() if not (linked and file.copy_of)]
-    needed = sum(file.size for file in files)
-    if needed + _MARGIN > shutil.disk_usage(folder).free:
-        raise _disk_full(folder.parent, needed)
+    needed = sum(file.size for file in tensors.files.values() if not (linked and file.copy_of))
+    free = shutil.disk_usage(folder).free
+    if needed + _MARGIN > free:
+        raise ModelError(f"the disk of {plan.out} has {free / 1e9:.2f} GB free. {_needs(tensors)}")
 
 
-def _disk_full(place: Path, needed: int) -> ModelError:
-    free = shutil.disk_usage(place if place.is_dir() else place.parent).free
-    return ModelError(
-        f"the disk of {place} is full: the weights take {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free; make "
-        "room, or choose a folder on another disk."
-    )
+def _needs(tensors: TensorPlan) -> str:
+    return f"The weights take {tensors.num_bytes / 1e9:.2f} GB; make room, or choose a folder on another disk."

@@ -124,6 +124,8 @@ def _checked_labels(request: HeadRequest, found: list[str]) -> list[str]:
 
 def _token_ids(request: HeadRequest) -> dict[str, list[int]]:
     """Label → token ids, each checked to be what the model would read at the end of the real prompt."""
+    if request.pooling != "LAST":
+        raise ConfigError(f"label tokens need the last token's state; this model pools {request.pooling}. Use --head fit.")
     if request.tokenizer is None:
         raise ModelError("label tokens need the model's tokenizer, which is not in its folder; pass --tokenizer.")
     strings = request.options.get("token_strings")

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from vllm_cls.architecture import HeadRequest
-from vllm_cls.errors import ConfigError, ModelError
+from vllm_cls.errors import ModelError
 from vllm_cls.pooler.heads import LenientOutput
 
 _VOCABULARY = 32
@@ -48,11 +48,8 @@ def read_rows(request: HeadRequest, ids: Sequence[int]) -> LmRows:
     """The rows of these token ids, read from the checkpoint's files alone.
 
     Raises:
-        ConfigError: the pooling is not LAST, so that no next token is predicted.
         ModelError: the model has no LM head, or one that is not linear in the state.
     """
-    if request.pooling != "LAST":
-        raise ConfigError(f"label tokens need the last token's state; this model pools {request.pooling}. Use --head fit.")
     projection = _projection(request)
     names = request.checkpoint.locations
     name = _found(projection.weight_name, names)

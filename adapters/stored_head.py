@@ -15,18 +15,29 @@ if TYPE_CHECKING:
 
 
 def _labels(request: HeadRequest, num_labels: int) -> list[str]:
-    """The labels asked for, else the config's.
+    """The labels asked for, else the config's, else LABEL_0 … where nothing says otherwise.
 
     Raises:
         ModelError: their number is not the head's.
     """
-    labels = list(request.labels) or [request.config.id2label[index] for index in range(request.config.num_labels)]
+    config = request.config
+    count = request.options.get("num_labels") or len(request.labels)
+    if request.labels:
+        labels = list(request.labels)
+    elif not count and (_is_classifier(request) or config.num_labels == num_labels):
+        labels = [config.id2label[index] for index in range(config.num_labels)]
+    else:
+        labels = [f"LABEL_{index}" for index in range(count or num_labels)]
     if len(labels) != num_labels:
         raise ModelError(
             f"the head has {num_labels} rows, but there are {len(labels)} labels ({', '.join(labels[:5])}); give --labels "
             "in the order of its rows."
         )
     return labels
+
+
+def _is_classifier(request: HeadRequest) -> bool:
+    return next(iter(request.config.architectures or ()), "").endswith("ForSequenceClassification")
 
 
 def existing_head(request: HeadRequest) -> HeadResult:
@@ -50,7 +61,7 @@ def existing_head(request: HeadRequest) -> HeadResult:
                 labels,
                 request.problem_type,
             )
-    elif checkpoint.locations and not next(iter(config.architectures or ()), "").endswith("ForSequenceClassification"):
+    elif checkpoint.locations and not _is_classifier(request):
         raise ModelError(
             f"{checkpoint.name} has no {weight}, so it has no head; make one with --head fit, tokens, two-way, file or random."
         )

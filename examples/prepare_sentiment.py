@@ -60,8 +60,8 @@ def movie_rows(source: Path) -> Iterator[dict[str, str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("demo"), help="the folder to fill (default: demo)")
-    parser.add_argument("--train-rows", type=int, default=1000)
-    parser.add_argument("--test-rows", type=int, default=1000)
+    parser.add_argument("--train-rows", type=int, default=400)
+    parser.add_argument("--test-rows", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0, help="decides which rows are taken (default: 0)")
     arguments = parser.parse_args()
     out: Path = arguments.out

@@ -122,6 +122,8 @@ def convert(
         tokenize=job.token_ids,
         states=job.states,
     )
+    if num_labels is not None and len(result.labels) not in (0, num_labels):
+        raise ConfigError(f"--num-labels {num_labels}, but the {method} head has {len(result.labels)}: {', '.join(result.labels)}.")
     result = _with_logit_bias(source, result, logit_bias)
     target = target_for(source, result, pooling)
     _store_settings(target, source, method, options)

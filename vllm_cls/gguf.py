@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .checkpoint import Checkpoint
 from .errors import ModelError
+from .transformers_logging import quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,8 +53,9 @@ def _write(file: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        with quiet():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     except (ImportError, ValueError, KeyError, OSError, RuntimeError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         hint = "pip install 'vllm-cls[gguf]'" if isinstance(error, ImportError) else "use the model's safetensors"
@@ -66,8 +68,9 @@ def _write(file: Path, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        loaded.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
+        with quiet():
+            loaded.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
         if folder.exists():  # another process was faster
             return
         temporary.rename(folder)

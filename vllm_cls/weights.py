@@ -6,32 +6,17 @@ safetensors to where they live (accelerate's device map).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from .errors import ModelError
 from .source import Source, first_line
+from .transformers_logging import quiet
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Within it transformers shows no progress bars and logs nothing below errors."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def load_weights(
@@ -57,7 +42,7 @@ def load_weights(
     Raises:
         ModelError: parameters are missing, have another shape, or are not finite.
     """
-    import torch
+    from safetensors import SafetensorError
 
     options = {"use_safetensors": None if allow_pickle else True, "weights_only": True}
     try:
@@ -71,7 +56,7 @@ def load_weights(
                 ignore_mismatched_sizes=True,
                 **options,
             )
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, UnpicklingError, SafetensorError) as error:
         raise ModelError(f"{source.checkpoint.name}: its weights cannot be read ({first_line(error)}).") from error
     allowed = set(may_miss)
     for key in info["mismatched_keys"]:

@@ -223,6 +223,19 @@ def test_many_missing_tensors_are_counted(qwen: Path) -> None:
         vcls_write_checkpoint(qwen_plan(qwen))
 
 
+def test_a_part_that_the_class_has_no_use_for_is_not_taken_for_a_head(tmp_path: Path) -> None:
+    """Funnel's classifier is made of its encoder alone; that its decoder is to go, nobody said."""
+    config = hf.FunnelConfig(d_model=HIDDEN, n_head=2, d_head=8, d_inner=24, vocab_size=50, block_sizes=[1, 1])
+    source = save(hf.FunnelModel, config, tmp_path / "source")
+    head = {
+        f"classifier.{name}.{kind}": rows(*shape)
+        for name, size in (("linear_hidden", HIDDEN), ("linear_out", LABELS))
+        for kind, shape in (("weight", (size, HIDDEN)), ("bias", (size,)))
+    }
+    with pytest.raises(ModelError, match=r"no place for decoder"):
+        vcls_write_checkpoint(make_plan(source, hf.FunnelForSequenceClassification, head))
+
+
 def test_incomplete_experts_are_refused(tmp_path: Path) -> None:
     source = save(hf.MixtralForCausalLM, MIXTRAL, tmp_path / "source")
     edit(source, drop("model.layers.0.block_sparse_moe.experts.3.w1.weight"))

@@ -135,7 +135,7 @@ def decompressed(raw: IO[bytes], compression: str | None) -> IO[bytes]:
 
 @contextmanager
 def compressed(raw: IO[bytes], compression: str | None) -> Iterator[IO[bytes]]:
-    """A stream whose bytes go to `raw` through the encoder of `compression`; `raw` stays open."""
+    """A stream whose bytes go to `raw` through the encoder of `compression`."""
     if compression == "gzip":
         # no name and no time inside, so that the same rows are the same bytes
         with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as packed:

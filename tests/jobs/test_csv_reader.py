@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vllm_cls.errors import JobError
+from vllm_cls.jobs import csv_reader
+from vllm_cls.jobs.csv_reader import read_csv
+from vllm_cls.jobs.rows import Row
+from vllm_cls.jobs.streams import Stream
+
+from .files import fields_of, rows_of, write
+
+
+def rows(data: bytes | str, kind: str = "csv") -> list[Row]:
+    return list(read_csv(Stream(io.BytesIO(data.encode() if isinstance(data, str) else data)), kind))
+
+
+CELLS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.sampled_from(
+    ['"', '""', "a,b", "\n", "\r\n", "\t", "", "007", ' "x" ', "é\u2028"]
+)
+
+
+@given(
+    st.lists(st.tuples(CELLS, CELLS, CELLS), max_size=6),
+    st.sampled_from(["csv", "tsv"]),
+    st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+    st.sampled_from(["\n", "\r\n"]),
+)
+def test_round_trip(cells: list[tuple[str, str, str]], kind: str, quoting: int, end: str) -> None:
+    text = io.StringIO(newline="")
+    delimiter = csv_reader.DELIMITERS[kind]
+    writer = csv.writer(text, delimiter=delimiter, quoting=quoting, lineterminator=end)  # type: ignore[arg-type]
+    writer.writerows([("a", "b", "c"), *cells])
+    found = rows(text.getvalue(), kind)
+    assert [(tuple(row.fields.values()), row.error) for row in found] == [(each, None) for each in cells]
+
+
+def test_cells_are_texts(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", b"\xef\xbb\xbfid,text,x\r\n007,1e5,\r\n\r\n,true,NULL\r\n")
+    assert fields_of(path) == [{"id": "007", "text": "1e5", "x": ""}, {"id": "", "text": "true", "x": "NULL"}]
+
+
+def test_numbers_are_those_of_the_first_line_of_a_record() -> None:
+    found = rows('a,b\n1,"x\ny\nz"\n2,w\n')
+    assert [(row.number, row.fields["b"]) for row in found] == [(2, "x\ny\nz"), (5, "w")]
+    assert [row.offset for row in found] == [14, 18]
+
+
+def test_ragged_rows_say_so_and_keep_their_cells() -> None:
+    found = rows("a,b\n1\n1,2,3\n1,2\n")
+    assert [row.error for row in found] == [
+        "the row has 1 cells and the header 2",
+        "the row has 3 cells and the header 2",
+        None,
+    ]
+    assert [row.fields for row in found] == [{"a": "1"}, {"a": "1", "b": "2"}, {"a": "1", "b": "2"}]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        'a,b\n1,"open\n2,fine\n3,fine\n',  # to the end of the file
+        'a,b\n1,"open\n2,"quoted"\n3,fine\n',  # until another quote makes no sense
+        'a,b\n1,"wrong"place\n2,fine\n3,fine\n',
+    ],
+)
+def test_a_quote_that_is_not_closed_costs_its_line_alone(data: str) -> None:
+    found = rows(data)
+    assert [row.fields["a"] for row in found] == ["1", "2", "3"]
+    assert [row.error is None for row in found] == [False, True, True]
+    assert "quote" in str(found[0].error)
+
+
+def test_the_search_for_a_closing_quote_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_reader, "RECORD_LIMIT", 100)
+    found = rows('a,b\n1,"open\n' + "2,fine\n" * 100 + '3,"closed"\n')
+    assert len(found) == 102
+    assert [row.error for row in found].count(None) == 101
+
+
+def test_a_long_document_is_a_cell() -> None:
+    text = "word, " * 50_000
+    assert rows(f'a\n"{text}"\n')[0].fields == {"a": text}
+    assert csv.field_size_limit() == 131072
+
+
+def test_bytes_that_are_not_utf8_cost_their_row() -> None:
+    found = rows(b'a,b\n1,caf\xe9\n2,"caf\xe9\nx"\n3,fine\n')
+    assert [row.error for row in found] == ["invalid UTF-8", "invalid UTF-8", None]
+    assert found[0].fields == {"a": "1", "b": "caf\ufffd"}
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ("", "the file is empty"),
+        ("a,b,a\n1,2,3\n", "the column 'a' twice"),
+        ('"a,b\n1,2\n', "the header, line 1, cannot be read"),
+        (b"caf\xe9,b\n", "invalid UTF-8"),
+    ],
+)
+def test_a_header_that_cannot_be_used_ends_the_job(tmp_path: Path, data: str | bytes, says: str) -> None:
+    with pytest.raises(JobError, match=rf"a\.csv: .*{says}"):
+        rows_of(write(tmp_path / "a.csv", data))
+
+
+def test_columns_without_a_name_get_one() -> None:
+    assert rows("a,,b,\n1,2,3,4\n")[0].fields == {"a": "1", "column_2": "2", "b": "3", "column_4": "4"}

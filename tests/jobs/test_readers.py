@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vllm_cls.errors import JobError
+from vllm_cls.jobs import readers
+from vllm_cls.jobs.readers import columns_of, read_json, read_jsonl, read_rows
+from vllm_cls.jobs.sources import find_sources
+from vllm_cls.jobs.streams import Stream
+
+from .files import fields_of, jsonl, rows_of, write
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+OBJECTS = st.lists(st.dictionaries(st.text(), VALUES, max_size=4), max_size=5)
+
+
+@given(OBJECTS, st.sampled_from(["\n", "\r\n", "\n\n", "\n \r\n"]), st.booleans())
+def test_json_lines_round_trip(objects: list[dict[str, Any]], end: str, ascii: bool) -> None:
+    data = "".join(json.dumps(each, ensure_ascii=ascii) + end for each in objects).encode()
+    rows = list(read_jsonl(Stream(io.BytesIO(data))))
+    assert [(row.fields, row.error) for row in rows] == [(each, None) for each in objects]
+
+
+class Dripping(io.BytesIO):
+    """A file that gives a few bytes at a time, so that every value is cut somewhere."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        return super().read(3)
+
+
+@given(OBJECTS, st.sampled_from([None, 2]), st.booleans(), st.booleans())
+def test_json_arrays_round_trip(objects: list[dict[str, Any]], indent: int | None, ascii: bool, mark: bool) -> None:
+    data = b"\xef\xbb\xbf" * mark + json.dumps(objects, indent=indent, ensure_ascii=ascii).encode()
+    for file in (io.BytesIO(data), Dripping(data)):
+        rows = list(read_json(Stream(file)))
+        assert [(row.fields, row.error) for row in rows] == [(each, None) for each in objects]
+
+
+def test_json_may_be_objects_one_after_the_other() -> None:
+    rows = list(read_json(Stream(io.BytesIO(b'{"a": 1}\n{\n "a": 2}\n'))))
+    assert [row.fields for row in rows] == [{"a": 1}, {"a": 2}]
+
+
+def test_a_bad_value_of_an_array_costs_itself_alone() -> None:
+    rows = list(read_json(Stream(Dripping(b'[{"a": 1}, 1234567, {"a": "x\xff"}, {"a": 3}]'))))
+    assert [row.error for row in rows] == [None, "the value is a number, not an object", "invalid UTF-8", None]
+    assert [row.fields for row in rows] == [{"a": 1}, {}, {"a": "x\ufffd"}, {"a": 3}]
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ('[{"a": 1}, {"a": 2', "row 2 is not JSON"),
+        ('[{"a": 1} {"a": 2}]', "in place of a comma"),
+        ('[{"a": 1}', "its end is missing"),
+        ('[{"a": 1}] []', "something follows its end"),
+        ('{"a": 1}]', "its beginning is missing"),
+        ("[nonsense]", "row 1 is not JSON"),
+        ("[" * 100_000, "row 1 is not JSON"),
+    ],
+)
+def test_a_damaged_array_ends_the_job(tmp_path: Path, data: str, says: str) -> None:
+    with pytest.raises(JobError, match=rf"a\.json: .*{says}"):
+        rows_of(write(tmp_path / "a.json", data))
+
+
+def test_a_value_without_end_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "LINE_LIMIT", 100_000)
+    file = io.BytesIO(b'[{"a": "' + b"x" * 10_000_000)
+    with pytest.raises(JobError, match="row 1 is too long or not JSON"):
+        list(read_json(Stream(file)))
+    assert file.tell() < 1_000_000
+
+
+def test_a_broken_line_costs_itself_alone(tmp_path: Path) -> None:
+    lines = [
+        b'{"text": "a"}',
+        b'{"text": "b"',
+        b"",
+        b"[1]",
+        b'{"text": "\xff", "id": 7}',
+        b"[" * 100_000,
+        b'{"n": ' + b"1" * 5000 + b"}",
+        b'{"text": "z"}',
+    ]
+    rows = rows_of(write(tmp_path / "a.jsonl", b"\n".join(lines)))
+    assert [row.number for row in rows] == [1, 2, 4, 5, 6, 7, 8]
+    assert [row.error is None for row in rows] == [True, False, False, False, False, False, True]
+    assert rows[1].error == "not JSON: Expecting ',' delimiter at character 13 of the line"
+    assert rows[2].error == "the line is a list, not an object"
+    assert rows[3].error == "invalid UTF-8 at byte 11 of the line"
+    assert rows[3].fields == {"text": "\ufffd", "id": 7}
+    assert rows[6].fields == {"text": "z"}
+    assert rows[1].place == f"{tmp_path}/a.jsonl, line 2"
+
+
+def test_text_files_keep_every_line(tmp_path: Path) -> None:
+    rows = rows_of(write(tmp_path / "a.txt", "\ufeffone\r\n\n tw\u2028o \x0c\nthree".encode()))
+    assert [row.fields for row in rows] == [{"text": text} for text in ("one", "", " tw\u2028o \x0c", "three")]
+    assert rows_of(write(tmp_path / "b.txt", b"ok\n\xe9t\xe9\n"))[1].error == "invalid UTF-8 at byte 1 of the line"
+
+
+@pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.zst", ".json.gz", ".txt.zst"])
+def test_compressed_inputs(tmp_path: Path, suffix: str) -> None:
+    bodies = {"jsonl": '{"text": "ä"}\n' * 3, "json": '[{"text": "ä"}' + ', {"text": "ä"}' * 2 + "]", "txt": "ä\n" * 3}
+    path = write(tmp_path / f"a{suffix}", bodies[suffix.split(".")[1]])
+    assert fields_of(path) == [{"text": "ä"}] * 3
+
+
+def test_several_files_are_one_stream_with_the_share_that_is_read(tmp_path: Path) -> None:
+    first = write(tmp_path / "a.jsonl", '{"text": "1"}\n{"text": "2"}\n')
+    second = write(tmp_path / "b.txt", "3\n")
+    rows = rows_of(first, second)
+    assert [row.fields["text"] for row in rows] == ["1", "2", "3"]
+    assert [row.done for row in rows] == [14 / 30, 28 / 30, 1.0]
+
+
+def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"text": "a"}\nx\n')))
+    rows = list(read_rows(find_sources("-")))
+    assert [row.fields for row in rows] == [{"text": "a"}, {}]
+    assert rows[1].place == "standard input, line 2"
+    assert rows[1].done is None
+
+
+def test_a_file_is_read_as_its_rows_are_asked_for(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", [{"text": "x" * 1000}] * 5000)
+    rows = read_rows(find_sources(path))
+    assert next(rows).done == pytest.approx(1 / 5000)
+
+
+def test_columns_are_known_where_the_file_declares_them(tmp_path: Path) -> None:
+    files = {"a.csv": "text,label\n", "b.tsv.gz": "x\ty\n", "c.txt": "hello", "d.jsonl": "{}"}
+    sources = find_sources([write(tmp_path / name, data) for name, data in files.items()])
+    assert [columns_of(source) for source in sources] == [["text", "label"], ["x", "y"], ["text"], None]
+    assert columns_of(find_sources("-", "csv")[0]) is None
+
+
+def test_readers_of_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def shout(path: str) -> Iterator[Any]:
+        yield from ({"text": word.upper()} for word in Path(path).read_text().split())
+        yield "no row"
+
+    class Registry:
+        def collect(self, hook: str) -> dict[str, Any]:
+            return {"vcls_readers": {"loud": shout}}[hook]
+
+    monkeypatch.setattr("vllm_cls.registry.registry", Registry)
+    rows = rows_of(write(tmp_path / "a.loud", "one two"))
+    assert [row.fields for row in rows] == [{"text": "ONE"}, {"text": "TWO"}, {}]
+    assert rows[2].error == "the reader of 'loud' gave a text, not an object"
