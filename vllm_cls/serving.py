@@ -14,7 +14,7 @@ from .config import ModelConfig, PoolerConfig, RuntimeConfig
 from .errors import ConfigError, PromptError
 from .params import PoolingParams
 from .pooler.activations import activation_for
-from .pooler.heads import in_float32
+from .pooler.heads import head_dtype, set_head_dtype
 from .pooler.methods import SEQUENCE_METHODS, step_rows
 from .pooler.pooler import Pooler
 from .registry import registry
@@ -172,7 +172,8 @@ def make_runner(classifier: loading.Classifier, pooling: str, longest: int) -> R
     reason = None
     if classifier.has_head:
         own = selfcheck.own_logits(runner, sequences)
-        in_float32(model, backbone)
+        runner.head_dtype = head_dtype(classifier.config, backbone.dtype)
+        set_head_dtype(model, backbone, runner.head_dtype)
         reason = selfcheck.why_not_split(runner, sequences, own, comparable=pooling == classifier.pooling)
     if reason is not None:
         if pooling != classifier.pooling:

@@ -55,7 +55,10 @@ def test_a_mark_of_utf8_is_dropped_and_utf16_refused(tmp_path: Path) -> None:
         b"\xef\xbb\xbfb",
     ]
     path = write(tmp_path / "a.txt", "a\n".encode("utf-16"))
-    with pytest.raises(JobError, match=r"a\.txt: the text is UTF-16.*iconv"), open_stream(Source(str(path), "txt")) as s:
+    with (
+        pytest.raises(JobError, match=r"a\.txt: the text is UTF-16.*iconv"),
+        open_stream(Source(str(path), "txt")) as s,
+    ):
         list(s.lines())
 
 

@@ -94,7 +94,7 @@ class ParquetRows(Table):
 
     def _flush(self) -> None:
         if self._group and self._file is not None:
-            columns = [_array([row[column.name] for row in self._group], column.type) for column in self._schema]
+            columns = [pa.array([row[column.name] for row in self._group], column.type) for column in self._schema]
             self._file.write_batch(pa.record_batch(columns, schema=self._schema))
             self._group = []
 
@@ -146,7 +146,8 @@ def fitted(value: Any, kind: pa.DataType) -> Any:
         return value
     if isinstance(value, bool) != pa.types.is_boolean(kind):
         raise Misfit(f"{value!r} is not of the type {kind}")
-    if isinstance(value, int) and pa.types.is_floating(kind) and abs(value) > EXACT:
+    too_exact = isinstance(value, int) and pa.types.is_floating(kind) and abs(value) > EXACT
+    if too_exact or (isinstance(value, float) and pa.types.is_integer(kind)):
         raise Misfit(f"{value!r} is not of the type {kind}")
     return _fitted_scalar(value, kind)
 
@@ -160,20 +161,18 @@ def _fitted_struct(value: Any, kind: pa.StructType) -> dict[str, Any]:
 
 def _fitted_scalar(value: Any, kind: pa.DataType) -> Any:
     try:
-        if pa.types.is_temporal(kind) and isinstance(value, str):  # nanoseconds travel as text
-            pa.scalar(value).cast(kind)
-        else:
-            pa.scalar(value, kind)
+        if pa.types.is_temporal(kind) and isinstance(value, str):
+            return _from_text(value, kind)
+        pa.scalar(value, kind)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise Misfit(f"{value!r} is not of the type {kind}") from error
     return value
 
 
-def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
-    if pa.types.is_temporal(kind) and any(isinstance(value, str) for value in values):
-        scalars = [
-            pa.scalar(value).cast(kind) if isinstance(value, str) else pa.scalar(value, kind) for value in values
-        ]
-        whole = [scalar.value if scalar.is_valid else None for scalar in scalars]
-        return pa.array(whole, pa.int32() if kind.bit_width == 32 else pa.int64()).cast(kind)
-    return pa.array(values, kind)
+def _from_text(text: str, kind: pa.DataType) -> pa.Scalar:
+    """What the Parquet reader made a text of, because Python has no nanoseconds."""
+    if pa.types.is_duration(kind):
+        return pa.scalar(int(text), kind)
+    if pa.types.is_time(kind):  # pyarrow parses no time without a day
+        return pa.scalar(f"1970-01-01 {text}").cast(pa.timestamp("ns")).cast(kind)
+    return pa.scalar(text).cast(kind)

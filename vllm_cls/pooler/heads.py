@@ -1,4 +1,4 @@
-"""Heads as modules that run in float32, whatever the backbone's dtype."""
+"""Heads as modules that run on pooled states, in float32 whatever the backbone's dtype."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from ..errors import ConfigError
 
 PooledHead = Callable[[torch.Tensor], torch.Tensor]
 
@@ -77,7 +79,22 @@ def head_modules(model: PreTrainedModel, backbone: nn.Module) -> list[nn.Module]
     return modules
 
 
-def in_float32(model: PreTrainedModel, backbone: nn.Module) -> None:
-    """Keep every head module in float32 (vLLM's `head_dtype` default for pooling)."""
+def head_dtype(config: Any, model_dtype: torch.dtype) -> torch.dtype:
+    """The dtype of the head: float32, or what the config's `head_dtype` says ("model", "float32", "bfloat16" …).
+
+    Raises:
+        ConfigError: it names no dtype.
+    """
+    name = str(getattr(config, "head_dtype", None) or "float32").removeprefix("torch.")
+    if name == "model":
+        return model_dtype
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ConfigError(f"head_dtype={name!r} is unknown; use 'float32', 'model', 'bfloat16' or 'float16'.")
+    return dtype
+
+
+def set_head_dtype(model: PreTrainedModel, backbone: nn.Module, dtype: torch.dtype) -> None:
+    """Bring every head module to one dtype (vLLM's `head_dtype`, float32 by default for pooling)."""
     for module in head_modules(model, backbone):
-        module.float()
+        module.to(dtype)

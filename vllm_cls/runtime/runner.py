@@ -59,6 +59,7 @@ class Runner:
         self.head = head
         self.pool = pool
         self.mode = mode
+        self.head_dtype = model.dtype
         self.num_forwards = 0
         self.num_tokens = 0
         text = self.backbone.config.get_text_config()
@@ -104,14 +105,14 @@ class Runner:
         if self.mode.whole or self.head is None:
             logits: torch.Tensor = self._forward(self.model, self._padded(sequences)).logits
             return logits.float()
-        return self.head(self.states(sequences)).float()
+        return self.head(self.states(sequences).to(self.head_dtype)).float()
 
     @torch.inference_mode()
     def token_logits(self, sequences: Sequence[TokenSequence]) -> list[torch.Tensor]:
         """Logits of every token: one `(num_tokens, num_labels)` a sequence, float32."""
         assert self.head is not None
         hidden, layout = self.hidden(sequences)
-        return [self.head(rows.float()).float() for rows in all_tokens(hidden, layout.starts, layout.lengths)]
+        return [self.head(rows.to(self.head_dtype)).float() for rows in all_tokens(hidden, layout.starts, layout.lengths)]
 
     def _packs(self, sequences: Sequence[TokenSequence]) -> bool:
         limit = self.mode.packed_limit
