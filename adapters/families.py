@@ -13,6 +13,7 @@ from vllm_cls.errors import ModelError
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
 # tanh(x / 4096) * 4096 is x to 1e-5 for |x| < 20, and states with outliers stay exact enough in float32;
@@ -58,8 +59,7 @@ class Decoder(_Family):
     final_linear = "score"
 
     def head(self, model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor] | None:
-        own = getattr(model, "pooled_logits", None)
-        return own or (lambda pooled: model.get_submodule(self.final_linear)(pooled))
+        return getattr(model, "pooled_logits", None) or model.get_submodule(self.final_linear)
 
 
 class Encoder(_Family):
@@ -79,18 +79,20 @@ class Encoder(_Family):
         return "CLS"
 
     def head(self, model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor] | None:
-        from vllm_cls.pooler.heads import replayed_head
+        from vllm_cls.pooler.heads import ReplayedHead
 
-        return getattr(model, "pooled_logits", None) or replayed_head(model, self.backbone_pooler(model))
+        return getattr(model, "pooled_logits", None) or ReplayedHead(model, self.backbone_pooler(model))
 
-    def backbone_pooler(self, model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    def backbone_pooler(self, model: PreTrainedModel) -> nn.Module | None:
         """`(n, 1, hidden)` → `(n, hidden)` by the pooler inside the backbone, or None where it has none."""
+        from torch import nn
+
         backbone = self.backbone(model)
         pooler: Any = getattr(backbone, "pooler", None)
         activation: Any = getattr(backbone, "pooler_activation", None)
-        if pooler is not None and activation is not None:  # ALBERT
-            return lambda states: activation(pooler(states[:, 0]))
-        return pooler
+        if pooler is not None and activation is not None:  # ALBERT's is a bare linear layer
+            return nn.Sequential(nn.Flatten(), pooler, activation)
+        return pooler  # type: ignore[no-any-return]
 
     def position_ids(self, config: PreTrainedConfig, input_ids: Sequence[int]) -> Sequence[int]:
         if not self.offset_positions:

@@ -119,14 +119,16 @@ class Family:
 
     def _make(self) -> Iterator[Reader]:
         import torch
-        from transformers import PreTrainedModel
+        import transformers
 
         yield Reader(self.backbone)
         config = self.backbone.config
+        named = [getattr(transformers, name, None) for name in self.first]
         here = vars(sys.modules[type(self.backbone).__module__]).values()
-        members = [one for one in here if isinstance(one, type) and issubclass(one, PreTrainedModel)]
-        for member in sorted(members, key=lambda one: one.__name__ not in self.first):
-            if not isinstance(config, member.config_class or ()):
+        classes = [one for one in [*named, *here] if isinstance(one, type)]
+        for member in dict.fromkeys(one for one in classes if issubclass(one, transformers.PreTrainedModel)):
+            # A model may say that it was saved from a class of another family, whose code it shares.
+            if member not in named and not isinstance(config, member.config_class or ()):
                 continue
             try:
                 with quiet(), torch.device("meta"):

@@ -134,7 +134,8 @@ def _source_classes(plan: ConversionPlan) -> list[str]:
         raw = json.loads((plan.checkpoint.folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
-    return raw.get("architectures") or []
+    names = raw.get("architectures") if isinstance(raw, dict) else None
+    return [name for name in names or [] if isinstance(name, str)]
 
 
 def configs_within(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:

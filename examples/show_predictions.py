@@ -1,4 +1,4 @@
-"""Show a few rows that `vcls classify` wrote, one line each, the rarer errors first where there are true labels.
+"""Show a few rows that `vcls classify` wrote, spread over the file: predicted label, probability, true label, text.
 
     python examples/show_predictions.py demo/predictions.jsonl [--rows 6]
 """
@@ -9,6 +9,8 @@ import argparse
 import json
 from pathlib import Path
 
+WIDTH = 70
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -17,10 +19,11 @@ def main() -> None:
     arguments = parser.parse_args()
     with arguments.file.open(encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
-    step = max(1, len(rows) // arguments.rows)
-    for row in rows[:: step][: arguments.rows]:
+    print(f"{'predicted':<10} {'score':<6} {'true':<10} text")
+    for row in rows[:: max(1, len(rows) // arguments.rows)][: arguments.rows]:
         text = " ".join(row["text"].split())
-        print(f"{row['label']:>10} {row['score']:.3f}  {text if len(text) <= 80 else text[:79] + '…'}")
+        text = text if len(text) <= WIDTH else text[: WIDTH - 1] + "…"
+        print(f"{row['label']:<10} {row['score']:<6.3f} {row.get('input_label', '–'):<10} {text}")
 
 
 if __name__ == "__main__":

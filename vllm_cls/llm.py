@@ -175,7 +175,7 @@ class LLM:
         listed = _listed(prompts)
         params = _per_prompt(pooling_params, len(listed))
         tokenized = self._tokenize(listed, lora_request, tokenization_kwargs)
-        rows = self._open.engine.logits([each.sequence for each in tokenized])
+        rows = self._open.run("classify", [each.sequence for each in tokenized])
         return [self._classified(*each) for each in zip(tokenized, rows, params, strict=True)]
 
     def classify_iter(
@@ -200,7 +200,7 @@ class LLM:
         while window := list(itertools.islice(stream, _WINDOW)):
             tokenized = self._open.processor.tokenize(window, truncation)
             good = [each for each in tokenized if isinstance(each, Tokenized)]
-            rows = iter(self._open.engine.logits([each.sequence for each in good]))
+            rows = iter(self._open.run("classify", [each.sequence for each in good]))
             for each in tokenized:
                 if isinstance(each, Tokenized):
                     try:

@@ -44,6 +44,8 @@ class Served:
         """Rows before calibration and activation: logits, logits of tokens, or pooled states."""
         if task == "embed":
             return self.engine.states(sequences)
+        if not self.classifier.has_head:
+            raise ConfigError("this model was loaded with convert='none' and has no head; only pooling_task='embed' runs.")
         if task == "token_classify":
             if self.engine.runner.head is None or self.engine.runner.mode.whole:
                 raise ConfigError("token_classify needs a head that runs on any token's state; this model's does not.")
@@ -173,11 +175,14 @@ def make_runner(classifier: loading.Classifier, pooling: str, longest: int) -> R
     if classifier.has_head:
         own = selfcheck.own_logits(runner, sequences)
         runner.head_dtype = head_dtype(classifier.config, backbone.dtype)
-        set_head_dtype(model, backbone, runner.head_dtype)
+        if head is not None:
+            set_head_dtype(model, head, runner.head_dtype)
         reason = selfcheck.why_not_split(runner, sequences, own, comparable=pooling == classifier.pooling)
     if reason is not None:
         if pooling != classifier.pooling:
             raise ConfigError(f"pooling_type={pooling!r} is not possible: {reason}; leave it out.")
+        if head is not None:  # the model's own forward knows one dtype
+            set_head_dtype(model, head, backbone.dtype)
         runner.mode = selfcheck.choose_whole_mode(runner, sequences, reason)
     else:
         why_not = architecture.why_not_packed(backbone.config)

@@ -25,7 +25,7 @@ class FakeLLM:
         *,
         labels: tuple[str, ...] = ("negative", "positive"),
         problem_type: str | None = "single_label_classification",
-        max_model_len: int = 50,
+        max_model_len: int | None = None,
         window: int = 4,
         template: str | None = None,
         **options: Any,
@@ -33,7 +33,7 @@ class FakeLLM:
         self.model, self.options = model, options
         self.id2label = dict(enumerate(labels))
         self.num_labels, self.problem_type = len(labels), problem_type
-        self.max_model_len, self._window, self._template = max_model_len, window, template
+        self.max_model_len, self._window, self._template = max_model_len or 50, window, template
         self.seen: list[dict[str, Any]] = []
         self.most_ahead = 0
         self.closed = False

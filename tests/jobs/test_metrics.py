@@ -75,8 +75,11 @@ def test_calibration_error_by_its_definition() -> None:
         (-1, None),
         (1.5, None),
         (None, None),
-    ]
-    + [("DOG", None), ("", None), (["dog"], None), ("²", None)],
+        ("DOG", None),
+        ("", None),
+        (["dog"], None),
+        ("²", None),
+    ],
 )
 def test_true_labels_are_names_or_indices(gold: Any, index: int | None) -> None:
     tally = Tally(LABELS)

@@ -9,7 +9,6 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import pytest
@@ -153,19 +152,19 @@ def test_a_full_disk_is_said_of_the_output(tmp_path: Path) -> None:
 
 
 class Loud:
-    """A plugin's writer: the texts in capitals."""
+    """A plugin's writer: the labels in capitals."""
 
     def __init__(self, path: str) -> None:
-        self._file = open(path, "w")
+        self._path, self._text = Path(path), ""
 
     def __enter__(self) -> Loud:
         return self
 
     def write(self, record: Mapping[str, Any]) -> None:
-        self._file.write(record["label"].upper())
+        self._text += record["label"].upper()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._file.close()
+    def __exit__(self, *_: object) -> None:
+        self._path.write_text(self._text)
 
 
 def test_writers_of_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

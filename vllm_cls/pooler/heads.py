@@ -30,53 +30,44 @@ class LenientOutput(BaseModelOutputWithPooling):
 
 
 class _PooledStates(nn.Module):
-    """Stands in for a backbone: gives pooled states as sequences of one token.
+    """Stands in for a backbone: gives pooled states as sequences of one token."""
 
-    A classifier's forward that takes the first token, the last token, or a mean then finds the pooled
-    state, so its own head code runs on it unchanged.
-    """
-
-    def __init__(self, backbone: nn.Module, pooler: Callable[[torch.Tensor], torch.Tensor] | None) -> None:
+    def __init__(self, config: Any, pooler: nn.Module | None) -> None:
         super().__init__()
-        self.config: Any = backbone.config
+        self.config = config
         self.pooler = pooler
         self.states: torch.Tensor
 
-    def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
+    def forward(self, *args: Any, **kwargs: Any) -> LenientOutput:
         output = self.pooler(self.states) if self.pooler is not None else None
         return LenientOutput(last_hidden_state=self.states, pooler_output=output)
 
 
-def replayed_head(model: PreTrainedModel, pooler: Callable[[torch.Tensor], torch.Tensor] | None = None) -> PooledHead:
+class ReplayedHead(nn.Module):
     """The head of a transformers classifier: its own forward, run on pooled states.
+
+    A forward that takes the first token, the last token or a mean finds the pooled state in a sequence
+    of one token, so its own head code runs on it unchanged.
 
     Args:
         model: a `*ForSequenceClassification` whose head starts from one state a sequence.
-        pooler: `(n, 1, hidden)` → `(n, hidden)`, where the backbone itself holds a pooler.
-
-    Returns:
-        A function `(n, hidden)` → logits `(n, num_labels)`.
+        pooler: `(n, 1, hidden)` → `(n, hidden)`, where the backbone itself holds one. It is copied, since
+            the backbone goes on running its own in its own dtype.
     """
-    prefix = model.base_model_prefix
-    stand_in = _PooledStates(getattr(model, prefix), pooler)
-    headless = copy.copy(model)
-    headless._modules = {**model._modules, prefix: stand_in}
 
-    def head(pooled: torch.Tensor) -> torch.Tensor:
-        stand_in.states = pooled[:, None, :]
+    def __init__(self, model: PreTrainedModel, pooler: nn.Module | None = None) -> None:
+        super().__init__()
+        prefix = model.base_model_prefix
+        self._stand_in = _PooledStates(getattr(model, prefix).config, copy.deepcopy(pooler))
+        self._headless = copy.copy(model)
+        self._headless._modules = {**model._modules, prefix: self._stand_in}
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        """`(n, hidden)` → logits `(n, num_labels)`."""
+        self._stand_in.states = pooled[:, None, :]
         ones = torch.ones(len(pooled), 1, dtype=torch.long, device=pooled.device)
-        logits: torch.Tensor = headless(input_ids=ones, attention_mask=ones).logits
+        logits: torch.Tensor = self._headless(input_ids=ones, attention_mask=ones).logits
         return logits
-
-    return head
-
-
-def head_modules(model: PreTrainedModel, backbone: nn.Module) -> list[nn.Module]:
-    """The modules of a classifier beside its backbone, and the backbone's own pooler."""
-    prefix = model.base_model_prefix
-    modules = [module for name, module in model.named_children() if name != prefix]
-    modules += [module for name in ("pooler",) if isinstance(module := getattr(backbone, name, None), nn.Module)]
-    return modules
 
 
 def head_dtype(config: Any, model_dtype: torch.dtype) -> torch.dtype:
@@ -94,7 +85,13 @@ def head_dtype(config: Any, model_dtype: torch.dtype) -> torch.dtype:
     return dtype
 
 
-def set_head_dtype(model: PreTrainedModel, backbone: nn.Module, dtype: torch.dtype) -> None:
-    """Bring every head module to one dtype (vLLM's `head_dtype`, float32 by default for pooling)."""
-    for module in head_modules(model, backbone):
+def set_head_dtype(model: PreTrainedModel, head: PooledHead, dtype: torch.dtype) -> None:
+    """Bring the head to one dtype (vLLM's `head_dtype`, float32 by default for pooling).
+
+    Args:
+        head: a module, or a method of the classifier, and then all that stands beside its backbone is the head.
+    """
+    prefix = model.base_model_prefix
+    beside = [module for name, module in model.named_children() if name != prefix]
+    for module in [head] if isinstance(head, nn.Module) else beside:
         module.to(dtype)

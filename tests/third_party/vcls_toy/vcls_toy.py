@@ -54,7 +54,8 @@ class ToyAttention(nn.Module):
         heads = self.config.num_attention_heads
         states = self.query_key_value(hidden).view(batch, length, 3, heads, size // heads)
         query, key, value = states.permute(2, 0, 3, 1, 4)
-        attend = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
+        stock = ALL_ATTENTION_FUNCTIONS["sdpa"]
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, stock)
         attended, _ = attend(self, query, key, value, attention_mask, scaling=(size // heads) ** -0.5, **kwargs)
         return self.output(attended.reshape(batch, length, size))
 

@@ -1,0 +1,34 @@
+"""Commands run against the fake classifier, and leave the process as they found it."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+
+import pytest
+from click.testing import CliRunner, Result
+
+import vllm_cls.llm
+from tests.jobs.fake import FakeLLM
+from vllm_cls.cli.main import vcls
+
+
+@pytest.fixture(autouse=True)
+def fake_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(vllm_cls.llm, "LLM", FakeLLM)
+    shown, environment = warnings.showwarning, dict(os.environ)
+    yield
+    warnings.showwarning = shown
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+@pytest.fixture
+def run() -> Callable[..., Result]:
+    """Run `vcls` with these arguments; stdout and stderr come apart."""
+
+    def run(*arguments: object, stdin: str | bytes | None = None) -> Result:
+        return CliRunner().invoke(vcls, [str(argument) for argument in arguments], input=stdin)
+
+    return run

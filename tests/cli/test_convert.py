@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+import vllm_cls.conversion
+from vllm_cls.cli.convert import Template
+from vllm_cls.conversion import ConversionReport
+
+Run = Callable[..., Result]
+
+REPORT = ConversionReport(
+    out="my model",
+    model_class="BertForSequenceClassification",
+    format="transformers",
+    head="fit",
+    pooling="CLS",
+    labels=["benign", "injection"],
+    report={"rows": 400, "held_out_rows": 80, "accuracy": 0.925, "majority": 0.575, "regularisation_C": 0.1},
+    warnings=["13 rows were cut"],
+    files=["a", "b"],
+    num_bytes=90_900_000,
+)
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What `vllm_cls.convert` was called with."""
+    seen: dict[str, Any] = {}
+
+    def convert(model: str, out: str, **options: Any) -> ConversionReport:
+        seen.update(options, model=model, out=out)
+        return seen.pop("report", REPORT)
+
+    monkeypatch.setattr(vllm_cls.conversion, "convert", convert)
+    return seen
+
+
+def test_it_says_what_it_did_and_what_to_do_next(run: Run, given: dict[str, Any]) -> None:
+    result = run("convert", "base", "my model", "--head", "fit", "--train", "rows.jsonl")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[:5] == [
+        "wrote my model",
+        "  class     BertForSequenceClassification, opens in plain transformers",
+        "  head      fit, on CLS states",
+        "  labels    benign, injection",
+        "  measured  on 80 of 400 rows, held out: accuracy 0.9250 (commonest label always 0.5750), "
+        "regularisation C 0.1000",
+    ]
+    assert lines[5].startswith("  size      90.9 MB in 2 files, ")
+    assert lines[6] == "next: vcls classify 'my model' INPUT -o OUTPUT"
+    assert result.stderr == "warning: 13 rows were cut\n"
+
+
+def test_a_dry_run_wrote_nothing(run: Run, given: dict[str, Any]) -> None:
+    given["report"] = ConversionReport("out", "Own", "vcls", "random", "MEAN", ["x"] * 30, dry_run=True)
+    result = run("convert", "base", "out", "--dry-run")
+    assert result.stdout.startswith("would write out\n  class     Own, opens after `import vllm_cls`\n")
+    assert "x, … (30)\n" in result.stdout
+    assert "next:" not in result.stdout
+    assert "measured" not in result.stdout
+    assert given["dry_run"] is True
+
+
+def test_quiet_says_nothing(run: Run, given: dict[str, Any]) -> None:
+    result = run("convert", "base", "out", "--quiet")
+    assert (result.stdout, result.stderr, result.exit_code) == ("", "", 0)
+
+
+def test_options_reach_the_conversion(run: Run, given: dict[str, Any]) -> None:
+    arguments = (
+        "--head tokens --labels a,b --problem-type multi_label_classification --label-tokens a=x,b=y --pooling MEAN "
+        "--text-field t --text-pair-field p --label-field l --validation-split 0.1 --seed 3 --bias --link "
+        "--logit-bias 0.5 --dtype float16 --max-shard-size 1GB --overwrite --hf-overrides {} --device cpu --plugin x "
+        "--chat-template-prompt"
+    )
+    assert run("convert", "base", "out", *arguments.split(), "--prompt-template", r"{text}\nIs:").exit_code == 0
+    expected = {
+        "model": "base",
+        "out": "out",
+        "convert": "classify",
+        "head": "tokens",
+        "labels": ["a", "b"],
+        "problem_type": "multi_label_classification",
+        "label_tokens": "a=x,b=y",
+        "pooling": "mean",
+        "text_field": "t",
+        "text_pair_field": "p",
+        "label_field": "l",
+        "validation_split": 0.1,
+        "seed": 3,
+        "bias": True,
+        "logit_bias": 0.5,
+        "link": True,
+        "dtype": "float16",
+        "max_shard_size": "1GB",
+        "overwrite": True,
+        "hf_overrides": {},
+        "device": "cpu",
+        "plugin": "x",
+        "chat_template_prompt": True,
+        "prompt_template": "{text}\nIs:",
+    }
+    assert {name: given[name] for name in expected} == expected
+    assert "head_weights" not in given
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"), [(r"a\nb\tc", "a\nb\tc"), (r"a\\n", r"a\n"), ("a\nb", "a\nb"), (r"\x{text}", r"\x{text}")]
+)
+def test_escapes_of_a_template(written: str, meant: str) -> None:
+    assert Template().convert(written, None, None) == meant

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import io
+import time
+
+import pytest
+from rich.console import Console
+
+from vllm_cls.cli.show import measurements, number, progress, show_metrics, show_table, size
+from vllm_cls.jobs.metrics import evaluate
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1234567, "1,234,567"),
+        (0.95, "0.9500"),
+        (1e-7, "1e-07"),
+        (12345.678, "1.235e+04"),
+        (0.0, "0"),
+        ("x", "x"),
+        (True, "True"),
+    ],
+)
+def test_numbers(value: object, text: str) -> None:
+    assert number(value) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(999, "999 B"), (90_900_000, "90.9 MB"), (2_500_000_000, "2.50 GB")])
+def test_sizes(value: int, text: str) -> None:
+    assert size(value) == text
+
+
+def test_measurements_in_our_order_with_what_is_new_at_the_end() -> None:
+    values = {"new_one": 2, "macro_f1": 0.5, "majority": 0.25, "accuracy": 0.75, "log_loss": None}
+    assert measurements(values) == "accuracy 0.7500 (commonest label always 0.2500), macro F1 0.5000, new one 2"
+    assert measurements({}) == ""
+
+
+def shown(terminal: bool, width: int = 40) -> Console:
+    return Console(file=io.StringIO(), force_terminal=terminal, width=width, color_system=None)
+
+
+def text_of(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_in_a_pipe_a_row_is_a_line_however_long() -> None:
+    console = shown(False)
+    show_table(console, ("name", "n"), [("[red]" + "x" * 100, "1"), ("b", "22")])
+    assert text_of(console) == f"\nname{' ' * 101}   n\n[red]{'x' * 100}   1\nb{' ' * 104}  22\n"
+
+
+def test_on_a_terminal_long_cells_are_folded() -> None:
+    console = shown(True)
+    show_table(console, ("name", "n"), [("[red]" + "x" * 100, "1")])
+    assert max(map(len, text_of(console).splitlines())) <= 40
+    assert text_of(console).count("x") == 100
+    assert "[red]" in text_of(console)
+
+
+def test_of_many_labels_only_the_commonest_confusions_are_shown() -> None:
+    labels = {i: f"label-{i}" for i in range(20)}
+    probs = [[float(i == given) for i in range(20)] for given in (1, 1, 2, 0)]
+    console = shown(False, 200)
+    show_metrics(console, evaluate(probs, [0, 0, 0, 0], labels))
+    tail = text_of(console).split("\n\n")[-1].splitlines()
+    assert [line.split() for line in tail] == [
+        ["true", "predicted", "rows"],
+        ["label-0", "label-1", "2"],
+        ["label-0", "label-2", "1"],
+    ]
+
+
+def test_progress_is_for_terminals() -> None:
+    for console, active in ((shown(False), True), (shown(True), False)):
+        with progress(console, active) as on_progress:
+            assert on_progress is None
+        assert text_of(console) == ""
+
+
+def test_progress_shows_rows_and_their_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(range(100, 200, 2))
+    monkeypatch.setattr("vllm_cls.cli.show.time.monotonic", lambda: float(next(now)))
+    console = shown(True, 100)
+    assert time.monotonic
+    with progress(console, True) as on_progress:
+        assert on_progress is not None
+        on_progress(1000, 0.25)
+        on_progress(3000, 0.75)
+    assert "classifying" in text_of(console)
+    assert "3,000 rows  1,500 rows/s" in text_of(console)
