@@ -83,7 +83,7 @@ format: venv
 	$(BIN)/ruff format .
 
 bench: venv
-	$(BIN)/python -m benchmarks
+	@for file in benchmarks/[!_]*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 clean:
 	rm -rf .venv $(LINT) build demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -43,7 +43,7 @@ def load_on_meta(
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they come back in the info, where they can be named
             )
-        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, ImportError, OSError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ModelError(
                 f"transformers cannot put these weights into a {model_class.__name__} ({reason}); tensors that it "

@@ -58,7 +58,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some rows failed, 130 in
 @click.option("--no-template", is_flag=True, help="Leave out the prompt template that the model stores.")
 @running_options
 @pass_state
-def classify(state: State, model: str, inputs: tuple[str, ...], output: str | None, **options: Any) -> None:
+def classify(state: State, /, model: str, inputs: tuple[str, ...], output: str | None, **options: Any) -> None:
     """Classify the rows of files.
 
     MODEL is a folder, a hub id or a .gguf file. Rows keep their order and stream out; a bad row keeps its place.

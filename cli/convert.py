@@ -81,7 +81,7 @@ class Template(click.ParamType):
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 @model_options
 @pass_state
-def convert(state: State, model: str, out: str, **options: Any) -> None:
+def convert(state: State, /, model: str, out: str, **options: Any) -> None:
     """Turn a model into a classifier on disk.
 
     MODEL is a folder, a hub id or a .gguf file; OUT is the folder to make, whole or not at all.

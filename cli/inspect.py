@@ -23,7 +23,7 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
 @running_options
 @pass_state
-def inspect(state: State, model: str, as_json: bool, **options: Any) -> None:
+def inspect(state: State, /, model: str, as_json: bool, **options: Any) -> None:
     """Show what a model is and how it would run.
 
     Its class, the plugin that takes it, pooling, labels, packed or padded and why, sizes and dtype.

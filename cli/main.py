@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import sys
@@ -63,13 +64,19 @@ class Commands(click.Group):
             _discard_stdout()
             ctx.exit(1)
 
-    def main(self, args: Sequence[str] | None = None, *rest: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = "vcls",
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        run = functools.partial(super().main, args, prog_name, complete_var, standalone_mode=False)
         if not standalone_mode:
-            return super().main(args, *rest, standalone_mode=False, **extra)
-        extra.setdefault("prog_name", "vcls")
+            return run(**extra)
         state = State()
-        run = super().main
-        sys.exit(_outcome(lambda: run(args, *rest, standalone_mode=False, obj=state, **extra), state))
+        sys.exit(_outcome(lambda: run(obj=state, **extra), state))
 
 
 def entries() -> dict[str, list[importlib.metadata.EntryPoint]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -117,7 +117,7 @@ def speaking_options(function: F) -> F:
     return _with(function, _SPEAKING)
 
 
-def _with(function: F, options: list[Callable[[F], F]]) -> F:
+def _with(function: F, options: Sequence[Callable[[F], F]]) -> F:
     for option in reversed(options):
         function = option(function)
     return function

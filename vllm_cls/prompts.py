@@ -83,7 +83,7 @@ def parse(prompt: Any) -> Prompt:
         return _from_mapping(prompt)
     if isinstance(prompt, tuple) and len(prompt) == 2 and all(isinstance(each, str) for each in prompt):
         return Prompt(text=prompt[0], text_pair=prompt[1])
-    if isinstance(prompt, Sequence) and prompt:
+    if isinstance(prompt, Sequence) and not isinstance(prompt, (bytes, bytearray)) and prompt:
         if all(isinstance(each, int) and not isinstance(each, bool) for each in prompt):
             return Prompt(token_ids=tuple(prompt))
         if all(isinstance(each, Mapping) and "role" in each for each in prompt):

@@ -59,6 +59,8 @@ def saved(model_class: type, config: Any) -> dict[str, torch.Tensor] | None:
 def cases(config_class: type, target: type) -> Iterator[tuple[str, str | None]]:
     """For each class that a source may be saved from: its name, and why it was refused or None."""
     config = small(config_class)
+    if config is None:
+        return
     try:
         reader = Reader(load_on_meta(target, config, {}, torch.float32)[0])
     except (ModelError, AttributeError):

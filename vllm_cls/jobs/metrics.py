@@ -123,7 +123,11 @@ class Tally:
 
     def metrics(self) -> Metrics:
         """What was measured so far."""
-        told = {"rows": self._rows, "unknown": self._unknown, "unknown_labels": list(self._unknown_labels)}
+        told: dict[str, Any] = {
+            "rows": self._rows,
+            "unknown": self._unknown,
+            "unknown_labels": list(self._unknown_labels),
+        }
         if self._numbers is not None or not self._rows:
             return Metrics(**told, **(self._numbers.metrics() if self._numbers is not None else {}))
         per_label = [self._label_metrics(i) for i in range(len(self.labels))]

@@ -124,7 +124,7 @@ class _Native(io.RawIOBase):
 def decompressed(raw: IO[bytes], compression: str | None) -> IO[bytes]:
     """What `raw` holds, through the decoder of `compression`; it holds one block at a time."""
     if compression == "gzip":
-        return io.BufferedReader(gzip.GzipFile(fileobj=raw, mode="rb"), 2**16)  # type: ignore[arg-type]
+        return io.BufferedReader(gzip.GzipFile(fileobj=raw, mode="rb"), 2**16)
     if compression == "zstd":
         import pyarrow
 

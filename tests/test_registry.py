@@ -1,0 +1,109 @@
+"""Plugins: found through entry points, the most specific wins, broken ones harm nobody."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import vllm_cls
+from vllm_cls import Architecture, ModelError, PluginError, hookimpl
+from vllm_cls.registry import PluginInfo, Registry, discover
+
+
+def plugin(name: str, *architectures: Architecture, **hooks: Any) -> PluginInfo:
+    module = SimpleNamespace(vcls_architectures=hookimpl(lambda: list(architectures)), **hooks)
+    return PluginInfo(name, "a-distribution", "1.0", "module", module)
+
+
+def architecture(name: str, **attributes: Any) -> Architecture:
+    made = Architecture()
+    for key, value in {"name": name, **attributes}.items():
+        setattr(made, key, value)
+    return made
+
+
+def test_built_in_plugins_come_through_entry_points() -> None:
+    found = {info.name: info for info in discover()}
+    assert {"ernie", "gpt2", "qwen2", "qwen2_5_vl", "encoders", "generic"} <= set(found)
+    assert all(info.error is None and info.distribution == "vllm-cls" for info in found.values() if info.distribution == "vllm-cls")
+
+
+def test_the_core_imports_no_plugin() -> None:
+    import sys
+
+    code_roots = ("vllm_cls.plugins", "vllm_cls.adapters", "vllm_cls.cli")
+    for name, module in list(sys.modules.items()):
+        if name.startswith("vllm_cls") and not name.startswith(code_roots) and getattr(module, "__file__", None):
+            with open(module.__file__) as file:  # type: ignore[arg-type]
+                text = file.read()
+            assert not any(f"from {root}" in text or f"import {root}" in text for root in code_roots), name
+
+
+def test_the_most_specific_wins() -> None:
+    generic = architecture("generic", generic=True)
+    by_type = architecture("by_type", model_types=("bert",))
+    by_class = architecture("by_class", class_names=("OwnForSequenceClassification",))
+    registry = Registry([plugin("a", generic), plugin("b", by_type), plugin("c", by_class)])
+    assert registry.find("gpt2").name == "generic"
+    assert registry.find("bert").name == "by_type"
+    assert registry.find("bert", ["OwnForSequenceClassification"]).name == "by_class"
+    assert registry.find("bert", plugin="a").name == "generic"
+
+
+def test_a_tie_names_both_and_a_name_decides() -> None:
+    one, two = architecture("one", model_types=("bert",)), architecture("two", model_types=("bert",))
+    registry = Registry([plugin("first", one), plugin("second", two)])
+    with pytest.raises(PluginError, match="'first' .* and 'second' .*--plugin NAME|'second' .* and 'first' .*--plugin NAME"):
+        registry.find("bert")
+    assert registry.find("bert", plugin="second").name == "two"
+    with pytest.raises(PluginError, match="no plugin is called 'frist'.*Did you mean 'first'"):
+        registry.find("bert", plugin="frist")
+    with pytest.raises(ModelError, match="plugin 'first' does not take"):
+        registry.find("gpt2", plugin="first")
+
+
+def test_nothing_matches() -> None:
+    with pytest.raises(ModelError, match="no installed plugin takes model_type 'x'"):
+        Registry([]).find("x")
+
+
+def test_a_broken_plugin_is_named_and_skipped() -> None:
+    broken = PluginInfo("broken", "d", "1", "m", error="ImportError: no")
+    misspelt = plugin("misspelt")
+    misspelt.plugin.vcls_no_such_hook = hookimpl(lambda: None)
+    registry = Registry([broken, misspelt, plugin("good", architecture("good", generic=True))])
+    errors = {info.name: info.error for info in registry.plugins}
+    assert errors["broken"] == "ImportError: no"
+    assert "vcls_no_such_hook" in str(errors["misspelt"])
+    assert errors["good"] is None
+    assert registry.find("bert").name == "good"
+
+
+def test_a_plugin_that_fails_when_asked_is_named() -> None:
+    def fails() -> list[Architecture]:
+        raise ValueError("no")
+
+    failing = PluginInfo("failing", "d", "1", "m", SimpleNamespace(vcls_architectures=hookimpl(fails)))
+    with pytest.raises(PluginError, match="'failing' failed in .*VCLS_PLUGINS"):
+        Registry([failing]).find("bert")
+
+
+def test_two_plugins_with_one_name_for_a_head() -> None:
+    sources = hookimpl(lambda: {"magic": None})
+    registry = Registry([plugin("a", vcls_head_sources=sources), plugin("b", vcls_head_sources=hookimpl(lambda: {"magic": 1}))])
+    with pytest.raises(PluginError, match="both register 'magic'"):
+        registry.collect("vcls_head_sources")
+
+
+def test_an_environment_variable_limits_what_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VCLS_PLUGINS", "gpt2, generic")
+    assert {info.name for info in discover()} == {"gpt2", "generic"}
+
+
+def test_public_names_exist() -> None:
+    for name in vllm_cls.__all__:
+        assert getattr(vllm_cls, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        vllm_cls.nothing  # noqa: B018
