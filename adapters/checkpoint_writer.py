@@ -35,7 +35,9 @@ _TOKENIZER_FILES = (
 )  # fmt: skip
 # Not generation_config.json, nor the files of a Sentence Transformers embedder (modules.json, 1_Pooling …):
 # the result neither generates nor embeds.
-_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+_PROCESSOR_FILES = (
+    "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "chat_template.json",
+)  # fmt: skip
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _MARGIN = 16 * 2**20  # bytes that config, tokenizer and the filesystem itself may take
 

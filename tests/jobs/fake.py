@@ -17,7 +17,7 @@ class FakeLLM:
         window: prompts that are taken before the first answer comes.
     """
 
-    made: list[FakeLLM] = []  # noqa: RUF012
+    made: list[FakeLLM] = []
 
     def __init__(
         self,

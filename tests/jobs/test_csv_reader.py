@@ -33,6 +33,8 @@ CELLS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.sampl
     st.sampled_from(["\n", "\r\n"]),
 )
 def test_round_trip(cells: list[tuple[str, str, str]], kind: str, quoting: int, end: str) -> None:
+    if any("\r" in cell for row in cells for cell in row):
+        quoting = csv.QUOTE_ALL  # Python's writer leaves a bare carriage return unquoted, which nobody can read
     text = io.StringIO(newline="")
     delimiter = csv_reader.DELIMITERS[kind]
     writer = csv.writer(text, delimiter=delimiter, quoting=quoting, lineterminator=end)  # type: ignore[arg-type]

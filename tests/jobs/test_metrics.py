@@ -129,6 +129,7 @@ def test_several_labels_of_a_row() -> None:
     ]
     assert found.log_loss == pytest.approx(np.mean(losses))
     assert found.confusion is None
+    assert (found.majority, found.majority_label) == (0.5, "cat, dog")
     strict = evaluate(probs, gold, LABELS, problem_type="multi_label_classification", threshold=0.65)
     assert strict.accuracy == 0.5
 

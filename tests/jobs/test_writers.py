@@ -94,6 +94,13 @@ def test_cells_of_a_table(tmp_path: Path) -> None:
     assert cells == ["", "true", "1", '["é", null]', '{"a": 1.5}', 'say "x",\nand', "a", "0.5", "false", ""]
 
 
+def test_carriage_returns_are_quoted(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv", [{"x": "a\rb", "error": "c\r"}], Layout({"x": "x"}, []))
+    assert [row.fields for row in rows_of(tmp_path / "a.csv")] == [{"x": "a\rb", "truncated": "false", "error": "c\r"}]
+    with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
+        assert next(csv.DictReader(file, strict=True), {}).get("x") == "a\rb"
+
+
 def test_a_table_whose_columns_are_known_begins_with_them(tmp_path: Path) -> None:
     write(tmp_path / "a.csv", [], Layout({"id": "id", "label": "input_label"}, RESULTS))
     assert (tmp_path / "a.csv").read_text() == "id,input_label,label,score,truncated,error\n"

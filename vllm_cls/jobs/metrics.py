@@ -14,6 +14,7 @@ from typing import Any
 BINS = 15
 _LEAST = 1e-15  # a probability of 0 for the true label costs this much, not everything
 _SHOWN = 5
+_MOST_SETS = 10_000  # different sets of labels that are counted, to find the commonest
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Metrics:
         macro_f1: mean F1 over the labels that occur or are predicted.
         log_loss: mean of −ln(probability of the true label), in nats; for multi-label, over all labels too.
         calibration_error: expected calibration error over 15 equal bins of confidence.
-        majority: accuracy of always answering the commonest label of these rows.
+        majority: accuracy of always answering the commonest label (for multi-label, set of labels) of these rows.
         confusion: `confusion[i][j]` rows have label i and got label j, in the order of `per_label`.
         mse: mean squared error.
         mae: mean absolute error.
@@ -88,6 +89,7 @@ class Tally:
         self._calibration = _Calibration()
         self._pairs: Counter[tuple[int, int]] = Counter()  # (true, predicted) of single-label rows
         self._true, self._given, self._both = Counter[int](), Counter[int](), Counter[int]()
+        self._sets: Counter[frozenset[int]] = Counter()
 
     def add(self, probs: Sequence[float], gold: Any) -> bool:
         """Count one row.
@@ -132,18 +134,17 @@ class Tally:
             return Metrics(**told, **(self._numbers.metrics() if self._numbers is not None else {}))
         per_label = [self._label_metrics(i) for i in range(len(self.labels))]
         met = [each.f1 for i, each in enumerate(per_label) if self._true[i] or self._given[i]]
-        commonest = max(range(len(self.labels)), key=lambda i: self._true[i])
-        single = not self._multi
+        commonest, count = self._commonest()
         return Metrics(
             **told,
             accuracy=self._right / self._rows,
             macro_f1=sum(met) / len(met) if met else None,
             log_loss=self._loss / self._rows,
             calibration_error=self._calibration.error(),
-            majority=self._true[commonest] / self._rows if single else None,
-            majority_label=self.labels[commonest] if single else None,
+            majority=count / self._rows,
+            majority_label=commonest,
             per_label=per_label,
-            confusion=self._confusion() if single else None,
+            confusion=None if self._multi else self._confusion(),
         )
 
     def _one(self, gold: Any) -> int | None:
@@ -159,14 +160,14 @@ class Tally:
                 return self._index[name]
         return int(name) if name.isascii() and name.isdigit() and int(name) < len(self.labels) else None
 
-    def _indices(self, gold: Any) -> set[int] | None:
+    def _indices(self, gold: Any) -> frozenset[int] | None:
         """The indices of a list of labels; of a text, one label, a JSON list, or labels parted by commas."""
         if isinstance(gold, str):
             gold = _listed(gold, self._index)
         if not isinstance(gold, list | tuple | set):
             gold = [gold]
         found = [self._one(each) for each in gold]
-        return None if None in found else {each for each in found if each is not None}
+        return None if None in found else frozenset(each for each in found if each is not None)
 
     def _add_single(self, probs: Sequence[float], gold: int) -> None:
         chosen = max(range(len(probs)), key=probs.__getitem__)
@@ -178,16 +179,26 @@ class Tally:
         self._loss -= math.log(max(probs[gold], _LEAST))
         self._calibration.add(probs[chosen], chosen == gold)
 
-    def _add_multi(self, probs: Sequence[float], gold: set[int]) -> None:
+    def _add_multi(self, probs: Sequence[float], gold: frozenset[int]) -> None:
         chosen = {i for i, prob in enumerate(probs) if prob >= self._threshold}
         self._true.update(gold)
         self._given.update(chosen)
         self._both.update(gold & chosen)
         self._right += chosen == gold
+        if gold in self._sets or len(self._sets) < _MOST_SETS:
+            self._sets[gold] += 1
         losses = [-math.log(max(prob if i in gold else 1 - prob, _LEAST)) for i, prob in enumerate(probs)]
         self._loss += sum(losses) / len(losses)
         for i, prob in enumerate(probs):
             self._calibration.add(max(prob, 1 - prob), (prob >= 0.5) == (i in gold))
+
+    def _commonest(self) -> tuple[str, int]:
+        """The label, or the labels, that most rows have, and how many do."""
+        if self._multi:
+            labels, count = self._sets.most_common(1)[0]
+            return ", ".join(self.labels[i] for i in sorted(labels)), count
+        best = max(range(len(self.labels)), key=lambda i: self._true[i])
+        return self.labels[best], self._true[best]
 
     def _label_metrics(self, i: int) -> LabelMetrics:
         both, given, true = self._both[i], self._given[i], self._true[i]

@@ -222,6 +222,8 @@ class _Csv(Table):
     def __init__(self, stream: IO[bytes], delimiter: str, layout: Layout) -> None:
         self._text = io.TextIOWrapper(stream, "utf-8", errors="replace", newline="", write_through=True)
         self._writer = csv.writer(self._text, delimiter=delimiter, lineterminator="\n")
+        # the one above leaves a carriage return bare, which readers take for the end of a line
+        self._quoting = csv.writer(self._text, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
         super().__init__(layout)
 
     def __enter__(self) -> _Csv:
@@ -237,7 +239,9 @@ class _Csv(Table):
         self._writer.writerow(columns)
 
     def add(self, row: dict[str, Any]) -> None:
-        self._writer.writerow([_cell(value) for value in row.values()])
+        cells = [_cell(value) for value in row.values()]
+        bare = any(isinstance(cell, str) and "\r" in cell for cell in cells)
+        (self._quoting if bare else self._writer).writerow(cells)
 
 
 def _cell(value: Any) -> Any:
