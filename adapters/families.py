@@ -88,11 +88,11 @@ class Encoder(_Family):
         from torch import nn
 
         backbone = self.backbone(model)
-        pooler: Any = getattr(backbone, "pooler", None)
+        pooler: nn.Module | None = getattr(backbone, "pooler", None)
         activation: Any = getattr(backbone, "pooler_activation", None)
         if pooler is not None and activation is not None:  # ALBERT's is a bare linear layer
             return nn.Sequential(nn.Flatten(), pooler, activation)
-        return pooler  # type: ignore[no-any-return]
+        return pooler
 
     def position_ids(self, config: PreTrainedConfig, input_ids: Sequence[int]) -> Sequence[int]:
         if not self.offset_positions:

@@ -12,13 +12,14 @@ from threadpoolctl import threadpool_limits
 
 from vllm_cls.architecture import Head, HeadRequest, HeadResult, LinearHead
 from vllm_cls.errors import ConfigError
+from vllm_cls.metrics import evaluate
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _START, _STEPS = -2, 8  # C from 10^-4 to 10^4, first 0.1
 _FOLDS = 5
-_BINS = 15
+_MEASURED = ("accuracy", "macro_f1", "log_loss", "calibration_error", "majority", "mse", "baseline_mse")
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,15 @@ def fitted_head(request: HeadRequest) -> HeadResult:
     report: dict[str, Any] = {"rows": len(values), "regularisation_C": strength}
     if len(held_out):
         judged = problem.fit(states[train], values[train], strength, intercept).logits(states[held_out])
-        report |= {"held_out_rows": len(held_out), **_report(judged, values[held_out], values[train], problem_type)}
+        report |= {"held_out_rows": len(held_out), **_report(judged, values[held_out], labels, problem_type)}
     final = problem.fit(states, values, strength, intercept)
-    head = Head("fit", _linear(final, intercept), on_features=chosen.on_features, description=_description(request, report, chosen.on_features), report=report)
+    head = Head(
+        "fit",
+        _linear(final, intercept),
+        on_features=chosen.on_features,
+        description=_description(request, report, chosen.on_features),
+        report=report,
+    )
     return HeadResult(head, labels, problem_type)
 
 
@@ -131,13 +138,17 @@ def _targets(labels: list[str], targets: Sequence[Any], problem_type: str) -> tu
     counts = np.bincount(indices, minlength=len(names))
     if counts.min() < 2 or len(names) < 2:
         rare = names[int(counts.argmin())] if len(names) else "?"
-        raise ConfigError(f"--train: every label needs at least 2 rows, and there must be two labels; {rare!r} has {counts.min()}.")
+        raise ConfigError(
+            f"--train: every label needs at least 2 rows, and there must be two labels; {rare!r} has {counts.min()}."
+        )
     return names, indices
 
 
 def _class_indices(labels: list[str], targets: Sequence[Any]) -> tuple[list[str], NDArray[Any]]:
     """Label names or indices → indices; numbers mean indices where the labels are not themselves numbers."""
-    found = sorted({str(each) for each in targets}, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
+    found = sorted(
+        {str(each) for each in targets}, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name)
+    )
     if labels and not set(found) <= set(labels) and all(name.isdigit() and int(name) < len(labels) for name in found):
         return labels, np.array([int(each) for each in targets])
     labels = labels or found
@@ -162,7 +173,9 @@ def _split(values: NDArray[Any], share: float, seed: int, problem_type: str) -> 
         return everything, everything[:0]
     single = problem_type == "single_label_classification"
     enough = single and len(values) * share >= len(np.unique(values))
-    train, held_out = train_test_split(everything, test_size=share, random_state=seed, stratify=values if enough else None)
+    train, held_out = train_test_split(
+        everything, test_size=share, random_state=seed, stratify=values if enough else None
+    )
     return train, held_out
 
 
@@ -223,7 +236,9 @@ def _one_vs_rest(states: NDArray[Any], values: NDArray[Any], strength: float, in
     rows = []
     for column in values.T:
         if column.min() == column.max():  # a label that these rows never (or always) have
-            rows.append(_Fitted(np.zeros((2, states.shape[1])), np.array([0.0, 10.0 * (2 * column[0] - 1)]) * intercept))
+            rows.append(
+                _Fitted(np.zeros((2, states.shape[1])), np.array([0.0, 10.0 * (2 * column[0] - 1)]) * intercept)
+            )
         else:
             rows.append(_logistic(states, column.astype(int), strength, intercept))
     weight = np.stack([each.weight[1] - each.weight[0] for each in rows])
@@ -263,41 +278,28 @@ _PROBLEMS: Mapping[str, _Problem] = {
 }
 
 
-def _report(logits: NDArray[Any], values: NDArray[Any], train: NDArray[Any], problem_type: str) -> dict[str, float]:
-    """Measurements on held-out rows, beside what the commonest training label (or their mean) would get."""
-    from sklearn.metrics import f1_score
-
+def _report(logits: NDArray[Any], values: NDArray[Any], labels: Sequence[str], problem_type: str) -> dict[str, Any]:
+    """Measurements on held-out rows, beside what the commonest label (or the mean) would get."""
+    gold: list[Any]
     if problem_type == "regression":
-        return {"mse": _squared(logits, values), "baseline_mse": _squared(train.mean(axis=0), values)}
-    if problem_type == "multi_label_classification":
-        chosen = logits > 0
-        return {
-            "accuracy": float((chosen == (values > 0)).all(axis=1).mean()),
-            "macro_f1": float(f1_score(values > 0, chosen, average="macro", zero_division=0)),
-            "log_loss": _binary_cross_entropy(logits, values),
-            "majority": float(((train.mean(axis=0) > 0.5) == (values > 0)).all(axis=1).mean()),
-        }
-    probabilities, chosen = _softmax(logits), logits.argmax(axis=1)
-    return {
-        "accuracy": float((chosen == values).mean()),
-        "macro_f1": float(f1_score(values, chosen, average="macro", zero_division=0)),
-        "log_loss": _cross_entropy(logits, values),
-        "calibration_error": _calibration_error(probabilities.max(axis=1), chosen == values),
-        "majority": float((np.bincount(train).argmax() == values).mean()),
-    }
-
-
-def _calibration_error(confidence: NDArray[Any], right: NDArray[Any]) -> float:
-    """Expected calibration error over equal bins of confidence (Guo et al. 2017)."""
-    bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
-    gaps = [abs(confidence[bins == b].mean() - right[bins == b].mean()) * (bins == b).mean() for b in np.unique(bins)]
-    return float(sum(gaps))
+        rows, gold = logits, values.tolist() if values.shape[1] > 1 else values[:, 0].tolist()
+    elif problem_type == "multi_label_classification":
+        rows = 1 / (1 + np.exp(-logits))
+        gold = [[label for label, has in zip(labels, row, strict=True) if has] for row in values]
+    else:
+        rows, gold = _softmax(logits), [labels[index] for index in values]
+    measured = evaluate(rows.tolist(), gold, dict(enumerate(labels)), problem_type=problem_type)
+    return {name: value for name in _MEASURED if (value := getattr(measured, name)) is not None}
 
 
 def _description(request: HeadRequest, report: Mapping[str, Any], on_features: bool) -> str:
     through = ", taken through its own pooler," if on_features else ""
     name = request.options.get("train_name", "labelled rows")
-    held = f"; measured on {report['held_out_rows']} rows held out, then fitted on all" if "held_out_rows" in report else ""
+    held = (
+        f"; measured on {report['held_out_rows']} rows held out, then fitted on all"
+        if "held_out_rows" in report
+        else ""
+    )
     return (
         f"A linear head fitted on the frozen model's {request.pooling} states{through} of {report['rows']} rows of `{name}` "
         f"(regularisation chosen by cross-validation: C = {report['regularisation_C']:g}){held}."

@@ -61,9 +61,7 @@ def vcls_head_sources() -> Mapping[str, HeadSource]:
 
 
 @hookimpl
-def vcls_target(
-    architecture: Architecture, config: PreTrainedConfig, result: HeadResult, pooling: str
-) -> Target:
+def vcls_target(architecture: Architecture, config: PreTrainedConfig, result: HeadResult, pooling: str) -> Target:
     from .target import target
 
     return target(architecture, config, result, pooling)

@@ -125,7 +125,9 @@ def _checked_labels(request: HeadRequest, found: list[str]) -> list[str]:
 def _token_ids(request: HeadRequest) -> dict[str, list[int]]:
     """Label → token ids, each checked to be what the model would read at the end of the real prompt."""
     if request.pooling != "LAST":
-        raise ConfigError(f"label tokens need the last token's state; this model pools {request.pooling}. Use --head fit.")
+        raise ConfigError(
+            f"label tokens need the last token's state; this model pools {request.pooling}. Use --head fit."
+        )
     if request.tokenizer is None:
         raise ModelError("label tokens need the model's tokenizer, which is not in its folder; pass --tokenizer.")
     strings = request.options.get("token_strings")
@@ -140,7 +142,9 @@ def _token_ids(request: HeadRequest) -> dict[str, list[int]]:
         for token in ids:
             if owners.setdefault(token, label) != label:
                 shown = request.tokenizer.convert_ids_to_tokens(token)
-                raise ModelError(f"the labels {owners[token]!r} and {label!r} share the token {shown!r}; give them others.")
+                raise ModelError(
+                    f"the labels {owners[token]!r} and {label!r} share the token {shown!r}; give them others."
+                )
     return by_label
 
 
@@ -151,7 +155,9 @@ def _vocabulary_id(tokenizer: PreTrainedTokenizerBase, string: str) -> int:
         return int(found)
     ids = tokenizer.encode(string, add_special_tokens=False)
     if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
-        raise ModelError(f"classifier_from_token: {string!r} is {_shown(tokenizer, ids)}, not one token of the vocabulary.")
+        raise ModelError(
+            f"classifier_from_token: {string!r} is {_shown(tokenizer, ids)}, not one token of the vocabulary."
+        )
     return int(ids[0])
 
 
@@ -161,7 +167,9 @@ def _continuation(request: HeadRequest, label: str, text: str) -> int:
     seen: dict[int, str] = {}
     for sample in _SAMPLES:
         before, after = request.tokenize(sample), request.tokenize(sample, text)
-        same = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after)))
+        same = next(
+            (i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after))
+        )
         if same < len(before):
             raise ModelError(_not_a_continuation(request, label, text, before, after, same))
         if len(after) != len(before) + 1:

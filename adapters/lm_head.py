@@ -84,10 +84,12 @@ def _lm_class(request: HeadRequest) -> type[PreTrainedModel]:
 
     named = getattr(transformers, next(iter(request.config.architectures or ()), ""), None)
     if named is not None and named.__name__.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")):
-        return named  # type: ignore[no-any-return]
+        return named
     found = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(request.config), None)
     if found is None:
-        raise ModelError(f"{request.checkpoint.name} ({request.config.model_type}) has no causal LM head; use --head fit.")
+        raise ModelError(
+            f"{request.checkpoint.name} ({request.config.model_type}) has no causal LM head; use --head fit."
+        )
     return found[0] if isinstance(found, (tuple, list)) else found
 
 

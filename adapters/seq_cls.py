@@ -119,7 +119,6 @@ class SequenceClassifier:
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
-@functools.cache
 def as_seq_cls_model(model_class: type[PreTrainedModel]) -> type[PreTrainedModel]:
     """The sequence classifier of a base model's class.
 
@@ -130,18 +129,24 @@ def as_seq_cls_model(model_class: type[PreTrainedModel]) -> type[PreTrainedModel
         A class `*ForSequenceClassification`. It keeps the family's `base_model_prefix`, so it reads the
         checkpoints of both the `*Model` and the `*ForCausalLM`.
     """
+    made: type[PreTrainedModel] = _made(model_class)  # type: ignore[arg-type]  # classes are hashable
+    return made
+
+
+@functools.cache
+def _made(model_class: Any) -> type[PreTrainedModel]:
     family = [base for base in model_class.__mro__ if issubclass(base, PreTrainedModel) and base is not PreTrainedModel]
     parent = family[-1] if family[-1] is not model_class else PreTrainedModel
     prefix = model_class.base_model_prefix or "model"
 
     def __init__(self: Any, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
-        parent.__init__(self, config, *args, **kwargs)
+        super(made, self).__init__(config, *args, **kwargs)
         setattr(self, prefix, model_class(config))
         self.build_head()
         self.post_init()
 
     stem = next((model_class.__name__.removesuffix(s) for s in _SUFFIXES if model_class.__name__.endswith(s)), None)
-    return type(parent)(
+    made: type[PreTrainedModel] = type(parent)(
         f"{stem or model_class.__name__}ForSequenceClassification",
         (SequenceClassifier, parent),
         {
@@ -152,6 +157,7 @@ def as_seq_cls_model(model_class: type[PreTrainedModel]) -> type[PreTrainedModel
             "config_class": model_class.config_class,
         },
     )
+    return made
 
 
 class VclsConfig(PreTrainedConfig):

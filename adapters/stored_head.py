@@ -49,7 +49,9 @@ def existing_head(request: HeadRequest) -> HeadResult:
     checkpoint, config = request.checkpoint, request.config
     final = request.architecture.final_linear
     if config.model_type == OWN_MODEL_TYPE:
-        return HeadResult(Head("existing", description="The head that the checkpoint had."), request.labels, request.problem_type)
+        return HeadResult(
+            Head("existing", description="The head that the checkpoint had."), request.labels, request.problem_type
+        )
     weight, bias = f"{final}.weight", f"{final}.bias"
     if weight in checkpoint.locations:
         labels = _labels(request, _rows(request, weight))
@@ -67,9 +69,7 @@ def existing_head(request: HeadRequest) -> HeadResult:
         )
     else:
         labels = list(request.labels)
-    return HeadResult(
-        Head("existing", description="The head that the checkpoint had."), labels, request.problem_type
-    )
+    return HeadResult(Head("existing", description="The head that the checkpoint had."), labels, request.problem_type)
 
 
 def _rows(request: HeadRequest, name: str) -> int:
@@ -101,7 +101,10 @@ def head_from_file(request: HeadRequest) -> HeadResult:
         tensors = {name: tensor.float() for name, tensor in load_file(path).items()}
     except SafetensorError as error:
         raise ModelError(f"--head-weights {path}: not readable as safetensors ({error}).") from error
-    bare = {name.removeprefix("score.").removeprefix(f"{request.architecture.final_linear}."): t for name, t in tensors.items()}
+    bare = {
+        name.removeprefix("score.").removeprefix(f"{request.architecture.final_linear}."): t
+        for name, t in tensors.items()
+    }
     if set(bare) <= {"weight", "bias"} and "weight" in bare:
         return _linear(request, path, bare["weight"], bare.get("bias"))
     return _by_class_names(request, path, tensors)
@@ -112,10 +115,14 @@ def _linear(request: HeadRequest, path: str, weight: torch.Tensor, bias: torch.T
     if weight.ndim != 2 or weight.shape[1] != hidden:
         raise ModelError(f"{path}: weight has shape {tuple(weight.shape)}; this model needs (num_labels, {hidden}).")
     if bias is not None and tuple(bias.shape) != (weight.shape[0],):
-        raise ModelError(f"{path}: bias has shape {tuple(bias.shape)}; weight's {tuple(weight.shape)} asks for ({weight.shape[0]},).")
+        raise ModelError(
+            f"{path}: bias has shape {tuple(bias.shape)}; weight's {tuple(weight.shape)} asks for ({weight.shape[0]},)."
+        )
     labels = _labels(request, weight.shape[0])
     description = f"A linear head read from `{Path(path).name}`."
-    return HeadResult(Head("file", linear=LinearHead(weight, bias), description=description), labels, request.problem_type)
+    return HeadResult(
+        Head("file", linear=LinearHead(weight, bias), description=description), labels, request.problem_type
+    )
 
 
 def _by_class_names(request: HeadRequest, path: str, tensors: dict[str, torch.Tensor]) -> HeadResult:
@@ -124,9 +131,13 @@ def _by_class_names(request: HeadRequest, path: str, tensors: dict[str, torch.Te
     labels = _labels(request, len(request.labels) or request.config.num_labels)
     expected = head_parameters(request, len(labels))
     if set(tensors) != set(expected):
-        raise ModelError(f"{path} holds {', '.join(sorted(tensors))}; this model's head is {', '.join(sorted(expected))}.")
+        raise ModelError(
+            f"{path} holds {', '.join(sorted(tensors))}; this model's head is {', '.join(sorted(expected))}."
+        )
     for name, tensor in tensors.items():
         if tensor.shape != expected[name].shape:
-            raise ModelError(f"{path}: {name} has shape {tuple(tensor.shape)}; this model needs {tuple(expected[name].shape)}.")
+            raise ModelError(
+                f"{path}: {name} has shape {tuple(tensor.shape)}; this model needs {tuple(expected[name].shape)}."
+            )
     description = f"The class's own head, read from `{Path(path).name}`."
     return HeadResult(Head("file", tensors=tensors, description=description), labels, request.problem_type)

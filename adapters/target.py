@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 from vllm_cls.architecture import OWN_MODEL_TYPE, Architecture, HeadResult, LinearHead, Target
 from vllm_cls.errors import ConfigError
 
-from .seq_cls import HeadShape, SequenceClassifier, VclsConfig, VclsForSequenceClassification, head_tensors, own_settings
+from .seq_cls import (
+    HeadShape,
+    SequenceClassifier,
+    VclsConfig,
+    VclsForSequenceClassification,
+    head_tensors,
+    own_settings,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

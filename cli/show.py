@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from vllm_cls.jobs.classify import OnProgress
-    from vllm_cls.jobs.metrics import Metrics
+    from vllm_cls.metrics import Metrics
 
 _MOST_LABELS = 12  # of a confusion matrix that is shown whole
 _COMMONEST = 10

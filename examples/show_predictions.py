@@ -1,6 +1,6 @@
 """Show a few rows that `vcls classify` wrote, spread over the file: predicted label, probability, true label, text.
 
-    python examples/show_predictions.py demo/predictions.jsonl [--rows 6]
+python examples/show_predictions.py demo/predictions.jsonl [--rows 6]
 """
 
 from __future__ import annotations

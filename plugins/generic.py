@@ -35,13 +35,14 @@ class Generic(Encoder):
         return "CLS" if encoder and not config.is_encoder_decoder else "LAST"
 
     def head(self, model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor] | None:
-        return (self._decoder if hasattr(model, "score") else super()).head(model)
+        return self._decoder.head(model) if hasattr(model, "score") else super().head(model)
 
     def express(
         self, config: PreTrainedConfig, linear: LinearHead, *, on_features: bool
     ) -> Mapping[str, torch.Tensor] | None:
-        family = self._decoder if self.pooling(config) == "LAST" else super()
-        return family.express(config, linear, on_features=on_features)
+        if self.pooling(config) == "LAST":
+            return self._decoder.express(config, linear, on_features=on_features)
+        return super().express(config, linear, on_features=on_features)
 
 
 @hookimpl

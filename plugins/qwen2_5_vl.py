@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class Qwen2_5_VL(Decoder):  # noqa: N801  # the family's own spelling
+class Qwen2_5_VL(Decoder):  # the family's own spelling
     """Texts run through the language model alone: its three rotary axes then all count tokens."""
 
     name = "qwen2_5_vl"

@@ -41,10 +41,16 @@ def test_label_tokens_are_next_token_logits(lms: dict[str, Path], name: str, tmp
     tokenizer: Any = transformers.AutoTokenizer.from_pretrained(lms[name])
     ids = [tokenizer.convert_tokens_to_ids(token) for token in ("Ġbad", "Ġboring", "Ġgood")]
     report = convert(
-        str(lms[name]), tmp_path / "tokens", head="tokens", label_tokens="neg= bad| boring,pos= good", prompt_template=TEMPLATE
+        str(lms[name]),
+        tmp_path / "tokens",
+        head="tokens",
+        label_tokens="neg= bad| boring,pos= good",
+        prompt_template=TEMPLATE,
     )
     assert report.labels == ["neg", "pos"]
-    convert(str(lms[name]), tmp_path / "two", head="two-way", label_tokens="neg= bad,pos= good", prompt_template=TEMPLATE)
+    convert(
+        str(lms[name]), tmp_path / "two", head="two-way", label_tokens="neg= bad,pos= good", prompt_template=TEMPLATE
+    )
     tokens, two = LLM(str(tmp_path / "tokens")), LLM(str(tmp_path / "two"))
     for text in TEXTS:
         logits = next_token_logits(lms[name], TEMPLATE.format(text=text))[ids]
@@ -61,9 +67,12 @@ def test_scales_and_biases_behind_the_lm_head(tmp_path: Path, name: str, values:
     sizes = dict(n_embd=32, n_layer=2, n_head=4, rotary_dim=4, n_positions=48) if name == "gptj" else tiny._DECODER
     tokenizer = tiny._tokenizer("qwen2")
     config = transformers.AutoConfig.for_model(
-        name, **{**sizes, **values, "vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1}
+        name,
+        **{**sizes, **values, "vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1},
     )
-    source = tiny.save(tiny.randomize(transformers.AutoModelForCausalLM.from_config(config)), tokenizer, tmp_path / "lm")
+    source = tiny.save(
+        tiny.randomize(transformers.AutoModelForCausalLM.from_config(config)), tokenizer, tmp_path / "lm"
+    )
     convert(str(source), tmp_path / "out", head="tokens", label_tokens="neg= bad,pos= good")
     ids = tokenizer.convert_tokens_to_ids(["Ġbad", "Ġgood"])
     for text in TEXTS:
@@ -100,7 +109,9 @@ def test_an_unknown_classifier_token_never_becomes_unk(lms: dict[str, Path]) -> 
     with pytest.raises(ModelError, match="'not a token'.*not one token"):
         LLM(str(lms["qwen2"]), convert="classify", hf_overrides={"classifier_from_token": ["Ġgood", "not a token"]})
     with pytest.raises(ConfigError, match="method='from_3_way'"):
-        LLM(str(lms["qwen2"]), convert="classify", hf_overrides={"classifier_from_token": ["a"], "method": "from_3_way"})
+        LLM(
+            str(lms["qwen2"]), convert="classify", hf_overrides={"classifier_from_token": ["a"], "method": "from_3_way"}
+        )
 
 
 @pytest.mark.parametrize("name", ["gpt2", "qwen2", "llama", "bert", "ernie"])
@@ -113,7 +124,9 @@ def test_a_conversion_opens_with_plain_transformers(tmp_path: Path, name: str, b
         report = convert(str(source), tmp_path / "out", head="random", labels=["a", "b", "c"], seed=2)
     else:
         save_file({"weight": torch.randn(3, 32)}, tmp_path / "head.safetensors")
-        report = convert(str(source), tmp_path / "out", head="file", head_weights=str(tmp_path / "head.safetensors"), num_labels=3)
+        report = convert(
+            str(source), tmp_path / "out", head="file", head_weights=str(tmp_path / "head.safetensors"), num_labels=3
+        )
     assert report.format == "transformers"
     code = (
         "import json, sys, torch, transformers\n"
@@ -126,7 +139,10 @@ def test_a_conversion_opens_with_plain_transformers(tmp_path: Path, name: str, b
         "assert 'vllm_cls' not in sys.modules\n"
     )
     answer = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "out"), json.dumps(TEXTS)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, str(tmp_path / "out"), json.dumps(TEXTS)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     for output, logits in zip(LLM(str(tmp_path / "out")).classify(TEXTS), json.loads(answer.stdout), strict=True):
         assert output.outputs.logits == pytest.approx(logits, abs=1e-4)
@@ -139,7 +155,12 @@ def test_a_file_head_on_any_pooling_equals_backbone_and_matrix(tmp_path: Path, n
     weight, bias = torch.randn(2, 32), torch.randn(2)
     save_file({"weight": weight, "bias": bias}, tmp_path / "head.safetensors")
     convert(
-        str(source), tmp_path / "out", head="file", head_weights=str(tmp_path / "head.safetensors"), num_labels=2, pooling=pooling
+        str(source),
+        tmp_path / "out",
+        head="file",
+        head_weights=str(tmp_path / "head.safetensors"),
+        num_labels=2,
+        pooling=pooling,
     )
     backbone = transformers.AutoModel.from_pretrained(source).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(source)
@@ -183,7 +204,10 @@ def test_fit(tmp_path: Path, name: str, options: dict[str, Any], expected: str) 
     assert report.format == expected
     assert report.report["accuracy"] > 0.9 > report.report["majority"]
     llm = LLM(str(tmp_path / "out"))
-    assert [output.outputs.label for output in llm.classify(["number 3: a good film", "number 9: a boring end"])] == ["pos", "neg"]
+    assert [output.outputs.label for output in llm.classify(["number 3: a good film", "number 9: a boring end"])] == [
+        "pos",
+        "neg",
+    ]
     card = (tmp_path / "out" / "README.md").read_text()
     assert "train.jsonl" in card and "accuracy" in card.lower()
 
@@ -208,9 +232,13 @@ def test_fit_regression_and_multi_label(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     report = convert(str(source), tmp_path / "reg", head="fit", train=str(path), problem_type="regression")
     assert report.report["mse"] < report.report["baseline_mse"] / 4
-    values = [output.outputs.probs[0] for output in LLM(str(tmp_path / "reg")).classify(["film", "good good good good film"])]
+    values = [
+        output.outputs.probs[0] for output in LLM(str(tmp_path / "reg")).classify(["film", "good good good good film"])
+    ]
     assert values == pytest.approx([0.0, 4.0], abs=1.0)
-    several = [{"text": text, "label": labels} for text, labels in (("good film", ["a"]), ("bad music", ["b", "c"]))] * 12
+    several = [
+        {"text": text, "label": labels} for text, labels in (("good film", ["a"]), ("bad music", ["b", "c"]))
+    ] * 12
     path.write_text("".join(json.dumps(row) + "\n" for row in several))
     convert(str(source), tmp_path / "multi", head="fit", train=str(path), problem_type="multi_label_classification")
     (output,) = LLM(str(tmp_path / "multi")).classify("bad music")

@@ -76,7 +76,13 @@ def test_random_only_by_name_and_by_seed(qwen2: Path, tmp_path: Path) -> None:
 )
 def test_label_tokens_that_split_or_collide(qwen2: Path, tmp_path: Path, texts: str, message: str) -> None:
     with pytest.raises((ModelError, ConfigError), match=message):
-        convert(str(qwen2), tmp_path / "out", head="tokens", label_tokens=texts, prompt_template="Review: {text}\nSentiment:")
+        convert(
+            str(qwen2),
+            tmp_path / "out",
+            head="tokens",
+            label_tokens=texts,
+            prompt_template="Review: {text}\nSentiment:",
+        )
 
 
 def test_a_label_that_melts_into_the_prompt(qwen2: Path, tmp_path: Path) -> None:
@@ -99,7 +105,9 @@ def test_encoders_have_no_next_token(bert: Path, tmp_path: Path) -> None:
 def test_a_head_of_the_wrong_shape(qwen2: Path, tmp_path: Path, shape: tuple[int, ...]) -> None:
     save_file({"weight": torch.zeros(shape)}, tmp_path / "head.safetensors")
     with pytest.raises(ModelError, match="weight has shape"):
-        convert(str(qwen2), tmp_path / "out", head="file", head_weights=str(tmp_path / "head.safetensors"), num_labels=3)
+        convert(
+            str(qwen2), tmp_path / "out", head="file", head_weights=str(tmp_path / "head.safetensors"), num_labels=3
+        )
 
 
 def test_a_checkpoint_whose_head_disagrees_with_its_config(tmp_path: Path) -> None:
@@ -121,7 +129,9 @@ def test_a_bias_that_transformers_would_drop_is_kept(tmp_path: Path) -> None:
     assert torch.allclose(torch.tensor(after), torch.tensor(before) + bias, atol=1e-5)
     report = convert(str(folder), tmp_path / "converted")
     assert report.format == "vcls"
-    assert LLM(str(tmp_path / "converted")).classify("The film was good")[0].outputs.logits == pytest.approx(after, abs=1e-5)
+    assert LLM(str(tmp_path / "converted")).classify("The film was good")[0].outputs.logits == pytest.approx(
+        after, abs=1e-5
+    )
 
 
 def test_what_transformers_cannot_hold_is_refused_by_it(qwen2: Path, tmp_path: Path) -> None:
@@ -170,7 +180,9 @@ def test_rotary_variants_that_look_at_the_longest_text(tmp_path: Path, rope: str
     options: dict[str, Any] = {"rope_parameters": values, "max_position_embeddings": 64 if rope == "longrope" else 16}
     folder = tiny.classifier("llama", tmp_path / "model", **options)
     llm = LLM(str(folder), max_model_len=None if rope == "longrope" else 16)
-    prompts = [[10 + (i * 7) % 50 for i in range(n)] for n in ((40, 5, 20, 16, 33, 9) if rope == "longrope" else (16, 5, 12))]
+    prompts = [
+        [10 + (i * 7) % 50 for i in range(n)] for n in ((40, 5, 20, 16, 33, 9) if rope == "longrope" else (16, 5, 12))
+    ]
     expected = []
     for ids in prompts:  # a fresh model each time: the frequencies that it grew to would stay
         model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
@@ -321,7 +333,11 @@ def test_remote_code_runs_when_trusted(tmp_path: Path) -> None:
         "class OwnModel(BertModel):\n    config_class = OwnConfig\n"
         "class OwnForSequenceClassification(BertForSequenceClassification):\n    config_class = OwnConfig\n"
     )
-    names = {"AutoConfig": "OwnConfig", "AutoModel": "OwnModel", "AutoModelForSequenceClassification": "OwnForSequenceClassification"}
+    names = {
+        "AutoConfig": "OwnConfig",
+        "AutoModel": "OwnModel",
+        "AutoModelForSequenceClassification": "OwnForSequenceClassification",
+    }
     auto_map = {auto: f"code_of_its_own.{name}" for auto, name in names.items()}
     edit_config(folder, model_type="of_its_own", auto_map=auto_map, architectures=["OwnForSequenceClassification"])
     outputs = LLM(str(folder), trust_remote_code=True).classify("good")

@@ -86,7 +86,7 @@ def test_token_ids_of_every_length(case: tuple[str, Path], form: str) -> None:
 
 
 def test_a_result_does_not_depend_on_its_batch(case: tuple[str, Path]) -> None:
-    name, folder = case
+    _, folder = case
     llm = LLM(str(folder))
     alone = [llm.classify(text, tokenization_kwargs=CUT)[0].outputs.logits for text in TEXTS]
     for seed in range(3):

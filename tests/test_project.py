@@ -85,7 +85,9 @@ def documented_commands() -> list[str]:
     """Every `vcls` command of a shell block of the documentation."""
     found = []
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
-        blocks = re.findall(r"^```(?:console|sh)\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+        blocks = re.findall(
+            r"^```(?:console|sh)\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+        )
         lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
         found += [match for line in lines for match in re.findall(r"(?:^|[|;&] ?|\$ )(vcls [^|;&]*)", line)]
     return found

@@ -42,7 +42,9 @@ def test_what_is_no_prompt_is_refused(prompt: Any) -> None:
         parse(prompt)
 
 
-@pytest.mark.parametrize("prompts", [["a"], [("a", "b")], [[1]], [[{"role": "user", "content": "a"}]], [{"prompt": "a"}], []])
+@pytest.mark.parametrize(
+    "prompts", [["a"], [("a", "b")], [[1]], [[{"role": "user", "content": "a"}]], [{"prompt": "a"}], []]
+)
 def test_several_prompts(prompts: Any) -> None:
     assert not is_single(prompts)
 
@@ -71,7 +73,9 @@ def test_a_template() -> None:
         template.render({"title": "T", "text": None})
 
 
-@pytest.mark.parametrize("source", ["{text", "text}", "{}", "{0}", "{text!r}", "{text:>3}", "{text.__class__}", "{a[0]}", "none", ""])
+@pytest.mark.parametrize(
+    "source", ["{text", "text}", "{}", "{0}", "{text!r}", "{text:>3}", "{text.__class__}", "{a[0]}", "none", ""]
+)
 def test_templates_that_are_refused(source: str) -> None:
     with pytest.raises(ConfigError):
         PromptTemplate.parse(source)

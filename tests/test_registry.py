@@ -27,7 +27,11 @@ def architecture(name: str, **attributes: Any) -> Architecture:
 def test_built_in_plugins_come_through_entry_points() -> None:
     found = {info.name: info for info in discover()}
     assert {"ernie", "gpt2", "qwen2", "qwen2_5_vl", "encoders", "generic"} <= set(found)
-    assert all(info.error is None and info.distribution == "vllm-cls" for info in found.values() if info.distribution == "vllm-cls")
+    assert all(
+        info.error is None and info.distribution == "vllm-cls"
+        for info in found.values()
+        if info.distribution == "vllm-cls"
+    )
 
 
 def test_the_core_imports_no_plugin() -> None:
@@ -55,7 +59,9 @@ def test_the_most_specific_wins() -> None:
 def test_a_tie_names_both_and_a_name_decides() -> None:
     one, two = architecture("one", model_types=("bert",)), architecture("two", model_types=("bert",))
     registry = Registry([plugin("first", one), plugin("second", two)])
-    with pytest.raises(PluginError, match="'first' .* and 'second' .*--plugin NAME|'second' .* and 'first' .*--plugin NAME"):
+    with pytest.raises(
+        PluginError, match="'first' .* and 'second' .*--plugin NAME|'second' .* and 'first' .*--plugin NAME"
+    ):
         registry.find("bert")
     assert registry.find("bert", plugin="second").name == "two"
     with pytest.raises(PluginError, match="no plugin is called 'frist'.*Did you mean 'first'"):
@@ -92,7 +98,9 @@ def test_a_plugin_that_fails_when_asked_is_named() -> None:
 
 def test_two_plugins_with_one_name_for_a_head() -> None:
     sources = hookimpl(lambda: {"magic": None})
-    registry = Registry([plugin("a", vcls_head_sources=sources), plugin("b", vcls_head_sources=hookimpl(lambda: {"magic": 1}))])
+    registry = Registry(
+        [plugin("a", vcls_head_sources=sources), plugin("b", vcls_head_sources=hookimpl(lambda: {"magic": 1}))]
+    )
     with pytest.raises(PluginError, match="both register 'magic'"):
         registry.collect("vcls_head_sources")
 

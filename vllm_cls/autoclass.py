@@ -81,7 +81,7 @@ def _register_config() -> None:
 
     from .architecture import OWN_MODEL_TYPE
 
-    class Lazy(dict):  # type: ignore[type-arg]
+    class Lazy(dict[str, Any]):
         """transformers' extra configs; ours is imported at its first use."""
 
         def __contains__(self, key: object) -> bool:
@@ -97,7 +97,7 @@ def _register_config() -> None:
     CONFIG_MAPPING._extra_content = Lazy(CONFIG_MAPPING._extra_content)
 
 
-def own_classes() -> list[tuple[type, type]]:
+def own_classes() -> list[tuple[Any, Any]]:
     """(config class, classifier class) of the model types that plugins bring along."""
     from .registry import registry
 

@@ -64,7 +64,9 @@ class Checkpoint:
     @property
     def pickles(self) -> list[Path]:
         """Files in pickle formats, which can run code when they are read."""
-        return sorted(path for pattern in _PICKLES for path in self.folder.glob(pattern) if path.stem != "training_args")
+        return sorted(
+            path for pattern in _PICKLES for path in self.folder.glob(pattern) if path.stem != "training_args"
+        )
 
     def refuse_pickle(self, allowed: bool) -> None:
         """Raise `ModelError` if there are no weights, or only pickles and these are not `allowed`."""
@@ -119,7 +121,9 @@ def resolve(model: str, *, revision: str | None = None, allow_pickle: bool = Fal
             raise ModelError(f"{model} has no config.json; give the folder that holds the model's config and weights.")
         return Checkpoint(path, None, model)
     if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1 or not model.strip():
-        raise ModelError(f"there is no folder {model!r}; give an existing folder, a hub id (owner/name) or a .gguf file.")
+        raise ModelError(
+            f"there is no folder {model!r}; give an existing folder, a hub id (owner/name) or a .gguf file."
+        )
     return _download(model, revision, [*_HUB_FILES, "*.bin"] if allow_pickle else _HUB_FILES)
 
 

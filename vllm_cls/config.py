@@ -56,11 +56,15 @@ class PoolerConfig:
         self._check("seq_pooling_type", SEQUENCE_POOLING)
         self._check("tok_pooling_type", TOKEN_POOLING)
         if self.task not in (None, "classify", "token_classify", "embed"):
-            raise ConfigError(f"PoolerConfig.task={self.task!r} is unknown; use 'classify', 'token_classify' or 'embed'.")
+            raise ConfigError(
+                f"PoolerConfig.task={self.task!r} is unknown; use 'classify', 'token_classify' or 'embed'."
+            )
         if self.logit_bias is not None and self.logit_mean is not None:
             raise ConfigError("PoolerConfig: logit_bias is the older name of logit_mean; give one of them, not both.")
         if self.logit_sigma == 0:
-            raise ConfigError("PoolerConfig.logit_sigma=0 would divide by zero; leave it out or give a positive number.")
+            raise ConfigError(
+                "PoolerConfig.logit_sigma=0 would divide by zero; leave it out or give a positive number."
+            )
         if self.returned_token_ids is not None:
             object.__setattr__(self, "returned_token_ids", tuple(self.returned_token_ids))
 
@@ -101,7 +105,7 @@ class PoolerConfig:
         """A PoolerConfig from itself, a mapping (as `--pooler-config` gives it) or None."""
         if value is None:
             return cls()
-        if isinstance(value, cls):
+        if isinstance(value, PoolerConfig):
             return value
         known = [f.name for f in dataclasses.fields(cls)]
         for name in value:

@@ -6,18 +6,17 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .architecture import OWN_MODEL_TYPE, ConversionPlan, HeadResult, Target
 from .config import DTYPES, PROBLEM_TYPES, ModelConfig
 from .errors import ConfigError, ModelError
+from .head_job import HeadJob
 from .loading import lacks_head, make_head, target_for
+from .padding import choose_pad
 from .registry import registry
 from .source import Source, open_source
 from .template import PromptTemplate
-
-if TYPE_CHECKING:
-    from .tokenization import PromptProcessor
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def convert(
     _store_prompt(source, prompt_template, chat_template_prompt)
     method = _method(source, head)
     pooling = _pooling(source, pooling)
-    job = _HeadJob(source, options, pooling, budget)
+    job = HeadJob(source, options, pooling, budget)
     head_options: dict[str, Any] = {
         "num_labels": num_labels,
         "label_tokens": label_tokens,
@@ -123,11 +122,16 @@ def convert(
         states=job.states,
     )
     if num_labels is not None and len(result.labels) not in (0, num_labels):
-        raise ConfigError(f"--num-labels {num_labels}, but the {method} head has {len(result.labels)}: {', '.join(result.labels)}.")
+        raise ConfigError(
+            f"--num-labels {num_labels}, but the {method} head has {len(result.labels)}: {', '.join(result.labels)}."
+        )
     result = _with_logit_bias(source, result, logit_bias)
     target = target_for(source, result, pooling)
     _store_settings(target, source, method, options)
-    warnings, tokenizer = _choose_pad(source, target, job)
+    warnings: list[str] = []
+    tokenizer = None
+    if _format(source, target) == "transformers" and source.architecture.pooling(source.backbone_config) == "LAST":
+        warnings, tokenizer = choose_pad(source, target, job)
     plan = _plan(source, target, result, out, options, tokenizer=tokenizer, pooling=pooling)
     plan = dataclasses.replace(
         plan,
@@ -205,7 +209,7 @@ def _store_prompt(source: Source, prompt_template: str | None, chat_template_pro
                 "--chat-template-prompt: this model's tokenizer has no chat template; use --prompt-template."
             )
     if settings:
-        source.config.vcls = settings  # type: ignore[attr-defined]  # configs take further keys
+        source.config.vcls = settings
 
 
 def _training_rows(
@@ -222,35 +226,6 @@ def _training_rows(
         [f"{len(rows.skipped)} rows of {train} were left out; the first: {rows.skipped[0]}"] if rows.skipped else []
     )
     return {"prompts": rows.prompts, "targets": rows.targets, "train_name": Path(train).name}, warnings
-
-
-class _HeadJob:
-    """What a head source may ask for: token ids of a prompt, and the frozen model's states."""
-
-    def __init__(self, source: Source, options: ModelConfig, pooling: str, budget: int | None) -> None:
-        from .serving import max_model_len, prompt_processor
-
-        self.source, self.options, self.pooling, self.budget = source, options, pooling, budget
-        self.processor: PromptProcessor = prompt_processor(options, source, max_model_len(options, source))
-        self.warnings: list[str] = []
-
-    def sample(self, text: str) -> dict[str, Any]:
-        """A prompt in which every place of the template holds `text`."""
-        template = self.processor.template
-        fields = {name: text for name in template.fields} if template else {}
-        return {"prompt": text, "fields": fields}
-
-    def token_ids(self, prompt: Any, suffix: str = "") -> list[int]:
-        return self.processor.token_ids(self.sample(prompt) if isinstance(prompt, str) else prompt, suffix)
-
-    def states(self, prompts: Sequence[Any]) -> Any:
-        """`(pooled states, features)` of the prompts; see `HeadRequest.states`."""
-        from .features import pooled_states
-
-        result = pooled_states(self.source, self.options, self.processor, prompts, self.pooling, self.budget)
-        if result.truncated:
-            self.warnings.append(f"{result.truncated} of {len(prompts)} training rows were cut to the model's length")
-        return result.pooled, result.features
 
 
 def _with_logit_bias(source: Source, result: HeadResult, logit_bias: float | None) -> HeadResult:
@@ -275,42 +250,7 @@ def _store_settings(target: Target, source: Source, method: str, options: ModelC
     length = options.max_model_len or source.sentence_transformers_length()
     if length is not None:  # that file is not written, and the head was made for texts of this length
         settings["max_model_len"] = length
-    target.config.vcls = settings  # type: ignore[attr-defined]
-
-
-def _choose_pad(source: Source, target: Target, job: _HeadJob) -> tuple[list[str], Any]:
-    """A pad token that transformers' search for the last token that is not pad cannot take for the prompt's end.
-
-    Returns:
-        Warnings, and the tokenizer if it has to be written with another pad token, else None.
-    """
-    native_decoder = (
-        _format(source, target) == "transformers" and source.architecture.pooling(source.backbone_config) == "LAST"
-    )
-    tokenizer = source.tokenizer
-    if not native_decoder or tokenizer is None:
-        return [], None
-    vocab_size = target.config.get_text_config().vocab_size
-    endings = {job.token_ids(sample)[-1] for sample in ("text", "A sentence.", "7")}
-    special = [tokenizer.pad_token_id, tokenizer.unk_token_id, *tokenizer.all_special_ids]
-    usable = [i for i in special if i is not None and i not in endings and i < vocab_size]
-    meaningful = {tokenizer.eos_token_id, tokenizer.bos_token_id}
-    chosen = next((i for i in usable if i not in meaningful), next(iter(usable), None))
-    target.config.pad_token_id = chosen
-    if chosen is None:
-        return [
-            "no token can serve as padding, so plain transformers classifies one text at a time; vcls is not affected"
-        ], None
-    shown = tokenizer.convert_ids_to_tokens(chosen)
-    warnings = []
-    if chosen in meaningful:
-        warnings.append(
-            f"plain transformers would pool one token early where a prompt ends in {shown!r}; vcls does not"
-        )
-    if tokenizer.pad_token_id == chosen:
-        return warnings, None
-    tokenizer.pad_token = shown
-    return warnings, tokenizer
+    target.config.vcls = settings
 
 
 def _plan(
@@ -348,7 +288,7 @@ def _card_values(
         "labels": [target.config.id2label[i] for i in range(target.config.num_labels)],
         "problem_type": target.config.problem_type,
         "pooling": pooling,
-        "prompt_template": target.config.vcls.get("prompt_template"),  # type: ignore[attr-defined]
+        "prompt_template": target.config.vcls.get("prompt_template"),
         "command": None,
     }
 

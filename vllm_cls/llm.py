@@ -281,9 +281,7 @@ class LLM:
 
     # -- how ----------------------------------------------------------------------------------------
 
-    def _tokenize(
-        self, prompts: Sequence[Any], lora_request: Any, kwargs: Mapping[str, Any] | None
-    ) -> list[Tokenized]:
+    def _tokenize(self, prompts: Sequence[Any], lora_request: Any, kwargs: Mapping[str, Any] | None) -> list[Tokenized]:
         if lora_request is not None:
             raise ConfigError("lora_request is not supported yet; merge the adapter into the model.")
         truncation, special = _truncation(kwargs or {})

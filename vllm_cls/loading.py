@@ -15,7 +15,7 @@ from .weights import load_weights
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 def head_at_load(source: Source, options: ModelConfig) -> HeadResult:
@@ -46,7 +46,9 @@ def _is_two_way(config: PreTrainedConfig) -> bool:
         method = method or "from_2_way_softmax"
     known = ("from_2_way_softmax", "no_post_processing", None)
     if method not in known:
-        raise ConfigError(f"hf_overrides: method={method!r} is unknown; use 'from_2_way_softmax' or 'no_post_processing'.")
+        raise ConfigError(
+            f"hf_overrides: method={method!r} is unknown; use 'from_2_way_softmax' or 'no_post_processing'."
+        )
     return method == "from_2_way_softmax"
 
 

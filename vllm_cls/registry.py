@@ -88,7 +88,9 @@ class Registry:
         if plugin is not None:
             known = sorted({info.name for info in self.plugins})
             if plugin not in known:
-                raise PluginError(f"no plugin is called {plugin!r}; installed: {', '.join(known)}.{nearest(plugin, known)}")
+                raise PluginError(
+                    f"no plugin is called {plugin!r}; installed: {', '.join(known)}.{nearest(plugin, known)}"
+                )
             candidates = [(name, each) for name, each in candidates if name == plugin]
         scored = [(each.specificity(model_type, class_names), name, each) for name, each in candidates]
         best = max((score for score, _, _ in scored), default=0)
@@ -101,7 +103,9 @@ class Registry:
             )
         if len(winners) > 1:
             names = " and ".join(f"{name!r} ({each.name})" for name, each in winners)
-            raise PluginError(f"plugins {names} match model_type {model_type!r} equally well; choose with --plugin NAME.")
+            raise PluginError(
+                f"plugins {names} match model_type {model_type!r} equally well; choose with --plugin NAME."
+            )
         return winners[0][1]
 
     def collect(self, hook_name: str) -> dict[str, Any]:

@@ -45,7 +45,9 @@ class Served:
         if task == "embed":
             return self.engine.states(sequences)
         if not self.classifier.has_head:
-            raise ConfigError("this model was loaded with convert='none' and has no head; only pooling_task='embed' runs.")
+            raise ConfigError(
+                "this model was loaded with convert='none' and has no head; only pooling_task='embed' runs."
+            )
         if task == "token_classify":
             if self.engine.runner.head is None or self.engine.runner.mode.whole:
                 raise ConfigError("token_classify needs a head that runs on any token's state; this model's does not.")
@@ -198,6 +200,3 @@ def _warn_not_packed(classifier: loading.Classifier, mode: Mode) -> None:
     logging.getLogger("vllm_cls").info(
         "%s runs %s, not packed: %s", type(classifier.model).__name__, mode.form, mode.reason
     )
-
-
-

@@ -122,7 +122,9 @@ def _apply_overrides(config: PreTrainedConfig, overrides: Mapping[str, Any]) -> 
     if id2label is not None:
         id2label = {int(index): str(label) for index, label in id2label.items()}
         if values.get("num_labels", len(id2label)) != len(id2label):
-            raise ConfigError(f"hf_overrides: num_labels={values['num_labels']} but id2label has {len(id2label)} labels.")
+            raise ConfigError(
+                f"hf_overrides: num_labels={values['num_labels']} but id2label has {len(id2label)} labels."
+            )
         values["num_labels"] = len(id2label)
     if values.get("num_labels", config.num_labels) != config.num_labels:
         config.num_labels = values.pop("num_labels")

@@ -29,7 +29,9 @@ class PromptTemplate:
             raise ConfigError(f"prompt template {source!r}: {error}; write {{{{ and }}}} for braces.") from error
         for _, field, specification, conversion in parsed:
             if field is not None and (not field.isidentifier() or specification or conversion):
-                raise ConfigError(f"prompt template {source!r}: {{{field}}} is not a plain field name such as {{text}}.")
+                raise ConfigError(
+                    f"prompt template {source!r}: {{{field}}} is not a plain field name such as {{text}}."
+                )
         parts = tuple((literal, field) for literal, field, _, _ in parsed)
         if not any(field for _, field in parts):
             raise ConfigError(f"prompt template {source!r} has no field; write {{text}} where the text goes.")
@@ -52,6 +54,8 @@ class PromptTemplate:
                 continue
             if values.get(field) is None:
                 known = [name for name, value in values.items() if value is not None]
-                raise PromptError(f"the prompt template needs {{{field}}}, which this prompt lacks.{nearest(field, known)}")
+                raise PromptError(
+                    f"the prompt template needs {{{field}}}, which this prompt lacks.{nearest(field, known)}"
+                )
             pieces.append(str(values[field]))
         return "".join(pieces)

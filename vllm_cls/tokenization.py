@@ -107,7 +107,9 @@ class PromptProcessor:
             PromptError: the prompt is bad.
         """
         text = self.render(parse(prompt), None)
-        joined = Rendered(text.text + suffix if text.text_pair is None else text.text, text.text_pair, text.add_special_tokens)
+        joined = Rendered(
+            text.text + suffix if text.text_pair is None else text.text, text.text_pair, text.add_special_tokens
+        )
         encoding = self._encode_all([joined])[0]
         if isinstance(encoding, PromptError):
             raise encoding
@@ -121,7 +123,9 @@ class PromptProcessor:
             return Rendered(self._chat(prompt.messages), None, add_special_tokens is True)
         if self.template is not None:
             if prompt.text_pair is not None and "text_pair" not in self.template.fields:
-                raise PromptError("the stored prompt template has no {text_pair}; give one text, or run without the template.")
+                raise PromptError(
+                    "the stored prompt template has no {text_pair}; give one text, or run without the template."
+                )
             text: str = self.template.render(prompt.values)
             if not self.chat_template_prompt:
                 return Rendered(text, None, add_special_tokens is not False)
@@ -140,7 +144,9 @@ class PromptProcessor:
 
         tokenizer: Any = self.tokenizer
         if not tokenizer.chat_template:
-            raise PromptError("this model's tokenizer has no chat template; give texts, or a template with chat_template=….")
+            raise PromptError(
+                "this model's tokenizer has no chat template; give texts, or a template with chat_template=…."
+            )
         try:
             text: str = tokenizer.apply_chat_template(
                 list(messages), tokenize=False, add_generation_prompt=self.chat_template_prompt
@@ -189,7 +195,7 @@ class PromptProcessor:
             return Tokenized(self._sequence(*encoding), False)
         if truncation.limit is None:
             raise self._too_long(len(encoding[0]))
-        side = truncation.side or getattr(self.tokenizer, "truncation_side", "right")
+        side = self._side(truncation)
         if prompt.messages is None and self.template is None and not self.chat_template_prompt:
             return Tokenized(self._sequence(*self._cut_tokens(text, limit, side)), True)
         return Tokenized(self._sequence(*self._cut_text(prompt, text.add_special_tokens, limit, side)), True)
@@ -227,8 +233,11 @@ class PromptProcessor:
             return Tokenized(self._sequence(ids, None), False)
         if truncation.limit is None:
             raise self._too_long(len(ids))
-        side = truncation.side or getattr(self.tokenizer, "truncation_side", "right")
+        side = self._side(truncation)
         return Tokenized(self._sequence(ids[:limit] if side == "right" else ids[-limit:], None), True)
+
+    def _side(self, truncation: Truncation) -> str:
+        return truncation.side or str(getattr(self.tokenizer, "truncation_side", "right"))
 
     def _limit(self, truncation: Truncation) -> int:
         if truncation.side not in (None, "left", "right"):

@@ -88,7 +88,9 @@ def refuse_nonfinite(model: PreTrainedModel, name: str, skip: Iterable[str] = ()
             continue
         # A sum is one pass over the memory; it is not finite if any element is not.
         if not torch.isfinite(parameter.sum(dtype=torch.float32)) and not bool(torch.isfinite(parameter).all()):
-            raise ModelError(f"{name}: the weight {parameter_name} holds NaN or infinite values; fetch or train it again.")
+            raise ModelError(
+                f"{name}: the weight {parameter_name} holds NaN or infinite values; fetch or train it again."
+            )
 
 
 def _shape(value: Any) -> str:

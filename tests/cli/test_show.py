@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from vllm_cls.cli.show import measurements, number, progress, show_metrics, show_table, size
-from vllm_cls.jobs.metrics import evaluate
+from vllm_cls.metrics import evaluate
 
 
 @pytest.mark.parametrize(

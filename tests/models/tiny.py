@@ -36,7 +36,9 @@ _ENCODER = dict(
 )
 _ROBERTA = {**_ENCODER, "max_position_embeddings": LENGTH + 2, "type_vocab_size": 1, "pad_token_id": 1}
 _GPT2 = dict(n_embd=32, n_layer=3, n_head=4, n_positions=LENGTH, bos_token_id=0, eos_token_id=0, pad_token_id=1)
-_VISION = dict(depth=1, hidden_size=16, num_heads=2, intermediate_size=16, out_hidden_size=32, fullatt_block_indexes=[0])
+_VISION = dict(
+    depth=1, hidden_size=16, num_heads=2, intermediate_size=16, out_hidden_size=32, fullatt_block_indexes=[0]
+)
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,10 @@ ARCHITECTURES: dict[str, Tiny] = {
     "qwen2_5_vl": Tiny(
         "qwen2_5_vl",
         dict(
-            text_config={**_DECODER, "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}},
+            text_config={
+                **_DECODER,
+                "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4},
+            },
             vision_config=_VISION,
             image_token_id=2,
             video_token_id=3,

@@ -77,7 +77,9 @@ def unigram(style: str) -> PreTrainedTokenizerFast:
     tokenizer.post_processor = processors.TemplateProcessing(
         single=template[0], pair=template[1], special_tokens=[(cls, special.index(cls)), (sep, special.index(sep))]
     )
-    inputs = ["input_ids", "attention_mask"] if style == "xlm-roberta" else ["input_ids", "token_type_ids", "attention_mask"]
+    inputs = (
+        ["input_ids", "attention_mask"] if style == "xlm-roberta" else ["input_ids", "token_type_ids", "attention_mask"]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         model_input_names=inputs,

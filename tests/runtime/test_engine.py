@@ -73,7 +73,9 @@ def test_a_batch_that_fails_is_run_one_by_one(llm: LLM, monkeypatch: pytest.Monk
     st.integers(1, 8),
     st.booleans(),
 )
-def test_every_plan_keeps_its_promises(items: list[tuple[int, int]], budget: int, max_num_seqs: int, padded: bool) -> None:
+def test_every_plan_keeps_its_promises(
+    items: list[tuple[int, int]], budget: int, max_num_seqs: int, padded: bool
+) -> None:
     lengths, keys = [length for length, _ in items], [key for _, key in items]
     batches = list(plan_batches(lengths, keys, max_num_batched_tokens=budget, max_num_seqs=max_num_seqs, padded=padded))
     assert sorted(index for batch in batches for index in batch) == list(range(len(items)))

@@ -38,7 +38,9 @@ def test_attention_that_leaks_is_found(tmp_path: Path, monkeypatch: pytest.Monke
     folder = tiny.classifier("bert", tmp_path)
     expected = LLM(str(folder)).classify(["The film was good", "bad", "a boring end"])
 
-    def leaking(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **kwargs: Any) -> Any:
+    def leaking(
+        module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **kwargs: Any
+    ) -> Any:
         output = torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=kwargs["scaling"])
         return output.transpose(1, 2), None
 

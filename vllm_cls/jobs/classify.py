@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, JobError, PromptError
-from .metrics import Metrics, Tally
+from ..metrics import Metrics, Tally
 from .readers import columns_of, read_rows
 from .results import ERROR, TRUNCATED, KeptFields, ResultColumns
 from .rows import PromptFields, Row, missing

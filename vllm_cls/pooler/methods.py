@@ -37,9 +37,7 @@ SEQUENCE_METHODS: dict[str, PoolingMethod] = {"CLS": cls_pool, "LAST": last_pool
 
 def all_tokens(hidden: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor) -> list[torch.Tensor]:
     """Every token's row: one `(num_tokens, width)` a sequence."""
-    return [
-        hidden[start : start + length] for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)
-    ]
+    return [hidden[start : start + length] for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)]
 
 
 def step_rows(

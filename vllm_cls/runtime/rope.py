@@ -69,6 +69,7 @@ def reset_grown_frequencies(model: torch.nn.Module) -> None:
     """Put dynamic rotary modules back to the state in which the model was loaded."""
     for module in model.modules():
         if hasattr(module, "max_seq_len_cached") and hasattr(module, "original_inv_freq"):
-            original = module.original_inv_freq
-            module.register_buffer("inv_freq", original.to(module.inv_freq.device).clone(), persistent=False)
-            module.max_seq_len_cached = module.original_max_seq_len
+            rotary: Any = module
+            original = rotary.original_inv_freq.to(rotary.inv_freq.device).clone()
+            rotary.register_buffer("inv_freq", original, persistent=False)
+            rotary.max_seq_len_cached = rotary.original_max_seq_len

@@ -112,7 +112,9 @@ class Runner:
         """Logits of every token: one `(num_tokens, num_labels)` a sequence, float32."""
         assert self.head is not None
         hidden, layout = self.hidden(sequences)
-        return [self.head(rows.to(self.head_dtype)).float() for rows in all_tokens(hidden, layout.starts, layout.lengths)]
+        return [
+            self.head(rows.to(self.head_dtype)).float() for rows in all_tokens(hidden, layout.starts, layout.lengths)
+        ]
 
     def _packs(self, sequences: Sequence[TokenSequence]) -> bool:
         limit = self.mode.packed_limit

@@ -28,7 +28,9 @@ _WINDOWS = ("sliding_window", "attention_chunk_size", "local_attention", "window
 _BUDGET = {"cpu": 1.5e11, "cuda": 2e14}
 
 
-def check_lengths(config: PreTrainedConfig, num_parameters: int, device: str, longest: int) -> tuple[list[int], int | None]:
+def check_lengths(
+    config: PreTrainedConfig, num_parameters: int, device: str, longest: int
+) -> tuple[list[int], int | None]:
     """Lengths to check with, and the length beyond which packing stays unchecked (None: nowhere).
 
     Args:
@@ -69,7 +71,9 @@ def check_sequences(
     return made
 
 
-def choose_mode(runner: Runner, sequences: Sequence[TokenSequence], why_not_packed: str | None, limit: int | None) -> Mode:
+def choose_mode(
+    runner: Runner, sequences: Sequence[TokenSequence], why_not_packed: str | None, limit: int | None
+) -> Mode:
     """The fastest form whose results equal those of each sequence alone.
 
     Args:
@@ -84,8 +88,10 @@ def choose_mode(runner: Runner, sequences: Sequence[TokenSequence], why_not_pack
     runner.mode = Mode("single")
     alone = [_token_states(runner, [each])[0] for each in sequences]
     if not all(bool(torch.isfinite(states).all()) for states in alone):
-        raise ModelError("the model gives NaN or infinite hidden states; its weights or its dtype are wrong (try --dtype float32).")
-    reasons = []
+        raise ModelError(
+            "the model gives NaN or infinite hidden states; its weights or its dtype are wrong (try --dtype float32)."
+        )
+    reasons: list[str] = []
     for form in ("packed", "padded", "equal"):
         reason = (why_not_packed or _not_packable(runner)) if form == "packed" else None
         if reason is None:
