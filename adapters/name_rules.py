@@ -128,7 +128,7 @@ class Family:
         classes = [one for one in [*named, *here] if isinstance(one, type)]
         for member in dict.fromkeys(one for one in classes if issubclass(one, transformers.PreTrainedModel)):
             # A model may say that it was saved from a class of another family, whose code it shares.
-            if member not in named and not isinstance(config, member.config_class or ()):
+            if member not in named and not isinstance(config, getattr(member, "config_class", None) or ()):
                 continue
             try:
                 with quiet(), torch.device("meta"):

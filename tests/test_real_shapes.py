@@ -13,13 +13,27 @@ from vllm_cls import LLM, convert
 
 SHAPES: dict[str, dict[str, Any]] = {
     "ernie": dict(
-        vocab_size=40000, hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072,
-        max_position_embeddings=2048, type_vocab_size=4, task_type_vocab_size=3, use_task_id=True,
+        vocab_size=40000,
+        hidden_size=768,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        intermediate_size=3072,
+        max_position_embeddings=2048,
+        type_vocab_size=4,
+        task_type_vocab_size=3,
+        use_task_id=True,
     ),  # fmt: skip
     "gpt2": dict(),
     "qwen2": dict(
-        vocab_size=151936, hidden_size=896, num_hidden_layers=24, num_attention_heads=14, num_key_value_heads=2,
-        intermediate_size=4864, max_position_embeddings=32768, tie_word_embeddings=True, rope_theta=1e6,
+        vocab_size=151936,
+        hidden_size=896,
+        num_hidden_layers=24,
+        num_attention_heads=14,
+        num_key_value_heads=2,
+        intermediate_size=4864,
+        max_position_embeddings=32768,
+        tie_word_embeddings=True,
+        rope_theta=1e6,
     ),  # fmt: skip
 }
 

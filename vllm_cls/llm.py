@@ -37,7 +37,8 @@ _WITHOUT_MEANING = frozenset(
 )
 _NOT_YET = {"enable_lora": False, "pipeline_parallel_size": 1, "tensor_parallel_size": 1}
 _TOKENIZATION_KEYS = ("truncate_prompt_tokens", "max_length", "truncation_side", "truncation", "add_special_tokens")
-_WINDOW = 4096  # prompts looked at together, to batch by length; bounds the memory of a stream
+# Prompts of a stream looked at together, to batch by length: few at first, so that answers come soon.
+_FIRST_WINDOW, _WINDOW = 64, 4096
 
 
 class LLM:
@@ -196,8 +197,9 @@ class LLM:
         """
         params = PoolingParams(use_activation=use_activation)
         truncation = Truncation(-1 if truncate else None, truncation_side)
-        stream = iter(prompts)
-        while window := list(itertools.islice(stream, _WINDOW)):
+        stream, size = iter(prompts), _FIRST_WINDOW
+        while window := list(itertools.islice(stream, size)):
+            size = min(2 * size, _WINDOW)
             tokenized = self._open.processor.tokenize(window, truncation)
             good = [each for each in tokenized if isinstance(each, Tokenized)]
             rows = iter(self._open.run("classify", [each.sequence for each in good]))
