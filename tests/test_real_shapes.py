@@ -22,7 +22,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         type_vocab_size=4,
         task_type_vocab_size=3,
         use_task_id=True,
-    ),  # fmt: skip
+    ),
     "gpt2": dict(),
     "qwen2": dict(
         vocab_size=151936,
@@ -34,7 +34,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         max_position_embeddings=32768,
         tie_word_embeddings=True,
         rope_theta=1e6,
-    ),  # fmt: skip
+    ),
 }
 
 
