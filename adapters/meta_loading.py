@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from vllm_cls.errors import ModelError
+from vllm_cls.transformers_logging import quiet
 
 if TYPE_CHECKING:
     import torch
@@ -50,22 +51,6 @@ def load_on_meta(
                 "joins into one may be incomplete, or the config may not describe them."
             ) from error
     return loaded
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without transformers' reports and progress bars: what they would say is checked here."""
-    from transformers.utils import logging
-
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()
 
 
 @contextlib.contextmanager

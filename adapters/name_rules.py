@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-from .meta_loading import load_on_meta, quiet
+from vllm_cls.transformers_logging import quiet
+
+from .meta_loading import load_on_meta
 
 
 class Reader:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .errors import PluginError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -191,7 +193,9 @@ class Architecture:
 
     def classifier_class(self, config_class: type[PreTrainedConfig]) -> type[PreTrainedModel]:
         """The class whose forward gives `.logits` `(num_sequences, num_labels)` for configs of this class."""
-        raise NotImplementedError
+        raise PluginError(
+            f"the architecture {self.name!r} does not say which classifier_class it has; override that method."
+        )
 
     def is_native(self, config_class: type[PreTrainedConfig]) -> bool:
         """Whether plain transformers, without vllm-cls, opens the classifier class."""

@@ -148,17 +148,17 @@ def pooling_of(source: Source, model: PreTrainedModel) -> str:
 
 
 def _without_head(source: Source, options: ModelConfig, dtype: torch.dtype, device: torch.device) -> Classifier:
-    """The bare model, in a classifier class whose head stays unused."""
-    model, _ = load_weights(
-        source,
-        source.architecture.classifier_class(type(source.config)),
-        source.config,
-        dtype=dtype,
-        device=device,
-        allow_pickle=options.allow_pickle,
-        headless=True,
-    )
+    model = _bare(source, dtype, device, options.allow_pickle)
     return Classifier(source, model, model.config, pooling_of(source, model), has_head=False)
+
+
+def _bare(source: Source, dtype: torch.dtype, device: torch.device, allow_pickle: bool) -> PreTrainedModel:
+    """The backbone's weights in a classifier class whose head stays unused."""
+    classifier_class = source.architecture.classifier_class(type(source.config))
+    model, _ = load_weights(
+        source, classifier_class, source.config, dtype=dtype, device=device, allow_pickle=allow_pickle, headless=True
+    )
+    return model
 
 
 def load_target(
@@ -169,17 +169,9 @@ def load_target(
 
     tensors = target.head_tensors or {}
     if target.config.model_type == OWN_MODEL_TYPE and source.config.model_type != OWN_MODEL_TYPE:
-        base, _ = load_weights(
-            source,
-            source.architecture.classifier_class(type(source.config)),
-            source.config,
-            dtype=dtype,
-            device=device,
-            allow_pickle=allow_pickle,
-            headless=True,
-        )
+        backbone = _bare(source, dtype, device, allow_pickle).base_model
         wrapped: Any = target.classifier_class
-        model: PreTrainedModel = wrapped(target.config, backbone=base.base_model).to(device).eval()
+        model: PreTrainedModel = wrapped(target.config, backbone=backbone).to(device).eval()
     else:
         model, _ = load_weights(
             source,

@@ -152,7 +152,7 @@ COPIED = [
 ]  # fmt: skip
 LEFT = [
     "modules.json", "1_Pooling/config.json", "generation_config.json", "config_sentence_transformers.json",
-    "sentence_bert_config.json", "modeling_qwen.py", "tokenization.py", "training_args.bin", "optimizer.pt",
+    "sentence_bert_config.json", "modeling_qwen.py", "vocab.py", "training_args.bin", "optimizer.pt",
 ]  # fmt: skip
 
 

@@ -129,14 +129,17 @@ def test_a_new_head_replaces_the_old_one(tmp_path: Path) -> None:
 
 
 def test_our_own_checkpoint_converts_back_to_the_native_class(tmp_path: Path) -> None:
-    save(hf.GPT2LMHeadModel, GPT2, tmp_path / "source")
-    vcls_write_checkpoint(make_plan(tmp_path / "source", VclsForSequenceClassification, SCORE_BIAS, config=own(GPT2)))
+    source = save(hf.GPT2LMHeadModel, GPT2, tmp_path / "source")
+    config = own(GPT2)
+    config.vcls["head"] |= {"num_rows": 4, "combine": True}
+    head = {"score.weight": rows(4, HIDDEN), "score.bias": rows(4), "combine.weight": rows(LABELS, 4)}
+    vcls_write_checkpoint(make_plan(source, VclsForSequenceClassification, head, config=config))
     native = copy.deepcopy(GPT2)
     native.num_labels = LABELS
     plan = make_plan(tmp_path / "out", hf.GPT2ForSequenceClassification, SCORE, config=native, out=tmp_path / "back")
     result = vcls_write_checkpoint(plan)
-    assert result.dropped == ["score.bias", "score.weight"]
-    assert_opens(tmp_path / "back", hf.GPT2ForSequenceClassification, tmp_path / "source", hf.GPT2LMHeadModel, SCORE)
+    assert result.dropped == ["combine.weight", "score.bias", "score.weight"]
+    assert_opens(tmp_path / "back", hf.GPT2ForSequenceClassification, source, hf.GPT2LMHeadModel, SCORE)
 
 
 def test_names_of_a_base_model_get_the_prefix_that_other_readers_expect(tmp_path: Path) -> None:

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_cls.jobs import parquet_writer, writers
+from vllm_cls.jobs import parquet_writer, tables
 from vllm_cls.jobs.parquet_writer import fitted, infer
 from vllm_cls.jobs.readers import read_rows
 from vllm_cls.jobs.sources import find_sources, find_target
-from vllm_cls.jobs.writers import Layout, open_writer
+from vllm_cls.jobs.tables import Layout
+from vllm_cls.jobs.writers import open_writer
 
 from .files import fields_of
 
@@ -158,7 +159,7 @@ def test_json_rows_with_nested_values_come_back(tmp_path: Path) -> None:
 def test_a_value_that_does_not_fit_later_is_said_and_null(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: Any, later: Any
 ) -> None:
-    monkeypatch.setattr(writers, "FIRST_ROWS", 1)
+    monkeypatch.setattr(tables, "FIRST_ROWS", 1)
     monkeypatch.setattr(parquet_writer, "GROUP_ROWS", 2)
     said = write(tmp_path / "a.parquet", [{"x": value, "i": 1} for value in (first, later, first)])
     found = fields_of(tmp_path / "a.parquet")
@@ -173,6 +174,6 @@ def test_a_value_that_does_not_fit_later_is_said_and_null(
 def test_a_column_of_texts_takes_anything_as_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: Any, text: str
 ) -> None:
-    monkeypatch.setattr(writers, "FIRST_ROWS", 1)
+    monkeypatch.setattr(tables, "FIRST_ROWS", 1)
     assert write(tmp_path / "a.parquet", [{"x": None}, {"x": later}]) == [None, None]
     assert [row["x"] for row in fields_of(tmp_path / "a.parquet")] == [None, text]

@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_cls.errors import JobError
-from vllm_cls.jobs import writers
+from vllm_cls.jobs import tables
 from vllm_cls.jobs.sources import find_target
-from vllm_cls.jobs.writers import Layout, open_writer
+from vllm_cls.jobs.tables import Layout
+from vllm_cls.jobs.writers import open_writer
 
 from .files import fields_of, rows_of
 from .test_readers import VALUES
@@ -107,7 +108,7 @@ def test_a_table_whose_columns_are_known_begins_with_them(tmp_path: Path) -> Non
 
 
 def test_a_field_that_comes_too_late_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writers, "FIRST_ROWS", 2)
+    monkeypatch.setattr(tables, "FIRST_ROWS", 2)
     said = write(tmp_path / "a.csv", [{"a": 1, **GOOD}, {"b": 2, **GOOD}, {"c": 3, "a": 4, **GOOD}, {"a": 5, **GOOD}])
     assert said == [None, None, "the field 'c' is not among the columns, which the first rows decide", None]
     found = fields_of(tmp_path / "a.csv")

@@ -16,7 +16,8 @@ from .readers import columns_of, read_rows
 from .results import ERROR, TRUNCATED, KeptFields, ResultColumns
 from .rows import PromptFields, Row, missing
 from .sources import Source, find_sources, find_target
-from .writers import Layout, Writer, open_writer
+from .tables import Layout
+from .writers import Writer, open_writer
 
 if TYPE_CHECKING:
     from ..llm import LLM

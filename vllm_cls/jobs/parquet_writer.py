@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from .parquet_reader import merged_schema
 from .results import ERROR, TRUNCATED
-from .writers import Layout, Table, json_text
+from .tables import Layout, Table, json_text
 
 GROUP_ROWS = 10_000
 EXACT = 2**53

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import base64
 import csv
-import datetime
 import errno
 import io
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import IO, Any, Protocol
 
 from ..errors import JobError
 from .csv_reader import DELIMITERS
-from .results import ERROR, TRUNCATED
-from .sources import FORMATS, Source, Target
+from .sources import FORMATS, Target
 from .streams import compressed, reason, replacing
+from .tables import Layout, Table, json_text, plain_value
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
-FIRST_ROWS = 10_000
 """Rows that a table's columns and types are taken from, where the inputs do not declare them."""
 
 
@@ -30,23 +26,6 @@ class Writer(Protocol):
     """Takes rows; says of a row what could not be stored of it, or None."""
 
     def write(self, record: Mapping[str, Any]) -> str | None: ...
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What the columns of an output are.
-
-    Args:
-        names: the kept columns by the input's columns, where these are known before the first row; else None.
-        results: the result columns, `truncated` and `error` not among them.
-        sources: the inputs, whose Parquet schemas give the types of the kept columns.
-        list_value: whether `value` is a list, of a regression with several numbers.
-    """
-
-    names: Mapping[str, str] | None
-    results: Sequence[str]
-    sources: Sequence[Source] = ()
-    list_value: bool = False
 
 
 @contextmanager
@@ -97,24 +76,11 @@ def _text(stream: IO[bytes], target: Target, layout: Layout) -> AbstractContextM
     return nullcontext(_JsonLines(stream) if target.format == "jsonl" else _Labels(stream, layout.results))
 
 
-def json_text(value: Any) -> str:
-    """A value as JSON on one line. What JSON lacks becomes text: dates by ISO 8601, bytes by base64."""
-    return json.dumps(value, ensure_ascii=False, default=_plain)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    if isinstance(value, datetime.date | datetime.time):
-        return value.isoformat()
-    return str(value)
-
-
 def _json_bytes(record: Mapping[str, Any]) -> bytes:
     try:
         return json_text(record).encode()
     except UnicodeEncodeError:  # half a surrogate pair, which only an escape can write
-        return json.dumps(record, default=_plain).encode()
+        return json.dumps(record, default=plain_value).encode()
 
 
 class _JsonLines:
@@ -158,64 +124,6 @@ class _Labels:
         self._stream.write(" ".join(text.splitlines()).encode("utf-8", "replace") + b"\n")
 
 
-class Table:
-    """Rows of one set of columns, which is declared by the inputs or taken from the first rows.
-
-    Subclasses say how a table begins and how a row is added to it.
-
-    Args:
-        layout: what is known of the columns.
-    """
-
-    def __init__(self, layout: Layout) -> None:
-        self.layout = layout
-        self.columns: list[str] | None = None
-        self._waiting: list[Mapping[str, Any]] = []
-        if layout.names is not None:
-            self._begin(list(layout.names.values()))
-
-    def begin(self, columns: Sequence[str], first: Sequence[Mapping[str, Any]]) -> None:
-        raise NotImplementedError
-
-    def add(self, row: dict[str, Any]) -> str | None:
-        raise NotImplementedError
-
-    def _begin(self, kept: Sequence[str]) -> None:
-        self.columns = [*kept, *self.layout.results, TRUNCATED, ERROR]
-        self.begin(self.columns, self._waiting)
-        for record in self._waiting:
-            self._add(record)
-        self._waiting = []
-
-    def _begin_from_waiting(self) -> None:
-        results = {*self.layout.results, TRUNCATED, ERROR}
-        self._begin(list(dict.fromkeys(name for row in self._waiting for name in row if name not in results)))
-
-    def write(self, record: Mapping[str, Any]) -> str | None:
-        if self.columns is not None:
-            return self._add(record)
-        self._waiting.append(record)
-        if len(self._waiting) >= FIRST_ROWS:
-            self._begin_from_waiting()
-        return None
-
-    def _add(self, record: Mapping[str, Any]) -> str | None:
-        assert self.columns is not None
-        row = dict.fromkeys(self.columns) | {TRUNCATED: False} | dict(record)
-        new = [name for name in record if name not in self.columns and name not in (TRUNCATED, ERROR)]
-        for name in new:
-            del row[name]
-        problem = f"the field {new[0]!r} is not among the columns, which the first rows decide" if new else None
-        if problem:
-            row[ERROR] = row[ERROR] or problem
-        return self.add(row) or problem
-
-    def finish(self) -> None:
-        """Write what still waits."""
-        if self.columns is None:
-            self._begin_from_waiting()
-
-
 class _Csv(Table):
     """CSV or TSV: null is empty, true and false are in lower case, lists and maps are JSON text."""
 
@@ -249,4 +157,4 @@ def _cell(value: Any) -> Any:
         return value
     if isinstance(value, bool | list | dict | tuple):
         return json_text(value)
-    return value if isinstance(value, int | float) else _plain(value)
+    return value if isinstance(value, int | float) else plain_value(value)
