@@ -23,12 +23,14 @@ def _classifier_on_meta(request: HeadRequest, num_labels: int) -> PreTrainedMode
 
 def _head_names(request: HeadRequest, model: PreTrainedModel) -> list[str]:
     """Parameters beside the backbone, and those of its pooler where the checkpoint has no trained one."""
-    prefix = model.base_model_prefix
+    prefix, final = model.base_model_prefix, request.architecture.final_linear
+    described = any(name == f"{final}.weight" for name, _ in model.named_parameters())
     here = set(request.checkpoint.locations)
     names = []
     for name, _ in model.named_parameters():
         if not name.startswith(f"{prefix}."):
-            trained_inside = name in here and not name.startswith(f"{request.architecture.final_linear}.")
+            # Of a head that no plugin describes, nothing is kept: which layer is the last is not known.
+            trained_inside = described and name in here and not name.startswith(f"{final}.")
             names += [] if trained_inside else [name]
         elif name.startswith(f"{prefix}.pooler.") and name not in here and name.removeprefix(f"{prefix}.") not in here:
             names.append(name)
@@ -50,7 +52,9 @@ def random_head(request: HeadRequest) -> HeadResult:
     num_labels = len(request.labels) or request.options.get("num_labels")
     if not num_labels:
         raise ConfigError("--head random needs --labels or --num-labels.")
-    seed = int(request.options.get("seed") or 0)
+    seed = request.options.get("seed") or 0
+    if not isinstance(seed, int):
+        raise ConfigError(f"--seed {seed!r} is not a whole number.")
     model = _classifier_on_meta(request, num_labels)
     names = _head_names(request, model)
     with torch.random.fork_rng(devices=[]):

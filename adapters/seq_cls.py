@@ -195,6 +195,10 @@ class VclsForSequenceClassification(SequenceClassifier, PreTrainedModel):
     def __init__(self, config: VclsConfig, backbone: PreTrainedModel | None = None) -> None:
         super().__init__(config)
         self.model = backbone if backbone is not None else AutoModel.from_config(config.backbone_config)
+        if isinstance(
+            getattr(self.model, "pooler", None), nn.Module
+        ):  # its output is not used, and few models have one
+            self.model.pooler = nn.Identity()
         self.build_head()
         self.post_init()
 

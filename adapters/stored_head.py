@@ -25,7 +25,7 @@ def _labels(request: HeadRequest, num_labels: int) -> list[str]:
     if request.labels:
         labels = list(request.labels)
     elif not count and (_is_classifier(request) or config.num_labels == num_labels):
-        labels = [config.id2label[index] for index in range(config.num_labels)]
+        labels = [config.id2label[index] for index in sorted(config.id2label)]
     else:
         labels = [f"LABEL_{index}" for index in range(count or num_labels)]
     if len(labels) != num_labels:
@@ -55,6 +55,11 @@ def existing_head(request: HeadRequest) -> HeadResult:
     weight, bias = f"{final}.weight", f"{final}.bias"
     if weight in checkpoint.locations:
         labels = _labels(request, _rows(request, weight))
+        for name in (weight, bias):
+            if name in checkpoint.locations and not bool(checkpoint.tensor(name).isfinite().all()):
+                raise ModelError(
+                    f"{checkpoint.name}: the weight {name} holds NaN or infinite values; fetch or train it again."
+                )
         ours = issubclass(request.architecture.classifier_class(type(config)), SequenceClassifier)
         if bias in checkpoint.locations and final == "score" and not ours:
             linear = LinearHead(checkpoint.tensor(weight), checkpoint.tensor(bias))

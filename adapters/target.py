@@ -46,10 +46,7 @@ def target(architecture: Architecture, config: PreTrainedConfig, result: HeadRes
     ours = issubclass(classifier_class, SequenceClassifier)
     if head.linear is None:
         if pooling != (own_settings(config).get("pooling", default) if ours else default):
-            raise ConfigError(
-                f"the {head.method} head of {classifier_class.__name__} was made for {default} pooling, not {pooling}; "
-                "leave --pooling out, or make a new head (--head fit)."
-            )
+            raise ConfigError(_other_pooling(classifier_class.__name__, result, default, pooling))
         _set_labels(config, result)
         config.architectures = [classifier_class.__name__]
         return Target(classifier_class, config, head.tensors)
@@ -65,6 +62,13 @@ def target(architecture: Architecture, config: PreTrainedConfig, result: HeadRes
             config.architectures = [classifier_class.__name__]
             return Target(classifier_class, config, tensors)
     return _wrapped(config, result, pooling)
+
+
+def _other_pooling(name: str, result: HeadResult, made_for: str, asked: str) -> str:
+    return (
+        f"the {result.head.method} head of {name} was made for {made_for} pooling, not {asked}; leave --pooling out, or "
+        "make a new head (--head fit)."
+    )
 
 
 def _wrapped(config: PreTrainedConfig, result: HeadResult, pooling: str) -> Target:
@@ -86,8 +90,8 @@ def _own_type(config: Any, result: HeadResult, pooling: str) -> Target:
     """A checkpoint of our own type, with its head or a new one."""
     stored = own_settings(config).get("pooling", "LAST")
     if result.head.linear is None:
-        if pooling not in (stored, None):
-            pooling = stored
+        if pooling != stored:
+            raise ConfigError(_other_pooling(config.architectures[0], result, stored, pooling))
         _set_labels(config, result)
         return Target(VclsForSequenceClassification, config, result.head.tensors)
     _set_labels(config, result)
@@ -99,6 +103,11 @@ def _set_labels(config: PreTrainedConfig, result: HeadResult) -> None:
     if result.labels:
         config.id2label = dict(enumerate(result.labels))
         config.label2id = {label: index for index, label in enumerate(result.labels)}
+    if result.head.method != "existing":  # what the old head's numbers meant does not hold for a new one
+        config.problem_type = None
+        for name in ("sentence_transformers", "sbert_ce_default_activation_function"):
+            if hasattr(config, name):
+                delattr(config, name)
     if result.problem_type is not None:
         config.problem_type = result.problem_type
 

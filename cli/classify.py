@@ -66,7 +66,7 @@ def classify(state: State, /, model: str, inputs: tuple[str, ...], output: str |
     speak(state)
     from vllm_cls.jobs.classify import classify_file
 
-    use_activation = not options.pop("no_activation")
+    use_activation = False if options.pop("no_activation") else None
     options["use_template"] = not options.pop("no_template")
     with progress(console(stderr=True), not state.quiet) as on_progress:
         report = classify_file(model, inputs, output, use_activation=use_activation, on_progress=on_progress, **options)

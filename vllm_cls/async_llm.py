@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from .errors import ConfigError
 from .llm import LLM
 from .outputs import ClassificationRequestOutput, PoolingRequestOutput, ScoringRequestOutput
+from .params import PoolingParams
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,9 @@ class _Request:
     loop: asyncio.AbstractEventLoop
 
     @property
-    def group(self) -> tuple[Any, ...]:
+    def group(self) -> str:
         """Requests with equal groups can be answered by one call."""
-        kwargs = self.options.get("tokenization_kwargs") or {}
-        return (self.task, tuple(sorted(kwargs.items())), self.options.get("lora_request"))
+        return repr((self.task, self.options.get("tokenization_kwargs"), self.options.get("lora_request")))
 
 
 class AsyncLLM:
@@ -48,17 +49,39 @@ class AsyncLLM:
         self._worker: ThreadPoolExecutor | None = ThreadPoolExecutor(1, thread_name_prefix="vllm_cls")
         self._running = False
 
-    async def classify(self, prompt: Any, **options: Any) -> ClassificationRequestOutput:
+    async def classify(
+        self,
+        prompt: Any,
+        *,
+        pooling_params: PoolingParams | None = None,
+        lora_request: Any = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+    ) -> ClassificationRequestOutput:
         """Probabilities for one prompt; options as for `LLM.classify`."""
+        options = {
+            "pooling_params": pooling_params,
+            "lora_request": lora_request,
+            "tokenization_kwargs": tokenization_kwargs,
+        }
         output: ClassificationRequestOutput = await self._submit("classify", prompt, options)
         return output
 
-    async def encode(self, prompt: Any, *args: Any, **options: Any) -> PoolingRequestOutput:
+    async def encode(
+        self,
+        prompt: Any,
+        pooling_params: PoolingParams | None = None,
+        *,
+        lora_request: Any = None,
+        pooling_task: str | None = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+    ) -> PoolingRequestOutput:
         """A tensor for one prompt; options as for `LLM.encode`."""
-        if args:
-            options["pooling_params"] = args[0]
-        task = options.pop("pooling_task", None) or "classify"
-        output: PoolingRequestOutput = await self._submit(task, prompt, options, encode=True)
+        options = {
+            "pooling_params": pooling_params,
+            "lora_request": lora_request,
+            "tokenization_kwargs": tokenization_kwargs,
+        }
+        output: PoolingRequestOutput = await self._submit(f"encode:{pooling_task or ''}", prompt, options)
         return output
 
     async def score(self, text_1: str, text_2: str, **options: Any) -> ScoringRequestOutput:
@@ -82,11 +105,11 @@ class AsyncLLM:
     async def __aexit__(self, *exc_info: object) -> None:
         await asyncio.to_thread(self.close)
 
-    async def _submit(self, task: str, prompt: Any, options: dict[str, Any], *, encode: bool = False) -> Any:
+    async def _submit(self, task: str, prompt: Any, options: dict[str, Any]) -> Any:
         if self._worker is None:
             raise ConfigError("this AsyncLLM is closed; make a new one.")
         loop = asyncio.get_running_loop()
-        request = _Request(prompt, options, f"encode:{task}" if encode else task, loop.create_future(), loop)
+        request = _Request(prompt, options, task, loop.create_future(), loop)
         with self._lock:
             self._waiting.append(request)
             if not self._running:
@@ -101,7 +124,7 @@ class AsyncLLM:
                 if not taken:
                     self._running = False
                     return
-            groups: dict[tuple[Any, ...], list[_Request]] = {}
+            groups: dict[str, list[_Request]] = {}
             for request in taken:
                 groups.setdefault(request.group, []).append(request)
             for requests in groups.values():
@@ -118,17 +141,16 @@ class AsyncLLM:
                 return
             answers = [error]
         for request, answer in zip(requests, answers, strict=True):
-            request.loop.call_soon_threadsafe(_settle(request.future, answer))
+            with suppress(RuntimeError):  # the caller's loop is closed: nobody waits for this answer
+                request.loop.call_soon_threadsafe(_settle(request.future, answer))
 
     def _call(self, requests: list[_Request]) -> list[Any]:
-        from .params import PoolingParams
-
         first = requests[0]
-        shared = {k: v for k, v in first.options.items() if k not in ("pooling_params", "use_tqdm")}
+        shared = {name: value for name, value in first.options.items() if name != "pooling_params"}
         params = [each.options.get("pooling_params") or PoolingParams() for each in requests]
         prompts = [each.prompt for each in requests]
         if first.task.startswith("encode:"):
-            task = first.task.removeprefix("encode:")
+            task = first.task.removeprefix("encode:") or None
             return list(self.llm.encode(prompts, params, pooling_task=task, **shared))
         return list(self.llm.classify(prompts, pooling_params=params, **shared))
 

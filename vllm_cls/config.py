@@ -6,6 +6,7 @@ Names and defaults follow vLLM's EngineArgs and PoolerConfig.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,6 +53,8 @@ class PoolerConfig:
 
     def __post_init__(self) -> None:
         if self.pooling_type is not None:
+            if not isinstance(self.pooling_type, str):
+                raise ConfigError(f"PoolerConfig.pooling_type={self.pooling_type!r} is not a name.")
             self._split_pooling_type(self.pooling_type.upper())
         self._check("seq_pooling_type", SEQUENCE_POOLING)
         self._check("tok_pooling_type", TOKEN_POOLING)
@@ -61,6 +64,12 @@ class PoolerConfig:
             )
         if self.logit_bias is not None and self.logit_mean is not None:
             raise ConfigError("PoolerConfig: logit_bias is the older name of logit_mean; give one of them, not both.")
+        for name in ("logit_bias", "logit_mean", "logit_sigma"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, (int, float)) or not math.isfinite(value)):
+                raise ConfigError(f"PoolerConfig.{name}={value!r} is not a number.")
+        if self.use_activation not in (None, True, False):
+            raise ConfigError(f"PoolerConfig.use_activation={self.use_activation!r} is not true or false.")
         if self.logit_sigma == 0:
             raise ConfigError(
                 "PoolerConfig.logit_sigma=0 would divide by zero; leave it out or give a positive number."
@@ -82,7 +91,7 @@ class PoolerConfig:
         value = getattr(self, name)
         if value is None:
             return
-        if value.upper() not in known:
+        if not isinstance(value, str) or value.upper() not in known:
             raise ConfigError(f"PoolerConfig.{name}={value!r} is unknown; use one of {', '.join(known)}.")
         object.__setattr__(self, name, value.upper())
 
@@ -107,6 +116,8 @@ class PoolerConfig:
             return cls()
         if isinstance(value, PoolerConfig):
             return value
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"pooler_config={value!r} is no PoolerConfig and no mapping of its fields.")
         known = [f.name for f in dataclasses.fields(cls)]
         for name in value:
             if name not in known:
@@ -145,7 +156,50 @@ class ModelConfig:
     chat_template: str | None = None
     use_template: bool = True
 
+    @classmethod
+    def of(cls, model: object, **options: Any) -> ModelConfig:
+        """A ModelConfig from options as a caller writes them.
+
+        Raises:
+            ConfigError: an option is unknown; the message names the nearest.
+        """
+        known = [f.name for f in dataclasses.fields(cls)]
+        for name in options:
+            if name not in known:
+                raise ConfigError(f"there is no option {name!r}.{nearest(name, known)}")
+        options["hf_overrides"] = options.get("hf_overrides") or {}
+        options["pooler_config"] = PoolerConfig.parse(options.get("pooler_config"))
+        options["dtype"] = str(options.get("dtype") or "auto").removeprefix("torch.")
+        return cls(model=str(model), **options)
+
+    def label_overrides(self) -> list[str]:
+        """The labels that `hf_overrides` names, in the order of their indices; empty where it names none.
+
+        Raises:
+            ConfigError: `id2label` is no mapping of 0, 1, 2 … to different names, or contradicts `num_labels`.
+        """
+        id2label, count = self.hf_overrides.get("id2label"), self.hf_overrides.get("num_labels")
+        if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
+            raise ConfigError(f"hf_overrides: num_labels={count!r} is not a positive whole number.")
+        if id2label is None:
+            return []
+        try:
+            named = {int(index): str(label) for index, label in id2label.items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ConfigError(f"hf_overrides: id2label={id2label!r} is no mapping of indices to names.") from error
+        if sorted(named) != list(range(len(named))) or len(set(named.values())) != len(named):
+            raise ConfigError(f"hf_overrides: id2label={id2label!r} must name 0 to {len(named) - 1}, each differently.")
+        if count not in (None, len(named)):
+            raise ConfigError(f"hf_overrides: num_labels={count} but id2label has {len(named)} labels.")
+        return [named[index] for index in range(len(named))]
+
     def __post_init__(self) -> None:
+        if not isinstance(self.hf_overrides, Mapping):
+            raise ConfigError(f"hf_overrides={self.hf_overrides!r} is no mapping of the config's fields to values.")
+        if "model_type" in self.hf_overrides:
+            raise ConfigError("hf_overrides cannot change model_type; the weights are those of one architecture.")
+        if self.max_model_len is not None and not isinstance(self.max_model_len, int):
+            raise ConfigError(f"max_model_len={self.max_model_len!r} is not a whole number.")
         if self.convert not in CONVERT_MODES:
             raise ConfigError(f"convert={self.convert!r} is unknown; use one of {', '.join(CONVERT_MODES)}.")
         if self.convert in ("token_classify", "reward"):

@@ -45,6 +45,16 @@ class ConversionReport:
     dry_run: bool = False
 
 
+_ONE_LABEL = "one label cannot be single_label_classification (transformers refuses it); use regression or none."
+# Options that belong to some heads only: giving one to another head is a contradiction.
+_BELONGS = {
+    "label_tokens": ("tokens", "two-way"),
+    "train": ("fit",),
+    "bias": ("fit",),
+    "head_weights": ("file",),
+}
+
+
 def convert(
     model: str,
     out: str | Path,
@@ -90,13 +100,13 @@ def convert(
     model_options["convert"] = (
         "classify" if model_options.get("convert") in (None, "auto") else model_options["convert"]
     )
-    options = ModelConfig(
-        model=str(model), **{**model_options, "hf_overrides": model_options.get("hf_overrides") or {}}
-    )
-    names = _labels(labels, num_labels, problem_type)
+    options = ModelConfig.of(model, **model_options)
+    names = _labels(labels, num_labels, problem_type) or options.label_overrides()
     source = open_source(options)
     _store_prompt(source, prompt_template, chat_template_prompt)
     method = _method(source, head)
+    given = {"label_tokens": label_tokens, "train": train, "bias": bias or None, "head_weights": head_weights}
+    _refuse_strays(method, [name for name, value in given.items() if value is not None])
     pooling = _pooling(source, pooling)
     job = HeadJob(source, options, pooling, budget)
     head_options: dict[str, Any] = {
@@ -116,7 +126,7 @@ def convert(
         method,
         head_options,
         labels=names,
-        problem_type=problem_type or source.config.problem_type,
+        problem_type=problem_type or (source.config.problem_type if method == "existing" else None),
         pooling=pooling,
         tokenize=job.token_ids,
         states=job.states,
@@ -125,6 +135,8 @@ def convert(
         raise ConfigError(
             f"--num-labels {num_labels}, but the {method} head has {len(result.labels)}: {', '.join(result.labels)}."
         )
+    if len(result.labels) == 1 and result.problem_type == "single_label_classification":
+        raise ConfigError(_ONE_LABEL)
     result = _with_logit_bias(source, result, logit_bias)
     target = target_for(source, result, pooling)
     _store_settings(target, source, method, options)
@@ -158,10 +170,10 @@ def convert(
 
 
 def _labels(labels: Sequence[str] | None, num_labels: int | None, problem_type: str | None) -> list[str]:
-    names = [str(each) for each in labels or ()]
+    names = [str(each) for each in (labels.split(",") if isinstance(labels, str) else labels or ())]
     if problem_type is not None and problem_type not in PROBLEM_TYPES:
         raise ConfigError(f"--problem-type {problem_type!r} is unknown; use one of {', '.join(PROBLEM_TYPES)}.")
-    if len(set(names)) != len(names) or not all(names):
+    if len(set(names)) != len(names) or not all(name.strip() for name in names):
         raise ConfigError(f"--labels {','.join(names)}: labels must be different and not empty.")
     if num_labels is not None and num_labels < 1:
         raise ConfigError(f"--num-labels {num_labels} must be at least 1.")
@@ -169,13 +181,23 @@ def _labels(labels: Sequence[str] | None, num_labels: int | None, problem_type: 
         raise ConfigError(f"--num-labels {num_labels} contradicts --labels, which names {len(names)}.")
     count = len(names) or num_labels
     if count == 1 and problem_type == "single_label_classification":
-        raise ConfigError(
-            "one label cannot be single_label_classification (transformers refuses it); use regression or none."
-        )
+        raise ConfigError(_ONE_LABEL)
     return names
 
 
+def _refuse_strays(method: str, given: Sequence[str]) -> None:
+    for name in given:
+        if method not in _BELONGS[name]:
+            option, heads = name.replace("_", "-"), " or ".join(_BELONGS[name])
+            raise ConfigError(f"--{option} belongs to --head {heads}, not to {method}; leave one of them out.")
+
+
 def _method(source: Source, head: str | None) -> str:
+    if head not in (None, "existing") and source.config.model_type == OWN_MODEL_TYPE:
+        raise ModelError(
+            f"{source.checkpoint.name} is a classifier in our own format already; make the new head from the model that it "
+            "was converted from."
+        )
     if head is not None:
         return head
     if lacks_head(source) or (not source.checkpoint.locations and not source.is_classifier):
@@ -306,8 +328,9 @@ def _dtype(name: str | None) -> str | None:
 
 def _size(value: str | int) -> int:
     """Bytes of "5GB", "500MB" or a number."""
-    if isinstance(value, int):
+    if isinstance(value, int) and value > 0:
         return value
+    value = str(value)
     units = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
     number, unit = value[:-2], value[-2:].upper()
     if unit not in units or not number.replace(".", "", 1).isdigit():

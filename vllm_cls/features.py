@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from .config import ModelConfig
-from .errors import PromptError
+from .errors import ModelError, PromptError
 from .loading import Classifier
 from .runtime.device import choose_device, choose_dtype, default_batched_tokens
 from .runtime.engine import Engine
@@ -49,6 +49,10 @@ def pooled_states(
     """
     device = choose_device(options.device)
     config = source.config
+    if config.is_encoder_decoder:
+        raise ModelError(
+            f"{options.model} is an encoder-decoder, whose states a head cannot be fitted on yet; train its own head."
+        )
     model, missing = load_weights(
         source,
         source.architecture.classifier_class(type(config)),

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .config import ModelConfig
-from .features import pooled_states
-from .serving import max_model_len, prompt_processor
+from .processor import max_model_len, prompt_processor
 from .source import Source
 from .tokenization import PromptProcessor
 
@@ -37,6 +36,8 @@ class HeadJob:
 
     def states(self, prompts: Sequence[Any]) -> Any:
         """`(pooled states, features)` of the prompts; see `HeadRequest.states`."""
+        from .features import pooled_states  # the runtime, which other heads do without
+
         result = pooled_states(self.source, self.options, self.processor, prompts, self.pooling, self.budget)
         if result.truncated:
             self.warnings.append(f"{result.truncated} of {len(prompts)} training rows were cut to the model's length")

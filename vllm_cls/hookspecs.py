@@ -45,7 +45,7 @@ def vcls_model_card(values: Mapping[str, Any]) -> str:
 
 @hookspec(firstresult=True)
 def vcls_write_checkpoint(plan: Any) -> Any:
-    """Write the converted checkpoint that a `ConversionPlan` describes; return the list of files."""
+    """Write the converted checkpoint that a `ConversionPlan` describes; return a result with `files` and `num_bytes`."""
 
 
 @hookspec

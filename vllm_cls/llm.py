@@ -87,11 +87,11 @@ class LLM:
         if runner not in ("auto", "pooling"):
             raise ConfigError(f"runner={runner!r} is unknown; this package classifies, use 'auto' or 'pooling'.")
         _check_engine_args(engine_args)
-        options = ModelConfig(
-            model=str(model),
+        options = ModelConfig.of(
+            model,
             tokenizer=tokenizer,
             convert=convert,
-            dtype=str(dtype).removeprefix("torch."),
+            dtype=dtype,
             device=device,
             quantization=quantization,
             revision=revision,
@@ -99,8 +99,8 @@ class LLM:
             allow_pickle=allow_pickle,
             max_model_len=max_model_len,
             plugin=plugin,
-            hf_overrides=hf_overrides or {},
-            pooler_config=PoolerConfig.parse(pooler_config),
+            hf_overrides=hf_overrides,
+            pooler_config=pooler_config,
             chat_template=chat_template,
             use_template=use_template,
         )
@@ -132,6 +132,11 @@ class LLM:
     def problem_type(self) -> str | None:
         problem_type: str | None = self._open.classifier.config.problem_type
         return problem_type
+
+    @property
+    def use_activation(self) -> bool:
+        """Whether requests that do not say get probabilities."""
+        return self._open.pooler.activates(None)
 
     @property
     def max_model_len(self) -> int:
@@ -316,7 +321,11 @@ def load_classifier(path: str, **options: Any) -> PreTrainedModel:
     from .loading import load
     from .runtime.device import choose_device, choose_dtype
 
-    config = ModelConfig(model=str(path), **{"device": "cpu", "dtype": "float32", **options})
+    config = ModelConfig.of(path, **{"device": "cpu", "dtype": "float32", **options})
+    if config.convert == "none":
+        raise ConfigError(
+            "load_classifier(convert='none') would have no head; load the bare model with transformers' AutoModel."
+        )
     device = choose_device(config.device)
     return load(config, dtype=choose_dtype(config.dtype, device), device=device).model
 
@@ -346,16 +355,28 @@ def _listed(prompts: Any) -> list[Any]:
 def _per_prompt(params: PoolingParams | Sequence[PoolingParams] | None, count: int) -> Sequence[PoolingParams]:
     if params is None or isinstance(params, PoolingParams):
         return [params or PoolingParams()] * count
+    given: Any = params
+    if not isinstance(given, Sequence) or not all(isinstance(each, PoolingParams) for each in given):
+        raise ConfigError(f"pooling_params={params!r} is no PoolingParams and no list of them.")
     if len(params) != count:
         raise ConfigError(f"The lengths of prompts ({count}) and params ({len(params)}) must be the same.")
     return params
 
 
 def _truncation(kwargs: Mapping[str, Any]) -> tuple[Truncation, bool | None]:
+    if not isinstance(kwargs, Mapping):
+        raise ConfigError(f"tokenization_kwargs={kwargs!r} is no mapping.")
     for name in kwargs:
         if name not in _TOKENIZATION_KEYS:
-            raise ConfigError(f"tokenization_kwargs has no key {name!r}.{nearest(name, _TOKENIZATION_KEYS)}")
+            raise ConfigError(f"tokenization_kwargs has no key {name!r}.{nearest(str(name), _TOKENIZATION_KEYS)}")
+    truncation = kwargs.get("truncation")
+    if truncation not in (None, True, False, "longest_first", "do_not_truncate"):
+        raise ConfigError(
+            f"truncation={truncation!r} is unknown; use True, 'longest_first', False or 'do_not_truncate'."
+        )
     limit = kwargs.get("truncate_prompt_tokens", kwargs.get("max_length"))
-    if limit is None and kwargs.get("truncation") in (True, "longest_first"):
+    if truncation in (False, "do_not_truncate"):
+        limit = None
+    elif limit is None and truncation is not None:
         limit = -1
     return Truncation(limit, kwargs.get("truncation_side")), kwargs.get("add_special_tokens")

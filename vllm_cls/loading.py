@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .architecture import OWN_MODEL_TYPE, Architecture, HeadRequest, HeadResult, Target
@@ -26,7 +26,17 @@ def head_at_load(source: Source, options: ModelConfig) -> HeadResult:
     """
     tokens = getattr(source.config, "classifier_from_token", None)
     if tokens and (options.convert == "classify" or source.is_classifier) and lacks_head(source):
-        return make_head(source, "two-way" if _is_two_way(source.config) else "tokens", {"token_strings": list(tokens)})
+        method, labels = "two-way" if _is_two_way(source.config) else "tokens", options.label_overrides()
+        result = make_head(source, method, {"token_strings": list(tokens)})
+        count = options.hf_overrides.get("num_labels", len(result.labels))
+        if len(labels or result.labels) != len(result.labels) or count != len(result.labels):
+            raise ConfigError(
+                f"hf_overrides: classifier_from_token makes {len(result.labels)} labels, but num_labels or id2label name "
+                f"{len(labels) or count}."
+            )
+        return replace(result, labels=labels or result.labels)
+    if "classifier_from_token" in options.hf_overrides and not lacks_head(source):
+        raise ConfigError(f"{options.model} has a head already; leave classifier_from_token out of hf_overrides.")
     # A checkpoint that says it is a classifier is held to it when its weights are read.
     if source.is_classifier or (options.convert == "classify" and not lacks_head(source)):
         return make_head(source, "existing", {})

@@ -34,6 +34,8 @@ class PoolingParams:
             if name in _REMOVED:
                 raise ConfigError(f"PoolingParams({name}=…) was removed; use use_activation=True or False.")
             raise ConfigError(f"PoolingParams has no field {name!r}.{nearest(name, self.__slots__)}")
+        if use_activation not in (None, True, False):
+            raise ConfigError(f"PoolingParams.use_activation={use_activation!r} is not True, False or None.")
         self.use_activation = use_activation
         self.step_tag_id = step_tag_id
         self.returned_token_ids = returned_token_ids

@@ -106,6 +106,9 @@ def _from_mapping(prompt: Mapping[str, Any]) -> Prompt:
     if len(bodies) > 1 or (not bodies and not prompt.get("fields")):
         raise PromptError(f"a prompt takes one of 'prompt', 'prompt_token_ids' and 'messages'; got {bodies or 'none'}.")
     body = parse(prompt[bodies[0]]) if bodies else Prompt()
+    for key, read in (("prompt_token_ids", body.token_ids), ("messages", body.messages)):
+        if prompt.get(key) is not None and read is None:
+            raise PromptError(f"{key} cannot be {_shown(prompt[key])}; it takes a list.")
     pair = prompt.get("text_pair")
     if pair is not None and (not isinstance(pair, str) or body.text is None):
         raise PromptError(f"text_pair must be a text beside a text 'prompt'; got {_shown(pair)}.")

@@ -17,17 +17,14 @@ from .pooler.activations import activation_for
 from .pooler.heads import head_dtype, set_head_dtype
 from .pooler.methods import SEQUENCE_METHODS, step_rows
 from .pooler.pooler import Pooler
+from .processor import max_model_len, prompt_processor
 from .registry import registry
 from .runtime import selfcheck
 from .runtime.batch import TokenSequence
 from .runtime.device import choose_device, choose_dtype, default_batched_tokens
 from .runtime.engine import Engine, Result
 from .runtime.runner import Mode, Runner
-from .source import Source
-from .template import PromptTemplate
 from .tokenization import PromptProcessor
-
-_UNBOUNDED = 1 << 20  # tokens, for models that nothing bounds
 
 
 @dataclass(frozen=True)
@@ -128,38 +125,6 @@ def serve(options: ModelConfig, runtime: RuntimeConfig) -> Served:
     budget = runtime.max_num_batched_tokens or default_batched_tokens(device)
     engine = Engine(runner, max_num_batched_tokens=budget, max_num_seqs=runtime.max_num_seqs)
     return Served(options, classifier, prompt_processor(options, classifier.source, longest), engine, pooler)
-
-
-def prompt_processor(options: ModelConfig, source: Source, longest: int) -> PromptProcessor:
-    """The processor with the template that the checkpoint stores, unless `use_template` is False."""
-    settings = source.settings if options.use_template else {}
-    template = settings.get("prompt_template")
-    return PromptProcessor(
-        tokenizer=source.tokenizer,
-        architecture=source.architecture,
-        config=source.backbone_config,
-        max_model_len=longest,
-        template=PromptTemplate.parse(template) if template else None,
-        chat_template_prompt=bool(settings.get("chat_template_prompt")),
-        use_sep_token=getattr(source.config, "use_sep_token", True) is not False,
-    )
-
-
-def max_model_len(options: ModelConfig, source: Source) -> int:
-    """The longest sequence in tokens: asked for, or what config, tokenizer and Sentence Transformers' file allow.
-
-    Raises:
-        ConfigError: more is asked for than the model has positions.
-    """
-    positions = source.architecture.max_positions(source.backbone_config)
-    if options.max_model_len is not None:
-        if positions is not None and options.max_model_len > positions:
-            raise ConfigError(f"max_model_len={options.max_model_len} is more than the model's {positions} positions.")
-        return options.max_model_len
-    bounds = [positions, source.settings.get("max_model_len"), source.sentence_transformers_length()]
-    length = getattr(source.tokenizer, "model_max_length", None)
-    bounds.append(int(length) if length is not None and length < _UNBOUNDED else None)
-    return min([bound for bound in bounds if bound], default=_UNBOUNDED)
 
 
 def make_runner(classifier: loading.Classifier, pooling: str, longest: int) -> Runner:

@@ -70,7 +70,7 @@ def open_source(options: ModelConfig) -> Source:
     if checkpoint.gguf is not None:
         checkpoint = materialize(checkpoint)
     config = _read_config(checkpoint, options)
-    _apply_overrides(config, options.hf_overrides)
+    _apply_overrides(config, options)
     inner = config.backbone_config if config.model_type == OWN_MODEL_TYPE else config
     architecture = plugins.find(inner.model_type, tuple(config.architectures or ()), plugin=options.plugin)
     return Source(checkpoint, config, architecture, _read_tokenizer(checkpoint, options))
@@ -116,23 +116,29 @@ def _register_remote_classes(checkpoint: Checkpoint, auto_map: Mapping[str, str]
             getattr(transformers, auto_name).register(type(config), found, exist_ok=True)
 
 
-def _apply_overrides(config: PreTrainedConfig, overrides: Mapping[str, Any]) -> None:
-    values = dict(overrides)
-    id2label = values.pop("id2label", None)
-    if id2label is not None:
-        id2label = {int(index): str(label) for index, label in id2label.items()}
-        if values.get("num_labels", len(id2label)) != len(id2label):
-            raise ConfigError(
-                f"hf_overrides: num_labels={values['num_labels']} but id2label has {len(id2label)} labels."
-            )
-        values["num_labels"] = len(id2label)
-    if values.get("num_labels", config.num_labels) != config.num_labels:
-        config.num_labels = values.pop("num_labels")
-    if id2label is not None:
-        config.id2label, config.label2id = id2label, {label: index for index, label in id2label.items()}
-    for name, value in values.items():
-        if name != "num_labels":
+def _apply_overrides(config: PreTrainedConfig, options: ModelConfig) -> None:
+    """Put `hf_overrides` into a config.
+
+    Raises:
+        ConfigError: transformers refuses a value.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+
+    values = dict(options.hf_overrides)
+    labels = options.label_overrides()
+    count = len(labels) or values.get("num_labels", config.num_labels)
+    for name in ("id2label", "label2id", "num_labels"):
+        values.pop(name, None)
+    try:
+        if count != config.num_labels:
+            config.num_labels = count
+        if labels:
+            config.id2label = dict(enumerate(labels))
+            config.label2id = {label: index for index, label in enumerate(labels)}
+        for name, value in values.items():
             setattr(config, name, value)
+    except (TypeError, ValueError, AttributeError, StrictDataclassError) as error:
+        raise ConfigError(f"hf_overrides: transformers refuses a value ({first_line(error)}).") from error
 
 
 def _read_tokenizer(checkpoint: Checkpoint, options: ModelConfig) -> PreTrainedTokenizerBase | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .architecture import Architecture
@@ -67,6 +69,8 @@ class PromptProcessor:
     template: PromptTemplate | None = None
     chat_template_prompt: bool = False
     use_sep_token: bool = True
+    # A tokenizer keeps its truncation as state: one call at a time.
+    _lock: AbstractContextManager[Any] = field(default_factory=threading.RLock, repr=False, compare=False)
 
     def tokenize(
         self,
@@ -176,14 +180,15 @@ class PromptProcessor:
     def _encode(self, texts: Sequence[Rendered], **options: Any) -> list[tuple[list[int], list[int] | None]]:
         tokenizer: Any = self.tokenizer
         pairs = [each.text_pair for each in texts] if texts[0].text_pair is not None else None
-        encoding = tokenizer(
-            [each.text for each in texts],
-            pairs,
-            add_special_tokens=texts[0].add_special_tokens,
-            return_attention_mask=False,
-            verbose=False,
-            **options,
-        )
+        with self._lock:
+            encoding = tokenizer(
+                [each.text for each in texts],
+                pairs,
+                add_special_tokens=texts[0].add_special_tokens,
+                return_attention_mask=False,
+                verbose=False,
+                **options,
+            )
         types = encoding.get("token_type_ids") or [None] * len(texts)
         return list(zip(encoding["input_ids"], types, strict=True))
 
@@ -203,14 +208,20 @@ class PromptProcessor:
     def _cut_tokens(self, text: Rendered, limit: int, side: str) -> tuple[list[int], list[int] | None]:
         """transformers' own truncation (longest of a pair first), which keeps special tokens."""
         tokenizer: Any = self.tokenizer
-        before = tokenizer.truncation_side
-        tokenizer.truncation_side = side
-        try:
-            return self._encode([text], truncation=True, max_length=limit)[0]
-        except (ValueError, OverflowError) as error:
-            raise PromptError(f"the prompt cannot be cut to {limit} tokens: {error}") from error
-        finally:
-            tokenizer.truncation_side = before
+        with self._lock:
+            before = tokenizer.truncation_side
+            tokenizer.truncation_side = side
+            try:
+                ids, types = self._encode([text], truncation=True, max_length=limit)[0]
+            except (ValueError, OverflowError) as error:
+                raise PromptError(f"the prompt cannot be cut to {limit} tokens: {error}") from error
+            finally:
+                tokenizer.truncation_side = before
+        if len(ids) > limit:  # transformers gives up, and the text back whole, where special tokens leave no room
+            raise PromptError(
+                f"the prompt cannot be cut to {limit} tokens: its special tokens leave no room for a text."
+            )
+        return ids, types
 
     def _cut_text(self, prompt: Prompt, special: bool, limit: int, side: str) -> tuple[list[int], list[int] | None]:
         """Cut the prompt's texts, never the template round them: the most characters whose tokens fit."""
@@ -242,7 +253,12 @@ class PromptProcessor:
     def _limit(self, truncation: Truncation) -> int:
         if truncation.side not in (None, "left", "right"):
             raise ConfigError(f"truncation_side={truncation.side!r} is unknown; use 'left' or 'right'.")
-        if truncation.limit is None or truncation.limit == -1:
+        if truncation.limit is None:
+            return self.max_model_len
+        given: Any = truncation.limit
+        if not isinstance(given, int) or isinstance(given, bool):
+            raise ConfigError(f"truncate_prompt_tokens={truncation.limit!r} is not a whole number.")
+        if truncation.limit == -1:
             return self.max_model_len
         if not 1 <= truncation.limit <= self.max_model_len:
             raise ConfigError(

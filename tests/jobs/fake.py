@@ -39,6 +39,8 @@ class FakeLLM:
         self.closed = False
         FakeLLM.made.append(self)
 
+    use_activation = True
+
     def describe(self) -> dict[str, Any]:
         return {"model": self.model, "prompt_template": self._template, "id2label": self.id2label, "bytes": 12345}
 

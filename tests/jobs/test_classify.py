@@ -90,7 +90,7 @@ def test_a_bad_row_keeps_its_place_and_harms_no_other(
         f"{path}, line 2: the tokenizer refuses this text",
         f"{path}, line 3: not JSON: Expecting value at character 1 of the line",
         f"{path}, line 4: the field 'text' is null",
-        f"{path}, line 5: no field 'text'; there is 'txt'. Did you mean 'txt'?",
+        f"{path}, line 5: no field 'text'; there is 'txt'. Did you mean 'txt'? If so, name it with --text-field or its like.",
         f"{path}, line 6: the model gave [nan, nan], which is not finite; its weights or its dtype are at fault",
     ]
 

@@ -60,6 +60,9 @@ class JobReport:
             self.failures.append(f"{row.place}: {reason}")
 
 
+_NEEDS_PROBABILITIES = "label_field needs probabilities, and without activation there are none; drop one."
+
+
 def classify_file(
     model: str | os.PathLike | LLM,
     inputs: str | os.PathLike | Iterable[str | os.PathLike],
@@ -74,7 +77,7 @@ def classify_file(
     top_k: int | None = None,
     scores: bool = False,
     logits: bool = False,
-    use_activation: bool = True,
+    use_activation: bool | None = None,
     label_field: str | None = None,
     long_text: str = "truncate",
     truncation_side: str | None = None,
@@ -96,7 +99,7 @@ def classify_file(
         top_k: adds so many labels with their probabilities, the most probable first.
         scores: adds a map label → probability.
         logits: adds the logits.
-        use_activation: False gives `logits` in place of `probs`.
+        use_activation: False gives `logits` in place of `probs`; None does as the model's pooler says.
         label_field: the field of the true label; the report then has metrics.
         long_text: "truncate" cuts what is longer than the model takes and says so; "error" fails the row.
         truncation_side: "left" or "right", the side that is cut off; None is the tokenizer's own.
@@ -115,13 +118,18 @@ def classify_file(
     sources = find_sources(inputs, format)
     target = find_target(output, sources, format)
     prompts = PromptFields(text_field, text_pair_field, messages_field)
-    shape = ResultColumns({}, None, threshold, top_k, scores, logits, use_activation)  # refuses what cannot be
-    if label_field is not None and not use_activation:
-        raise ConfigError("label_field needs probabilities, and without activation there are none; drop one.")
+    shape = ResultColumns(
+        {}, None, threshold, top_k, scores, logits, use_activation is not False
+    )  # refuses what cannot be
+    if label_field is not None and use_activation is False:
+        raise ConfigError(_NEEDS_PROBABILITIES)
     known = _known_columns(sources)
     _check_columns(known, [text_pair_field, messages_field, label_field, *_named(keep_fields)])
     with _opened(model, llm_options) as llm:
         prompts = _fitting(prompts, llm, known)
+        use_activation = llm.use_activation if use_activation is None else use_activation
+        if label_field is not None and not use_activation:
+            raise ConfigError(_NEEDS_PROBABILITIES)
         shape = ResultColumns(llm.id2label, llm.problem_type, threshold, top_k, scores, logits, use_activation)
         tally = None if label_field is None else _tally(shape)
         kept = KeptFields(keep_fields, [*shape.names, TRUNCATED, ERROR])

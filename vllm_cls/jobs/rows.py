@@ -77,7 +77,9 @@ def missing(name: str, known: Iterable[str]) -> str:
     """Words that say that there is no column `name`, and which there are."""
     columns = list(known)
     shown = ", ".join(map(repr, columns[:10])) + (" …" if len(columns) > 10 else "")
-    return f"no field {name!r}; there is {shown or 'none'}.{nearest(name, columns)}"
+    near = nearest(name, columns)
+    hint = f"{near} If so, name it with --text-field or its like." if near else ""
+    return f"no field {name!r}; there is {shown or 'none'}.{hint}"
 
 
 def _value(fields: Mapping[str, Any], name: str) -> Any:

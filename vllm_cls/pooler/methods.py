@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from ..errors import ConfigError
+
 PoolingMethod = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -53,6 +55,10 @@ def step_rows(
         token_ids: its token ids.
     """
     if returned_token_ids:
+        if not all(0 <= column < rows.shape[1] for column in returned_token_ids):
+            raise ConfigError(
+                f"returned_token_ids={list(returned_token_ids)} must be columns, 0 to {rows.shape[1] - 1}."
+            )
         rows = rows[:, list(returned_token_ids)]
     if step_tag_id is not None:
         rows = rows[torch.tensor(token_ids, device=rows.device) == step_tag_id]
