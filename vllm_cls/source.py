@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -141,6 +143,18 @@ def _apply_overrides(config: PreTrainedConfig, options: ModelConfig) -> None:
         raise ConfigError(f"hf_overrides: transformers refuses a value ({first_line(error)}).") from error
 
 
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """A large vocabulary is read as JSON: the garbage collector would walk its objects again and again, to find none."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def _read_tokenizer(checkpoint: Checkpoint, options: ModelConfig) -> PreTrainedTokenizerBase | None:
     from transformers import AutoTokenizer
 
@@ -148,9 +162,10 @@ def _read_tokenizer(checkpoint: Checkpoint, options: ModelConfig) -> PreTrainedT
     if options.tokenizer is None and not _has_tokenizer(checkpoint):
         return None
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            where, trust_remote_code=options.trust_remote_code
-        )
+        with _without_collector():
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                where, trust_remote_code=options.trust_remote_code
+            )
     except (ValueError, OSError, KeyError, TypeError, ImportError, AttributeError) as error:
         raise ModelError(f"the tokenizer in {where} cannot be read ({first_line(error)}).") from error
     if options.chat_template is not None:
