@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,8 @@ from vllm_cls.architecture import Head, HeadRequest, HeadResult, LinearHead
 from vllm_cls.errors import ConfigError
 from vllm_cls.metrics import evaluate
 
+from .linear_models import PROBLEMS, Fitted, Problem, softmax
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -23,31 +25,12 @@ _MEASURED = ("accuracy", "macro_f1", "log_loss", "calibration_error", "majority"
 
 
 @dataclass(frozen=True)
-class _Fitted:
-    """`logits = states @ weight.T + bias`, both float64."""
-
-    weight: NDArray[np.float64]
-    bias: NDArray[np.float64]
-
-    def logits(self, states: NDArray[Any]) -> NDArray[np.float64]:
-        return states @ self.weight.T + self.bias
-
-
-@dataclass(frozen=True)
 class _Candidate:
     """Something a head may be fitted on: `states` `(num_rows, hidden)` float64."""
 
     states: NDArray[np.float64]
     on_features: bool
     intercept: bool
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """What is fitted: the estimator, how it is judged, and how targets become arrays."""
-
-    fit: Callable[[NDArray[Any], NDArray[Any], float, bool], _Fitted]
-    loss: Callable[[NDArray[Any], NDArray[Any]], float]
 
 
 def fitted_head(request: HeadRequest) -> HeadResult:
@@ -65,7 +48,7 @@ def fitted_head(request: HeadRequest) -> HeadResult:
     pooled, features = request.states(prompts)
     seed, share = int(request.options.get("seed") or 0), float(request.options.get("validation_split", 0.2))
     train, held_out = _split(values, share, seed, problem_type)
-    problem = _PROBLEMS[problem_type]
+    problem = PROBLEMS[problem_type]
     candidates = _candidates(request, pooled, features, len(labels))
     # These products are too small to share: with one thread a fit takes a tenth of the time.
     with threadpool_limits(1):
@@ -87,7 +70,7 @@ def fitted_head(request: HeadRequest) -> HeadResult:
     return HeadResult(head, labels, problem_type)
 
 
-def _linear(fitted: _Fitted, intercept: bool) -> LinearHead:
+def _linear(fitted: Fitted, intercept: bool) -> LinearHead:
     import torch
 
     weight = torch.tensor(fitted.weight, dtype=torch.float32)
@@ -180,7 +163,7 @@ def _split(values: NDArray[Any], share: float, seed: int, problem_type: str) -> 
 
 
 def _search(
-    problem: _Problem, candidate: _Candidate, train: NDArray[Any], values: NDArray[Any], seed: int, problem_type: str
+    problem: Problem, candidate: _Candidate, train: NDArray[Any], values: NDArray[Any], seed: int, problem_type: str
 ) -> tuple[float, float]:
     """`(loss, C)` of the best regularisation: from the middle downhill in half decades, by cross-validated loss."""
     from sklearn.model_selection import KFold, StratifiedKFold
@@ -212,72 +195,6 @@ def _strength(step: int) -> float:
     return float(10 ** (step / 2))
 
 
-def _scaled(states: NDArray[Any], intercept: bool) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64]]:
-    """`(scaled states, centre, scale)`: outlier dimensions come to one scale; centred where an intercept can undo it."""
-    centre = states.mean(axis=0) if intercept else np.zeros(states.shape[1])
-    scale = np.sqrt(((states - centre) ** 2).mean(axis=0))
-    scale = np.where(scale > 1e-12, scale, 1.0)
-    return (states - centre) / scale, centre, scale
-
-
-def _logistic(states: NDArray[Any], values: NDArray[Any], strength: float, intercept: bool) -> _Fitted:
-    from sklearn.linear_model import LogisticRegression
-
-    scaled, centre, scale = _scaled(states, intercept)
-    model = LogisticRegression(C=strength, max_iter=1000, tol=1e-3, fit_intercept=intercept).fit(scaled, values)
-    weight = model.coef_ / scale
-    bias = np.broadcast_to(model.intercept_, len(weight)) - weight @ centre
-    if len(weight) == 1:  # two classes: sklearn keeps one row, their difference
-        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-    return _Fitted(weight, bias)
-
-
-def _one_vs_rest(states: NDArray[Any], values: NDArray[Any], strength: float, intercept: bool) -> _Fitted:
-    rows = []
-    for column in values.T:
-        if column.min() == column.max():  # a label that these rows never (or always) have
-            rows.append(
-                _Fitted(np.zeros((2, states.shape[1])), np.array([0.0, 10.0 * (2 * column[0] - 1)]) * intercept)
-            )
-        else:
-            rows.append(_logistic(states, column.astype(int), strength, intercept))
-    weight = np.stack([each.weight[1] - each.weight[0] for each in rows])
-    return _Fitted(weight, np.array([each.bias[1] - each.bias[0] for each in rows]))
-
-
-def _ridge(states: NDArray[Any], values: NDArray[Any], strength: float, intercept: bool) -> _Fitted:
-    from sklearn.linear_model import Ridge
-
-    scaled, centre, scale = _scaled(states, intercept)
-    model = Ridge(alpha=1 / strength, fit_intercept=intercept).fit(scaled, values)
-    weight = np.atleast_2d(model.coef_) / scale
-    return _Fitted(weight, np.broadcast_to(np.atleast_1d(model.intercept_), len(weight)) - weight @ centre)
-
-
-def _softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
-
-
-def _cross_entropy(logits: NDArray[Any], values: NDArray[Any]) -> float:
-    return float(-np.log(_softmax(logits)[np.arange(len(values)), values].clip(1e-12)).mean())
-
-
-def _binary_cross_entropy(logits: NDArray[Any], values: NDArray[Any]) -> float:
-    return float((np.logaddexp(0, logits) - values * logits).mean())
-
-
-def _squared(logits: NDArray[Any], values: NDArray[Any]) -> float:
-    return float(((logits - values) ** 2).mean())
-
-
-_PROBLEMS: Mapping[str, _Problem] = {
-    "single_label_classification": _Problem(_logistic, _cross_entropy),
-    "multi_label_classification": _Problem(_one_vs_rest, _binary_cross_entropy),
-    "regression": _Problem(_ridge, _squared),
-}
-
-
 def _report(logits: NDArray[Any], values: NDArray[Any], labels: Sequence[str], problem_type: str) -> dict[str, Any]:
     """Measurements on held-out rows, beside what the commonest label (or the mean) would get."""
     gold: list[Any]
@@ -287,7 +204,7 @@ def _report(logits: NDArray[Any], values: NDArray[Any], labels: Sequence[str], p
         rows = 1 / (1 + np.exp(-logits))
         gold = [[label for label, has in zip(labels, row, strict=True) if has] for row in values]
     else:
-        rows, gold = _softmax(logits), [labels[index] for index in values]
+        rows, gold = softmax(logits), [labels[index] for index in values]
     measured = evaluate(rows.tolist(), gold, dict(enumerate(labels)), problem_type=problem_type)
     return {name: value for name in _MEASURED if (value := getattr(measured, name)) is not None}
 

@@ -88,7 +88,8 @@ def test_score(tmp_path: Path) -> None:
     many = llm.score(["good film", "good film"], ["bad music", "great end"])
     assert [each.outputs.score for each in one_to_many] == [each.outputs.score for each in many]
     direct = llm.classify([("good film", "bad music")])[0].outputs
-    assert one_to_many[0].outputs.score == direct.probs[0] and direct.label is None
+    assert one_to_many[0].outputs.score == pytest.approx(direct.probs[0], abs=1e-6)  # other batches, other roundings
+    assert direct.label is None
     with pytest.raises(ConfigError, match="got 2 and 3"):
         llm.score(["a", "b"], ["a", "b", "c"])
 

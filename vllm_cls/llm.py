@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .config import ModelConfig, PoolerConfig, RuntimeConfig
-from .errors import ConfigError, PromptError, nearest
+from .errors import ConfigError, PromptError
+from .llm_arguments import as_list, check_engine_args, per_prompt, truncation_of
 from .outputs import (
     ClassificationOutput,
     ClassificationRequestOutput,
@@ -27,16 +27,6 @@ if TYPE_CHECKING:
     from .runtime.engine import Result
     from .serving import Served
 
-# Engine arguments of vLLM that have no meaning here: a script written for vLLM still runs.
-_WITHOUT_MEANING = frozenset(
-    "enforce_eager gpu_memory_utilization kv_cache_memory_bytes kv_cache_dtype swap_space cpu_offload_gb block_size "
-    "enable_chunked_prefill disable_log_stats max_seq_len_to_capture disable_custom_all_reduce load_format "
-    "tokenizer_mode tokenizer_revision skip_tokenizer_init served_model_name scheduling_policy model_impl "
-    "enable_prefix_caching mm_processor_kwargs limit_mm_per_prompt generation_config compilation_config "
-    "distributed_executor_backend max_lora_rank max_loras calculate_kv_scales".split()
-)
-_NOT_YET = {"enable_lora": False, "pipeline_parallel_size": 1, "tensor_parallel_size": 1}
-_TOKENIZATION_KEYS = ("truncate_prompt_tokens", "max_length", "truncation_side", "truncation", "add_special_tokens")
 # Prompts of a stream looked at together, to batch by length: few at first, so that answers come soon.
 _FIRST_WINDOW, _WINDOW = 64, 4096
 
@@ -86,7 +76,7 @@ class LLM:
 
         if runner not in ("auto", "pooling"):
             raise ConfigError(f"runner={runner!r} is unknown; this package classifies, use 'auto' or 'pooling'.")
-        _check_engine_args(engine_args)
+        check_engine_args(engine_args, set(LLM.__init__.__annotations__) - {"return", "engine_args"})
         options = ModelConfig.of(
             model,
             tokenizer=tokenizer,
@@ -178,8 +168,8 @@ class LLM:
         Raises:
             PromptError: a prompt is bad; it is named by its index.
         """
-        listed = _listed(prompts)
-        params = _per_prompt(pooling_params, len(listed))
+        listed = as_list(prompts)
+        params = per_prompt(pooling_params, len(listed))
         tokenized = self._tokenize(listed, lora_request, tokenization_kwargs)
         rows = self._open.run("classify", [each.sequence for each in tokenized])
         return [self._classified(*each) for each in zip(tokenized, rows, params, strict=True)]
@@ -238,8 +228,8 @@ class LLM:
         task = pooling_task or self._open.pooler.config.task
         if task not in ("classify", "token_classify", "embed"):
             raise ConfigError(f"pooling_task={task!r}: LLM.encode needs 'classify', 'token_classify' or 'embed'.")
-        listed = _listed(prompts)
-        params = _per_prompt(pooling_params, len(listed))
+        listed = as_list(prompts)
+        params = per_prompt(pooling_params, len(listed))
         tokenized = self._tokenize(listed, lora_request, tokenization_kwargs)
         rows = self._open.run(task, [each.sequence for each in tokenized])
         outputs = []
@@ -291,7 +281,7 @@ class LLM:
     def _tokenize(self, prompts: Sequence[Any], lora_request: Any, kwargs: Mapping[str, Any] | None) -> list[Tokenized]:
         if lora_request is not None:
             raise ConfigError("lora_request is not supported yet; merge the adapter into the model.")
-        truncation, special = _truncation(kwargs or {})
+        truncation, special = truncation_of(kwargs or {})
         tokenized = self._open.processor.tokenize(prompts, truncation, add_special_tokens=special)
         for index, each in enumerate(tokenized):
             if isinstance(each, PromptError):
@@ -328,55 +318,3 @@ def load_classifier(path: str, **options: Any) -> PreTrainedModel:
         )
     device = choose_device(config.device)
     return load(config, dtype=choose_dtype(config.dtype, device), device=device).model
-
-
-def _check_engine_args(given: Mapping[str, Any]) -> None:
-    known = {name for name in LLM.__init__.__annotations__ if name not in ("return", "engine_args")}
-    ignored = []
-    for name, value in given.items():
-        if name in _NOT_YET:
-            if value not in (None, _NOT_YET[name]):
-                raise ConfigError(f"LLM({name}={value!r}) is not supported yet; leave it out.")
-        elif name in _WITHOUT_MEANING:
-            ignored.append(name)
-        else:
-            raise ConfigError(f"LLM has no option {name!r}.{nearest(name, known | _WITHOUT_MEANING | set(_NOT_YET))}")
-    if ignored:
-        warnings.warn(f"these options of vLLM have no effect here: {', '.join(sorted(ignored))}", stacklevel=3)
-
-
-def _listed(prompts: Any) -> list[Any]:
-    listed = [prompts] if is_single(prompts) else list(prompts)
-    if not listed:
-        raise PromptError("there is no prompt; give at least one.")
-    return listed
-
-
-def _per_prompt(params: PoolingParams | Sequence[PoolingParams] | None, count: int) -> Sequence[PoolingParams]:
-    if params is None or isinstance(params, PoolingParams):
-        return [params or PoolingParams()] * count
-    given: Any = params
-    if not isinstance(given, Sequence) or not all(isinstance(each, PoolingParams) for each in given):
-        raise ConfigError(f"pooling_params={params!r} is no PoolingParams and no list of them.")
-    if len(params) != count:
-        raise ConfigError(f"The lengths of prompts ({count}) and params ({len(params)}) must be the same.")
-    return params
-
-
-def _truncation(kwargs: Mapping[str, Any]) -> tuple[Truncation, bool | None]:
-    if not isinstance(kwargs, Mapping):
-        raise ConfigError(f"tokenization_kwargs={kwargs!r} is no mapping.")
-    for name in kwargs:
-        if name not in _TOKENIZATION_KEYS:
-            raise ConfigError(f"tokenization_kwargs has no key {name!r}.{nearest(str(name), _TOKENIZATION_KEYS)}")
-    truncation = kwargs.get("truncation")
-    if truncation not in (None, True, False, "longest_first", "do_not_truncate"):
-        raise ConfigError(
-            f"truncation={truncation!r} is unknown; use True, 'longest_first', False or 'do_not_truncate'."
-        )
-    limit = kwargs.get("truncate_prompt_tokens", kwargs.get("max_length"))
-    if truncation in (False, "do_not_truncate"):
-        limit = None
-    elif limit is None and truncation is not None:
-        limit = -1
-    return Truncation(limit, kwargs.get("truncation_side")), kwargs.get("add_special_tokens")
