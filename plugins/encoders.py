@@ -75,7 +75,6 @@ def vcls_architectures() -> list[Encoder]:
         encoder("roc_bert", tanh_dense="roc_bert.pooler.dense"),
         encoder("albert", tanh_dense="albert.pooler"),
         encoder("rembert", tanh_dense="rembert.pooler.dense"),
-        encoder("nystromformer", final_linear="classifier.out_proj"),
         encoder("distilbert"),
         encoder("electra", final_linear="classifier.out_proj"),
         encoder("deberta"),

@@ -176,6 +176,28 @@ ARCHITECTURES: dict[str, Tiny] = {
         form="padded",
     ),
 }
+_OTHER_ENCODERS: dict[str, dict[str, Any]] = {
+    "megatron-bert": {},
+    "roc_bert": {
+        "pronunciation_vocab_size": 16, "shape_vocab_size": 16, "pronunciation_embed_dim": 8, "shape_embed_dim": 8,
+    },
+    "rembert": {"input_embedding_size": 16, "output_embedding_size": 16},
+    "roformer": {"embedding_size": 16},
+    "convbert": {"embedding_size": 16, "head_ratio": 2},
+    "big_bird": {"attention_type": "original_full"},
+}  # fmt: skip
+_FORMS = {"roc_bert": "packed", "convbert": "equal"}
+ARCHITECTURES |= {
+    name: Tiny(name, {**_ENCODER, **values}, tokenizers.wordpiece, form=_FORMS.get(name, "padded"))
+    for name, values in _OTHER_ENCODERS.items()
+}
+ARCHITECTURES |= {
+    name: Tiny(name, _ROBERTA, tokenizers.roberta)
+    for name in ("xlm-roberta-xl", "data2vec-text", "roberta-prelayernorm")
+}
+ARCHITECTURES["esm"] = Tiny(
+    "esm", {**_ROBERTA, "position_embedding_type": "absolute", "mask_token_id": 4}, tokenizers.roberta
+)
 NATIVE = [name for name in ARCHITECTURES if name not in ("qwen2_5_vl", "mamba")]
 
 

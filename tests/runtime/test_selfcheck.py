@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig
 
 from tests.models import tiny
-from vllm_cls import LLM
+from vllm_cls import LLM, ModelError
 from vllm_cls.runtime import attention, selfcheck
 
 
@@ -71,3 +71,14 @@ def test_a_head_that_is_not_what_it_seems_falls_back_to_the_whole_forward(
     assert "differs by" in described["why_not_packed"]
     for output, other in zip(llm.classify(["good", "The film was bad"]), expected, strict=True):
         assert output.outputs.probs == pytest.approx(other.outputs.probs, abs=1e-5)
+
+
+def test_a_model_that_cannot_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny.classifier("bert", tmp_path)
+
+    def fails(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr("transformers.BertModel.forward", fails)
+    with pytest.raises(ModelError, match="own forward fails on a text of 5 tokens.*shapes do not fit"):
+        LLM(str(folder))

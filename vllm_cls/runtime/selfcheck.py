@@ -6,8 +6,9 @@ are tried in turn. So an architecture nobody has seen is slower, never wrong.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -19,6 +20,8 @@ from .runner import Mode, Runner
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
+
+T = TypeVar("T")
 
 # Largest relative error of one token's state: rounding stays well below, a leak between sequences far above.
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1.5e-1}
@@ -86,7 +89,7 @@ def choose_mode(
         ModelError: the model's states are not finite.
     """
     runner.mode = Mode("single")
-    alone = [_token_states(runner, [each])[0] for each in sequences]
+    alone = [_reference(functools.partial(_token_states, runner), each)[0] for each in sequences]
     if not all(bool(torch.isfinite(states).all()) for states in alone):
         raise ModelError(
             "the model gives NaN or infinite hidden states; its weights or its dtype are wrong (try --dtype float32)."
@@ -121,6 +124,21 @@ def choose_whole_mode(runner: Runner, sequences: Sequence[TokenSequence], reason
             return Mode(form, whole=True, reason="; ".join(reasons))
         reasons.append(f"not {form}: logits differ by {error:.1e}")
     return Mode("single", whole=True, reason="; ".join(reasons))
+
+
+def _reference(step: Callable[[Sequence[TokenSequence]], T], sequence: TokenSequence) -> T:
+    """What a sequence alone gives, which everything else is held to.
+
+    Raises:
+        ModelError: the model cannot run even that.
+    """
+    try:
+        return step([sequence])
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError) as failure:
+        raise ModelError(
+            f"the model's own forward fails on a text of {len(sequence)} tokens ({_short(failure)}); its config may not fit "
+            "its weights, or it takes no texts of that length."
+        ) from failure
 
 
 def _not_packable(runner: Runner) -> str | None:
@@ -177,7 +195,7 @@ def _short(failure: Exception) -> str:
 def own_logits(runner: Runner, sequences: Sequence[TokenSequence]) -> torch.Tensor:
     """Logits of the model's own forward, each sequence alone: `(num_sequences, num_labels)`, float32."""
     runner.mode = Mode("single", whole=True)
-    return torch.cat([runner.logits([each]) for each in sequences])
+    return torch.cat([_reference(runner.logits, each) for each in sequences])
 
 
 def why_not_split(
