@@ -201,6 +201,11 @@ class Architecture:
         """Whether plain transformers, without vllm-cls, opens the classifier class."""
         return self.classifier_class(config_class).__module__.startswith("transformers.")
 
+    def checkpoint_format(self, config: PreTrainedConfig) -> str:
+        """ "transformers" where plain transformers opens a classifier of this config, else "vcls"."""
+        native = config.model_type != OWN_MODEL_TYPE and self.is_native(type(config))
+        return "transformers" if native else "vcls"
+
     def pooling(self, config: PreTrainedConfig) -> str:
         """The pooling of the classifier class: "CLS", "LAST" or "MEAN"."""
         return "LAST"

@@ -142,7 +142,10 @@ def convert(
     _store_settings(target, source, method, options)
     warnings: list[str] = []
     tokenizer = None
-    if _format(source, target) == "transformers" and source.architecture.pooling(source.backbone_config) == "LAST":
+    if (
+        source.architecture.checkpoint_format(target.config) == "transformers"
+        and source.architecture.pooling(source.backbone_config) == "LAST"
+    ):
         warnings, tokenizer = choose_pad(source, target, job)
     plan = _plan(source, target, result, out, options, tokenizer=tokenizer, pooling=pooling)
     plan = dataclasses.replace(
@@ -157,7 +160,7 @@ def convert(
     return ConversionReport(
         out=str(out),
         model_class=target.classifier_class.__name__,
-        format=_format(source, target),
+        format=source.architecture.checkpoint_format(target.config),
         head=method,
         pooling=pooling,
         labels=[target.config.id2label[i] for i in range(target.config.num_labels)],
@@ -210,9 +213,7 @@ def _method(source: Source, head: str | None) -> str:
 
 def _pooling(source: Source, pooling: str | None) -> str:
     if pooling is None:
-        default = source.architecture.pooling(source.backbone_config)
-        stored: str = source.settings.get("pooling", default)
-        return stored
+        return source.pooling
     if pooling.upper() not in ("CLS", "LAST", "MEAN"):
         raise ConfigError(f"--pooling {pooling!r} is unknown; use cls, last or mean.")
     return pooling.upper()
@@ -303,7 +304,7 @@ def _card_values(
         "name": Path(out).name,
         "base_model": options.model,
         "classifier_class": target.classifier_class.__name__,
-        "native": _format(source, target) == "transformers",
+        "native": source.architecture.checkpoint_format(target.config) == "transformers",
         "head_method": result.head.method,
         "description": result.head.description,
         "report": dict(result.head.report),
@@ -313,11 +314,6 @@ def _card_values(
         "prompt_template": target.config.vcls.get("prompt_template"),
         "command": None,
     }
-
-
-def _format(source: Source, target: Target) -> str:
-    native = target.config.model_type != OWN_MODEL_TYPE and source.architecture.is_native(type(source.config))
-    return "transformers" if native else "vcls"
 
 
 def _dtype(name: str | None) -> str | None:

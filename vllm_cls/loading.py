@@ -108,7 +108,7 @@ def target_for(source: Source, result: HeadResult, pooling: str | None = None) -
         architecture=source.architecture,
         config=source.config,
         result=result,
-        pooling=pooling or source.settings.get("pooling") or source.architecture.pooling(source.backbone_config),
+        pooling=pooling or source.pooling,
     )
     return target
 

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from . import loading
-from .architecture import OWN_MODEL_TYPE
 from .config import ModelConfig, PoolerConfig, RuntimeConfig
 from .errors import ConfigError, PromptError
 from .params import PoolingParams
@@ -70,11 +69,6 @@ class Served:
             return step_rows(data, token_ids, tag, params.returned_token_ids or config.returned_token_ids)
         return data
 
-    def _format(self) -> str:
-        source, config = self.classifier.source, self.classifier.config
-        native = config.model_type != OWN_MODEL_TYPE and source.architecture.is_native(type(config))
-        return "transformers" if native else "vcls"
-
     def describe(self) -> dict[str, Any]:
         """Plain values for `vcls inspect`."""
         classifier, mode, source = self.classifier, self.engine.runner.mode, self.classifier.source
@@ -83,7 +77,7 @@ class Served:
             "model": self.options.model,
             "model_type": source.backbone_config.model_type,
             "model_class": type(classifier.model).__name__,
-            "format": self._format(),
+            "format": classifier.architecture.checkpoint_format(classifier.config),
             "plugin": classifier.architecture.name,
             "backbone": type(self.engine.runner.backbone).__name__,
             "head": source.settings.get("head_method", "existing") if classifier.has_head else None,

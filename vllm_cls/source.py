@@ -46,6 +46,12 @@ class Source:
         return getattr(self.config, "vcls", None) or {}
 
     @property
+    def pooling(self) -> str:
+        """The pooling that the checkpoint stores, else its architecture's."""
+        pooling: str = self.settings.get("pooling") or self.architecture.pooling(self.backbone_config)
+        return pooling
+
+    @property
     def is_classifier(self) -> bool:
         return self.class_name.endswith(_CLASSIFIER)
 

@@ -94,7 +94,7 @@ def test_packed_and_padded_rows() -> None:
     assert packed.inputs["position_ids"].tolist() == [[0, 1, 2, 0]]
     assert packed.inputs["token_type_ids"].tolist() == [[0, 0, 1, 0]]
     assert packed.layout.starts.tolist() == [0, 3]
-    padded = padded_batch(sequences, torch.device("cpu"), 9, with_positions=True)
+    padded = padded_batch(sequences, torch.device("cpu"), 9)
     assert padded.inputs["input_ids"].tolist() == [[5, 6, 7], [8, 9, 9]]
     assert padded.inputs["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
     assert padded.layout.starts.tolist() == [0, 3]

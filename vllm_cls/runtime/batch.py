@@ -61,14 +61,8 @@ def packed_batch(sequences: Sequence[TokenSequence], device: torch.device) -> Ba
     return Batch({name: value.to(device) for name, value in inputs.items()}, Layout(starts, lengths))
 
 
-def padded_batch(
-    sequences: Sequence[TokenSequence], device: torch.device, pad_token_id: int, with_positions: bool
-) -> Batch:
-    """Rows `(num_sequences, longest)`, padded on the right under an attention mask.
-
-    Args:
-        with_positions: pass `position_ids`; otherwise the model numbers the tokens itself.
-    """
+def padded_batch(sequences: Sequence[TokenSequence], device: torch.device, pad_token_id: int) -> Batch:
+    """Rows `(num_sequences, longest)`, padded on the right under an attention mask; the model numbers the tokens."""
     longest = max(len(each) for each in sequences)
     lengths = torch.tensor([len(each) for each in sequences])
     starts = torch.arange(len(sequences)) * longest
@@ -80,8 +74,6 @@ def padded_batch(
         "input_ids": rows([each.token_ids for each in sequences], pad_token_id),
         "attention_mask": rows([[1] * len(each) for each in sequences], 0),
     }
-    if with_positions:
-        inputs["position_ids"] = rows([each.position_ids for each in sequences], 0)
     if sequences[0].token_type_ids is not None:
         inputs["token_type_ids"] = rows([each.token_type_ids or () for each in sequences], 0)
     return Batch(inputs, Layout(starts, lengths))

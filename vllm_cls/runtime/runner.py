@@ -122,7 +122,7 @@ class Runner:
 
     def _padded(self, sequences: Sequence[TokenSequence]) -> Batch:
         self._use_attention(self._stock)
-        return padded_batch(sequences, self.device, self.pad_token_id, with_positions=False)
+        return padded_batch(sequences, self.device, self.pad_token_id)
 
     def _use_attention(self, name: str) -> None:
         if self.backbone.config._attn_implementation != name:
