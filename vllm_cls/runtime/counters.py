@@ -1,0 +1,66 @@
+"""What an engine has done so far: counted, so that a test can see an optimisation at work without timing it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+
+STAGES = ("tokenize", "plan", "forward", "outputs")
+
+
+@dataclass
+class Counters:
+    """Sums since the engine was made (or since `snapshot`, as a difference of two).
+
+    Args:
+        num_prompts: prompts that were asked for.
+        num_prompt_tokens: their tokens, as if each ran alone.
+        num_forwards: forwards of the model.
+        num_tokens: tokens that the forwards computed, padding included.
+        num_duplicates: prompts answered by an identical one.
+        num_shared_tokens: tokens of prompts that were not computed, because their keys and values were at hand.
+        num_pruned_tokens: tokens for which the last layer computed keys and values only.
+        seconds: by stage; the stages of several workers add up, so that their sum can exceed the wall clock.
+    """
+
+    num_prompts: int = 0
+    num_prompt_tokens: int = 0
+    num_forwards: int = 0
+    num_tokens: int = 0
+    num_duplicates: int = 0
+    num_shared_tokens: int = 0
+    num_pruned_tokens: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def add(self, **counts: int) -> None:
+        """Add to several counts at once; safe from any thread."""
+        with self._lock:
+            for name, count in counts.items():
+                setattr(self, name, getattr(self, name) + count)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the time spent within to a stage."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.seconds[stage] += time.perf_counter() - began
+
+    def snapshot(self) -> Counters:
+        """A copy that stands still."""
+        with self._lock:
+            return Counters(**{**self._counts(), "seconds": dict(self.seconds)})  # type: ignore[arg-type]
+
+    def __sub__(self, earlier: Counters) -> Counters:
+        counts = {name: count - getattr(earlier, name) for name, count in self._counts().items()}
+        seconds = {stage: self.seconds[stage] - earlier.seconds[stage] for stage in self.seconds}
+        return Counters(**{**counts, "seconds": seconds})  # type: ignore[arg-type]
+
+    def _counts(self) -> dict[str, int]:
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name.startswith("num_")}
