@@ -1,0 +1,95 @@
+"""What a measurement ran on, as plain values for JSON."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+FLAGS = "avx2 fma f16c avx512f avx512_vnni avx512_bf16 avx512_fp16 avx_vnni amx_tile amx_int8 amx_bf16".split()
+_LIBRARIES = (
+    "vllm-cls torch transformers tokenizers numpy sentence-transformers onnxruntime openvino ctranslate2 vllm torchao"
+).split()
+
+
+def environment(threads: int, device: str = "cpu") -> dict[str, Any]:
+    """The machine, the versions, and when.
+
+    Args:
+        threads: that the contenders were given.
+        device: "cpu" or "cuda[:N]".
+    """
+    name, flags = _cpu()
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "cpu": name,
+        "cpu_flags": flags,
+        "cores": physical_cores(),
+        "logical_cpus": os.cpu_count(),
+        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+        "threads": threads,
+        "device": device_name(device) or name,
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "versions": {name: found for name in _LIBRARIES if (found := version(name))},
+        "commit": _commit(),
+    }
+
+
+def version(distribution: str) -> str | None:
+    """The installed version of a distribution, or None where it is not installed."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def physical_cores() -> int:
+    """Cores that this process may use; two hardware threads of one core count once."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    siblings = {_siblings(cpu) for cpu in allowed}
+    return len(siblings) or 1
+
+
+def device_name(device: str) -> str | None:
+    """The name of a CUDA device; None for a CPU."""
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    name: str = torch.cuda.get_device_name(device)
+    return name
+
+
+def _siblings(cpu: int) -> str:
+    path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+    return path.read_text().strip() if path.exists() else str(cpu)
+
+
+def _cpu() -> tuple[str, list[str]]:
+    """Model name, and which of the instruction sets that matter here it has."""
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        return platform.processor() or platform.machine(), []
+    fields = dict(
+        (part.strip() for part in line.split(":", 1))
+        for line in path.read_text().split("\n\n")[0].splitlines()
+        if ":" in line
+    )
+    has = set(fields.get("flags", "").split())
+    return fields.get("model name", platform.machine()), [flag for flag in FLAGS if flag in has]
+
+
+def _commit() -> str | None:
+    """The commit of the source tree that this file is in, with a + where it was changed; None outside of one."""
+    command = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        head = subprocess.run([*command, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run([*command, "diff", "--quiet", "HEAD"], capture_output=True, check=False).returncode
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("+" if changed else "")
