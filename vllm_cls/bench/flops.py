@@ -6,6 +6,7 @@ scores). Element-wise work, norms and embeddings are not counted, nor experts th
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -139,7 +140,7 @@ def shared_prefixes(sequences: Sequence[Sequence[int]]) -> tuple[int, int]:
     """What a trie over token ids saves at best: `(tokens, (query, key) pairs of a causal layer)`."""
     tokens = pairs = 0
     ordered = sorted(map(tuple, sequences))
-    for before, after in zip(ordered, ordered[1:], strict=False):
+    for before, after in itertools.pairwise(ordered):
         depth = 0
         for a, b in zip(before, after, strict=False):
             if a != b:

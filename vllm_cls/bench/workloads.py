@@ -91,7 +91,9 @@ def workload(
     return measured(name, description, texts, encode)
 
 
-def measured(name: str, description: str, texts: Sequence[Text], encode: Encode, longest: int | None = None) -> Workload:
+def measured(
+    name: str, description: str, texts: Sequence[Text], encode: Encode, longest: int | None = None
+) -> Workload:
     """A workload of given texts; those over `longest` count as what is left of them."""
     lengths = [len(ids) for ids in encode(texts)]
     return Workload(name, description, list(texts), [min(each, longest or each) for each in lengths])

@@ -44,7 +44,9 @@ def parse(text: str) -> Asked:
     """
     name, _, batch = text.strip().partition(":")
     if name not in _MODULES:
-        raise ConfigError(f"there is no peer {name!r} to measure against.{nearest(name, NAMES)} Known: {', '.join(NAMES)}.")
+        raise ConfigError(
+            f"there is no peer {name!r} to measure against.{nearest(name, NAMES)} Known: {', '.join(NAMES)}."
+        )
     if not batch:
         return Asked(name)
     if not batch.isdigit() or int(batch) < 1:

@@ -42,7 +42,7 @@ class Opening:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Session(ABC):
+class Session:
     """An opened model.
 
     Attributes:
@@ -51,9 +51,9 @@ class Session(ABC):
 
     settings: dict[str, Any]
 
-    @abstractmethod
     def run(self, texts: Sequence[Text]) -> np.ndarray:
         """Logits `(num_texts, num_labels)`, float32, from text, in the order given."""
+        raise NotImplementedError
 
     def tune(self, texts: Sequence[Text]) -> None:
         """Find the settings that are fastest for such texts; not timed."""
@@ -120,9 +120,9 @@ class PaddedSession(Session):
         threads = self.opening.threads // self.workers
         return {"batch_size": self.batch_size, "workers": self.workers, "threads": threads, "sorted": True}
 
-    @abstractmethod
     def batch(self, ids: list[list[int]], types: list[list[int]] | None) -> np.ndarray:
         """Logits of one batch of sequences, not padded yet; called from any of the workers."""
+        raise NotImplementedError
 
     def layout(self, workers: int) -> None:
         """Prepare for this many workers, which share `opening.threads`."""

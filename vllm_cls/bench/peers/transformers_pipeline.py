@@ -28,9 +28,7 @@ class _Session(Session):
 
     def run(self, texts: Sequence[Text]) -> np.ndarray:
         inputs = [each if isinstance(each, str) else {"text": each[0], "text_pair": each[1]} for each in texts]
-        rows = self.pipeline(
-            inputs, top_k=None, function_to_apply="none", truncation=True, max_length=self.longest
-        )
+        rows = self.pipeline(inputs, top_k=None, function_to_apply="none", truncation=True, max_length=self.longest)
         place = {label: index for index, label in enumerate(self.labels)}
         logits = np.empty((len(rows), len(place)), dtype=np.float32)
         for number, row in enumerate(rows):

@@ -25,9 +25,7 @@ class _Session(Session):
         torch.set_num_threads(opening.threads)
         self.params = PoolingParams(use_activation=False)
         self.longest = opening.longest
-        self.llm: Any = LLM(
-            opening.model, runner="pooling", dtype=opening.dtype, max_model_len=opening.longest, enforce_eager=True
-        )
+        self.llm: Any = LLM(opening.model, runner="pooling", dtype=opening.dtype, max_model_len=opening.longest)
         self.settings = {"threads": opening.threads}
 
     def run(self, texts: Sequence[Text]) -> np.ndarray:

@@ -1,0 +1,315 @@
+"""One benchmark: open the contenders, compare their outputs, let them take turns, report."""
+
+from __future__ import annotations
+
+import functools
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..config import ModelConfig
+from ..errors import ConfigError
+from ..jobs.rows import PromptFields
+from ..source import Source, open_source
+from . import peers, report
+from .agreement import Agreement, agreement
+from .contender import BenchError, Contender
+from .environment import physical_cores
+from .inputs import Texts
+from .interleave import interleave
+from .peers.base import Opening
+from .workloads import NAMES, Workload, as_pairs
+
+OURS, FLOAT32, MATRIX = peers.OURS, "vllm-cls float32", "matrix"
+_TEXTS, _PAIRS = "texts", "pairs"
+_ROWS = 512  # of INPUT, where no number is given
+_RUNTIME = ("max_num_batched_tokens", "max_num_seqs", "enable_prefix_caching")
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What is measured.
+
+    Args:
+        model: a folder, a hub id or a `.gguf` file.
+        input: a file of rows; None takes `workload`.
+        workload: one of `workloads.NAMES`.
+        against: peers, as `peers.parse` reads them.
+        rounds: turns of each contender.
+        num_texts: texts of the workload, or at most so many rows of `input`.
+        threads: on a CPU, for every contender; None takes the physical cores.
+        llm: options of `LLM`, as `vcls classify` has them.
+        variants: label → options of `LLM` that replace those, each a contender of its own.
+        python: peer → interpreter of the virtual environment that it is installed in.
+        skip_missing: leave a peer out that is not installed, and say so, instead of refusing.
+    """
+
+    model: str
+    input: str | None = None
+    workload: str = "mixed"
+    against: Sequence[str] = ()
+    rounds: int = 5
+    num_texts: int | None = None
+    fields: PromptFields = field(default_factory=PromptFields)
+    threads: int | None = None
+    llm: Mapping[str, Any] = field(default_factory=dict)
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    python: Mapping[str, str] = field(default_factory=dict)
+    skip_missing: bool = False
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise ConfigError(f"rounds={self.rounds} must be at least 1; a median wants 5.")
+        if self.threads is not None and self.threads < 1:
+            raise ConfigError(f"threads={self.threads} must be at least 1.")
+        if self.num_texts is not None and self.num_texts < 1:
+            raise ConfigError(f"num_texts={self.num_texts} must be at least 1.")
+        if self.input is None and self.workload not in NAMES:
+            raise ConfigError(f"workload {self.workload!r} is unknown; use one of {', '.join(NAMES)}.")
+
+    @property
+    def int8(self) -> bool:
+        return self.llm.get("quantization") == "int8"
+
+    @property
+    def num_threads(self) -> int:
+        return self.threads or physical_cores()
+
+
+@dataclass
+class Entry:
+    """One contender's place in the rounds.
+
+    Args:
+        texts: the name of the set that it runs.
+        rival: the label that its time is divided by ours of.
+    """
+
+    label: str
+    contender: Contender | None = None
+    texts: str = _TEXTS
+    rival: str = OURS
+    agreement: Agreement | None = None
+    error: str | None = None
+    seconds: list[float] = field(default_factory=list)
+    details: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def runs(self) -> bool:
+        return self.error is None and (self.agreement is None or self.agreement.equal)
+
+
+class Benchmark:
+    """The contenders of one run; a context, within which their processes live."""
+
+    def __init__(self, options: BenchOptions, tell: Callable[[str], None]) -> None:
+        self.options, self.tell = options, tell
+        known = {name: value for name, value in options.llm.items() if name not in _RUNTIME}
+        quantization = known.pop("quantization", None)
+        self.source: Source = open_source(ModelConfig.of(options.model, **known))
+        self.config = ModelConfig.of(options.model, **known)
+        self.quantization = quantization
+        self.entries: list[Entry] = []
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Benchmark:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stack.close()
+
+    def run(self) -> dict[str, Any]:
+        """The report, as JSON has it.
+
+        Raises:
+            VclsError: ours cannot run, or a peer is unknown or missing.
+        """
+        asked = [peers.parse(each) for each in self.options.against]
+        if not self.options.skip_missing:
+            for each in asked:
+                if each.name not in self.options.python:
+                    peers.require(each)
+        texts = Texts(self.config, self.source)
+        self.workload = self._workload(texts)
+        self.sets = {_TEXTS: self.workload.texts}
+        self._open_ours(texts.longest)
+        self._open_peers(asked, texts.longest)
+        self._compare()
+        gflops = self._take_turns()
+        return report.document(self, gflops)
+
+    def _workload(self, texts: Texts) -> Workload:
+        options = self.options
+        if options.input is not None:
+            return texts.read(options.input, options.fields, options.num_texts or _ROWS)
+        return texts.workload(options.workload, count=options.num_texts)
+
+    # -- opening ------------------------------------------------------------------------------------
+
+    def _open_ours(self, longest: int) -> None:
+        options = {**self.options.llm, "use_template": False}  # the texts have it already
+        dtype, device = options.pop("dtype", "auto"), options.pop("device", "auto")
+        options.pop("quantization", None)
+        opening = Opening(
+            self.options.model, self.options.num_threads, longest, dtype, device, self.options.int8, options=options
+        )
+        ours = Entry(OURS, self._start(OURS))
+        assert ours.contender is not None
+        self.entries.append(ours)
+        self._opened(ours, OURS, opening)
+        self.described = ours.contender.call("describe", name=_TEXTS)
+        self.opening = Opening(
+            opening.model, opening.threads, longest, self.described["dtype"], self.described["device"], opening.int8
+        )
+        variants: dict[str, Opening] = {
+            label: Opening(
+                opening.model, opening.threads, longest, dtype, device, opening.int8, options={**options, **changed}
+            )
+            for label, changed in self.options.variants.items()
+        }
+        if self.options.int8:
+            variants[FLOAT32] = Opening(opening.model, opening.threads, longest, "float32", device, options=options)
+        for label, each in variants.items():
+            self.entries.append(Entry(label, self._start(label)))
+            self._opened(self.entries[-1], OURS, each)
+
+    def _open_peers(self, asked: Sequence[peers.Asked], longest: int) -> None:
+        if not asked:
+            return
+        folder = self._plain_folder()
+        for each in asked:
+            entry = Entry(each.label)
+            self.entries.append(entry)
+            found = peers.peer(each.name)
+            python = self.options.python.get(each.name)
+            if python is None and found.available() is None:
+                entry.error = f"{each.name} is not installed; install it with: {found.install}"
+                continue
+            if found.pairs_only:
+                self._use_pairs(entry)
+            int8 = self.options.int8 and found.int8
+            opening = Opening(
+                folder, self.opening.threads, longest, self.opening.dtype, self.opening.device, int8, each.batch_size
+            )
+            entry.contender = self._start(each.label, python)
+            try:
+                self._opened(entry, each.name, opening)
+            except BenchError as error:
+                entry.error = str(error).removeprefix(f"{each.label}: ")
+
+    def _start(self, label: str, python: str | None = None) -> Contender:
+        self.tell(f"opening {label}")
+        return self._stack.enter_context(Contender(label, python))
+
+    def _opened(self, entry: Entry, peer: str, opening: Opening) -> None:
+        assert entry.contender is not None
+        entry.contender.open(peer, opening)
+        entry.contender.load(entry.texts, self.sets[entry.texts])
+        self.tell(f"tuning {entry.label}")
+        entry.contender.tune(entry.texts)
+
+    def _use_pairs(self, entry: Entry) -> None:
+        """Give this entry pairs of texts, and ours a second place in the rounds with the same pairs."""
+        if isinstance(self.sets[_TEXTS][0], tuple):
+            return
+        entry.texts, entry.rival = _PAIRS, f"{OURS} on pairs"
+        if _PAIRS not in self.sets:
+            self.sets[_PAIRS] = as_pairs(self.sets[_TEXTS])
+            contender = self.entries[0].contender
+            assert contender is not None
+            contender.load(_PAIRS, self.sets[_PAIRS])
+            self.entries.insert(1, Entry(entry.rival, contender, _PAIRS, entry.rival))
+
+    def _plain_folder(self) -> str:
+        """A folder that transformers opens as the classifier that we run: the model's own, or one written now."""
+        options, source = self.config, self.source
+        if os.path.isdir(options.model) and source.is_classifier and not options.hf_overrides and not options.tokenizer:
+            return options.model
+        from ..llm import load_classifier
+
+        self.tell("writing the model for the peers")
+        folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="vcls-bench-"))
+        passed = ("tokenizer", "convert", "revision", "trust_remote_code", "allow_pickle", "hf_overrides", "plugin")
+        model = load_classifier(options.model, **{name: getattr(options, name) for name in passed})
+        model.save_pretrained(folder)
+        assert source.tokenizer is not None
+        source.tokenizer.save_pretrained(Path(folder))
+        return folder
+
+    # -- measuring ----------------------------------------------------------------------------------
+
+    def _compare(self) -> None:
+        """Outputs first: who does not say the same takes no turn. In int8, the reference is our float32."""
+        self.tell("comparing outputs")
+        reference: dict[str, np.ndarray] = {}
+        judge = next((each for each in self.entries if each.label == FLOAT32), self.entries[0])
+        assert judge.contender is not None
+        for name, texts in self.sets.items():
+            judge.contender.load(name, texts)
+            reference[name] = judge.contender.logits(name)
+        multi_label = self.described["problem_type"] == "multi_label_classification"
+        for entry in self.entries:
+            if entry is judge or entry.error is not None or entry.contender is None:
+                continue
+            int8 = self.options.int8 and entry.label != FLOAT32
+            try:
+                found = entry.contender.logits(entry.texts)
+            except BenchError as error:
+                if entry.label == OURS:
+                    raise
+                entry.error = str(error).removeprefix(f"{entry.label}: ")
+                continue
+            precision = "int8" if int8 else self.opening.dtype
+            entry.agreement = agreement(reference[entry.texts], found, precision=precision, multi_label=multi_label)
+
+    def _take_turns(self) -> list[float]:
+        """Fill `seconds` of every entry that runs; the matrix speed of each round, in GFLOP/s."""
+        matrix = self._start(MATRIX)
+        matrix.call(
+            "open_matrix", shapes=self.described["shapes"], rows=self.described["rows"], threads=self.opening.threads,
+            dtype=self.opening.dtype, device=self.opening.device,
+        )  # fmt: skip
+        turns: dict[str, Callable[[], float]] = {MATRIX: lambda: self._measured(matrix)}
+        for entry in self.entries:
+            if entry.runs and entry.contender is not None:
+                turns[entry.label] = functools.partial(self._turn, entry)
+        rounds = self.options.rounds
+        found = interleave(turns, rounds, lambda number, name: self.tell(f"round {number + 1} of {rounds}: {name}"))
+        for entry in self.entries:
+            entry.seconds = found.get(entry.label, [])
+        return found[MATRIX]
+
+    def _measured(self, matrix: Contender) -> float:
+        measured = matrix.call("measure")
+        self.forms: dict[str, str] = measured["forms"]
+        return float(measured["gflops"])
+
+    @staticmethod
+    def _turn(entry: Entry) -> float:
+        """One timed run; its seconds. What it said of itself is kept."""
+        assert entry.contender is not None
+        ran = entry.contender.call("run", name=entry.texts)
+        entry.details.append(ran["details"])
+        return float(ran["seconds"])
+
+
+def bench(options: BenchOptions, tell: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+    """Measure a model, alone or against peers.
+
+    Args:
+        tell: called with a few words before each step.
+
+    Returns:
+        The report (`report.document` says what is in it).
+
+    Raises:
+        VclsError: ours cannot run, or a peer is unknown or missing.
+    """
+    with Benchmark(options, tell) as benchmark:
+        return benchmark.run()

@@ -1,0 +1,113 @@
+"""Ours, opened like a peer: `LLM.classify` on texts, with what the engine counted."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import gc
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ...llm import LLM
+from ...runtime.counters import Counters
+from ..environment import version
+from ..flops import Cost, Work, cost_of, shared_prefixes
+from ..workloads import Text
+from .base import Opening, Peer, Session
+
+
+class _Session(Session):
+    def __init__(self, opening: Opening) -> None:
+        import torch
+
+        options = dict(opening.options)
+        if "num_threads" in inspect.signature(LLM.__init__).parameters:
+            options["num_threads"] = opening.threads
+        else:
+            torch.set_num_threads(opening.threads)
+        quantization = "int8" if opening.int8 else None
+        self.llm = LLM(opening.model, dtype=opening.dtype, device=opening.device, quantization=quantization, **options)
+        self.settings = {"threads": opening.threads}
+        self._counted = Counters()
+        self._cost: Cost | None = None
+
+    def run(self, texts: Sequence[Text]) -> np.ndarray:
+        before = self._counters()
+        outputs = self.llm.classify(texts, use_tqdm=False, tokenization_kwargs={"truncate_prompt_tokens": -1})
+        self._counted = self._counters() - before
+        self._sequences = [each.prompt_token_ids for each in outputs]
+        return np.array([each.outputs.logits for each in outputs], dtype=np.float32)
+
+    def prepare(self) -> None:
+        """What one run left behind must not serve the next: no prefix from the call before, no garbage to collect."""
+        forget = getattr(self.llm, "reset_prefix_cache", None)
+        if forget is not None:
+            forget()
+        gc.collect()
+
+    def details(self) -> dict[str, Any]:
+        """Counts of the last run, and its multiply-adds: required by the model as written, and executed."""
+        lengths = [len(ids) for ids in self._sequences]
+        found: dict[str, Any] = {
+            f.name: getattr(self._counted, f.name) for f in dataclasses.fields(Counters) if f.name.startswith("num_")
+        }
+        found["seconds"] = dict(self._counted.seconds)
+        cost = self.cost
+        found["required"] = found["executed"] = cost.required(lengths)
+        if self._counted.num_tokens:
+            found["executed"] = cost.executed(lengths, self._work(lengths))
+        return found
+
+    def describe(self, texts: Sequence[Text]) -> dict[str, Any]:
+        """`vcls inspect`'s values, and the linear layers with the rows that a forward has."""
+        described = self.llm.describe()
+        self.run(texts)
+        tokens = sum(map(len, self._sequences))
+        return {
+            **described,
+            "shapes": [[*shape, count] for shape, count in self.cost.shapes.items()],
+            "rows": min(described["max_num_batched_tokens"], tokens),
+        }
+
+    @property
+    def cost(self) -> Cost:
+        """Of the model as transformers writes it, whatever the engine made of its layers."""
+        if self._cost is None:
+            import torch
+
+            model: Any = self.llm.model
+            with torch.device("meta"):
+                self._cost = cost_of(type(model)(copy.deepcopy(model.config)))
+        return self._cost
+
+    def close(self) -> None:
+        self.llm.close()
+
+    def _counters(self) -> Counters:
+        counters: Counters = getattr(self.llm, "counters", None) or Counters()
+        return counters
+
+    def _work(self, lengths: Sequence[int]) -> Work:
+        """What the counters say was computed; where prefixes were shared, the trie says which pairs that saved."""
+        total = sum(lengths)
+        tokens = min(self._counted.num_tokens, total)
+        most, pairs = shared_prefixes(self._sequences)
+        saved = round(pairs * min(1.0, (total - tokens) / most)) if most else 0
+        return Work(tokens, self._counted.num_pruned_tokens, saved)
+
+
+class Ours(Peer):
+    name, install = "vllm-cls", "pip install vllm-cls"
+    int8 = True
+
+    def available(self) -> str | None:
+        return version("vllm-cls")
+
+    def open(self, opening: Opening) -> _Session:
+        return _Session(opening)
+
+
+PEER = Ours()
