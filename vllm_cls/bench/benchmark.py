@@ -24,7 +24,7 @@ from .environment import physical_cores
 from .inputs import Texts
 from .interleave import interleave
 from .peers.base import Opening
-from .workloads import NAMES, Workload, as_pairs
+from .workloads import MEDIAN, NAMES, SIGMA, Workload, as_pairs
 
 OURS, FLOAT32, MATRIX = peers.OURS, "vllm-cls float32", "matrix"
 _TEXTS, _PAIRS = "texts", "pairs"
@@ -41,6 +41,7 @@ class BenchOptions:
         input: a file of rows; None takes `workload`.
         workload: one of `workloads.NAMES`.
         against: peers, as `peers.parse` reads them.
+        lengths: of the workload "mixed": median in tokens, and sigma.
         rounds: turns of each contender.
         num_texts: texts of the workload, or at most so many rows of `input`.
         threads: on a CPU, for every contender; None takes the physical cores.
@@ -53,6 +54,7 @@ class BenchOptions:
     model: str
     input: str | None = None
     workload: str = "mixed"
+    lengths: tuple[float, float] = (MEDIAN, SIGMA)
     against: Sequence[str] = ()
     rounds: int = 5
     num_texts: int | None = None
@@ -148,7 +150,7 @@ class Benchmark:
         options = self.options
         if options.input is not None:
             return texts.read(options.input, options.fields, options.num_texts or _ROWS)
-        return texts.workload(options.workload, count=options.num_texts)
+        return texts.workload(options.workload, count=options.num_texts, lengths=options.lengths)
 
     # -- opening ------------------------------------------------------------------------------------
 
@@ -163,7 +165,8 @@ class Benchmark:
         assert ours.contender is not None
         self.entries.append(ours)
         self._opened(ours, OURS, opening)
-        self.described = ours.contender.call("describe", name=_TEXTS)
+        self.described = ours.contender.call("describe")
+        self.rows = min(self.described["max_num_batched_tokens"], self.workload.summary()["tokens"])
         self.opening = Opening(
             opening.model, opening.threads, longest, self.described["dtype"], self.described["device"], opening.int8
         )
@@ -272,7 +275,7 @@ class Benchmark:
         """Fill `seconds` of every entry that runs; the matrix speed of each round, in GFLOP/s."""
         matrix = self._start(MATRIX)
         matrix.call(
-            "open_matrix", shapes=self.described["shapes"], rows=self.described["rows"], threads=self.opening.threads,
+            "open_matrix", shapes=self.described["shapes"], rows=self.rows, threads=self.opening.threads,
             dtype=self.opening.dtype, device=self.opening.device,
         )  # fmt: skip
         turns: dict[str, Callable[[], float]] = {MATRIX: lambda: self._measured(matrix)}

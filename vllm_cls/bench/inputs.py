@@ -33,11 +33,11 @@ class Texts:
             raise ConfigError(f"{options.model} has no tokenizer, and a benchmark starts from text; see --tokenizer.")
         self._tokenizer: Any = source.tokenizer
 
-    def workload(self, name: str, *, count: int | None = None, seed: int = 0) -> Workload:
-        """One of `workloads.NAMES`."""
+    def workload(self, name: str, **options: Any) -> Workload:
+        """One of `workloads.NAMES`; options as for `workloads.workload`."""
         vocabulary = self._tokenizer.get_vocab()
         words = single_token_words(sorted(vocabulary, key=vocabulary.__getitem__), self.encode)
-        return workload(name, words, self.encode, longest=self.longest, count=count, seed=seed)
+        return workload(name, words, self.encode, longest=self.longest, **options)
 
     def read(self, path: str | os.PathLike, fields: PromptFields, count: int) -> Workload:
         """The first rows of a file that can be classified.

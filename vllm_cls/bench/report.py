@@ -54,7 +54,7 @@ def document(run: Benchmark, gflops: Sequence[float]) -> dict[str, Any]:
         "matrix": {
             "gflops": statistics.median(gflops),
             "all_gflops": list(gflops),
-            "rows": run.described["rows"],
+            "rows": run.rows,
             "forms": run.forms,
         },
         "ours": ours_section(ours.seconds, ours.details, gflops, run.opening.threads),
@@ -77,7 +77,7 @@ def ours_section(
     stages = {stage: statistics.median(each["seconds"][stage] for each in details) for stage in last["seconds"]}
     total = sum(stages.values())
     return {
-        "counters": {name: value for name, value in last.items() if name.startswith("num_")},
+        "counters": counters(last),
         "stage_seconds": stages,
         "outside_forward": 1 - stages["forward"] / total if total else None,
         "threads": threads,
@@ -99,6 +99,7 @@ def contender_section(entry: Entry, by_label: Mapping[str, Entry], workload: Map
         "error": entry.error,
         "agreement": None,
         "seconds": list(entry.seconds),
+        "counters": counters(entry.details[-1]) if entry.details else {},
     }
     if entry.agreement is not None:
         found["agreement"] = {**dataclasses.asdict(entry.agreement), "equal": entry.agreement.equal}
@@ -112,6 +113,11 @@ def contender_section(entry: Entry, by_label: Mapping[str, Entry], workload: Map
         if rival is not None and rival.seconds:
             found |= {"ratio": ratio(entry.seconds, rival.seconds), "ratio_to": entry.rival}
     return found
+
+
+def counters(details: Mapping[str, Any]) -> dict[str, int]:
+    """The counts of an engine among what it said of a run; others count nothing."""
+    return {name: value for name, value in details.items() if name.startswith("num_")}
 
 
 def int8_section(ours: Entry) -> dict[str, float]:

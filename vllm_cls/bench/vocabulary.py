@@ -60,11 +60,18 @@ def byte_level(size: int, longest: int) -> PreTrainedTokenizerFast:
     from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = ("".join(word) for n in (1, 2, 3, 4) for word in itertools.product(string.ascii_lowercase, repeat=n))
-    merges = [("Ġ" + word[:-1], word[-1]) for word in itertools.islice(words, size - len(alphabet) - 1)]
+    room = size - len(alphabet) - 1
+    letters = string.ascii_lowercase
+    while 2 * sum(len(letters) ** n for n in (1, 2, 3)) > room:  # every word of three of them, with a space and without
+        letters = letters[:-1]
+    words = ["".join(word) for n in (1, 2, 3) for word in itertools.product(letters, repeat=n)]
+    merges = [("Ġ" + word[:-1], word[-1]) for word in words]  # first, so that no piece of a word is joined before
+    merges += [(word[:-1], word[-1]) for word in words if len(word) > 1]
+    longer = itertools.product(letters, repeat=4)
+    merges += [("Ġ" + "".join(word[:-1]), word[-1]) for word in itertools.islice(longer, max(0, room - len(merges)))]
     ids = {token: number for number, token in enumerate([*alphabet, *(a + b for a, b in merges)])}
     tokenizer = Tokenizer(models.BPE(ids, merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken("<|endoftext|>", special=True)])
     return PreTrainedTokenizerFast(

@@ -45,8 +45,8 @@ class Worker:
         self.session.tune(self.texts[name])
         return dict(self.session.settings)
 
-    def describe(self, name: str) -> dict[str, Any]:
-        described: dict[str, Any] = self.session.describe(self.texts[name])
+    def describe(self) -> dict[str, Any]:
+        described: dict[str, Any] = self.session.describe()
         return described
 
     def logits(self, name: str) -> list[list[float]]:

@@ -47,7 +47,14 @@ class Workload:
 
 
 def workload(
-    name: str, words: Sequence[str], encode: Encode, *, longest: int, count: int | None = None, seed: int = 0
+    name: str,
+    words: Sequence[str],
+    encode: Encode,
+    *,
+    longest: int,
+    count: int | None = None,
+    lengths: tuple[float, float] = (MEDIAN, SIGMA),
+    seed: int = 0,
 ) -> Workload:
     """One of `NAMES`, shrunk to fit a model that takes less.
 
@@ -56,6 +63,7 @@ def workload(
         encode: of the model's tokenizer.
         longest: the model's longest sequence, in tokens.
         count: texts; None takes the workload's own number.
+        lengths: of "mixed", the median in tokens and sigma of the lognormal distribution; sigma 0 makes all equal.
 
     Raises:
         ConfigError: there is no such workload.
@@ -71,9 +79,10 @@ def workload(
 
     texts: list[Text]
     if name == "mixed":
-        lengths = np.exp(random.normal(np.log(MEDIAN), SIGMA, count)).round().astype(int)
-        texts = [text(length - special) for length in lengths.clip(special + 1, min(LONGEST, longest)).tolist()]
-        description = f"lengths lognormal, median {MEDIAN} tokens, at most {min(LONGEST, longest)}"
+        (median, sigma), most = lengths, min(LONGEST, longest)
+        drawn = np.exp(random.normal(np.log(median), sigma, count)).round().astype(int)
+        texts = [text(length - special) for length in drawn.clip(special + 1, most).tolist()]
+        description = f"lengths lognormal, median {median:g} tokens, sigma {sigma:g}, at most {most}"
     elif name == "long":
         length = min(LONG, longest)
         texts = [text(length - special) for _ in range(count)]

@@ -65,8 +65,8 @@ class Session:
         """What is to be said of the last run."""
         return {}
 
-    def describe(self, texts: Sequence[Text]) -> dict[str, Any]:
-        """What is to be said of the model and of these texts."""
+    def describe(self) -> dict[str, Any]:
+        """What is to be said of the model."""
         return {}
 
     def close(self) -> None:

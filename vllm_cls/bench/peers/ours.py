@@ -61,16 +61,9 @@ class _Session(Session):
             found["executed"] = cost.executed(lengths, self._work(lengths))
         return found
 
-    def describe(self, texts: Sequence[Text]) -> dict[str, Any]:
-        """`vcls inspect`'s values, and the linear layers with the rows that a forward has."""
-        described = self.llm.describe()
-        self.run(texts)
-        tokens = sum(map(len, self._sequences))
-        return {
-            **described,
-            "shapes": [[*shape, count] for shape, count in self.cost.shapes.items()],
-            "rows": min(described["max_num_batched_tokens"], tokens),
-        }
+    def describe(self) -> dict[str, Any]:
+        """`vcls inspect`'s values, and the linear layers as `[inputs, outputs, how many]`."""
+        return {**self.llm.describe(), "shapes": [[*shape, count] for shape, count in self.cost.shapes.items()]}
 
     @property
     def cost(self) -> Cost:
