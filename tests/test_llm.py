@@ -176,10 +176,9 @@ def test_async(bert: Path, llm: LLM) -> None:
 def test_async_requests_share_batches(bert: Path) -> None:
     async def run() -> int:
         async with AsyncLLM(str(bert)) as engine:
-            runner: Any = engine.llm._open.engine.runner
-            before = runner.num_forwards
+            before = engine.llm.counters.num_forwards
             await asyncio.gather(*[engine.classify([20 + i, 21]) for i in range(40)])
-            return int(runner.num_forwards - before)
+            return engine.llm.counters.num_forwards - before
 
     assert asyncio.run(run()) < 20
 

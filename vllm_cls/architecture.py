@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
+    from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from .checkpoint import Checkpoint
@@ -213,6 +214,17 @@ class Architecture:
     def backbone(self, model: PreTrainedModel) -> PreTrainedModel:
         """The part of the classifier that turns token ids into hidden states."""
         return model.base_model
+
+    def layers(self, backbone: PreTrainedModel) -> Sequence[nn.Module]:
+        """The backbone's layers, in the order they run, where its last one can run for pooled positions alone.
+
+        Found as the module list that is as long as the config says; empty where there is none.
+        """
+        depth = getattr(backbone.config.get_text_config(), "num_hidden_layers", None)
+        for module in backbone.modules():
+            if type(module).__name__ == "ModuleList" and depth and len(module) == depth:  # type: ignore[arg-type]
+                return list(module.children())
+        return ()
 
     def head(self, model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor] | None:
         """Pooled states `(n, hidden)` → logits `(n, num_labels)`; None where only the whole forward can say."""

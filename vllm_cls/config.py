@@ -214,18 +214,26 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    """How batches are filled.
+    """How batches are filled and run.
 
     Args:
         max_num_batched_tokens: tokens in one forward, padding included; None takes the device's default.
         max_num_seqs: sequences in one forward.
+        num_threads: of a CPU; None takes what torch uses, at most the physical cores.
+        enable_prefix_caching: prompts that begin with the same tokens share these tokens' keys and values.
+        prefix_cache_bytes: memory for them; None takes the device's default.
     """
 
     max_num_batched_tokens: int | None = None
     max_num_seqs: int = 256
+    num_threads: int | None = None
+    enable_prefix_caching: bool = True
+    prefix_cache_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_num_batched_tokens", "max_num_seqs"):
+        for name in ("max_num_batched_tokens", "max_num_seqs", "num_threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name}={value} must be at least 1.")
+        if self.prefix_cache_bytes is not None and self.prefix_cache_bytes < 0:
+            raise ConfigError(f"prefix_cache_bytes={self.prefix_cache_bytes} must be 0 or more.")

@@ -9,12 +9,11 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from .config import ModelConfig
+from .config import ModelConfig, RuntimeConfig
 from .errors import ModelError, PromptError
 from .loading import Classifier
-from .runtime.device import choose_device, choose_dtype, default_batched_tokens
-from .runtime.engine import Engine
-from .serving import make_runner
+from .runtime.device import choose_device, choose_dtype
+from .serving import make_engine, make_runner
 from .source import Source
 from .tokenization import PromptProcessor, Truncation
 from .weights import load_weights
@@ -64,10 +63,11 @@ def pooled_states(
     )
     classifier = Classifier(source, model, config, pooling, has_head=False)
     tokenized = _all_good(processor.tokenize(prompts, Truncation(-1)))
-    runner = make_runner(classifier, pooling, processor.max_model_len)
-    budget = max_num_batched_tokens or default_batched_tokens(device)
-    engine = Engine(runner, max_num_batched_tokens=budget, max_num_seqs=256)
-    pooled = torch.stack(_all_good(engine.states([each.sequence for each in tokenized])))
+    runtime = RuntimeConfig(max_num_batched_tokens)
+    engine = make_engine(make_runner(classifier, pooling, processor.max_model_len), runtime)
+    answers = _all_good(engine.states([each.sequence for each in tokenized]))
+    engine.close()
+    pooled = torch.stack([answer.row for answer in answers])
     features = None
     final = source.architecture.final_linear
     inner_is_trained = all(name.startswith(f"{final}.") for name in missing)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from .config import ModelConfig, PoolerConfig, RuntimeConfig
 from .errors import ConfigError, PromptError
 from .llm_arguments import as_list, check_engine_args, per_prompt, truncation_of
 from .outputs import (
-    ClassificationOutput,
     ClassificationRequestOutput,
     PoolingOutput,
     PoolingRequestOutput,
@@ -24,7 +24,7 @@ from .tokenization import Tokenized, Truncation
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from .runtime.engine import Result
+    from .runtime.counters import Counters
     from .serving import Served
 
 # Prompts of a stream looked at together, to batch by length: few at first, so that answers come soon.
@@ -40,6 +40,10 @@ class LLM:
         convert: "auto" takes the checkpoint as what it is and refuses one without a head; "classify" makes a
             classifier of it (`hf_overrides={"classifier_from_token": …}`); "none" gives embeddings only.
         max_num_batched_tokens: tokens in one forward; None takes the device's default.
+        num_threads: of a CPU; None takes as many as torch uses, at most the physical cores.
+        enable_prefix_caching: prompts that begin with the same tokens share these tokens' keys and values, where the
+            model is causal; also across calls.
+        prefix_cache_bytes: memory for them; None takes the device's default.
         use_template: False ignores the prompt template that the checkpoint stores.
         engine_args: vLLM's engine arguments; those without meaning here are accepted with a warning.
 
@@ -64,6 +68,9 @@ class LLM:
         max_model_len: int | None = None,
         max_num_batched_tokens: int | None = None,
         max_num_seqs: int = 256,
+        num_threads: int | None = None,
+        enable_prefix_caching: bool = True,
+        prefix_cache_bytes: int | None = None,
         pooler_config: PoolerConfig | Mapping[str, Any] | None = None,
         hf_overrides: Mapping[str, Any] | None = None,
         chat_template: str | None = None,
@@ -94,7 +101,10 @@ class LLM:
             chat_template=chat_template,
             use_template=use_template,
         )
-        self._served: Served | None = serve(options, RuntimeConfig(max_num_batched_tokens, max_num_seqs))
+        runtime = RuntimeConfig(
+            max_num_batched_tokens, max_num_seqs, num_threads, enable_prefix_caching, prefix_cache_bytes
+        )
+        self._served: Served | None = serve(options, runtime)
         self._numbers = itertools.count()
 
     # -- what it is ---------------------------------------------------------------------------------
@@ -136,8 +146,19 @@ class LLM:
         """What `vcls inspect` prints: architecture, plugin, pooling, labels, how it runs and why."""
         return self._open.describe()
 
+    @property
+    def counters(self) -> Counters:
+        """What was computed so far: prompts, forwards, tokens, seconds by stage; a copy, to subtract from a later one."""
+        return self._open.engine.counters.snapshot()
+
+    def reset_prefix_cache(self) -> None:
+        """Forget the keys and values of earlier prompts (vLLM's name)."""
+        self._open.engine.prefix_cache.clear()
+
     def close(self) -> None:
         """Give the model's memory back."""
+        if self._served is not None:
+            self._served.engine.close()
         self._served = None
 
     def __enter__(self) -> LLM:
@@ -171,8 +192,12 @@ class LLM:
         listed = as_list(prompts)
         params = per_prompt(pooling_params, len(listed))
         tokenized = self._tokenize(listed, lora_request, tokenization_kwargs)
-        rows = self._open.run("classify", [each.sequence for each in tokenized])
-        return [self._classified(*each) for each in zip(tokenized, rows, params, strict=True)]
+        outputs = []
+        for each in self._classified(tokenized, params):
+            if isinstance(each, PromptError):
+                raise each
+            outputs.append(each)
+        return outputs
 
     def classify_iter(
         self,
@@ -192,22 +217,33 @@ class LLM:
         """
         params = PoolingParams(use_activation=use_activation)
         truncation = Truncation(-1 if truncate else None, truncation_side)
-        stream, size = iter(prompts), _FIRST_WINDOW
-        while window := list(itertools.islice(stream, size)):
-            size = min(2 * size, _WINDOW)
-            tokenized = self._open.processor.tokenize(window, truncation)
+        for tokenized in self._tokenized_windows(iter(prompts), truncation):
             good = [each for each in tokenized if isinstance(each, Tokenized)]
-            rows = iter(self._open.run("classify", [each.sequence for each in good]))
+            outputs = iter(self._classified(good, [params] * len(good)))
             for each in tokenized:
-                if isinstance(each, Tokenized):
-                    try:
-                        yield self._classified(each, next(rows), params)
-                        continue
-                    except PromptError as failure:
-                        error = str(failure)
-                else:
-                    error = str(each)
-                yield ClassificationRequestOutput(self._next_id(), None, [], error=error)  # type: ignore[arg-type]
+                output = next(outputs) if isinstance(each, Tokenized) else each
+                if isinstance(output, PromptError):
+                    failed: Any = None
+                    output = ClassificationRequestOutput(self._next_id(), failed, [], error=str(output))
+                yield output
+
+    def _tokenized_windows(
+        self, prompts: Iterator[Any], truncation: Truncation
+    ) -> Iterator[list[Tokenized | PromptError]]:
+        """Windows of a stream, tokenized; the next one is read and tokenized while the model runs the last one."""
+
+        def next_window(size: int) -> list[Tokenized | PromptError]:
+            window = list(itertools.islice(prompts, size))
+            with self._open.engine.counters.timed("tokenize"):
+                return self._open.processor.tokenize(window, truncation) if window else []
+
+        size = _FIRST_WINDOW
+        with ThreadPoolExecutor(1, thread_name_prefix="vllm_cls_tokenizer") as ahead:
+            waiting = ahead.submit(next_window, size)
+            while window := waiting.result():
+                size = min(2 * size, _WINDOW)
+                waiting = ahead.submit(next_window, size)
+                yield window
 
     def encode(
         self,
@@ -236,7 +272,15 @@ class LLM:
         for each, row, asked in zip(tokenized, rows, params, strict=True):
             data = self._open.finish(task, row, each.sequence.token_ids, asked)
             ids = list(each.sequence.token_ids)
-            outputs.append(PoolingRequestOutput(self._next_id(), PoolingOutput(data), ids, truncated=each.truncated))
+            outputs.append(
+                PoolingRequestOutput(
+                    self._next_id(),
+                    PoolingOutput(data),
+                    ids,
+                    num_cached_tokens=row.num_cached_tokens,  # type: ignore[union-attr]  # an error was raised by now
+                    truncated=each.truncated,
+                )
+            )
         return outputs
 
     def score(
@@ -282,18 +326,31 @@ class LLM:
         if lora_request is not None:
             raise ConfigError("lora_request is not supported yet; merge the adapter into the model.")
         truncation, special = truncation_of(kwargs or {})
-        tokenized = self._open.processor.tokenize(prompts, truncation, add_special_tokens=special)
+        with self._open.engine.counters.timed("tokenize"):
+            tokenized = self._open.processor.tokenize(prompts, truncation, add_special_tokens=special)
         for index, each in enumerate(tokenized):
             if isinstance(each, PromptError):
                 raise PromptError(f"prompt {index}: {each}") if len(prompts) > 1 else each
         return tokenized  # type: ignore[return-value]  # no error is left in it
 
-    def _classified(self, tokenized: Tokenized, row: Result, params: PoolingParams) -> ClassificationRequestOutput:
-        data = self._open.finish("classify", row, tokenized.sequence.token_ids, params)
-        logits = self._open.pooler.calibrated(row)  # type: ignore[arg-type]  # an error was raised by now
-        outputs = ClassificationOutput(data.tolist(), logits.tolist(), self.id2label)
-        ids = list(tokenized.sequence.token_ids)
-        return ClassificationRequestOutput(self._next_id(), outputs, ids, truncated=tokenized.truncated)
+    def _classified(
+        self, tokenized: Sequence[Tokenized], params: Sequence[PoolingParams]
+    ) -> list[ClassificationRequestOutput | PromptError]:
+        """One output for each prompt, or why there is none."""
+        answers = self._open.run("classify", [each.sequence for each in tokenized])
+        with self._open.engine.counters.timed("outputs"):
+            outputs: list[ClassificationRequestOutput | PromptError] = []
+            for each, answer, found in zip(tokenized, answers, self._open.classified(answers, params), strict=True):
+                if isinstance(found, PromptError) or isinstance(answer, PromptError):
+                    outputs.append(found)  # type: ignore[arg-type]  # an error that was given back is an error
+                    continue
+                ids, cached = list(each.sequence.token_ids), answer.num_cached_tokens
+                outputs.append(
+                    ClassificationRequestOutput(
+                        self._next_id(), found, ids, num_cached_tokens=cached, truncated=each.truncated
+                    )
+                )
+            return outputs
 
     def _next_id(self) -> str:
         return str(next(self._numbers))

@@ -11,6 +11,7 @@ import torch
 from . import loading
 from .config import ModelConfig, PoolerConfig, RuntimeConfig
 from .errors import ConfigError, PromptError
+from .outputs import ClassificationOutput
 from .params import PoolingParams
 from .pooler.activations import activation_for
 from .pooler.heads import head_dtype, set_head_dtype
@@ -18,9 +19,9 @@ from .pooler.methods import SEQUENCE_METHODS, step_rows
 from .pooler.pooler import Pooler
 from .processor import max_model_len, prompt_processor
 from .registry import registry
-from .runtime import selfcheck
+from .runtime import optimize, selfcheck
 from .runtime.batch import TokenSequence
-from .runtime.device import choose_device, choose_dtype, default_batched_tokens
+from .runtime.device import choose_device, choose_dtype, default_batched_tokens, default_prefix_cache_bytes
 from .runtime.engine import Engine, Result
 from .runtime.runner import Mode, Runner
 from .tokenization import PromptProcessor
@@ -50,16 +51,17 @@ class Served:
             return self.engine.token_logits(sequences)
         return self.engine.logits(sequences)
 
-    def finish(self, task: str, row: Result, token_ids: Sequence[int], params: PoolingParams) -> torch.Tensor:
+    def finish(self, task: str, answer: Result, token_ids: Sequence[int], params: PoolingParams) -> torch.Tensor:
         """What one request gets of its row.
 
         Raises:
             PromptError: the model refused this prompt, or gave NaN or infinity for it.
         """
-        if isinstance(row, PromptError):
-            raise row
+        if isinstance(answer, PromptError):
+            raise answer
+        row = answer.row
         if not bool(torch.isfinite(row).all()):
-            raise PromptError("the model gives NaN or infinity for this prompt; try dtype='float32'.")
+            raise _not_finite()
         if task == "embed":
             return torch.nn.functional.normalize(row, dim=-1) if self.pooler.activates(params.use_activation) else row
         data = self.pooler.finish(self.pooler.calibrated(row), params.use_activation)
@@ -68,6 +70,23 @@ class Served:
             tag = params.step_tag_id if params.step_tag_id is not None else config.step_tag_id
             return step_rows(data, token_ids, tag, params.returned_token_ids or config.returned_token_ids)
         return data
+
+    def classified(
+        self, answers: Sequence[Result], params: Sequence[PoolingParams]
+    ) -> list[ClassificationOutput | PromptError]:
+        """What each request gets of its logits, all at once: `finish` for the task that has many small rows."""
+        outputs: list[ClassificationOutput | PromptError] = list(answers)  # type: ignore[arg-type]
+        places = [index for index, each in enumerate(answers) if not isinstance(each, PromptError)]
+        if not places:
+            return outputs
+        logits = self.pooler.calibrated(torch.stack([answers[index].row for index in places]))  # type: ignore[union-attr]
+        finite = torch.isfinite(logits).all(dim=-1).tolist()
+        activated, raw = self.pooler.activation(logits).tolist(), logits.tolist()
+        labels = {int(index): str(label) for index, label in self.classifier.config.id2label.items()}
+        for row, index in enumerate(places):
+            probs = activated[row] if self.pooler.activates(params[index].use_activation) else raw[row]
+            outputs[index] = ClassificationOutput(probs, raw[row], labels) if finite[row] else _not_finite()
+        return outputs
 
     def describe(self) -> dict[str, Any]:
         """Plain values for `vcls inspect`."""
@@ -91,7 +110,9 @@ class Served:
             "execution": "whole forward, " + mode.form if mode.whole else mode.form,
             "why_not_packed": mode.reason or None,
             "packed_up_to": mode.packed_limit,
-            "prefix_sharing": False,
+            "prefix_sharing": self.engine.prefix_cache.max_bytes > 0,
+            "pruned_last_layer": mode.pruned,
+            "num_threads": self.engine.num_threads or None,
             "max_model_len": self.processor.max_model_len,
             "max_num_batched_tokens": self.engine.max_num_batched_tokens,
             "parameters": sum(p.numel() for p in classifier.model.parameters()),
@@ -116,9 +137,26 @@ def serve(options: ModelConfig, runtime: RuntimeConfig) -> Served:
     pooling = pooler_config.seq_pooling_type or classifier.pooling
     pooler = Pooler(pooling, activation_for(config, registry().collect("vcls_activations")), pooler_config)
     runner = make_runner(classifier, pooling, longest := max_model_len(options, classifier.source))
-    budget = runtime.max_num_batched_tokens or default_batched_tokens(device)
-    engine = Engine(runner, max_num_batched_tokens=budget, max_num_seqs=runtime.max_num_seqs)
+    engine = make_engine(runner, runtime)
     return Served(options, classifier, prompt_processor(options, classifier.source, longest), engine, pooler)
+
+
+def _not_finite() -> PromptError:
+    return PromptError("the model gives NaN or infinity for this prompt; try dtype='float32'.")
+
+
+def make_engine(runner: Runner, runtime: RuntimeConfig) -> Engine:
+    """The engine of a runner, with the device's defaults where `runtime` names none."""
+    cache = runtime.prefix_cache_bytes
+    if cache is None:
+        cache = default_prefix_cache_bytes(runner.device)
+    return Engine(
+        runner,
+        max_num_batched_tokens=runtime.max_num_batched_tokens or default_batched_tokens(runner.backbone),
+        max_num_seqs=runtime.max_num_seqs,
+        num_threads=runtime.num_threads,
+        prefix_cache_bytes=cache if runtime.enable_prefix_caching else 0,
+    )
 
 
 def make_runner(classifier: loading.Classifier, pooling: str, longest: int) -> Runner:
@@ -146,10 +184,15 @@ def make_runner(classifier: loading.Classifier, pooling: str, longest: int) -> R
             set_head_dtype(model, head, backbone.dtype)
         runner.mode = selfcheck.choose_whole_mode(runner, sequences, reason)
     else:
+        alone = selfcheck.states_alone(runner, sequences)
+        optimize.fuse_projections(runner, sequences, alone)
         why_not = architecture.why_not_packed(backbone.config)
-        runner.mode = selfcheck.choose_mode(runner, sequences, why_not, limit)
+        runner.mode = selfcheck.choose_mode(runner, sequences, alone, why_not, limit)
+        if runner.mode.form == "packed":
+            runner.mode = optimize.quicken(runner, architecture.layers(backbone), sequences, alone)
     if runner.mode.form != "packed":
         _warn_not_packed(classifier, runner.mode)
+    runner.counters.clear()
     return runner
 
 

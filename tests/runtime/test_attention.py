@@ -11,7 +11,9 @@ from transformers.masking_utils import (
     sliding_window_causal_mask_function,
 )
 
-from vllm_cls.runtime.attention import NotPackable, PackedMask, packed_attention, packing
+from vllm_cls.runtime.attention import NotPackable, packed_attention
+from vllm_cls.runtime.mask import PackedMask
+from vllm_cls.runtime.row import Row, running, spans_of
 
 LENGTHS = [3, 1, 7]
 
@@ -29,7 +31,7 @@ def test_it_equals_each_sequence_alone(kind: str) -> None:
         "window": sliding_window_causal_mask_function(3),
     }[kind]
     query, key, value = random_qkv()
-    with packing(LENGTHS):
+    with running(Row(spans_of(LENGTHS))):
         output, _ = packed_attention(torch.nn.Module(), query, key, value, PackedMask(function), scaling=0.3)
     start = 0
     for length in LENGTHS:
@@ -50,7 +52,7 @@ def test_it_equals_each_sequence_alone(kind: str) -> None:
 
 def test_soft_cap() -> None:
     query, key, value = random_qkv(kv_heads=4)
-    with packing(LENGTHS):
+    with running(Row(spans_of(LENGTHS))):
         output, _ = packed_attention(
             torch.nn.Module(), query, key, value, PackedMask(causal_mask_function), scaling=1.0, softcap=2.0
         )
@@ -61,16 +63,16 @@ def test_soft_cap() -> None:
 
 def test_a_window_wider_than_the_sequence_needs_no_mask() -> None:
     mask = PackedMask(sliding_window_causal_mask_function(100))
-    assert mask.of(5, torch.device("cpu")) == (None, True)
-    assert mask.of(1, torch.device("cpu"))[0] is None
+    assert mask.of(0, 5, 5, torch.device("cpu")) == (None, True)
+    assert mask.of(0, 1, 1, torch.device("cpu"))[0] is None
 
 
 @pytest.mark.parametrize("extra", ["position_bias", "s_aux", "cache"])
 def test_what_it_cannot_do_is_refused(extra: str) -> None:
     query, key, value = random_qkv()
-    with packing(LENGTHS), pytest.raises(NotPackable, match=extra):
+    with running(Row(spans_of(LENGTHS))), pytest.raises(NotPackable, match=extra):
         packed_attention(torch.nn.Module(), query, key, value, None, **{extra: object()})
-    with packing(LENGTHS), pytest.raises(NotPackable, match="mask"):
+    with running(Row(spans_of(LENGTHS))), pytest.raises(NotPackable, match="mask"):
         packed_attention(torch.nn.Module(), query, key, value, torch.zeros(1))  # type: ignore[arg-type]
-    with packing([2]), pytest.raises(NotPackable, match="reshapes"):
+    with running(Row(spans_of([2]))), pytest.raises(NotPackable, match="reshapes"):
         packed_attention(torch.nn.Module(), query, key, value, None)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from tests.models import tiny
 from vllm_cls import LLM, PromptError
-from vllm_cls.runtime.batch import TokenSequence, packed_batch, padded_batch
-from vllm_cls.runtime.engine import plan_batches
+from vllm_cls.runtime.batch import TokenSequence, Work, packed_batch, padded_batch
+from vllm_cls.runtime.schedule import Budget, plan_batches
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +23,10 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> LLM:
 
 def counted(llm: LLM, prompts: list[list[int]]) -> tuple[int, int]:
     """Forwards and tokens that classifying these prompts takes."""
-    runner: Any = llm._open.engine.runner
-    before = runner.num_forwards, runner.num_tokens
+    before = llm.counters
     llm.classify(prompts)
-    return runner.num_forwards - before[0], runner.num_tokens - before[1]
+    done = llm.counters - before
+    return done.num_forwards, done.num_tokens
 
 
 def test_three_lengths_share_one_forward_without_padding(llm: LLM) -> None:
@@ -54,7 +54,7 @@ def test_a_batch_that_fails_is_run_one_by_one(llm: LLM, monkeypatch: pytest.Monk
     runner: Any = llm._open.engine.runner
     forward = runner.logits
 
-    def fails_on_long(sequences: list[TokenSequence]) -> torch.Tensor:
+    def fails_on_long(sequences: list[Work]) -> torch.Tensor:
         if any(len(each) == 9 for each in sequences):
             raise RuntimeError("out of something")
         return forward(sequences)
@@ -71,13 +71,14 @@ def test_a_batch_that_fails_is_run_one_by_one(llm: LLM, monkeypatch: pytest.Monk
     st.lists(st.tuples(st.integers(1, 40), st.integers(0, 2)), max_size=40),
     st.integers(1, 64),
     st.integers(1, 8),
+    st.integers(1, 4),
     st.booleans(),
 )
 def test_every_plan_keeps_its_promises(
-    items: list[tuple[int, int]], budget: int, max_num_seqs: int, padded: bool
+    items: list[tuple[int, int]], budget: int, max_num_seqs: int, num_workers: int, padded: bool
 ) -> None:
     lengths, keys = [length for length, _ in items], [key for _, key in items]
-    batches = list(plan_batches(lengths, keys, max_num_batched_tokens=budget, max_num_seqs=max_num_seqs, padded=padded))
+    batches = plan_batches(lengths, keys, Budget(budget, max_num_seqs, num_workers), padded=padded)
     assert sorted(index for batch in batches for index in batch) == list(range(len(items)))
     for batch in batches:
         sizes = [lengths[index] for index in batch]
@@ -88,7 +89,7 @@ def test_every_plan_keeps_its_promises(
 
 
 def test_packed_and_padded_rows() -> None:
-    sequences = [TokenSequence((5, 6, 7), (0, 1, 2), (0, 0, 1)), TokenSequence((8,), (0,), (0,))]
+    sequences = [Work(TokenSequence((5, 6, 7), (0, 1, 2), (0, 0, 1))), Work(TokenSequence((8,), (0,), (0,)))]
     packed = packed_batch(sequences, torch.device("cpu"))
     assert packed.inputs["input_ids"].tolist() == [[5, 6, 7, 8]]
     assert packed.inputs["position_ids"].tolist() == [[0, 1, 2, 0]]

@@ -37,6 +37,13 @@ def mean_pool(hidden: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor)
 SEQUENCE_METHODS: dict[str, PoolingMethod] = {"CLS": cls_pool, "LAST": last_pool, "MEAN": mean_pool}
 
 
+def pooled_places(method: PoolingMethod, starts: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor | None:
+    """The rows that a method reads, one a sequence; None where it may read any."""
+    if method is cls_pool:
+        return starts
+    return starts + lengths - 1 if method is last_pool else None
+
+
 def all_tokens(hidden: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor) -> list[torch.Tensor]:
     """Every token's row: one `(num_tokens, width)` a sequence."""
     return [hidden[start : start + length] for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)]

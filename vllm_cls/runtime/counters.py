@@ -21,7 +21,7 @@ class Counters:
         num_forwards: forwards of the model.
         num_tokens: tokens that the forwards computed, padding included.
         num_duplicates: prompts answered by an identical one.
-        num_shared_tokens: tokens of prompts that were not computed, because their keys and values were at hand.
+        num_shared_tokens: tokens of prompts whose keys and values were at hand, computed once for several prompts.
         num_pruned_tokens: tokens for which the last layer computed keys and values only.
         seconds: by stage; the stages of several workers add up, so that their sum can exceed the wall clock.
     """
@@ -56,6 +56,13 @@ class Counters:
         """A copy that stands still."""
         with self._lock:
             return Counters(**{**self._counts(), "seconds": dict(self.seconds)})  # type: ignore[arg-type]
+
+    def clear(self) -> None:
+        """Begin again."""
+        with self._lock:
+            for name in self._counts():
+                setattr(self, name, 0)
+            self.seconds.update(dict.fromkeys(STAGES, 0.0))
 
     def __sub__(self, earlier: Counters) -> Counters:
         counts = {name: count - getattr(earlier, name) for name, count in self._counts().items()}

@@ -1,52 +1,40 @@
-"""Many sequences → batches → one tensor each, in the order given."""
+"""Many sequences → batches → one answer each, in the order given."""
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from ..errors import PromptError
-from .batch import TokenSequence
+from . import memory, workers
+from .batch import TokenSequence, Work
+from .prefix_cache import PrefixCache
 from .runner import Runner
+from .schedule import Budget, plan_batches
+from .sharing import MIN_TOKENS, Sharing
 
-Step = Callable[[Sequence[TokenSequence]], "torch.Tensor | list[torch.Tensor]"]
-Result = torch.Tensor | PromptError
+Step = Callable[[Sequence[Work]], "torch.Tensor | list[torch.Tensor]"]
 
 
-def plan_batches(
-    lengths: Sequence[int],
-    keys: Sequence[Hashable],
-    *,
-    max_num_batched_tokens: int,
-    max_num_seqs: int,
-    padded: bool,
-) -> Iterator[list[int]]:
-    """Fill batches up to the token budget, longest first; a sequence over the budget runs alone.
+@dataclass(frozen=True)
+class Answer:
+    """What a sequence came to.
 
     Args:
-        lengths: tokens of each sequence.
-        keys: sequences share a batch only where these are equal.
-        padded: a batch costs its longest sequence times its count, not the sum.
-
-    Yields:
-        Indices of one batch.
+        row: `(num_labels,)`, `(hidden,)` or `(num_tokens, num_labels)`, float32, on the CPU.
+        num_cached_tokens: of the prompt's tokens, those whose keys and values were at hand.
     """
-    groups: dict[Hashable, list[int]] = {}
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        groups.setdefault(keys[index], []).append(index)
-    for members in groups.values():
-        batch: list[int] = []
-        tokens = 0
-        for index in members:
-            cost = lengths[batch[0]] * (len(batch) + 1) if padded and batch else tokens + lengths[index]
-            if batch and (cost > max_num_batched_tokens or len(batch) == max_num_seqs):
-                yield batch
-                batch, cost = [], lengths[index]
-            batch.append(index)
-            tokens = cost
-        yield batch
+
+    row: torch.Tensor
+    num_cached_tokens: int = 0
+
+
+Result = Answer | PromptError
 
 
 class Engine:
@@ -56,51 +44,147 @@ class Engine:
         runner: of the loaded model.
         max_num_batched_tokens: tokens in one forward, padding included.
         max_num_seqs: sequences in one forward.
+        num_threads: of a CPU; None takes as many as torch uses, at most the physical cores.
+        prefix_cache_bytes: keys and values kept for prompts that begin alike; 0 shares nothing.
     """
 
-    def __init__(self, runner: Runner, *, max_num_batched_tokens: int, max_num_seqs: int) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        *,
+        max_num_batched_tokens: int,
+        max_num_seqs: int,
+        num_threads: int | None = None,
+        prefix_cache_bytes: int = 0,
+    ) -> None:
         self.runner = runner
+        self.counters = runner.counters
         self.max_num_batched_tokens = max_num_batched_tokens
         self.max_num_seqs = max_num_seqs
+        self.prefix_cache = PrefixCache(prefix_cache_bytes if runner.shares else 0, MIN_TOKENS)
+        self._sharing = Sharing(self.prefix_cache, runner.mode.bytes_a_token, self._keep, self._sharing_group)
+        self._workers = workers.for_device(runner.device, num_threads)
         self._lock = threading.Lock()
 
+    @property
+    def num_threads(self) -> int:
+        """Threads of the CPU that forwards use together."""
+        return self._workers.num_threads
+
     def logits(self, sequences: Sequence[TokenSequence]) -> list[Result]:
-        """One `(num_labels,)` a sequence, float32 on the CPU."""
-        return self._run(sequences, self.runner.logits)
+        """Each `(num_labels,)`."""
+        return self._run(sequences, self.runner.logits, share=self.prefix_cache.max_bytes > 0)
 
     def states(self, sequences: Sequence[TokenSequence]) -> list[Result]:
-        """One pooled state `(hidden,)` a sequence, float32 on the CPU."""
-        return self._run(sequences, self.runner.states)
+        """Each the pooled state `(hidden,)`."""
+        return self._run(sequences, self.runner.states, share=self.prefix_cache.max_bytes > 0)
 
     def token_logits(self, sequences: Sequence[TokenSequence]) -> list[Result]:
-        """One `(num_tokens, num_labels)` a sequence, float32 on the CPU."""
-        return self._run(sequences, self.runner.token_logits)
+        """Each `(num_tokens, num_labels)`."""
+        return self._run(sequences, self.runner.token_logits, share=False)
 
-    def _run(self, sequences: Sequence[TokenSequence], step: Step) -> list[Result]:
+    def close(self) -> None:
+        """End the worker threads and let go of the prefix cache."""
+        self._workers.close()
+        self.prefix_cache.clear()
+
+    def _run(self, sequences: Sequence[TokenSequence], step: Step, *, share: bool) -> list[Result]:
         distinct: dict[TokenSequence, int] = {}  # identical prompts run once
         places = [distinct.setdefault(each, len(distinct)) for each in sequences]
         unique = list(distinct)
-        lengths = [len(each) for each in unique]
         results: dict[int, Result] = {}
         with self._lock:
-            for batch in plan_batches(
-                lengths,
-                [self.runner.key(index, length) for index, length in enumerate(lengths)],
-                max_num_batched_tokens=self.max_num_batched_tokens,
-                max_num_seqs=self.max_num_seqs,
-                padded=self.runner.mode.form != "packed",
-            ):
-                answers = _answers(step, [unique[index] for index in batch])
-                results.update(zip(batch, answers, strict=True))
+            for wave in self._waves(unique, share):
+                answers = self._execute([work for _, work in wave], step)
+                results.update(zip((index for index, _ in wave), answers, strict=True))
+        self._count(sequences, unique, results)
         return [results[place] for place in places]
 
+    def _waves(self, sequences: Sequence[TokenSequence], share: bool) -> Iterator[list[tuple[int, Work]]]:
+        if share:
+            yield from self._sharing.works(sequences)
+        elif sequences:
+            yield [(index, Work(each)) for index, each in enumerate(sequences)]
 
-def _answers(step: Step, sequences: Sequence[TokenSequence]) -> list[Result]:
-    """One forward; if the model refuses it, one forward each, so that a prompt it refuses costs itself alone."""
-    try:
-        return [answer.cpu() for answer in step(sequences)]
-    except (ValueError, IndexError, RuntimeError) as failure:
-        if len(sequences) > 1:
-            return [answer for each in sequences for answer in _answers(step, [each])]
-        reason = str(failure).strip().splitlines() or [type(failure).__name__]
-        return [PromptError(f"the model refuses this prompt of {len(sequences[0])} tokens: {reason[0][:200]}")]
+    def _execute(self, works: Sequence[Work], step: Step) -> list[Result]:
+        """Answers to all works, in their order."""
+        with self.counters.timed("plan"):
+            lengths = [len(each) for each in works]
+            keys = [self.runner.key(index, len(each.sequence)) for index, each in enumerate(works)]
+            budget = Budget(self.max_num_batched_tokens, self.max_num_seqs, self._num_parallel)
+            batches = plan_batches(lengths, keys, budget, padded=self.runner.mode.form != "packed")
+        run = functools.partial(self._answers, step)
+        answers = self._workers.run(run, [[works[i] for i in each] for each in batches], parallel=self.runner.parallel)
+        results: list[Any] = [None] * len(works)
+        for batch, given in zip(batches, answers, strict=True):
+            for index, answer in zip(batch, given, strict=True):
+                results[index] = answer
+                if isinstance(answer, Answer):
+                    self._sharing.finished(works[index])
+        return results
+
+    def _keep(self, works: Sequence[Work]) -> list[Work]:
+        """Run works for their keys and values; those that the model refuses are refused again with their prompts."""
+
+        def step(batch: Sequence[Work]) -> list[torch.Tensor]:
+            self.runner.keep(batch)
+            return [_NOTHING] * len(batch)
+
+        results = self._execute(works, step)
+        return [work for work, result in zip(works, results, strict=True) if isinstance(result, Answer)]
+
+    def _answers(self, step: Step, works: Sequence[Work]) -> list[Result]:
+        """One forward. Where memory ends, half a batch each; where the model refuses, one prompt each.
+
+        So a prompt that cannot run costs itself alone.
+        """
+        try:
+            return [Answer(row, work.num_cached_tokens) for work, row in zip(works, _to_cpu(step(works)), strict=True)]
+        except (ValueError, IndexError, RuntimeError) as failure:
+            for work in works:
+                if work.keep is not None:
+                    work.keep.layers.clear()
+            if len(works) > 1:
+                return [answer for part in self._parts(works, failure) for answer in self._answers(step, part)]
+            reason = str(failure).strip().splitlines() or [type(failure).__name__]
+            length = len(works[0].sequence)
+            return [PromptError(f"the model refuses this prompt of {length} tokens: {reason[0][:200]}")]
+
+    def _parts(self, works: Sequence[Work], failure: Exception) -> Iterator[Sequence[Work]]:
+        """What to try instead of a batch that failed."""
+        if not memory.is_exhausted(failure):
+            yield from ([work] for work in works)
+            return
+        memory.release(self.runner.device)
+        # Remembered, so that the next batch does not fail likewise.
+        self.max_num_batched_tokens = min(self.max_num_batched_tokens, max(1, sum(map(len, works)) // 2))
+        half = len(works) // 2
+        yield works[:half]
+        yield works[half:]
+
+    @property
+    def _num_parallel(self) -> int:
+        return self._workers.count if self.runner.parallel else 1
+
+    def _sharing_group(self, sequence: TokenSequence) -> Hashable:
+        key = self.runner.sharing_key(len(sequence))
+        return None if key is None else (key, sequence.cache_salt)
+
+    def _count(
+        self, sequences: Sequence[TokenSequence], unique: Sequence[TokenSequence], results: dict[int, Result]
+    ) -> None:
+        cached = sum(each.num_cached_tokens for each in results.values() if isinstance(each, Answer))
+        self.counters.add(
+            num_prompts=len(sequences),
+            num_prompt_tokens=sum(map(len, sequences)),
+            num_duplicates=len(sequences) - len(unique),
+            num_shared_tokens=cached,
+        )
+
+
+_NOTHING = torch.empty(0)
+
+
+def _to_cpu(rows: torch.Tensor | list[torch.Tensor]) -> list[torch.Tensor]:
+    """Rows on the CPU; a tensor of them is copied at once, since each copy waits for the device."""
+    return list(rows.cpu()) if isinstance(rows, torch.Tensor) else [row.cpu() for row in rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,10 +10,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..architecture import Architecture
-from ..pooler.methods import PoolingMethod, all_tokens
+from ..pooler.methods import PoolingMethod, all_tokens, last_pool, pooled_places
 from . import attention
-from .batch import Batch, Layout, TokenSequence, packed_batch, padded_batch
+from .batch import Batch, Layout, Work, packed_batch, padded_batch
+from .counters import Counters
 from .rope import RopeRule, reset_grown_frequencies, rope_rule
+from .row import Row, running, spans_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -25,18 +28,24 @@ class Mode:
     Args:
         form: "packed", "padded", "equal" (padded, of equal lengths only) or "single".
         whole: the model's own forward gives the logits, since its head cannot run on pooled states.
+        pruned: the last layer runs for the pooled positions alone.
+        shared: prompts with the same first tokens share their keys and values.
+        bytes_a_token: of these, all layers together.
         reason: why this form and not a faster one; "" for packed.
         packed_limit: longer sequences run alone, because packing was not checked beyond it (None: no limit).
     """
 
     form: str
     whole: bool = False
+    pruned: bool = False
+    shared: bool = False
+    bytes_a_token: int = 0
     reason: str = ""
     packed_limit: int | None = None
 
 
 class Runner:
-    """Runs batches of one model. Not safe to use from two threads at once; the engine sees to that.
+    """Runs batches of one model; packed ones from several threads at once.
 
     Args:
         model: the classifier, in eval mode, on its device.
@@ -60,69 +69,116 @@ class Runner:
         self.pool = pool
         self.mode = mode
         self.head_dtype = model.dtype
-        self.num_forwards = 0
-        self.num_tokens = 0
+        self.counters = Counters()
         text = self.backbone.config.get_text_config()
         self.pad_token_id = getattr(text, "pad_token_id", None) or 0
         self.rope: RopeRule = rope_rule(self.backbone.config)
         self._stock = self.backbone.config._attn_implementation
+        self._one_at_a_time = threading.Lock()
 
     @property
     def device(self) -> torch.device:
         return self.model.device
 
+    @property
+    def parallel(self) -> bool:
+        """Whether several threads may run batches at once: nothing of the model changes from batch to batch."""
+        return self.mode.form == "packed" and self.mode.packed_limit is None and self.rope.switch is None
+
+    @property
+    def shares(self) -> bool:
+        """Whether prompts can go on from each other's keys and values: only what is pooled at its end can."""
+        return self.mode.shared and self.mode.form == "packed" and self.pool is last_pool
+
     def key(self, index: int, length: int) -> Hashable:
         """Sequences may share a forward only if their keys are equal."""
-        alone = ("alone", index)
         rope = self.rope.key(length)
-        limit = self.mode.packed_limit
-        if self.mode.form == "single" or rope < 0 or (limit is not None and length > limit):
-            return alone
+        if self.mode.form == "single" or rope < 0 or self._beyond_limit(length):
+            return ("alone", index)
         return (rope, length if self.mode.form == "equal" else 0)
 
+    def sharing_key(self, length: int) -> Hashable:
+        """Prompts may share keys and values only if their keys are equal; None shares with no other."""
+        rope = self.rope.key(length)
+        return None if rope < 0 or self._beyond_limit(length) else rope
+
+    def _beyond_limit(self, length: int) -> bool:
+        return self.mode.packed_limit is not None and length > self.mode.packed_limit
+
     @torch.inference_mode()
-    def hidden(self, sequences: Sequence[TokenSequence]) -> tuple[torch.Tensor, Layout]:
-        """Hidden states `(num_rows, hidden)` and where each sequence's rows are."""
-        if self._packs(sequences):
+    def hidden(
+        self, works: Sequence[Work], *, pooled_only: bool = False, probe: bool = False
+    ) -> tuple[torch.Tensor, Layout, Row | None]:
+        """Hidden states `(num_rows, hidden)`, where each sequence's rows are, and the row if they were packed.
+
+        Args:
+            pooled_only: states of other than the pooled positions may be left at zero.
+            probe: the row says afterwards whether every mask was causal.
+        """
+        if self._packs(works):
             self._use_attention(attention.NAME)
-            batch = packed_batch(sequences, self.device)
-            with attention.packing(batch.layout.lengths.tolist()):
+            batch = packed_batch(works, self.device)
+            spans = spans_of(
+                batch.layout.lengths.tolist(), [each.past for each in works], [each.keep for each in works]
+            )
+            row = Row(spans, self._pooled(batch.layout) if pooled_only else None, causal=True if probe else None)
+            with running(row):
                 output = self._forward(self.backbone, batch)
+            self.counters.add(num_pruned_tokens=row.num_pruned)
         else:
-            batch = self._padded(sequences)
+            row, batch = None, self._padded(works)
             output = self._forward(self.backbone, batch)
         hidden = output[0]
-        return hidden.reshape(-1, hidden.shape[-1]), batch.layout
+        return hidden.reshape(-1, hidden.shape[-1]), batch.layout, row
 
-    def states(self, sequences: Sequence[TokenSequence]) -> torch.Tensor:
+    @torch.inference_mode()
+    def keep(self, works: Sequence[Work]) -> None:
+        """Run prompts for their keys and values alone."""
+        batch = packed_batch(works, self.device)
+        spans = spans_of(batch.layout.lengths.tolist(), [each.past for each in works], [each.keep for each in works])
+        nothing = torch.empty(0, dtype=torch.long, device=self.device) if self.mode.pruned else None
+        self._use_attention(attention.NAME)
+        with running(Row(spans, nothing)) as row:
+            self._forward(self.backbone, batch)
+        self.counters.add(num_pruned_tokens=row.num_pruned)
+
+    @torch.inference_mode()
+    def states(self, works: Sequence[Work]) -> torch.Tensor:
         """Pooled states `(num_sequences, hidden)`, float32."""
-        hidden, layout = self.hidden(sequences)
+        hidden, layout, _ = self.hidden(works, pooled_only=self.mode.pruned)
         return self.pool(hidden, layout.starts, layout.lengths).float()
 
     @torch.inference_mode()
-    def logits(self, sequences: Sequence[TokenSequence]) -> torch.Tensor:
+    def logits(self, works: Sequence[Work]) -> torch.Tensor:
         """Logits `(num_sequences, num_labels)`, float32."""
         if self.mode.whole or self.head is None:
-            logits: torch.Tensor = self._forward(self.model, self._padded(sequences)).logits
+            logits: torch.Tensor = self._forward(self.model, self._padded(works)).logits
             return logits.float()
-        return self.head(self.states(sequences).to(self.head_dtype)).float()
+        states = self.states(works).to(self.head_dtype)
+        with self._one_at_a_time:  # a replayed head holds the states it runs on
+            return self.head(states).float()
 
     @torch.inference_mode()
-    def token_logits(self, sequences: Sequence[TokenSequence]) -> list[torch.Tensor]:
+    def token_logits(self, works: Sequence[Work]) -> list[torch.Tensor]:
         """Logits of every token: one `(num_tokens, num_labels)` a sequence, float32."""
         assert self.head is not None
-        hidden, layout = self.hidden(sequences)
-        return [
-            self.head(rows.to(self.head_dtype)).float() for rows in all_tokens(hidden, layout.starts, layout.lengths)
-        ]
+        hidden, layout, _ = self.hidden(works)
+        with self._one_at_a_time:
+            return [
+                self.head(rows.to(self.head_dtype)).float()
+                for rows in all_tokens(hidden, layout.starts, layout.lengths)
+            ]
 
-    def _packs(self, sequences: Sequence[TokenSequence]) -> bool:
-        limit = self.mode.packed_limit
-        return self.mode.form == "packed" and (limit is None or max(map(len, sequences)) <= limit)
+    def _pooled(self, layout: Layout) -> torch.Tensor | None:
+        places = pooled_places(self.pool, layout.starts, layout.lengths)
+        return None if places is None else places.to(self.device)
 
-    def _padded(self, sequences: Sequence[TokenSequence]) -> Batch:
+    def _packs(self, works: Sequence[Work]) -> bool:
+        return self.mode.form == "packed" and not any(self._beyond_limit(len(each.sequence)) for each in works)
+
+    def _padded(self, works: Sequence[Work]) -> Batch:
         self._use_attention(self._stock)
-        return padded_batch(sequences, self.device, self.pad_token_id)
+        return padded_batch(works, self.device, self.pad_token_id)
 
     def _use_attention(self, name: str) -> None:
         if self.backbone.config._attn_implementation != name:
@@ -131,9 +187,9 @@ class Runner:
     def _forward(self, module: PreTrainedModel, batch: Batch):  # type: ignore[no-untyped-def]  # a ModelOutput
         if self.rope.alone:
             reset_grown_frequencies(module)
-        self.num_forwards += 1
-        self.num_tokens += batch.inputs["input_ids"].numel()
-        return module(**batch.inputs, **self._options(module))
+        self.counters.add(num_forwards=1, num_tokens=batch.inputs["input_ids"].numel())
+        with self.counters.timed("forward"):
+            return module(**batch.inputs, **self._options(module))
 
     def _options(self, module: PreTrainedModel) -> dict[str, bool]:
         return {"use_cache": False} if hasattr(module.config.get_text_config(), "use_cache") else {}

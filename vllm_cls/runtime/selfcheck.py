@@ -15,7 +15,7 @@ import torch
 from ..architecture import Architecture
 from ..errors import ModelError
 from . import attention
-from .batch import TokenSequence
+from .batch import TokenSequence, Work
 from .runner import Mode, Runner
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ T = TypeVar("T")
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1.5e-1}
 _LENGTHS = (5, 1, 17, 9, 33, 3)
 _WINDOWS = ("sliding_window", "attention_chunk_size", "local_attention", "window_size", "attention_window")
+FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError, attention.NotPackable)
 # Arithmetic the check may cost, in multiply-adds: a second or two.
 _BUDGET = {"cpu": 1.5e11, "cuda": 2e14}
 
@@ -74,26 +75,37 @@ def check_sequences(
     return made
 
 
+def states_alone(runner: Runner, sequences: Sequence[TokenSequence]) -> list[torch.Tensor]:
+    """Every token's state of each sequence alone, by transformers' own attention: `(num_tokens, hidden)` each.
+
+    Raises:
+        ModelError: the model cannot run, or its states are not finite.
+    """
+    runner.mode = Mode("single")
+    alone = [_reference(functools.partial(_token_states, runner), Work(each))[0] for each in sequences]
+    if not all(bool(torch.isfinite(states).all()) for states in alone):
+        raise ModelError(
+            "the model gives NaN or infinite hidden states; its weights or its dtype are wrong (try --dtype float32)."
+        )
+    return alone
+
+
 def choose_mode(
-    runner: Runner, sequences: Sequence[TokenSequence], why_not_packed: str | None, limit: int | None
+    runner: Runner,
+    sequences: Sequence[TokenSequence],
+    alone: Sequence[torch.Tensor],
+    why_not_packed: str | None,
+    limit: int | None,
 ) -> Mode:
     """The fastest form whose results equal those of each sequence alone.
 
     Args:
         runner: of the loaded model.
         sequences: what `check_sequences` made.
+        alone: what `states_alone` gave for them.
         why_not_packed: the architecture's own reason, or None.
         limit: what `check_lengths` gave.
-
-    Raises:
-        ModelError: the model's states are not finite.
     """
-    runner.mode = Mode("single")
-    alone = [_reference(functools.partial(_token_states, runner), each)[0] for each in sequences]
-    if not all(bool(torch.isfinite(states).all()) for states in alone):
-        raise ModelError(
-            "the model gives NaN or infinite hidden states; its weights or its dtype are wrong (try --dtype float32)."
-        )
     reasons: list[str] = []
     for form in ("packed", "padded", "equal"):
         reason = (why_not_packed or _not_packable(runner)) if form == "packed" else None
@@ -109,34 +121,37 @@ def choose_mode(
 def choose_whole_mode(runner: Runner, sequences: Sequence[TokenSequence], reason: str) -> Mode:
     """As `choose_mode`, for a model whose own forward gives the logits."""
     runner.mode = Mode("single", whole=True)
-    alone = torch.cat([runner.logits([each]) for each in sequences])
+    alone = torch.cat([runner.logits([Work(each)]) for each in sequences])
     reasons = [reason]
     for form in ("padded", "equal"):
         runner.mode = Mode(form, whole=True)
         if form == "equal":
             sequences, alone = [sequences[0]] * 2, alone[:1].repeat(2, 1)
         try:
-            error = float((runner.logits(sequences) - alone).abs().max() / alone.abs().max().clamp_min(1e-6))
+            error = float(
+                (runner.logits([Work(each) for each in sequences]) - alone).abs().max()
+                / alone.abs().max().clamp_min(1e-6)
+            )
         except (RuntimeError, ValueError, TypeError, IndexError) as failure:
             reasons.append(f"not {form}: {_short(failure)}")
             continue
-        if error <= _tolerance(runner):
+        if error <= tolerance(runner):
             return Mode(form, whole=True, reason="; ".join(reasons))
         reasons.append(f"not {form}: logits differ by {error:.1e}")
     return Mode("single", whole=True, reason="; ".join(reasons))
 
 
-def _reference(step: Callable[[Sequence[TokenSequence]], T], sequence: TokenSequence) -> T:
+def _reference(step: Callable[[Sequence[Work]], T], work: Work) -> T:
     """What a sequence alone gives, which everything else is held to.
 
     Raises:
         ModelError: the model cannot run even that.
     """
     try:
-        return step([sequence])
-    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError) as failure:
+        return step([work])
+    except FAILURES as failure:
         raise ModelError(
-            f"the model's own forward fails on a text of {len(sequence)} tokens ({_short(failure)}); its config may not fit "
+            f"the model's own forward fails on a text of {len(work)} tokens ({_short(failure)}); its config may not fit "
             "its weights, or it takes no texts of that length."
         ) from failure
 
@@ -157,37 +172,39 @@ def _difference(runner: Runner, sequences: Sequence[TokenSequence], alone: Seque
         # A form of equal lengths has one sequence a group here: run it twice in one batch.
         members = indices * 2 if len(indices) == 1 and runner.mode.form == "equal" else indices
         try:
-            together = _token_states(runner, [sequences[i] for i in members])
-        except attention.NotPackable as failure:
-            return str(failure)
-        except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError) as failure:
+            together = _token_states(runner, [Work(sequences[i]) for i in members])
+        except FAILURES as failure:
             return _short(failure)
         for index, states in zip(members, together, strict=True):
-            error = _relative_error(states, alone[index])
-            if not error <= _tolerance(runner):
+            error = relative_error(states, alone[index])
+            if not error <= tolerance(runner):
                 return f"states of {len(sequences[index])} tokens differ by {error:.1e} from the same text alone"
     return None
 
 
-def _token_states(runner: Runner, sequences: Sequence[TokenSequence]) -> list[torch.Tensor]:
-    hidden, layout = runner.hidden(sequences)
+def _token_states(runner: Runner, works: Sequence[Work]) -> list[torch.Tensor]:
+    hidden, layout, _ = runner.hidden(works)
     if hidden.shape[0] < int((layout.starts + layout.lengths).max()):
         raise ValueError("its hidden states are fewer than its tokens")
     bounds = zip(layout.starts.tolist(), layout.lengths.tolist(), strict=True)
     return [hidden[start : start + length].float() for start, length in bounds]
 
 
-def _relative_error(states: torch.Tensor, expected: torch.Tensor) -> float:
+def relative_error(states: torch.Tensor, expected: torch.Tensor) -> float:
+    """The largest error of one token's state `(hidden,)`, relative to its length."""
     if states.shape != expected.shape:
         return float("inf")
     return float(((states - expected).norm(dim=-1) / expected.norm(dim=-1).clamp_min(1e-6)).max())
 
 
-def _tolerance(runner: Runner) -> float:
+def tolerance(runner: Runner) -> float:
+    """The largest relative error that rounding explains in the model's dtype."""
     return _TOLERANCE.get(runner.model.dtype, 1e-3)
 
 
 def _short(failure: Exception) -> str:
+    if isinstance(failure, attention.NotPackable):
+        return str(failure)
     text = str(failure).strip().splitlines()
     return f"{type(failure).__name__}: {text[0][:120] if text else 'no message'}"
 
@@ -195,7 +212,7 @@ def _short(failure: Exception) -> str:
 def own_logits(runner: Runner, sequences: Sequence[TokenSequence]) -> torch.Tensor:
     """Logits of the model's own forward, each sequence alone: `(num_sequences, num_labels)`, float32."""
     runner.mode = Mode("single", whole=True)
-    return torch.cat([_reference(runner.logits, each) for each in sequences])
+    return torch.cat([_reference(runner.logits, Work(each)) for each in sequences])
 
 
 def why_not_split(
@@ -211,12 +228,12 @@ def why_not_split(
     if runner.head is None:
         return "its head is part of its forward"
     try:
-        split = torch.cat([runner.logits([each]) for each in sequences])
-    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError) as failure:
+        split = torch.cat([runner.logits([Work(each)]) for each in sequences])
+    except FAILURES as failure:
         return f"its head does not run on pooled states ({_short(failure)})"
     if split.shape != own.shape:
         return f"its head gives logits of shape {tuple(split.shape[1:])} on pooled states"
     error = float((split - own).abs().max() / own.abs().max().clamp_min(1e-6))
-    if comparable and not error <= _tolerance(runner):
+    if comparable and not error <= tolerance(runner):
         return f"its head on pooled states differs by {error:.1e} from its own forward"
     return None

@@ -1,0 +1,77 @@
+"""Masks of a packed row: the model's mask function, evaluated for each sequence by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers.masking_utils import causal_mask_function
+
+# What one sequence's queries may see: an explicit mask `(1, 1, num_queries, num_keys)` or None, and whether the
+# kernel's own causal rule holds (only where queries and keys are the same tokens).
+Seen = tuple["torch.Tensor | None", bool]
+
+
+class PackedMask:
+    """What the mask interface answers.
+
+    Args:
+        mask_function: transformers' `(batch, head, query index, key index) -> bool`, or None for "see all".
+    """
+
+    def __init__(self, mask_function: Callable[..., Any] | None) -> None:
+        self.plain_causal = mask_function is causal_mask_function
+        self._function = mask_function
+        self._seen: dict[tuple[int, int, int], Seen] = {}
+        self._causal: dict[int, bool] = {}
+
+    @classmethod
+    def causal_(cls) -> PackedMask:
+        """Each token sees itself and what precedes it."""
+        return cls(causal_mask_function)
+
+    @property
+    def sees_all(self) -> bool:
+        return self._function is None
+
+    def of(self, offset: int, num_queries: int, num_keys: int, device: torch.device) -> Seen:
+        """What queries `offset … offset + num_queries` see of keys `0 … num_keys`, indices within the prompt."""
+        if self._function is None:
+            return None, False
+        if self.plain_causal and offset == 0 and num_queries == num_keys:
+            return None, True
+        if self.plain_causal and num_queries == 1 and offset == num_keys - 1:
+            return None, False
+        key = (offset, num_queries, num_keys)
+        if key not in self._seen:
+            self._seen[key] = self._evaluate(*key, device)
+        return self._seen[key]
+
+    def is_causal(self, length: int, device: torch.device) -> bool:
+        """Whether no token of a prompt of this length sees what follows it."""
+        if self._function is None:
+            return length == 1
+        if self.plain_causal:
+            return True
+        if length not in self._causal:
+            mask = self._table(0, length, length, device)
+            self._causal[length] = not bool(mask.triu(1).any())
+        return self._causal[length]
+
+    def _table(self, offset: int, num_queries: int, num_keys: int, device: torch.device) -> torch.Tensor:
+        """`(num_queries, num_keys)`, True where a key is seen."""
+        assert self._function is not None
+        queries = torch.arange(offset, offset + num_queries, device=device)
+        keys = torch.arange(num_keys, device=device)
+        zero = queries.new_zeros(1, 1, 1, 1)
+        mask = self._function(zero, zero, queries.view(1, 1, -1, 1), keys.view(1, 1, 1, -1))
+        return torch.as_tensor(mask, device=device).expand(1, 1, num_queries, num_keys)[0, 0]
+
+    def _evaluate(self, offset: int, num_queries: int, num_keys: int, device: torch.device) -> Seen:
+        mask = self._table(offset, num_queries, num_keys, device)
+        if bool(mask.all()):  # a window wider than the sequence: let the fast kernel have it
+            return None, False
+        if offset == 0 and num_queries == num_keys and torch.equal(mask, torch.ones_like(mask).tril()):
+            return None, True
+        return mask[None, None], False

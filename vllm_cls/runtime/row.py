@@ -1,0 +1,143 @@
+"""One packed row during its forward: which tokens belong together, and what its attention may keep or reuse.
+
+It is kept beside the model, local to the thread: some models do not pass such arguments down to their attention.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+
+@dataclass
+class KeyValues:
+    """Keys and values of the first `num_tokens` tokens of a prompt, one pair a layer.
+
+    Each is `(1, key_value_heads, num_tokens, head_dim)`.
+    """
+
+    num_tokens: int
+    layers: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+
+    def append(self, key: torch.Tensor, value: torch.Tensor) -> None:
+        """Keep a layer's first `num_tokens` keys and values: copies, since a view would hold all of the row's."""
+        first = slice(0, self.num_tokens)
+        copies = [each[:, :, first].clone(memory_format=torch.contiguous_format) for each in (key, value)]
+        self.layers.append((copies[0], copies[1]))
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(each.numel() * each.element_size() for pair in self.layers for each in pair)
+
+
+@dataclass(frozen=True)
+class Span:
+    """A sequence's queries and keys within a row, each as a range of row indices.
+
+    Args:
+        queries: the queries.
+        keys: the sequence's own keys.
+        offset: place of the first query in the whole prompt, what was computed earlier included.
+        past: keys and values that come before the sequence's own, or None.
+        keep: gets keys and values of the whole prompt, or None.
+    """
+
+    queries: slice
+    keys: slice
+    offset: int = 0
+    past: KeyValues | None = None
+    keep: KeyValues | None = None
+
+    @property
+    def num_queries(self) -> int:
+        return int(self.queries.stop - self.queries.start)
+
+    @property
+    def num_keys(self) -> int:
+        return int(self.keys.stop - self.keys.start) + (self.past.num_tokens if self.past else 0)
+
+
+class KeysReady(Exception):
+    """The last layer has its keys and values: what follows is computed for the pooled positions alone."""
+
+
+@dataclass
+class Row:
+    """What attention knows of the row that runs.
+
+    Args:
+        spans: one a sequence, in the order of the row.
+        pooled: row indices of the tokens whose states are wanted; None wants all.
+        layer: how many attention layers have run.
+        causal: None does not look; True becomes False once a mask lets a token see what follows it.
+        in_last_layer: the last layer runs, twice: for keys and values of all tokens, then for the pooled ones.
+        last_keys: keys and values that the last layer's first pass left for its second.
+        num_pruned: tokens of which the last layer computed keys and values only.
+    """
+
+    spans: Sequence[Span]
+    pooled: torch.Tensor | None = None
+    layer: int = 0
+    causal: bool | None = None
+    in_last_layer: bool = False
+    last_keys: tuple[torch.Tensor, torch.Tensor] | None = None
+    num_pruned: int = 0
+
+    @property
+    def wants_keys_only(self) -> bool:
+        """Whether the last layer is in its first pass, where queries are not needed."""
+        return self.in_last_layer and self.last_keys is None
+
+    def pooled_spans(self) -> list[Span]:
+        """The spans again, each with its pooled token as its only query."""
+        assert self.pooled is not None
+        made = []
+        for index, (span, place) in enumerate(zip(self.spans, self.pooled.tolist(), strict=True)):
+            offset = span.offset + place - span.queries.start
+            made.append(Span(slice(index, index + 1), span.keys, offset, span.past))
+        return made
+
+
+_local = threading.local()
+
+
+@contextmanager
+def running(row: Row) -> Iterator[Row]:
+    """Within it, this thread's forwards see this row."""
+    _local.row = row
+    try:
+        yield row
+    finally:
+        del _local.row
+
+
+def current() -> Row | None:
+    """The row that this thread runs, or None."""
+    row: Row | None = getattr(_local, "row", None)
+    return row
+
+
+def spans_of(
+    lengths: Sequence[int],
+    pasts: Sequence[KeyValues | None] | None = None,
+    keeps: Sequence[KeyValues | None] | None = None,
+) -> list[Span]:
+    """Spans of sequences laid one behind the other.
+
+    Args:
+        lengths: tokens of each that the row holds.
+        pasts: keys and values that precede each; None for none.
+        keeps: where each one's keys and values are kept; None for nowhere.
+    """
+    made, start = [], 0
+    for index, length in enumerate(lengths):
+        here = slice(start, start + length)
+        past = pasts[index] if pasts else None
+        keep = keeps[index] if keeps else None
+        made.append(Span(here, here, past.num_tokens if past else 0, past, keep))
+        start += length
+    return made

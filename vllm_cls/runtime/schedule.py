@@ -1,0 +1,142 @@
+"""Which work shares a forward, and which forwards run at once."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+
+from .batch import TokenSequence
+from .prefix import PrefixPlan
+
+# An own batch for each worker pays from so many tokens on; below, the workers' threads join in one.
+_MIN_TOKENS_A_WORKER = 128
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a forward holds at most.
+
+    Args:
+        max_num_batched_tokens: tokens, padding included.
+        max_num_seqs: sequences.
+        num_workers: forwards that run at once; batches come out as many as keep all of them busy.
+    """
+
+    max_num_batched_tokens: int
+    max_num_seqs: int
+    num_workers: int = 1
+
+
+def plan_batches(lengths: Sequence[int], keys: Sequence[Hashable], budget: Budget, *, padded: bool) -> list[list[int]]:
+    """Fill batches up to the budget; a sequence over it runs alone.
+
+    Args:
+        lengths: tokens of each that are computed.
+        keys: sequences share a batch only where these are equal.
+        padded: a batch costs its longest sequence times its count, so it holds near-equal lengths; packed ones cost
+            the sum, and are made equally large.
+
+    Returns:
+        Indices of each batch, longest sequence first.
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        groups.setdefault(keys[index], []).append(index)
+    fill = _padded if padded else _packed
+    return [batch for members in groups.values() for batch in fill(members, lengths, budget)]
+
+
+def _padded(members: Sequence[int], lengths: Sequence[int], budget: Budget) -> Iterator[list[int]]:
+    batch: list[int] = []
+    for index in members:
+        cost = lengths[batch[0]] * (len(batch) + 1) if batch else 0
+        if batch and (cost > budget.max_num_batched_tokens or len(batch) == budget.max_num_seqs):
+            yield batch
+            batch = []
+        batch.append(index)
+    yield batch
+
+
+def _packed(members: Sequence[int], lengths: Sequence[int], budget: Budget) -> list[list[int]]:
+    """The longest first, each to the emptiest batch (Graham's LPT rule), with as few batches as hold them."""
+    limit = budget.max_num_batched_tokens
+    alone = [[index] for index in members if lengths[index] >= limit]
+    rest = members[len(alone) :]
+    total = sum(lengths[index] for index in rest)
+    count = max(-(-total // limit), -(-len(rest) // budget.max_num_seqs))
+    if total >= budget.num_workers * _MIN_TOKENS_A_WORKER:
+        count = -(-count // budget.num_workers) * budget.num_workers
+    while rest:
+        if (batches := _spread(rest, lengths, count, budget)) is not None:
+            return alone + [batch for batch in batches if batch]
+        count += 1
+    return alone
+
+
+def _spread(members: Sequence[int], lengths: Sequence[int], count: int, budget: Budget) -> list[list[int]] | None:
+    """Spread over `count` batches, or None where one overflows."""
+    batches: list[list[int]] = [[] for _ in range(count)]
+    loads = [(0, number) for number in range(count)]
+    for index in members:
+        load, number = heapq.heappop(loads)
+        load += lengths[index]
+        batches[number].append(index)
+        if load > budget.max_num_batched_tokens or len(batches[number]) > budget.max_num_seqs:
+            return None
+        heapq.heappush(loads, (load, number))
+    return batches
+
+
+def waves(plan: PrefixPlan, max_tokens: int) -> list[list[int]]:
+    """Shared prefixes in waves whose keys and values are held at the same time; too large ones are left out.
+
+    Args:
+        plan: parents come before their children.
+        max_tokens: what a wave holds. A prefix that does not fit is dropped from `plan`, in favour of its parent.
+    """
+    trees: list[list[int]] = []
+    for index, prefix in enumerate(plan.prefixes):
+        if prefix.parent is None:
+            trees.append([])
+        trees[-1].append(index)
+    made: list[list[int]] = []
+    held = 0
+    for tree in trees:
+        kept = _fitting(plan, tree, max_tokens)
+        size = sum(len(plan.prefixes[index].token_ids) for index in kept)
+        if not made or held + size > max_tokens:
+            made.append([])
+            held = 0
+        made[-1] += kept
+        held += size
+    return made
+
+
+def _fitting(plan: PrefixPlan, tree: Sequence[int], max_tokens: int) -> list[int]:
+    """The prefixes of a tree that fit together; prompts of the others go on from the longest one that does."""
+    kept: list[int] = []
+    size = 0
+    for index in tree:
+        length = len(plan.prefixes[index].token_ids)
+        if size + length <= max_tokens:
+            kept.append(index)
+            size += length
+    stays = set(kept)
+    if len(kept) < len(tree):
+        for place, index in enumerate(plan.prefix_of):
+            while index is not None and index not in stays and index in tree:
+                index = plan.prefixes[index].parent
+            plan.prefix_of[place] = index
+    return kept
+
+
+def begun(sequence: TokenSequence, length: int) -> TokenSequence:
+    """The first `length` tokens of a prompt."""
+    types = sequence.token_type_ids
+    return TokenSequence(
+        sequence.token_ids[:length],
+        sequence.position_ids[:length],
+        None if types is None else types[:length],
+        sequence.cache_salt,
+    )

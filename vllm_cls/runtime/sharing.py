@@ -1,0 +1,146 @@
+"""Prompts that begin alike: each shared beginning runs once, and its keys and values serve all who follow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+
+from .batch import TokenSequence, Work
+from .prefix import PrefixPlan, TokenIds, plan_prefixes
+from .prefix_cache import PrefixCache
+from .row import KeyValues
+from .schedule import begun, waves
+
+MIN_TOKENS = 8
+"""A shared beginning is at least so long: shorter ones cost more in bookkeeping than they save."""
+_MIN_SAVED = 64
+
+
+class Sharing:
+    """Plans what of a call's prompts runs once, and runs it.
+
+    Args:
+        cache: of prefixes, across calls.
+        bytes_a_token: of keys and values, all layers together.
+        keep: runs works for their keys and values alone, many at a time, and gives back those that ran.
+        group_of: prompts of different groups never share; None never shares at all.
+    """
+
+    def __init__(
+        self,
+        cache: PrefixCache,
+        bytes_a_token: int,
+        keep: Callable[[Sequence[Work]], Sequence[Work]],
+        group_of: Callable[[TokenSequence], Hashable],
+    ) -> None:
+        self.cache = cache
+        self._max_tokens = cache.max_bytes // max(bytes_a_token, 1)
+        self._keep = keep
+        self._group_of = group_of
+
+    def works(self, sequences: Sequence[TokenSequence]) -> Iterator[list[tuple[int, Work]]]:
+        """Works for all sequences, with their indices, in waves: a wave's prefixes have run when it is yielded.
+
+        Args:
+            sequences: all different.
+        """
+        groups = [self._group_of(each) for each in sequences]
+        plan = self._plan(sequences, groups)
+        rest = set(range(len(sequences)))
+        for wave in waves(plan, self._max_tokens):
+            examples = _examples(plan, wave)
+            members = [index for index in sorted(rest) if plan.prefix_of[index] in examples]
+            rest.difference_update(members)
+            values = self._run_prefixes(plan, examples, sequences)
+            if members:
+                yield [(each, self._work(sequences[each], groups[each], plan, values, each)) for each in members]
+        if rest:
+            yield [(each, self._work(sequences[each], groups[each], plan, {}, each)) for each in sorted(rest)]
+        self._remember(sequences, groups)
+
+    def finished(self, work: Work) -> None:
+        """Keep what a work was told to keep, for later calls."""
+        if work.keep is not None:
+            ids = work.sequence.token_ids[: work.keep.num_tokens]
+            self.cache.add(self._group_of(work.sequence), ids, work.keep)
+
+    def _plan(self, sequences: Sequence[TokenSequence], groups: Sequence[Hashable]) -> PrefixPlan:
+        """The shared prefixes of these prompts and of recent ones, which are told apart by their places behind them."""
+        prompts: list[TokenIds] = [each.token_ids for each in sequences]
+        places: list[Hashable] = [(index,) if group is None else group for index, group in enumerate(groups)]
+        seen = set(zip(groups, prompts, strict=True))
+        for group in {each for each in groups if each is not None}:
+            for earlier in dict.fromkeys(self.cache.recent(group)):
+                if (group, earlier) not in seen:
+                    prompts.append(earlier)
+                    places.append(group)
+        plan = plan_prefixes(prompts, places, min_tokens=MIN_TOKENS, min_saved=_MIN_SAVED)
+        del plan.prefix_of[len(sequences) :]
+        return plan
+
+    def _run_prefixes(
+        self, plan: PrefixPlan, examples: Mapping[int, Sequence[int]], sequences: Sequence[TokenSequence]
+    ) -> dict[int, KeyValues]:
+        """Keys and values of prefixes: those at hand, and the others level by level, parents first.
+
+        A prefix that a single prompt of this call has is left to that prompt's own forward, which keeps it.
+        """
+        values: dict[int, KeyValues] = {}
+        wave = [index for index, users in examples.items() if len(users) > 1]
+        for depth in sorted({plan.depth(index) for index in wave}):
+            works: dict[int, Work] = {}
+            for index in (each for each in wave if plan.depth(each) == depth):
+                prefix = plan.prefixes[index]
+                length = len(prefix.token_ids)
+                known = self.cache.find(prefix.group, prefix.token_ids, length)
+                past = _longer(known, values.get(prefix.parent) if prefix.parent is not None else None)
+                if past is not None and past.num_tokens == length:
+                    values[index] = past
+                else:
+                    works[index] = Work(begun(sequences[examples[index][0]], length), past, KeyValues(length))
+            ran = self._keep(list(works.values())) if works else ()
+            for index, work in works.items():
+                if work in ran and work.keep is not None:
+                    values[index] = work.keep
+                    self.finished(work)
+        return values
+
+    def _work(
+        self, sequence: TokenSequence, group: Hashable, plan: PrefixPlan, values: dict[int, KeyValues], place: int
+    ) -> Work:
+        """The work of one prompt: what is known of it is left out, and what comes again is kept."""
+        if group is None:
+            return Work(sequence)
+        prefix = plan.prefix_of[place]
+        known = self.cache.find(group, sequence.token_ids, len(sequence) - 1)
+        past = _longer(known, values.get(prefix) if prefix is not None else None)
+        keep = None
+        if prefix is not None and prefix not in values:
+            length = len(plan.prefixes[prefix].token_ids)
+            if past is None or past.num_tokens < length:
+                keep = KeyValues(length)
+        return Work(sequence, past, keep)
+
+    def _remember(self, sequences: Sequence[TokenSequence], groups: Sequence[Hashable]) -> None:
+        for sequence, group in zip(sequences[-256:], groups[-256:], strict=True):
+            if group is not None:
+                self.cache.remember(group, sequence.token_ids)
+
+
+def _examples(plan: PrefixPlan, wave: Sequence[int]) -> dict[int, list[int]]:
+    """The prefixes of a wave that prompts of this call have, each with one or two of these."""
+    users: dict[int, list[int]] = {}
+    held = set(wave)
+    for place, index in enumerate(plan.prefix_of):
+        while index in held:
+            known = users.setdefault(index, [])
+            if len(known) > 1:
+                break
+            known.append(place)
+            index = plan.prefixes[index].parent
+    return users
+
+
+def _longer(first: KeyValues | None, second: KeyValues | None) -> KeyValues | None:
+    if first is None or second is None:
+        return first or second
+    return first if first.num_tokens >= second.num_tokens else second

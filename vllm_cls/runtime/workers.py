@@ -1,0 +1,111 @@
+"""The threads of a CPU: several forwards of one thread each, where there are enough; else one forward with all.
+
+Independent forwards never wait for each other inside an operator, so they use more of the machine than threads
+that share every operator (1.87 against 1.75 of one thread on two cores, measured). Weights are shared.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+_MAX_WORKERS = 16  # beyond, threads of Python wait for each other more than for the processor
+# glibc's names and numbers (malloc.h).
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+class Workers:
+    """Runs one function over many batches.
+
+    Args:
+        num_threads: of the CPU, for all forwards together; 0 where the device is not a CPU.
+    """
+
+    def __init__(self, num_threads: int) -> None:
+        self.num_threads = num_threads
+        self.count = max(1, min(num_threads, _MAX_WORKERS))
+        self._pool: ThreadPoolExecutor | None = None
+
+    def run(self, function: Callable[[A], B], batches: Sequence[A], *, parallel: bool) -> list[B]:
+        """`function` of each batch, in their order.
+
+        Args:
+            parallel: batches may run at once.
+        """
+        if self.num_threads == 0:
+            return [function(batch) for batch in batches]
+        before = torch.get_num_threads()
+        try:
+            if not parallel or self.count == 1 or len(batches) < self.count:
+                torch.set_num_threads(self.num_threads)
+                return [function(batch) for batch in batches]
+            torch.set_num_threads(self._threads_each)  # MKL's number is one for all threads
+            futures = [self._threads.submit(function, batch) for batch in batches]
+            try:
+                return [future.result() for future in futures]
+            finally:
+                for future in futures:
+                    future.cancel()
+        finally:
+            torch.set_num_threads(before)
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+    @property
+    def _threads_each(self) -> int:
+        return self.num_threads // self.count
+
+    @property
+    def _threads(self) -> ThreadPoolExecutor:
+        if self._pool is None:
+            start = functools.partial(torch.set_num_threads, self._threads_each)
+            self._pool = ThreadPoolExecutor(self.count, "vllm_cls_worker", start)
+        return self._pool
+
+
+def for_device(device: torch.device, num_threads: int | None) -> Workers:
+    """The workers for a device; `num_threads` None takes what torch uses, at most the physical cores."""
+    if device.type != "cpu":
+        return Workers(0)
+    keep_freed_memory()
+    return Workers(num_threads or min(torch.get_num_threads(), physical_cores()))
+
+
+def physical_cores() -> int:
+    """Cores that this process may use, counting those that share one as one."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    siblings = set()
+    for number in allowed:
+        file = Path(f"/sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list")
+        siblings.add(file.read_text().strip() if file.is_file() else str(number))
+    return max(1, len(siblings))
+
+
+@functools.cache
+def keep_freed_memory() -> bool:
+    """Have glibc keep what activations free, instead of giving it back to the kernel and faulting it in again.
+
+    A page fault costs more than the element-wise work on the page: 1.03 to 1.1 times as fast, measured. Where the
+    C library is another, nothing happens. `MALLOC_…` variables of the user's stand.
+    """
+    if any(name.startswith("MALLOC_") for name in os.environ):
+        return False
+    library: Any = ctypes.CDLL(None)
+    mallopt = getattr(library, "mallopt", None)
+    if mallopt is None:
+        return False
+    return bool(mallopt(_M_MMAP_THRESHOLD, 32 << 20) and mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1))
