@@ -41,8 +41,11 @@ def parsed(parser: argparse.ArgumentParser, given: list[str] | None, *, tiny: Se
     """The options; `--quick` takes the tiny shapes and two rounds, and keeps its results apart."""
     options = parser.parse_args(given)
     if options.quick:
-        options.shapes, options.rounds = list(tiny), 2
-        options.results = options.results / "quick"
+        options.rounds = 2
+        if options.shapes == parser.get_default("shapes"):
+            options.shapes = list(tiny)
+        if options.results == RESULTS:
+            options.results = MODELS / "quick"
     return options
 
 

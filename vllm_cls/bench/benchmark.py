@@ -164,7 +164,9 @@ class Benchmark:
         ours = Entry(OURS, self._start(OURS))
         assert ours.contender is not None
         self.entries.append(ours)
-        self._opened(ours, OURS, opening)
+        ours.contender.begin_open(OURS, opening)
+        self._wait(ours)
+        self._ready(ours)
         self.described = ours.contender.call("describe")
         self.rows = min(self.described["max_num_batched_tokens"], self.workload.summary()["tokens"])
         self.opening = Opening(
@@ -179,13 +181,17 @@ class Benchmark:
         if self.options.int8:
             variants[FLOAT32] = Opening(opening.model, opening.threads, longest, "float32", device, options=options)
         for label, each in variants.items():
-            self.entries.append(Entry(label, self._start(label)))
-            self._opened(self.entries[-1], OURS, each)
+            variant = self._start(label)
+            self.entries.append(Entry(label, variant))
+            variant.begin_open(OURS, each)
+            self._wait(self.entries[-1])
+            self._ready(self.entries[-1])
 
     def _open_peers(self, asked: Sequence[peers.Asked], longest: int) -> None:
         if not asked:
             return
         folder = self._plain_folder()
+        pending: list[Entry] = []
         for each in asked:
             entry = Entry(each.label)
             self.entries.append(entry)
@@ -201,18 +207,27 @@ class Benchmark:
                 folder, self.opening.threads, longest, self.opening.dtype, self.opening.device, int8, each.batch_size
             )
             entry.contender = self._start(each.label, python)
-            try:
-                self._opened(entry, each.name, opening)
-            except BenchError as error:
-                entry.error = str(error).removeprefix(f"{each.label}: ")
+            entry.contender.begin_open(each.name, opening)
+            pending.append(entry)
+        for step in (self._wait, self._ready):  # none is tuned before the last is loaded
+            for entry in [each for each in pending if each.error is None]:
+                try:
+                    step(entry)
+                except BenchError as error:
+                    entry.error = str(error).removeprefix(f"{entry.label}: ")
 
     def _start(self, label: str, python: str | None = None) -> Contender:
         self.tell(f"opening {label}")
         return self._stack.enter_context(Contender(label, python))
 
-    def _opened(self, entry: Entry, peer: str, opening: Opening) -> None:
+    @staticmethod
+    def _wait(entry: Entry) -> None:
         assert entry.contender is not None
-        entry.contender.open(peer, opening)
+        entry.contender.end_open()
+
+    def _ready(self, entry: Entry) -> None:
+        """Give it the texts, and let it find its best settings while no other works."""
+        assert entry.contender is not None
         entry.contender.load(entry.texts, self.sets[entry.texts])
         self.tell(f"tuning {entry.label}")
         entry.contender.tune(entry.texts)

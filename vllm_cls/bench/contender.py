@@ -49,13 +49,17 @@ class Contender:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, env=environment,
         )  # fmt: skip
 
-    def open(self, peer: str, opening: Opening) -> None:
-        """Load a model.
+    def begin_open(self, peer: str, opening: Opening) -> None:
+        """Start loading a model; others may load at the same time."""
+        self._send("open", peer=peer, opening=dataclasses.asdict(opening))
+
+    def end_open(self) -> None:
+        """Wait until it is loaded.
 
         Raises:
-            VclsError: the peer cannot run it.
+            BenchError: the peer cannot run this model.
         """
-        opened = self.call("open", peer=peer, opening=dataclasses.asdict(opening))
+        opened = self._receive("open")
         self.version, self.open_seconds = opened["version"], opened["seconds"]
 
     def load(self, name: str, texts: Sequence[Text]) -> None:
@@ -75,13 +79,20 @@ class Contender:
         Raises:
             BenchError: the library failed, or the process died.
         """
-        assert self._process.stdin is not None and self._process.stdout is not None
+        self._send(op, **arguments)
+        return self._receive(op)
+
+    def _send(self, op: str, **arguments: Any) -> None:
+        assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps({"op": op, **arguments}) + "\n")
             self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
+        except BrokenPipeError as error:
+            raise BenchError(f"{self.label}: its process ended before {op!r}: {self._last_words()}") from error
+
+    def _receive(self, op: str) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
         if not line:
             raise BenchError(f"{self.label}: its process ended during {op!r}: {self._last_words()}")
         answer = json.loads(line)

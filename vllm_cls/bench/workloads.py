@@ -83,6 +83,8 @@ def workload(
         drawn = np.exp(random.normal(np.log(median), sigma, count)).round().astype(int)
         texts = [text(length - special) for length in drawn.clip(special + 1, most).tolist()]
         description = f"lengths lognormal, median {median:g} tokens, sigma {sigma:g}, at most {most}"
+        if sigma == 0:
+            description = f"{min(round(median), most)} tokens each"
     elif name == "long":
         length = min(LONG, longest)
         texts = [text(length - special) for _ in range(count)]
