@@ -64,7 +64,7 @@ def packed_attention(
     key, value = row.last_keys or (key, value)
     if row.causal:
         row.causal = attention_mask.is_causal(max(span.num_keys for span in spans), query.device)
-    output = kernels.attend(query, key, value, spans, attention_mask, scaling, softcap, row.layer)
+    output = kernels.attend(query, key, value, spans, attention_mask, scaling, softcap, row)
     row.layer += 1
     return output, None
 

@@ -40,8 +40,15 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
         dtype: torch.dtype = getattr(torch, name)
         return dtype
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return _cuda_dtype(device)
     return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
+
+
+def _cuda_dtype(device: torch.device) -> torch.dtype:
+    """What a card computes fast: bfloat16 from Ampere on, float16 from Volta on. torch emulates bfloat16 on others."""
+    if torch.version.hip or torch.cuda.get_device_capability(device) >= (8, 0):
+        return torch.bfloat16
+    return torch.float16 if torch.cuda.get_device_capability(device) >= (7, 0) else torch.float32
 
 
 def default_batched_tokens(backbone: PreTrainedModel) -> int:

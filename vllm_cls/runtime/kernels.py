@@ -1,4 +1,7 @@
-"""Attention kernels over the spans of a row. On a CPU a loop of SDPA over sequences is as fast as anything (measured)."""
+"""Attention over the spans of a row: one kernel for all where a GPU has it, else SDPA span by span.
+
+On a CPU the loop over spans is as fast as anything (measured).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from .mask import PackedMask
-from .row import Span
+from .row import Row, Span
 
 
 def attend(
@@ -19,22 +22,28 @@ def attend(
     mask: PackedMask,
     scaling: float | None,
     softcap: float | None,
-    layer: int,
+    row: Row,
 ) -> torch.Tensor:
     """Each span's queries over its keys.
 
     Args:
         query: `(1, heads, num_queries, head_dim)`.
         key: `(1, key_value_heads, num_tokens, head_dim)`; value likewise, its width may differ.
-        layer: which of a past's layers this is.
+        row: says which layer runs, and which kernel.
 
     Returns:
         `(1, num_queries, heads, value_dim)`.
     """
+    if row.kernel is not None:
+        whole = row.kernel.attend(query, key, value, spans, mask, scaling, softcap, row)
+        if whole is not None:
+            return whole
+    if row.static:
+        raise RuntimeError("a recorded forward needs a kernel over the whole row")
     output = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
     for span in spans:
         q = query[:, :, span.queries]
-        k, v = with_past(key, value, span, layer)
+        k, v = with_past(key, value, span, row.layer)
         seen, causal = mask.of(span.offset, span.num_queries, span.num_keys, query.device)
         if softcap is None:
             gqa = query.shape[1] != key.shape[1]

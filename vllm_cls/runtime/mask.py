@@ -32,6 +32,11 @@ class PackedMask:
         return cls(causal_mask_function)
 
     @property
+    def function(self) -> Callable[..., Any] | None:
+        """`(batch, head, query index, key index) -> bool`, or None for "see all"."""
+        return self._function
+
+    @property
     def sees_all(self) -> bool:
         return self._function is None
 
@@ -70,6 +75,8 @@ class PackedMask:
 
     def _evaluate(self, offset: int, num_queries: int, num_keys: int, device: torch.device) -> Seen:
         mask = self._table(offset, num_queries, num_keys, device)
+        if device.type != "cpu":  # to look at it would wait for the device
+            return mask[None, None], False
         if bool(mask.all()):  # a window wider than the sequence: let the fast kernel have it
             return None, False
         if offset == 0 and num_queries == num_keys and torch.equal(mask, torch.ones_like(mask).tril()):

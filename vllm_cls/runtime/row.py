@@ -9,8 +9,12 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from .cuda.varlen import Plan, Varlen
 
 
 @dataclass
@@ -72,20 +76,28 @@ class Row:
     Args:
         spans: one a sequence, in the order of the row.
         pooled: row indices of the tokens whose states are wanted; None wants all.
+        places: the same indices as the host knows them, which need not wait for the device.
         layer: how many attention layers have run.
         causal: None does not look; True becomes False once a mask lets a token see what follows it.
         in_last_layer: the last layer runs, twice: for keys and values of all tokens, then for the pooled ones.
         last_keys: keys and values that the last layer's first pass left for its second.
         num_pruned: tokens of which the last layer computed keys and values only.
+        kernel: runs all spans at once where it can; None runs each by itself.
+        plans: what the kernel made for the row's spans (False) and for the pooled ones (True), read by every layer.
+        static: the forward is being recorded, so it may depend on nothing but `plans`.
     """
 
     spans: Sequence[Span]
     pooled: torch.Tensor | None = None
+    places: Sequence[int] = ()
     layer: int = 0
     causal: bool | None = None
     in_last_layer: bool = False
     last_keys: tuple[torch.Tensor, torch.Tensor] | None = None
     num_pruned: int = 0
+    kernel: Varlen | None = None
+    plans: dict[bool, Plan] = field(default_factory=dict)
+    static: bool = False
 
     @property
     def wants_keys_only(self) -> bool:
@@ -94,9 +106,8 @@ class Row:
 
     def pooled_spans(self) -> list[Span]:
         """The spans again, each with its pooled token as its only query."""
-        assert self.pooled is not None
         made = []
-        for index, (span, place) in enumerate(zip(self.spans, self.pooled.tolist(), strict=True)):
+        for index, (span, place) in enumerate(zip(self.spans, self.places, strict=True)):
             offset = span.offset + place - span.queries.start
             made.append(Span(slice(index, index + 1), span.keys, offset, span.past))
         return made

@@ -12,13 +12,16 @@ import torch
 from ..architecture import Architecture
 from ..pooler.methods import PoolingMethod, all_tokens, last_pool, pooled_places
 from . import attention
-from .batch import Batch, Layout, Work, packed_batch, padded_batch
+from .batch import Batch, Layout, Work, packed_batch, padded_batch, to_device
 from .counters import Counters
 from .rope import RopeRule, reset_grown_frequencies, rope_rule
 from .row import Row, running, spans_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from .cuda.graphs import Graphs
+    from .cuda.varlen import Varlen
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ class Runner:
         self.mode = mode
         self.head_dtype = model.dtype
         self.counters = Counters()
+        self.kernel: Varlen | None = None  # over whole rows; the self-check decides
+        self.graphs: Graphs | None = None
         text = self.backbone.config.get_text_config()
         self.pad_token_id = getattr(text, "pad_token_id", None) or 0
         self.rope: RopeRule = rope_rule(self.backbone.config)
@@ -121,7 +126,10 @@ class Runner:
             spans = spans_of(
                 batch.layout.lengths.tolist(), [each.past for each in works], [each.keep for each in works]
             )
-            row = Row(spans, self._pooled(batch.layout) if pooled_only else None, causal=True if probe else None)
+            row = Row(spans, causal=True if probe else None, kernel=self.kernel)
+            places = pooled_places(self.pool, batch.layout.starts, batch.layout.lengths) if pooled_only else None
+            if places is not None:
+                row.pooled, row.places = to_device(places, self.device), places.tolist()
             with running(row):
                 output = self._forward(self.backbone, batch)
             self.counters.add(num_pruned_tokens=row.num_pruned)
@@ -138,14 +146,25 @@ class Runner:
         spans = spans_of(batch.layout.lengths.tolist(), [each.past for each in works], [each.keep for each in works])
         nothing = torch.empty(0, dtype=torch.long, device=self.device) if self.mode.pruned else None
         self._use_attention(attention.NAME)
-        with running(Row(spans, nothing)) as row:
+        with running(Row(spans, nothing, kernel=self.kernel)) as row:
             self._forward(self.backbone, batch)
         self.counters.add(num_pruned_tokens=row.num_pruned)
 
     @torch.inference_mode()
     def states(self, works: Sequence[Work]) -> torch.Tensor:
         """Pooled states `(num_sequences, hidden)`, float32."""
-        hidden, layout, _ = self.hidden(works, pooled_only=self.mode.pruned)
+        recorded = self.graphs.states(works) if self.graphs is not None else None
+        return self.eager_states(works) if recorded is None else recorded
+
+    @torch.inference_mode()
+    def eager_states(self, works: Sequence[Work]) -> torch.Tensor:
+        """As `states`, never from a recorded forward."""
+        hidden, layout, row = self.hidden(works, pooled_only=self.mode.pruned)
+        if row is not None and row.pooled is not None:
+            return hidden[row.pooled].float()
+        places = pooled_places(self.pool, layout.starts, layout.lengths)
+        if places is not None:  # an index on the host would have to be waited for
+            return hidden[to_device(places, self.device)].float()
         return self.pool(hidden, layout.starts, layout.lengths).float()
 
     @torch.inference_mode()
@@ -169,10 +188,6 @@ class Runner:
                 for rows in all_tokens(hidden, layout.starts, layout.lengths)
             ]
 
-    def _pooled(self, layout: Layout) -> torch.Tensor | None:
-        places = pooled_places(self.pool, layout.starts, layout.lengths)
-        return None if places is None else places.to(self.device)
-
     def _packs(self, works: Sequence[Work]) -> bool:
         return self.mode.form == "packed" and not any(self._beyond_limit(len(each.sequence)) for each in works)
 
@@ -189,7 +204,8 @@ class Runner:
             reset_grown_frequencies(module)
         self.counters.add(num_forwards=1, num_tokens=batch.inputs["input_ids"].numel())
         with self.counters.timed("forward"):
-            return module(**batch.inputs, **self._options(module))
+            return module(**batch.inputs, **self.options(module))
 
-    def _options(self, module: PreTrainedModel) -> dict[str, bool]:
+    def options(self, module: PreTrainedModel) -> dict[str, bool]:
+        """Keyword arguments of a forward beside its inputs."""
         return {"use_cache": False} if hasattr(module.config.get_text_config(), "use_cache") else {}
