@@ -72,7 +72,8 @@ def workload(
         raise ConfigError(f"workload {name!r} is unknown; use one of {', '.join(NAMES)}.{nearest(name, NAMES)}")
     count = count or _COUNTS[name]
     random = np.random.default_rng(seed)
-    special, pair_special = (len(ids) for ids in encode(["", ("", "")]))
+    one, two = encode([words[0], (words[0], words[0])])
+    special, pair_special = len(one) - 1, len(two) - 2
 
     def text(length: int) -> str:
         return " ".join(random.choice(words, size=max(1, length)).tolist())
