@@ -1,0 +1,201 @@
+"""int8: exact integer products, tokens that do not see each other, the same numbers in C and in torch."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import nn
+from transformers import BertConfig, BertModel, GPT2Config, GPT2Model
+from transformers.pytorch_utils import Conv1D
+
+from vllm_cls.errors import ConfigError
+from vllm_cls.runtime import int8_kernels, quantization
+from vllm_cls.runtime.quantization import Int8Linear, quantize_int8, watch_inputs
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def reference(layer: Int8Linear, x: torch.Tensor, integers: torch.Tensor) -> torch.Tensor:
+    """What `layer` should give, in float64, where sums of integers are exact."""
+    q, scale, offset = int8_kernels.EagerKernels().quantize(x, layer._factor)
+    product = (q.double() - 128 - offset.double()) @ integers.double().t()
+    return product * scale.double() * layer._weight_scale.double() + layer._bias.double()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 64, 600])
+@pytest.mark.parametrize("shape", [(64, 64), (384, 1152), (99, 33), (1536, 384)])
+@pytest.mark.parametrize("kind", ["normal", "positive", "outlier", "extreme"])
+def test_the_product_is_exact(rows: int, shape: tuple[int, int], kind: str) -> None:
+    x, weight, bias = torch.randn(rows, shape[0]), torch.randn(shape[1], shape[0]), torch.randn(shape[1])
+    if kind == "positive":
+        x = x.abs() + 3
+    elif kind == "outlier":
+        x[:, 5] *= 1000
+    elif kind == "extreme":  # every integer at an end of its range: what saturates where anything does
+        x, weight = torch.sign(x) + 1, weight.sign()
+    layer = Int8Linear(weight, bias)
+    integers, _ = quantization._round(weight * layer._factor.reciprocal(), quantization.pair_limit())
+    expected = reference(layer, x, integers)
+    assert torch.allclose(layer(x).double(), expected, rtol=1e-5, atol=float(expected.abs().max()) * 1e-5)
+
+
+def test_it_is_close_to_float32() -> None:
+    x, weight, bias = torch.randn(50, 384) * torch.rand(50, 1) * 9, torch.randn(96, 384), torch.randn(96)
+    expected = nn.functional.linear(x, weight, bias)
+    error = (Int8Linear(weight, bias)(x) - expected).norm(dim=1) / expected.norm(dim=1)
+    assert float(error.max()) < 0.03
+
+
+def test_watched_inputs_make_it_closer() -> None:
+    x, weight = torch.randn(200, 384), torch.randn(96, 384)
+    x[:, 7] *= 60
+    expected = nn.functional.linear(x, weight)
+    errors = [float((Int8Linear(weight, None, most)(x) - expected).norm()) for most in (None, x.abs().amax(0))]
+    assert errors[1] < errors[0] / 2
+
+
+@pytest.mark.parametrize("limit", [128, 254])
+def test_pairs_keep_within_their_limit(limit: int) -> None:
+    weight = torch.cat([torch.randn(40, 101), torch.ones(1, 101), -torch.ones(1, 101), torch.zeros(1, 101)])
+    integers, scale = quantization._round(weight, limit)
+    assert int(integers.long().abs().max()) <= 127 and bool((scale > 0).all())
+    pairs = nn.functional.pad(integers.long(), (0, 1)).view(len(weight), -1, 2)
+    for sign in (1, -1):
+        assert int((pairs * sign).clamp_min(0).sum(2).max()) <= limit
+    error = (integers * scale[:, None] - weight).norm() / weight.norm()
+    assert float(error) < 0.02
+
+
+def test_halved_weights_are_worse_than_cut_pairs() -> None:
+    weight = torch.randn(64, 384)
+    integers, scale = quantization._round(weight, 128)
+    half = weight.abs().amax(1, keepdim=True) / 64
+    cut_error = (integers * scale[:, None] - weight).norm()
+    assert float(cut_error) < 0.75 * float(((weight / half).round() * half - weight).norm())
+
+
+def test_a_processor_without_exact_products_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    quantization.pair_limit.cache_clear()
+    monkeypatch.setattr(quantization, "_exact", lambda *args: False)
+    with pytest.raises(ConfigError, match="not exact"):
+        quantization.pair_limit()
+    quantization.pair_limit.cache_clear()
+
+
+def test_a_token_does_not_see_its_batch() -> None:
+    layer = Int8Linear(torch.randn(160, 96), torch.randn(160), torch.rand(96))
+    x = torch.randn(700, 96) * torch.logspace(-6, 6, 700)[:, None]
+    together = layer(x)
+    assert torch.equal(torch.cat([layer(row[None]) for row in x]), together)
+    for size in (2, 3, 17, 129, 512):
+        assert torch.equal(torch.cat([layer(part) for part in x.split(size)]), together)
+    order = torch.randperm(700)
+    assert torch.equal(layer(x[order]), together[order])
+    assert torch.equal(layer(x.view(7, 100, 96)).view(700, 160), together)
+
+
+def test_nan_and_infinity_stay_in_their_token() -> None:
+    layer, x = Int8Linear(torch.randn(64, 64), None), torch.randn(4, 64)
+    expected = layer(x)
+    x[1, 3], x[2, 5] = torch.nan, -torch.inf
+    y = layer(x)
+    assert bool(y[1:3].isnan().all())
+    assert torch.equal(y[[0, 3]], expected[[0, 3]])
+
+
+def test_zeros_and_tiny_and_no_rows() -> None:
+    bias = torch.randn(64)
+    layer = Int8Linear(torch.randn(64, 64), bias)
+    assert torch.equal(layer(torch.zeros(2, 64)), bias.expand(2, 64))
+    assert bool(layer(torch.full((1, 64), 1e-41)).isfinite().all())
+    assert layer(torch.zeros(0, 64)).shape == (0, 64)
+    assert bool((Int8Linear(torch.zeros(64, 64), bias)(torch.randn(3, 64)) == bias).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_dtype_is_kept(dtype: torch.dtype) -> None:
+    layer, x = Int8Linear(torch.randn(64, 64).to(dtype), None), torch.randn(3, 64).to(dtype)
+    assert layer(x).dtype == dtype
+    assert torch.equal(layer(x), layer(x.float()).to(dtype))
+
+
+def test_compiled_and_eager_are_equal() -> None:
+    in_c, eager = int8_kernels.compiled(), int8_kernels.EagerKernels()
+    if in_c is None:
+        pytest.skip("there is no C compiler")
+    for width in (1, 7, 64, 384, 1000):
+        x = torch.randn(900, width) * torch.logspace(-32, 32, 900)[:, None]
+        x[0], x[1], x[2] = 0.0, x[1].abs(), -x[2].abs()
+        x[3, 0], x[4, 0] = torch.nan, torch.inf
+        factor, sums, bias = torch.rand(width) + 0.1, torch.randn(width), torch.randn(width)
+        (q, scale, offset), (q2, scale2, offset2) = in_c.quantize(x, factor), eager.quantize(x, factor)
+        fine = torch.ones(900, dtype=torch.bool)
+        fine[3:5] = False
+        for first, second in ((q, q2), (scale, scale2), (offset, offset2)):
+            assert torch.equal(first[fine], second[fine])
+        assert bool(scale[3:5].isnan().all()) and bool(scale2[3:5].isnan().all())
+        y = torch.randn(900, width)
+        first = in_c.dequantize(y.clone(), scale, offset, sums, bias)
+        second = eager.dequantize(y.clone(), scale, offset, sums, bias)
+        assert torch.equal(first[fine], second[fine])
+
+
+def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = Int8Linear(torch.randn(64, 64), torch.randn(64)), torch.randn(30, 64)
+    expected = layer(x)
+    int8_kernels.compiled.cache_clear()
+    monkeypatch.setattr(int8_kernels.shutil, "which", lambda name: None)
+    assert int8_kernels.compiled() is None
+    assert torch.equal(layer(x), expected)
+    int8_kernels.compiled.cache_clear()
+    monkeypatch.setattr(int8_kernels.shutil, "which", lambda name: "/bin/false")
+    assert int8_kernels.compiled() is None
+    int8_kernels.compiled.cache_clear()
+
+
+def test_two_threads() -> None:
+    layer = Int8Linear(torch.randn(256, 128), torch.randn(256))
+    inputs = [torch.randn(64 + index, 128) for index in range(40)]
+    expected = [layer(x) for x in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        for got, want in zip(pool.map(layer, inputs * 5), expected * 5, strict=True):
+            assert torch.equal(got, want)
+
+
+def bert() -> nn.Module:
+    config = BertConfig(
+        hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128, vocab_size=99
+    )
+    return BertModel(config).eval()
+
+
+def gpt2() -> nn.Module:
+    return GPT2Model(GPT2Config(n_embd=64, n_layer=2, n_head=2, vocab_size=99)).eval()
+
+
+@pytest.mark.parametrize(("make", "count"), [(bert, 12), (gpt2, 8)])
+@pytest.mark.parametrize("watch", [False, True])
+@torch.inference_mode()
+def test_a_backbone(make, count: int, watch: bool) -> None:  # type: ignore[no-untyped-def]
+    model = make()
+    ids = torch.randint(0, 99, (2, 20))
+    expected = model(ids)[0]
+    most = watch_inputs(model, lambda: model(ids)) if watch else None
+    assert quantize_int8(model, None, most) == count
+    error = (model(ids)[0] - expected).norm() / expected.norm()
+    assert 0 < float(error) < 0.02
+    assert quantize_int8(model) == 0  # what was swapped stays
+
+
+def test_skipped_and_special_layers_stay() -> None:
+    class Scaled(nn.Linear):
+        pass
+
+    model = nn.Sequential(nn.Linear(64, 64), Scaled(64, 64), nn.Linear(64, 8), Conv1D(64, 64))
+    assert quantize_int8(model, lambda name, module: name == "0") == 1
+    assert ["forward" in vars(each) for each in model] == [False, False, False, True]
