@@ -222,6 +222,7 @@ class RuntimeConfig:
         num_threads: of a CPU; None takes what torch uses, at most the physical cores.
         enable_prefix_caching: prompts that begin with the same tokens share these tokens' keys and values.
         prefix_cache_bytes: memory for them; None takes the device's default.
+        cuda_graphs: record the forwards of small batches on a GPU.
     """
 
     max_num_batched_tokens: int | None = None
@@ -229,6 +230,7 @@ class RuntimeConfig:
     num_threads: int | None = None
     enable_prefix_caching: bool = True
     prefix_cache_bytes: int | None = None
+    cuda_graphs: bool = False
 
     def __post_init__(self) -> None:
         for name in ("max_num_batched_tokens", "max_num_seqs", "num_threads"):

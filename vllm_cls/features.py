@@ -64,7 +64,7 @@ def pooled_states(
     classifier = Classifier(source, model, config, pooling, has_head=False)
     tokenized = _all_good(processor.tokenize(prompts, Truncation(-1)))
     runtime = RuntimeConfig(max_num_batched_tokens)
-    engine = make_engine(make_runner(classifier, pooling, processor.max_model_len), runtime)
+    engine = make_engine(make_runner(classifier, pooling, longest := processor.max_model_len), runtime, longest)
     answers = _all_good(engine.states([each.sequence for each in tokenized]))
     engine.close()
     pooled = torch.stack([answer.row for answer in answers])

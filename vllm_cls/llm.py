@@ -44,6 +44,7 @@ class LLM:
         enable_prefix_caching: prompts that begin with the same tokens share these tokens' keys and values, where the
             model is causal; also across calls.
         prefix_cache_bytes: memory for them; None takes the device's default.
+        cuda_graphs: on a GPU, record the forwards of small batches and replay them; vLLM's `enforce_eager` overrules it.
         use_template: False ignores the prompt template that the checkpoint stores.
         engine_args: vLLM's engine arguments; those without meaning here are accepted with a warning.
 
@@ -71,6 +72,7 @@ class LLM:
         num_threads: int | None = None,
         enable_prefix_caching: bool = True,
         prefix_cache_bytes: int | None = None,
+        cuda_graphs: bool = False,
         pooler_config: PoolerConfig | Mapping[str, Any] | None = None,
         hf_overrides: Mapping[str, Any] | None = None,
         chat_template: str | None = None,
@@ -102,7 +104,12 @@ class LLM:
             use_template=use_template,
         )
         runtime = RuntimeConfig(
-            max_num_batched_tokens, max_num_seqs, num_threads, enable_prefix_caching, prefix_cache_bytes
+            max_num_batched_tokens,
+            max_num_seqs,
+            num_threads,
+            enable_prefix_caching,
+            prefix_cache_bytes,
+            cuda_graphs and not engine_args.get("enforce_eager"),
         )
         self._served: Served | None = serve(options, runtime)
         self._numbers = itertools.count()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,9 @@ from .pooler.pooler import Pooler
 from .processor import max_model_len, prompt_processor
 from .registry import registry
 from .runtime import optimize, selfcheck
-from .runtime.batch import TokenSequence
+from .runtime.batch import TokenSequence, Work
+from .runtime.cuda.graphs import Graphs
+from .runtime.cuda.profile import plan_memory
 from .runtime.device import choose_device, choose_dtype, default_batched_tokens, default_prefix_cache_bytes
 from .runtime.engine import Engine, Result
 from .runtime.runner import Mode, Runner
@@ -112,6 +115,8 @@ class Served:
             "packed_up_to": mode.packed_limit,
             "prefix_sharing": self.engine.prefix_cache.max_bytes > 0,
             "pruned_last_layer": mode.pruned,
+            "attention_kernel": self.engine.runner.attention_kernel,
+            "cuda_graphs": self.engine.runner.graphs is not None,
             "num_threads": self.engine.num_threads or None,
             "max_model_len": self.processor.max_model_len,
             "max_num_batched_tokens": self.engine.max_num_batched_tokens,
@@ -137,7 +142,7 @@ def serve(options: ModelConfig, runtime: RuntimeConfig) -> Served:
     pooling = pooler_config.seq_pooling_type or classifier.pooling
     pooler = Pooler(pooling, activation_for(config, registry().collect("vcls_activations")), pooler_config)
     runner = make_runner(classifier, pooling, longest := max_model_len(options, classifier.source))
-    engine = make_engine(runner, runtime)
+    engine = make_engine(runner, runtime, longest)
     return Served(options, classifier, prompt_processor(options, classifier.source, longest), engine, pooler)
 
 
@@ -145,18 +150,43 @@ def _not_finite() -> PromptError:
     return PromptError("the model gives NaN or infinity for this prompt; try dtype='float32'.")
 
 
-def make_engine(runner: Runner, runtime: RuntimeConfig) -> Engine:
-    """The engine of a runner, with the device's defaults where `runtime` names none."""
+def make_engine(runner: Runner, runtime: RuntimeConfig, longest: int) -> Engine:
+    """The engine of a runner, with the device's defaults where `runtime` names none, as far as memory allows.
+
+    Args:
+        longest: the model's longest sequence, in tokens.
+    """
     cache = runtime.prefix_cache_bytes
     if cache is None:
         cache = default_prefix_cache_bytes(runner.device)
+    cache = cache if runtime.enable_prefix_caching else 0
+    num_tokens = runtime.max_num_batched_tokens or default_batched_tokens(runner.backbone)
+    if runner.device.type == "cuda":
+        planned = plan_memory(
+            runner,
+            functools.partial(_dummy_works, runner),
+            num_tokens=num_tokens,
+            num_sequences=runtime.max_num_seqs,
+            longest=longest,
+            prefix_cache_bytes=cache if runner.shares else 0,
+        )
+        num_tokens, cache = planned.max_num_batched_tokens, planned.prefix_cache_bytes
+        runner.graphs = Graphs.on_cuda(runner) if runtime.cuda_graphs else None
+        runner.counters.clear()
     return Engine(
         runner,
-        max_num_batched_tokens=runtime.max_num_batched_tokens or default_batched_tokens(runner.backbone),
+        max_num_batched_tokens=num_tokens,
         max_num_seqs=runtime.max_num_seqs,
         num_threads=runtime.num_threads,
-        prefix_cache_bytes=cache if runtime.enable_prefix_caching else 0,
+        prefix_cache_bytes=cache,
     )
+
+
+def _dummy_works(runner: Runner, lengths: Sequence[int]) -> list[Work]:
+    """Prompts of these lengths, of random tokens."""
+    config = runner.backbone.config
+    types = runner.architecture.takes_token_type_ids(config)
+    return [Work(each) for each in selfcheck.check_sequences(runner.architecture, config, lengths, types)]
 
 
 def make_runner(classifier: loading.Classifier, pooling: str, longest: int) -> Runner:

@@ -13,6 +13,7 @@ import torch
 from ..errors import PromptError
 from . import memory, workers
 from .batch import TokenSequence, Work
+from .cuda.pipeline import fetch, look_ahead
 from .prefix_cache import PrefixCache
 from .runner import Runner
 from .schedule import Budget, plan_batches
@@ -113,8 +114,12 @@ class Engine:
             keys = [self.runner.key(index, len(each.sequence)) for index, each in enumerate(works)]
             budget = Budget(self.max_num_batched_tokens, self.max_num_seqs, self._num_parallel)
             batches = plan_batches(lengths, keys, budget, padded=self.runner.mode.form != "packed")
-        run = functools.partial(self._answers, step)
-        answers = self._workers.run(run, [[works[i] for i in each] for each in batches], parallel=self.runner.parallel)
+        filled = [[works[i] for i in each] for each in batches]
+        if self.runner.device.type == "cpu":
+            run = functools.partial(self._answers, step)
+            answers = self._workers.run(run, filled, parallel=self.runner.parallel)
+        else:
+            answers = look_ahead(functools.partial(self._begin, step), filled)
         results: list[Any] = [None] * len(works)
         for batch, given in zip(batches, answers, strict=True):
             for index, answer in zip(batch, given, strict=True):
@@ -138,29 +143,50 @@ class Engine:
 
         So a prompt that cannot run costs itself alone.
         """
-        try:
-            return [Answer(row, work.num_cached_tokens) for work, row in zip(works, _to_cpu(step(works)), strict=True)]
-        except (ValueError, IndexError, RuntimeError) as failure:
-            for work in works:
-                if work.keep is not None:
-                    work.keep.layers.clear()
-            if len(works) > 1:
-                return [answer for part in self._parts(works, failure) for answer in self._answers(step, part)]
-            reason = str(failure).strip().splitlines() or [type(failure).__name__]
-            length = len(works[0].sequence)
-            return [PromptError(f"the model refuses this prompt of {length} tokens: {reason[0][:200]}")]
+        return self._begin(step, works)()
 
-    def _parts(self, works: Sequence[Work], failure: Exception) -> Iterator[Sequence[Work]]:
-        """What to try instead of a batch that failed."""
-        if not memory.is_exhausted(failure):
-            yield from ([work] for work in works)
-            return
-        memory.release(self.runner.device)
-        # Remembered, so that the next batch does not fail likewise.
-        self.max_num_batched_tokens = min(self.max_num_batched_tokens, max(1, sum(map(len, works)) // 2))
-        half = len(works) // 2
-        yield works[:half]
-        yield works[half:]
+    def _begin(self, step: Step, works: Sequence[Work]) -> Callable[[], list[Result]]:
+        """Submit one forward; what it gives back waits for the answers."""
+        if len(works) > 1 and self._num_tokens(works) > self.max_num_batched_tokens:  # memory ended since it was filled
+            return functools.partial(self._each, step, _halves(works))
+        try:
+            return functools.partial(self._finish, step, works, fetch(step(works)))
+        except (ValueError, IndexError, RuntimeError) as failure:
+            return functools.partial(self._instead, step, works, _dropped(works, failure))
+
+    def _finish(self, step: Step, works: Sequence[Work], rows: Callable[[], list[torch.Tensor]]) -> list[Result]:
+        try:
+            return [Answer(row, work.num_cached_tokens) for work, row in zip(works, rows(), strict=True)]
+        except (ValueError, RuntimeError) as failure:
+            return self._instead(step, works, _dropped(works, failure))
+
+    def _instead(self, step: Step, works: Sequence[Work], failure: Exception) -> list[Result]:
+        """Answers to a batch that failed."""
+        exhausted = memory.is_exhausted(failure)
+        if exhausted:
+            memory.release(self.runner.device)
+        if len(works) > 1:
+            if not exhausted:
+                return self._each(step, [[work] for work in works])
+            # Remembered, so that the next batch does not fail likewise.
+            self.max_num_batched_tokens = min(self.max_num_batched_tokens, max(1, self._num_tokens(works) // 2))
+            return self._each(step, _halves(works))
+        if exhausted and self.prefix_cache.num_bytes:
+            self.prefix_cache.clear()
+            memory.release(self.runner.device)
+            return self._answers(step, works)
+        reason = str(failure).strip().splitlines() or [type(failure).__name__]
+        length = len(works[0].sequence)
+        return [PromptError(f"the model refuses this prompt of {length} tokens: {reason[0][:200]}")]
+
+    def _each(self, step: Step, parts: Sequence[Sequence[Work]]) -> list[Result]:
+        return [answer for part in parts for answer in self._answers(step, part)]
+
+    def _num_tokens(self, works: Sequence[Work]) -> int:
+        """Tokens of a batch, padding included."""
+        if self.runner.mode.form == "packed":
+            return sum(map(len, works))
+        return max(map(len, works)) * len(works)
 
     @property
     def _num_parallel(self) -> int:
@@ -185,6 +211,14 @@ class Engine:
 _NOTHING = torch.empty(0)
 
 
-def _to_cpu(rows: torch.Tensor | list[torch.Tensor]) -> list[torch.Tensor]:
-    """Rows on the CPU; a tensor of them is copied at once, since each copy waits for the device."""
-    return list(rows.cpu()) if isinstance(rows, torch.Tensor) else [row.cpu() for row in rows]
+def _dropped(works: Sequence[Work], failure: Exception) -> Exception:
+    """A failure without its frames, which hold the forward's activations; what was kept of the forward is let go."""
+    for work in works:
+        if work.keep is not None:
+            work.keep.layers.clear()
+    return failure.with_traceback(None)
+
+
+def _halves(works: Sequence[Work]) -> list[Sequence[Work]]:
+    half = len(works) // 2
+    return [works[:half], works[half:]]

@@ -67,6 +67,7 @@ class Runner:
         mode: Mode,
     ) -> None:
         self.model = model
+        self.architecture = architecture
         self.backbone = architecture.backbone(model)
         self.head = head
         self.pool = pool
@@ -84,6 +85,13 @@ class Runner:
     @property
     def device(self) -> torch.device:
         return self.model.device
+
+    @property
+    def attention_kernel(self) -> str | None:
+        """What runs the attention of packed rows; None where rows are padded."""
+        if self.mode.form != "packed":
+            return None
+        return self.kernel.name if self.kernel is not None else "sdpa, sequence by sequence"
 
     @property
     def parallel(self) -> bool:

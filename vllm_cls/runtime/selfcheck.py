@@ -16,6 +16,7 @@ from ..architecture import Architecture
 from ..errors import ModelError
 from . import attention
 from .batch import TokenSequence, Work
+from .cuda.varlen import kernels_for
 from .runner import Mode, Runner
 
 if TYPE_CHECKING:
@@ -111,7 +112,12 @@ def choose_mode(
         reason = (why_not_packed or _not_packable(runner)) if form == "packed" else None
         if reason is None:
             runner.mode = Mode(form)
-            reason = _difference(runner, sequences, alone)
+            kernels = kernels_for(runner.device, runner.backbone.dtype) if form == "packed" else []
+            for kernel in (*kernels, None):  # the last runs each sequence by itself
+                runner.kernel = kernel
+                reason = _difference(runner, sequences, alone)
+                if reason is None:
+                    break
         if reason is None:
             return Mode(form, reason="; ".join(reasons), packed_limit=limit if form == "packed" else None)
         reasons.append(f"not {form}: {reason}")
