@@ -56,23 +56,30 @@ class SharedInput:
             each.weight.data = weight[start : start + size]
             if bias is not None:
                 each.bias.data = bias[start : start + size]
-        self._all = make(weight, bias)
-        self._without_query = None
+        self._all: Product | None = make(weight, bias)
+        self._without_query: Product | None = None
         if first_is_query:
             start = self.sizes[0]
             self._without_query = make(weight[start:], None if bias is None else bias[start:])
         self._memo = threading.local()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> SharedInput:
+        """For a copy of the model, whose linears have weights of their own, which are not joined."""
+        apart = SharedInput.__new__(SharedInput)
+        apart._all = None
+        return apart
+
     def part(self, module: nn.Linear, index: int, x: torch.Tensor) -> torch.Tensor:
         """What linear `index` gives for `x`."""
-        if torch.is_grad_enabled() or (index and getattr(self._memo, "input", None) is not x):
+        joined = self._all
+        if joined is None or torch.is_grad_enabled() or (index and getattr(self._memo, "input", None) is not x):
             return F.linear(x, module.weight, module.bias)
         if index == 0:
             row = current()
             if self._without_query is not None and row is not None and row.wants_keys_only:
                 self._memo.input, self._memo.output, self._memo.shift = x, self._without_query(x), self.sizes[0]
                 return x.new_zeros(1).expand(*x.shape[:-1], self.sizes[0])
-            self._memo.input, self._memo.output, self._memo.shift = x, self._all(x), 0
+            self._memo.input, self._memo.output, self._memo.shift = x, joined(x), 0
         start = self.starts[index] - self._memo.shift
         output: torch.Tensor = self._memo.output[..., start : start + self.sizes[index]]
         if index == len(self.sizes) - 1:
@@ -123,5 +130,7 @@ def tanh_gelu(x: torch.Tensor) -> torch.Tensor:
 
     `u = sqrt(2 / pi) · (x + 0.044715 x³)`; `x` has any shape.
     """
+    if torch.is_grad_enabled():  # what follows writes over what a gradient needs
+        return F.gelu(x, approximate="tanh")
     inner = torch.addcmul(x, torch.mul(x, x), x, value=0.044715)
     return inner.mul_(1.5957691216057308).sigmoid_().mul_(x)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 TokenIds = tuple[int, ...]
 
@@ -36,6 +36,18 @@ class PrefixPlan:
         while index is not None:
             count, index = count + 1, self.prefixes[index].parent
         return count
+
+    def of_use(self) -> PrefixPlan:
+        """The plan without prefixes that no prompt goes on from, directly or through others."""
+        used: set[int] = set()
+        for index in self.prefix_of:
+            while index is not None and index not in used:
+                used.add(index)
+                index = self.prefixes[index].parent
+        places: dict[int | None, int | None] = {None: None}
+        places |= {index: place for place, index in enumerate(sorted(used))}
+        kept = [replace(self.prefixes[index], parent=places[self.prefixes[index].parent]) for index in sorted(used)]
+        return PrefixPlan(kept, [places[index] for index in self.prefix_of])
 
 
 def common_length(first: Sequence[int], second: Sequence[int]) -> int:

@@ -9,6 +9,7 @@ attention; the self-check finds the others.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -23,15 +24,15 @@ from .row import KeysReady, Row, current
 def prune_last_layer(layers: Sequence[nn.Module]) -> None:
     """Make the last of a backbone's layers run as above whenever the row says which tokens are pooled."""
     layer: Any = layers[-1]
-    whole = layer.forward
+    # Of functions that a copy of the model makes its own: a closure would go on running this layer.
+    layer.forward = functools.partial(_forward, layer.forward)
 
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        row = current()
-        if row is None or row.pooled is None:
-            return whole(*args, **kwargs)
-        return _pruned(whole, row, args, kwargs)
 
-    layer.forward = forward
+def _forward(whole: Any, *args: Any, **kwargs: Any) -> Any:
+    row = current()
+    if row is None or row.pooled is None:
+        return whole(*args, **kwargs)
+    return _pruned(whole, row, args, kwargs)
 
 
 def _pruned(whole: Any, row: Row, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

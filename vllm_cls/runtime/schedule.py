@@ -64,14 +64,21 @@ def _packed(members: Sequence[int], lengths: Sequence[int], budget: Budget) -> l
     alone = [[index] for index in members if lengths[index] >= limit]
     rest = members[len(alone) :]
     total = sum(lengths[index] for index in rest)
-    count = max(-(-total // limit), -(-len(rest) // budget.max_num_seqs))
-    if total >= budget.num_workers * _MIN_TOKENS_A_WORKER:
-        count = -(-count // budget.num_workers) * budget.num_workers
-    while rest:
-        if (batches := _spread(rest, lengths, count, budget)) is not None:
-            return alone + [batch for batch in batches if batch]
-        count += 1
-    return alone
+    if not rest:
+        return alone
+    step = budget.num_workers if total >= budget.num_workers * _MIN_TOKENS_A_WORKER else 1
+    fewest = max(-(-total // limit), -(-len(rest) // budget.max_num_seqs))
+    # The count is found as in a search for a name in a book: every batch of one sequence holds, few do not.
+    low, high = -(-fewest // step) - 1, -(-fewest // step)
+    while (batches := _spread(rest, lengths, high * step, budget)) is None:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if (tried := _spread(rest, lengths, middle * step, budget)) is None:
+            low = middle
+        else:
+            high, batches = middle, tried
+    return alone + [batch for batch in batches if batch]
 
 
 def _spread(members: Sequence[int], lengths: Sequence[int], count: int, budget: Budget) -> list[list[int]] | None:
@@ -116,7 +123,7 @@ def waves(plan: PrefixPlan, max_tokens: int) -> list[list[int]]:
 def _fitting(plan: PrefixPlan, tree: Sequence[int], max_tokens: int) -> list[int]:
     """The prefixes of a tree that fit together; prompts of the others go on from the longest one that does."""
     kept: list[int] = []
-    size = 0
+    mine, size = set(tree), 0
     for index in tree:
         length = len(plan.prefixes[index].token_ids)
         if size + length <= max_tokens:
@@ -125,7 +132,7 @@ def _fitting(plan: PrefixPlan, tree: Sequence[int], max_tokens: int) -> list[int
     stays = set(kept)
     if len(kept) < len(tree):
         for place, index in enumerate(plan.prefix_of):
-            while index is not None and index not in stays and index in tree:
+            while index is not None and index not in stays and index in mine:
                 index = plan.prefixes[index].parent
             plan.prefix_of[place] = index
     return kept

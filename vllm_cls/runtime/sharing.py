@@ -43,7 +43,7 @@ class Sharing:
         Args:
             sequences: all different.
         """
-        groups = [self._group_of(each) for each in sequences]
+        groups = [self._group(each) for each in sequences]
         plan = self._plan(sequences, groups)
         rest = set(range(len(sequences)))
         for wave in waves(plan, self._max_tokens):
@@ -51,17 +51,28 @@ class Sharing:
             members = [index for index in sorted(rest) if plan.prefix_of[index] in examples]
             rest.difference_update(members)
             values = self._run_prefixes(plan, examples, sequences)
-            if members:
-                yield [(each, self._work(sequences[each], groups[each], plan, values, each)) for each in members]
+            missing = set(examples).difference(values)
+            works = [(each, self._work(sequences[each], groups[each], plan, values, missing, each)) for each in members]
+            if works:
+                yield works
+            # What the wave held is let go before the next one runs, whoever still has the list.
+            works.clear()
+            values.clear()
         if rest:
-            yield [(each, self._work(sequences[each], groups[each], plan, {}, each)) for each in sorted(rest)]
+            yield [(each, self._work(sequences[each], groups[each], plan, {}, set(), each)) for each in sorted(rest)]
         self._remember(sequences, groups)
 
     def finished(self, work: Work) -> None:
         """Keep what a work was told to keep, for later calls."""
         if work.keep is not None:
             ids = work.sequence.token_ids[: work.keep.num_tokens]
-            self.cache.add(self._group_of(work.sequence), ids, work.keep)
+            self.cache.add(self._group(work.sequence), ids, work.keep)
+
+    def _group(self, sequence: TokenSequence) -> Hashable:
+        """Prompts of equal groups may share. The trie knows token ids alone, so the rest has to be as it always is."""
+        if sequence.token_type_ids is not None and any(sequence.token_type_ids):
+            return None
+        return self._group_of(sequence)
 
     def _plan(self, sequences: Sequence[TokenSequence], groups: Sequence[Hashable]) -> PrefixPlan:
         """The shared prefixes of these prompts and of recent ones, which are told apart by their places behind them."""
@@ -75,14 +86,15 @@ class Sharing:
                     places.append(group)
         plan = plan_prefixes(prompts, places, min_tokens=MIN_TOKENS, min_saved=_MIN_SAVED)
         del plan.prefix_of[len(sequences) :]
-        return plan
+        return plan.of_use()
 
     def _run_prefixes(
         self, plan: PrefixPlan, examples: Mapping[int, Sequence[int]], sequences: Sequence[TokenSequence]
     ) -> dict[int, KeyValues]:
         """Keys and values of prefixes: those at hand, and the others level by level, parents first.
 
-        A prefix that a single prompt of this call has is left to that prompt's own forward, which keeps it.
+        A prefix that a single prompt of this call has is left to that prompt's own forward, which keeps it; so is
+        one that the model computes otherwise when it stands alone (a rotary variant that looks at the length).
         """
         values: dict[int, KeyValues] = {}
         wave = [index for index, users in examples.items() if len(users) > 1]
@@ -95,26 +107,39 @@ class Sharing:
                 past = _longer(known, values.get(prefix.parent) if prefix.parent is not None else None)
                 if past is not None and past.num_tokens == length:
                     values[index] = past
-                else:
-                    works[index] = Work(begun(sequences[examples[index][0]], length), past, KeyValues(length))
-            ran = self._keep(list(works.values())) if works else ()
+                    continue
+                alone = begun(sequences[examples[index][0]], length)
+                if self._group(alone) == prefix.group:
+                    works[index] = Work(alone, past, KeyValues(length))
+            ran = {id(work) for work in self._keep(list(works.values()))} if works else set()
             for index, work in works.items():
-                if work in ran and work.keep is not None:
+                if id(work) in ran and work.keep is not None:
                     values[index] = work.keep
                     self.finished(work)
         return values
 
     def _work(
-        self, sequence: TokenSequence, group: Hashable, plan: PrefixPlan, values: dict[int, KeyValues], place: int
+        self,
+        sequence: TokenSequence,
+        group: Hashable,
+        plan: PrefixPlan,
+        values: dict[int, KeyValues],
+        missing: set[int],
+        place: int,
     ) -> Work:
-        """The work of one prompt: what is known of it is left out, and what comes again is kept."""
+        """The work of one prompt: what is known of it is left out, and what comes again is kept.
+
+        Args:
+            missing: prefixes that the first prompt to need them keeps; it is taken out.
+        """
         if group is None:
             return Work(sequence)
         prefix = plan.prefix_of[place]
         known = self.cache.find(group, sequence.token_ids, len(sequence) - 1)
         past = _longer(known, values.get(prefix) if prefix is not None else None)
         keep = None
-        if prefix is not None and prefix not in values:
+        if prefix is not None and prefix in missing:
+            missing.remove(prefix)
             length = len(plan.prefixes[prefix].token_ids)
             if past is None or past.num_tokens < length:
                 keep = KeyValues(length)

@@ -1,0 +1,120 @@
+"""Worker threads: results in order, torch's threads put back, nothing left running."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.models import tiny
+from vllm_cls import LLM
+from vllm_cls.runtime import workers
+from vllm_cls.runtime.workers import Workers, for_device, physical_cores
+
+
+@pytest.fixture
+def two() -> Iterator[Workers]:
+    made = Workers(2)
+    yield made
+    made.close()
+
+
+def ours() -> list[str]:
+    return [each.name for each in threading.enumerate() if each.name.startswith("vllm_cls_worker")]
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+@pytest.mark.parametrize("count", [0, 1, 2, 9])
+def test_results_come_in_order_and_torchs_threads_are_put_back(two: Workers, parallel: bool, count: int) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert two.run(lambda x: x * x, range(count), parallel=parallel) == [x * x for x in range(count)]
+        assert torch.get_num_threads() == 3
+        with pytest.raises(ZeroDivisionError):
+            two.run(lambda x: 1 // x, [1, 0, 2], parallel=parallel)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_batches_run_at_once_with_one_thread_each(two: Workers) -> None:
+    both = threading.Barrier(2, timeout=10)
+
+    def meet(_: int) -> tuple[str, int]:
+        both.wait()
+        return threading.current_thread().name, torch.get_num_threads()
+
+    met = two.run(meet, [0, 1], parallel=True)
+    assert len({name for name, _ in met}) == 2 and {threads for _, threads in met} == {1}
+
+
+def test_fewer_batches_than_workers_share_all_threads_in_turn(two: Workers) -> None:
+    here = threading.current_thread().name
+    seen = two.run(lambda _: (threading.current_thread().name, torch.get_num_threads()), [0], parallel=True)
+    assert seen == [(here, 2)]
+    seen = two.run(lambda _: (threading.current_thread().name, torch.get_num_threads()), range(4), parallel=False)
+    assert seen == [(here, 2)] * 4
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError])
+def test_an_interrupt_cancels_what_has_not_begun(two: Workers, error: type[BaseException]) -> None:
+    began = []
+
+    def step(number: int) -> None:
+        began.append(number)
+        if number == 0:
+            raise error
+        time.sleep(0.05)
+
+    with pytest.raises(error):
+        two.run(step, range(100), parallel=True)
+    assert len(began) < 20
+    time.sleep(0.15)
+    count = len(began)
+    time.sleep(0.15)
+    assert len(began) == count
+    assert two.run(lambda x: x, [1, 2, 3], parallel=True) == [1, 2, 3]
+
+
+def test_closing_ends_the_threads(two: Workers) -> None:
+    two.run(lambda x: x, [1, 2, 3], parallel=True)
+    assert ours()
+    two.close()
+    two.close()
+    assert not ours()
+
+
+def test_a_gpu_has_no_workers_and_keeps_torchs_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: pytest.fail("torch's threads were changed"))
+    on_gpu = for_device(torch.device("cuda"), 4)
+    assert on_gpu.num_threads == 0 and on_gpu.count == 1
+    assert on_gpu.run(lambda x: x, [1, 2], parallel=True) == [1, 2]
+
+
+def test_threads_default_to_what_torch_uses_and_to_the_cores() -> None:
+    assert for_device(torch.device("cpu"), 3).num_threads == 3
+    assert for_device(torch.device("cpu"), None).num_threads == min(torch.get_num_threads(), physical_cores())
+    assert physical_cores() >= 1
+    assert Workers(64).count == 16 and Workers(64)._threads_each == 4
+
+
+def test_memory_settings_of_the_user_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers.keep_freed_memory.cache_clear()
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
+    assert workers.keep_freed_memory() is False
+    workers.keep_freed_memory.cache_clear()
+
+
+def test_a_closed_llm_leaves_no_thread(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    with LLM(str(tiny.classifier("bert", tmp_path)), num_threads=2, max_num_batched_tokens=64) as llm:
+        list(llm.classify_iter([[20 + i] * 40 for i in range(8)]))
+        assert len(ours()) == 2
+    assert not ours()
+    assert not [each.name for each in threading.enumerate() if each.name.startswith("vllm_cls_tokenizer")]
+    assert torch.get_num_threads() == before
