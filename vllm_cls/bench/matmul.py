@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -55,10 +56,10 @@ class MatrixSpeed:
     def _make(self, inputs: int, outputs: int) -> list[Product]:
         """One product a thread, each with rows of its own; they share the weight."""
         weight = torch.randn(outputs, inputs, device=self.device, dtype=self.dtype)
-        products = []
+        products: list[Product] = []
         for _ in range(self.threads):
             rows = torch.randn(self.rows, inputs, device=self.device, dtype=self.dtype)
-            products.append(lambda rows=rows: torch.nn.functional.linear(rows, weight))
+            products.append(functools.partial(torch.nn.functional.linear, rows, weight))
         return products
 
     def _together(self, shape: tuple[int, int]) -> float:

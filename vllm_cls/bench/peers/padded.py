@@ -17,6 +17,7 @@ class _Session(PaddedSession):
     def __init__(self, opening: Opening) -> None:
         super().__init__(load_tokenizer(opening), opening)
         self.model: Any = load_model(opening)
+        self.options = {"use_cache": False} if hasattr(self.model.config.get_text_config(), "use_cache") else {}
 
     def batch(self, ids: list[list[int]], types: list[list[int]] | None) -> np.ndarray:
         import torch
@@ -26,9 +27,7 @@ class _Session(PaddedSession):
                 name: torch.from_numpy(value).to(self.opening.device)
                 for name, value in model_inputs(self.tokenizer, ids, types).items()
             }
-            if hasattr(self.model.config.get_text_config(), "use_cache"):
-                inputs["use_cache"] = False
-            logits: np.ndarray = self.model(**inputs).logits.float().cpu().numpy()
+            logits: np.ndarray = self.model(**inputs, **self.options).logits.float().cpu().numpy()
         return logits
 
 

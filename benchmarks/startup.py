@@ -1,0 +1,150 @@
+"""How long a new process takes until its first text is classified, imports included.
+
+    python benchmarks/startup.py [--quick] [--rounds 5] [--shapes bert-base qwen2-125m] [--folder DIR]
+
+Whole processes take turns: `vcls classify`, `LLM`, and transformers' pipeline on the same folder and text; their
+probabilities are compared first. Warm, the files are in memory from the turn before; cold, the system forgets
+them before each turn, where that is permitted (root, Linux). Processor seconds are of all threads, in both modes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from _common import arguments, parsed
+
+from vllm_cls.bench.environment import environment, physical_cores
+from vllm_cls.bench.shapes import SHAPES, Shape, write_model
+
+TEXT = "hello"
+TARGET = 6.0  # seconds, for a folder of 500 MB
+SHAPES["qwen2-125m"] = Shape(
+    "qwen2",
+    {
+        "hidden_size": 576, "num_hidden_layers": 12, "num_attention_heads": 9, "num_key_value_heads": 3,
+        "intermediate_size": 1536, "max_position_embeddings": 32_768, "bos_token_id": None,
+    },
+    151_936,
+    32_768,
+)  # fmt: skip
+CONTENDERS = {
+    "vcls classify": "sys.argv[1:] = ['classify', sys.argv[1], '-', '-q']; from vllm_cls.cli.main import main; main()",
+    "LLM": "from vllm_cls import LLM; (answer,) = LLM(sys.argv[1]).classify('hello'); "
+    "print(json.dumps({'probs': answer.outputs.probs}))",
+    "transformers pipeline": "from transformers import pipeline; "
+    "(answer,) = pipeline('text-classification', sys.argv[1], top_k=None)(['hello']); "
+    "by_label = {each['label']: each['score'] for each in answer}; "
+    "print(json.dumps({'probs': [by_label[label] for label in sorted(by_label)]}))",
+}
+PEER = "transformers pipeline"
+
+
+class Turn(NamedTuple):
+    """One process: seconds until its end, processor seconds, the probabilities that it printed."""
+
+    seconds: float
+    cpu_seconds: float
+    probs: list[float]
+
+
+def turn(name: str, folder: str) -> Turn:
+    """Run a contender in a new process."""
+    before, began = os.times(), time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", f"import json, sys; {CONTENDERS[name]}", folder],
+        input=json.dumps({"text": TEXT}) + "\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    seconds, after = time.perf_counter() - began, os.times()
+    if done.returncode:
+        raise SystemExit(f"{name} failed:\n{done.stderr[-2000:]}")
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    return Turn(seconds, cpu, json.loads(done.stdout.splitlines()[-1])["probs"])
+
+
+def forget_files() -> bool:
+    """Empty the system's page cache; whether that was possible."""
+    try:
+        os.sync()
+        Path("/proc/sys/vm/drop_caches").write_text("3\n")
+    except OSError:
+        return False
+    return True
+
+
+def measure(folder: str, rounds: int, *, cold: bool) -> dict[str, Any]:
+    """Medians of each contender and their ratios to transformers' pipeline."""
+    turns: dict[str, list[Turn]] = {name: [] for name in CONTENDERS}
+    for number in range(rounds):
+        names = list(CONTENDERS)[:: 1 if number % 2 else -1]
+        for name in names:
+            if cold:
+                forget_files()
+            turns[name].append(turn(name, folder))
+    expected = turns[PEER][0].probs
+    found: dict[str, Any] = {}
+    for name, each in turns.items():
+        found[name] = {
+            "seconds": [one.seconds for one in each],
+            "cpu_seconds": [one.cpu_seconds for one in each],
+            "median_seconds": statistics.median(one.seconds for one in each),
+            "median_cpu_seconds": statistics.median(one.cpu_seconds for one in each),
+            "largest_difference": max(abs(a - b) for one in each for a, b in zip(one.probs, expected, strict=True)),
+        }
+        pairs = zip(each, turns[PEER], strict=True)
+        found[name]["ratio"] = statistics.median(one.seconds / peer.seconds for one, peer in pairs)
+    return found
+
+
+def show(title: str, found: dict[str, Any]) -> None:
+    print(f"\n{title}: median of {len(found[PEER]['seconds'])} processes")
+    for name, each in found.items():
+        print(
+            f"  {name:<24}{each['median_seconds']:6.2f} s  {min(each['seconds']):6.2f} s at best  "
+            f"{each['median_cpu_seconds']:6.2f} s of processor  {each['ratio']:.2f} × {PEER}  "
+            f"probabilities within {each['largest_difference']:.0e}",
+            flush=True,
+        )
+
+
+def main(given: list[str] | None = None) -> None:
+    options = parsed(arguments(__doc__, ["bert-base", "qwen2-125m"]), given, tiny=["tiny-bert"])
+    ran_on = environment(options.threads or physical_cores())
+    print(f"on {ran_on['cpu']}, {ran_on['cores']} cores, load {ran_on['load_average'][0]:.1f}; target {TARGET:.0f} s")
+    options.folder.mkdir(parents=True, exist_ok=True)
+    can_forget = forget_files()
+    if not can_forget:
+        print("the page cache cannot be emptied here (that takes root on Linux): warm only")
+    documents = []
+    for shape in options.shapes:
+        folder = write_model(shape, options.folder)
+        megabytes = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+        for cold in [False, True] if can_forget else [False]:
+            found = measure(str(folder), options.rounds, cold=cold)
+            title = f"{shape}, {megabytes:.0f} MB, page cache {'cold' if cold else 'warm'}"
+            show(title, found)
+            documents.append({"title": title, "shape": shape, "megabytes": megabytes, "cold": cold, **found})
+            write(options.results / "startup.json", ran_on, can_forget, documents)
+
+
+def write(path: Path, ran_on: dict[str, Any], can_forget: bool, documents: list[dict[str, Any]]) -> None:
+    """All that is measured so far."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "command": " ".join(["python", *sys.argv]), "environment": ran_on, "load_average_after": os.getloadavg(),
+        "page_cache_could_be_emptied": can_forget, "target_seconds": TARGET, "results": documents,
+    }  # fmt: skip
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
