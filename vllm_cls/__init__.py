@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import autoclass as _autoclass
+from . import startup as _startup
 
 if TYPE_CHECKING:
     from .architecture import Architecture
@@ -76,6 +77,8 @@ def __getattr__(name: str) -> Any:
 
         return version("vllm-cls")
     if name in _HOMES:
+        if _HOMES[name] in ("llm", "async_llm"):
+            _startup.import_libraries()
         return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -6,43 +6,17 @@ classes are loaded already they are extended at once, otherwise when they are.
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.machinery
-import sys
-from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
+
+from .startup import after_import
 
 _MODULE = "transformers.models.auto.modeling_auto"
 
 
 def install() -> None:
     """Extend the Auto classes now, or arrange for it."""
-    if _MODULE in sys.modules:
-        _extend(sys.modules[_MODULE])
-    elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())
-
-
-class _Finder(importlib.abc.MetaPathFinder):
-    """Lets the usual machinery find the one module we wait for, and extends it once it has run."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if fullname != _MODULE:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
-        if spec is not None and spec.loader is not None:
-            execute = spec.loader.exec_module
-
-            def exec_module(module: ModuleType) -> None:
-                execute(module)
-                _extend(module)
-
-            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
+    after_import(_MODULE, _extend)
 
 
 def _extend(modeling_auto: ModuleType) -> None:

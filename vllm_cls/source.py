@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +12,7 @@ from .checkpoint import Checkpoint, resolve
 from .config import ModelConfig
 from .errors import ConfigError, ModelError
 from .registry import registry
+from .startup import without_collector
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -149,18 +148,6 @@ def _apply_overrides(config: PreTrainedConfig, options: ModelConfig) -> None:
         raise ConfigError(f"hf_overrides: transformers refuses a value ({first_line(error)}).") from error
 
 
-@contextmanager
-def _without_collector() -> Iterator[None]:
-    """A large vocabulary is read as JSON: the garbage collector would walk its objects again and again, to find none."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
 def _read_tokenizer(checkpoint: Checkpoint, options: ModelConfig) -> PreTrainedTokenizerBase | None:
     from transformers import AutoTokenizer
 
@@ -168,7 +155,7 @@ def _read_tokenizer(checkpoint: Checkpoint, options: ModelConfig) -> PreTrainedT
     if options.tokenizer is None and not _has_tokenizer(checkpoint):
         return None
     try:
-        with _without_collector():
+        with without_collector():
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
                 where, trust_remote_code=options.trust_remote_code
             )

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .. import startup
 from ..errors import ConfigError, JobError, PromptError
 from ..metrics import Metrics, Tally
 from .readers import columns_of, read_rows
@@ -159,6 +160,7 @@ def _opened(model: str | os.PathLike | LLM, options: dict[str, Any]) -> Iterator
             raise ConfigError(f"{', '.join(options)}: options of LLM, and the model is an open LLM; give them to it.")
         yield model
         return
+    startup.import_libraries()
     from .. import llm
 
     with llm.LLM(os.fspath(model), **options) as opened:
