@@ -17,8 +17,7 @@ import torch
 from ...pooler.methods import last_pool, pooled_places
 from ..batch import Work, to_device
 from ..row import Row, running, spans_of
-from ..schedule import begun
-from ..selfcheck import FAILURES, relative_error, tolerance
+from ..selfcheck import FAILURES, check_sequences, relative_error, tolerance
 from .varlen import Plan
 
 if TYPE_CHECKING:
@@ -134,8 +133,7 @@ class Graphs:
     def _try(self, bucket: Bucket, works: Sequence[Work]) -> _Recorded | None:
         """Record a bucket, and compare what it gives for this batch and one of other lengths with the usual forward."""
         try:
-            shorter = [Work(begun(each.sequence, (len(each) + 1) // 2)) for each in works]
-            expected = [(batch, self.runner.eager_states(batch)) for batch in (shorter, works)]
+            expected = [(batch, self.runner.eager_states(batch)) for batch in (self._others(works), works)]
             recorded = self._record(bucket, works)
             for batch, states in expected:
                 error = relative_error(self._replay(recorded, batch), states)
@@ -146,6 +144,13 @@ class Graphs:
             logging.getLogger("vllm_cls").warning("no forward is recorded any more: %s", self.why_not)
             return None
         return recorded
+
+    def _others(self, works: Sequence[Work]) -> list[Work]:
+        """A batch that fits the same bucket, of other lengths and other tokens."""
+        runner, config = self.runner, self.runner.backbone.config
+        types = works[0].sequence.token_type_ids is not None
+        lengths = [(len(each) + 1) // 2 for each in works]
+        return [Work(each) for each in check_sequences(runner.architecture, config, lengths, types)]
 
     def _record(self, bucket: Bucket, works: Sequence[Work]) -> _Recorded:
         inputs = _Inputs(self.runner, bucket, with_types=works[0].sequence.token_type_ids is not None)
@@ -194,7 +199,7 @@ class _Inputs:
         ends = torch.tensor([0, *lengths]).cumsum(0)
         rows = torch.zeros(self._rows.shape, dtype=torch.long)
         rows[0] = self.runner.pad_token_id
-        for index, name in enumerate(("input_ids", "position_ids", "token_type_ids")[: len(rows)]):
+        for index, name in enumerate(("token_ids", "position_ids", "token_type_ids")[: len(rows)]):
             values = [value for each in works for value in getattr(each.sequence, name)]
             rows[index, : len(values)] = torch.tensor(values)
         device = self.runner.device
