@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from _common import Results, arguments, parsed
 
-from vllm_cls.bench.benchmark import BenchOptions
+from vllm_cls.bench.options import BenchOptions
 
 
 def main(given: list[str] | None = None) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from _common import Results, arguments, parsed
 
-from vllm_cls.bench.benchmark import BenchOptions
+from vllm_cls.bench.options import BenchOptions
 
 MODELS = (
     ("injection-classifier", "test.jsonl", "make demo"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from _common import Results, arguments, parsed
 
-from vllm_cls.bench.benchmark import BenchOptions
+from vllm_cls.bench.options import BenchOptions
 
 DISTRIBUTIONS = ((16, 0.0), (64, 0.0), (256, 0.0), (40, 0.5), (40, 0.9), (40, 1.3), (120, 0.9))
 """(median in tokens, sigma of the lognormal distribution); sigma 0: all of one length."""

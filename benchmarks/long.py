@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from _common import Results, arguments, parsed
 
-from vllm_cls.bench.benchmark import BenchOptions
+from vllm_cls.bench.options import BenchOptions
 
 TEXTS = {"bert-base": 8, "gpt2": 8, "qwen2-0.5b": 2}
 

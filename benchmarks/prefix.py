@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from _common import Results, arguments, parsed
 
-from vllm_cls.bench.benchmark import BenchOptions
+from vllm_cls.bench.options import BenchOptions
 
 TEXTS = {"gpt2": 96, "qwen2-0.5b": 32, "tiny-qwen2": 16}
 OFF = "sharing off"

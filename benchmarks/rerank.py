@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from _common import Results, arguments, parsed
 
-from vllm_cls.bench.benchmark import BenchOptions
+from vllm_cls.bench.options import BenchOptions
 
 TEXTS = {"qwen2-0.5b": 24, "tiny-bert": 10, "tiny-qwen2": 10}
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from _common import Results, arguments, parsed, peers
 
-from vllm_cls.bench.benchmark import BenchOptions
+from vllm_cls.bench.options import BenchOptions
 from vllm_cls.bench.shapes import SHAPES
 
 INT8 = ("ctranslate2", "onnxruntime")

@@ -13,8 +13,8 @@ import shutil
 
 from _common import Results, arguments, parsed
 
-from vllm_cls.bench.benchmark import BenchOptions
 from vllm_cls.bench.environment import version
+from vllm_cls.bench.options import BenchOptions
 
 
 def main(given: list[str] | None = None) -> None:

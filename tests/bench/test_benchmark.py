@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from vllm_cls.bench.benchmark import BenchOptions, bench
+from vllm_cls.bench.benchmark import bench
+from vllm_cls.bench.options import BenchOptions
 from vllm_cls.errors import ConfigError, VclsError
 
 TOP = {"schema", "environment", "model", "workload", "rounds", "matrix", "ours", "contenders", "int8"}

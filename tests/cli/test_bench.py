@@ -8,7 +8,7 @@ import pytest
 from click.testing import Result
 
 from vllm_cls.bench import benchmark, peers
-from vllm_cls.bench.benchmark import BenchOptions
+from vllm_cls.bench.options import BenchOptions
 
 Run = Callable[..., Result]
 

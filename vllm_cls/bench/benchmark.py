@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,74 +14,20 @@ from typing import Any
 import numpy as np
 
 from ..config import ModelConfig
-from ..errors import ConfigError
-from ..jobs.rows import PromptFields
 from ..source import Source, open_source
 from . import peers, report
 from .agreement import Agreement, agreement
 from .contender import BenchError, Contender
-from .environment import physical_cores
 from .inputs import Texts
 from .interleave import interleave
+from .options import BenchOptions
 from .peers.base import Opening
-from .workloads import MEDIAN, NAMES, SIGMA, Workload, as_pairs
+from .workloads import Workload, as_pairs
 
 OURS, FLOAT32, MATRIX = peers.OURS, "vllm-cls float32", "matrix"
 _TEXTS, _PAIRS = "texts", "pairs"
 _ROWS = 512  # of INPUT, where no number is given
 _RUNTIME = ("max_num_batched_tokens", "max_num_seqs", "enable_prefix_caching")
-
-
-@dataclass(frozen=True)
-class BenchOptions:
-    """What is measured.
-
-    Args:
-        model: a folder, a hub id or a `.gguf` file.
-        input: a file of rows; None takes `workload`.
-        workload: one of `workloads.NAMES`.
-        against: peers, as `peers.parse` reads them.
-        lengths: of the workload "mixed": median in tokens, and sigma.
-        rounds: turns of each contender.
-        num_texts: texts of the workload, or at most so many rows of `input`.
-        threads: on a CPU, for every contender; None takes the physical cores.
-        llm: options of `LLM`, as `vcls classify` has them.
-        variants: label → options of `LLM` that replace those, each a contender of its own.
-        python: peer → interpreter of the virtual environment that it is installed in.
-        skip_missing: leave a peer out that is not installed, and say so, instead of refusing.
-    """
-
-    model: str
-    input: str | None = None
-    workload: str = "mixed"
-    lengths: tuple[float, float] = (MEDIAN, SIGMA)
-    against: Sequence[str] = ()
-    rounds: int = 5
-    num_texts: int | None = None
-    fields: PromptFields = field(default_factory=PromptFields)
-    threads: int | None = None
-    llm: Mapping[str, Any] = field(default_factory=dict)
-    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    python: Mapping[str, str] = field(default_factory=dict)
-    skip_missing: bool = False
-
-    def __post_init__(self) -> None:
-        if self.rounds < 1:
-            raise ConfigError(f"rounds={self.rounds} must be at least 1; a median wants 5.")
-        if self.threads is not None and self.threads < 1:
-            raise ConfigError(f"threads={self.threads} must be at least 1.")
-        if self.num_texts is not None and self.num_texts < 1:
-            raise ConfigError(f"num_texts={self.num_texts} must be at least 1.")
-        if self.input is None and self.workload not in NAMES:
-            raise ConfigError(f"workload {self.workload!r} is unknown; use one of {', '.join(NAMES)}.")
-
-    @property
-    def int8(self) -> bool:
-        return self.llm.get("quantization") == "int8"
-
-    @property
-    def num_threads(self) -> int:
-        return self.threads or physical_cores()
 
 
 @dataclass
