@@ -26,6 +26,7 @@ from vllm_cls.runtime import device as devices
 from vllm_cls.runtime import kernels, selfcheck
 from vllm_cls.runtime.cuda import fp8, graphs, varlen, windows
 from vllm_cls.runtime.cuda.pipeline import fetch, look_ahead
+from vllm_cls.runtime.fusion import fuse
 from vllm_cls.runtime.mask import PackedMask
 from vllm_cls.runtime.row import KeyValues, Row, Span, spans_of
 
@@ -420,8 +421,15 @@ def test_fp8_takes_the_wide_layers_and_a_scale_a_token(monkeypatch: pytest.Monke
             "odd": torch.nn.Linear(32, 3),
             "pooler": torch.nn.ModuleDict({"dense": torch.nn.Linear(32, 32)}),
             "norm": torch.nn.LayerNorm(32),
+            "attention": torch.nn.ModuleDict({name: torch.nn.Linear(32, 32) for name in ("q", "k", "v")}),
         }
     )
-    assert fp8.apply_fp8(model) == 1
-    assert asked["names"] == ["wide"]
+    for name in ("q", "k", "v"):
+        setattr(model["attention"], f"{name}_proj", model["attention"].pop(name))
+    assert fuse(model) == 3
+    assert fp8.apply_fp8(model) == 4
+    assert asked["names"] == ["wide", "attention.q_proj", "attention.k_proj", "attention.v_proj"]
+    assert not any("forward" in vars(module) for module in model.modules())  # none runs by a joined weight
+    with pytest.raises(ConfigError, match="no linear layers"):
+        fp8.apply_fp8(torch.nn.LayerNorm(3))
     assert isinstance(asked["config"], Torchao.PerRow)

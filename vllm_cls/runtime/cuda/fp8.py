@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ...errors import ConfigError
+from ..fusion import unfuse
 
 _FIRST_CAPABILITY = (8, 9)  # Ada, Hopper and later
 _MULTIPLE = 16  # of a product's inner and outer width
@@ -38,11 +39,19 @@ def check_fp8(device: torch.device, dtype: torch.dtype) -> None:
 def apply_fp8(backbone: nn.Module) -> int:
     """Quantize a backbone's linear layers in place; embeddings, norms, its pooler and the head stay as they are.
 
+    Projections that were joined are taken apart first: their joined weight would go on running as it is.
+
     Returns:
         How many layers run in FP8 now.
+
+    Raises:
+        ConfigError: none can.
     """
     ao = _torchao()
+    unfuse(backbone)
     chosen = [module for name, module in backbone.named_modules() if quantizes(module, name)]
+    if not chosen:
+        raise ConfigError("quantization='fp8': this model has no linear layers that FP8 takes; use 'none'.")
     config = ao.Float8DynamicActivationFloat8WeightConfig(granularity=ao.PerRow())
     ao.quantize_(backbone, config, filter_fn=quantizes)
     return len(chosen)

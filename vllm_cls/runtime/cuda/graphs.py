@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -36,7 +36,7 @@ def bucket_of(num_tokens: int, num_sequences: int, max_tokens: int, max_sequence
     return (tokens, sequences) if tokens <= max_tokens and sequences <= max_sequences else None
 
 
-def record(forward: Replay, pool: object) -> Replay:
+def record(forward: Replay, pool: Any) -> Replay:
     """Record a forward as a CUDA graph, on the current device."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -141,7 +141,7 @@ class Graphs:
                     raise ValueError(f"states of a recorded forward differ by {error:.1e}")
         except FAILURES as failure:
             self.why_not = str(failure).strip().splitlines()[0] if str(failure).strip() else type(failure).__name__
-            logging.getLogger("vllm_cls").warning("no forward is recorded any more: %s", self.why_not)
+            logging.getLogger("vllm_cls").warning("recorded forwards are not used any more: %s", self.why_not)
             return None
         return recorded
 
