@@ -46,7 +46,6 @@ of what matrix products of the model's own shapes reach, timed in the same round
 @click.option("--num-texts", type=int, metavar="N", help="Texts of the workload, or at most N rows of INPUT.")
 @click.option("--text-field", default="text", metavar="NAME", show_default=True, help="The field of the text.")
 @click.option("--text-pair-field", metavar="NAME", help="The field of a second text.")
-@click.option("--threads", type=int, metavar="N", help="Of every contender; else the physical cores.")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document, with the environment.")
 @running_options
 @pass_state
@@ -58,7 +57,8 @@ def bench(state: State, /, model: str, input: str | None, as_json: bool, **optio
     from vllm_cls.jobs.rows import PromptFields
 
     fields = PromptFields(options.pop("text_field"), options.pop("text_pair_field"))
-    own = {name: options.pop(name) for name in ("workload", "rounds", "num_texts", "threads")}
+    own = {name: options.pop(name) for name in ("workload", "rounds", "num_texts")}
+    own["threads"] = options.pop("num_threads")  # of every contender
     against = [name for name in options.pop("against") if name]
     given = {name: value for name, value in options.items() if value is not None}
     with _telling(not state.quiet) as tell:

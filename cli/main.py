@@ -24,6 +24,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 HELP = {
     "convert": "Turn a model into a classifier on disk.",
     "classify": "Classify the rows of files.",
+    "bench": "Measure how fast a model runs, alone or against other libraries.",
     "inspect": "Show what a model is and how it would run.",
     "plugins": "Show the installed plugins, and what is wrong with them.",
 }

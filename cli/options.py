@@ -78,11 +78,20 @@ _COMMON = [
     click.option("--allow-pickle", is_flag=True, help="Read weights in .bin files too (with weights_only)."),
 ]
 _RUNNING = [
+    click.option("--num-threads", type=int, metavar="N", help="Of the CPU; else its physical cores."),
+    click.option(
+        "--enable-prefix-caching/--no-enable-prefix-caching", default=True, show_default=True,
+        help="Compute what texts have in common at their beginning once (causal models).",
+    ),
+    click.option("--prefix-cache-bytes", type=int, metavar="N", help="Memory for that; else the device's own."),
     click.option("--dtype", type=click.Choice(DTYPES), default="auto", show_default=True, help="Of the weights."),
-    click.option("--quantization", type=click.Choice(["none", "int8"]), default="none", show_default=True),
+    click.option(
+        "--quantization", type=click.Choice(["none", "int8", "fp8"]), default="none", show_default=True,
+        help="int8 on a CPU, fp8 on a GPU of compute capability 8.9 or more.",
+    ),
     click.option("--pooler-config", type=JsonObject(), help='Such as \'{"pooling_type": "MEAN"}\'; or @FILE.'),
     click.option("--convert", type=click.Choice(CONVERT_MODES), default="auto", show_default=True),
-]
+]  # fmt: skip
 
 
 def _stored(name: str) -> Callable[[click.Context, click.Parameter, bool], None]:

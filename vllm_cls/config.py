@@ -17,6 +17,7 @@ SEQUENCE_POOLING = ("CLS", "LAST", "MEAN")
 TOKEN_POOLING = ("ALL", "STEP")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 CONVERT_MODES = ("auto", "none", "classify", "token_classify", "reward")
+QUANTIZATIONS = (None, "none", "int8", "fp8")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -135,6 +136,7 @@ class ModelConfig:
         convert: "auto" takes a checkpoint as what it is; "classify" makes a classifier of it.
         dtype: "auto" is float32 on a CPU without AMX, else bfloat16.
         device: "auto", "cpu", "cuda" or "cuda:N".
+        quantization: "int8" on a CPU, "fp8" on a GPU that has it.
         hf_overrides: values that replace those of the model's config.
         plugin: the plugin that decides where several match.
         allow_pickle: read `.bin` weights (with `weights_only`).
@@ -206,8 +208,9 @@ class ModelConfig:
             raise ConfigError(f"convert={self.convert!r} is not supported yet; use 'auto', 'none' or 'classify'.")
         if self.dtype not in DTYPES:
             raise ConfigError(f"dtype={self.dtype!r} is unknown; use one of {', '.join(DTYPES)}.")
-        if self.quantization not in (None, "none"):
-            raise ConfigError(f"quantization={self.quantization!r} is not supported yet; use 'none'.")
+        if self.quantization not in QUANTIZATIONS:
+            known = ", ".join(repr(name) for name in QUANTIZATIONS if name)
+            raise ConfigError(f"quantization={self.quantization!r} is unknown; use {known}.")
         if self.max_model_len is not None and self.max_model_len < 1:
             raise ConfigError(f"max_model_len={self.max_model_len} must be at least 1.")
 

@@ -1,7 +1,7 @@
 """Prompt → token ids: what a prompt may be, how it is rendered, what happens when it is too long.
 
 A prompt is a text, a pair `(text, text_pair)`, token ids, a list of chat messages, or a dict with
-`prompt`, `prompt_token_ids`, `text_pair`, `messages` or `fields`.
+`prompt`, `prompt_token_ids`, `text_pair`, `messages`, `fields` or `cache_salt`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from typing import Any
 
 from .errors import PromptError, nearest
 
-_KEYS = ("prompt", "prompt_token_ids", "text_pair", "messages", "fields", "multi_modal_data", "mm_processor_kwargs")
+_KEYS = (
+    "prompt", "prompt_token_ids", "text_pair", "messages", "fields", "cache_salt", "multi_modal_data", "mm_processor_kwargs",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Prompt:
     token_ids: tuple[int, ...] | None = None
     messages: tuple[Mapping[str, Any], ...] | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
+    cache_salt: str | None = None
 
     @property
     def values(self) -> dict[str, Any]:
@@ -112,7 +115,11 @@ def _from_mapping(prompt: Mapping[str, Any]) -> Prompt:
     pair = prompt.get("text_pair")
     if pair is not None and (not isinstance(pair, str) or body.text is None):
         raise PromptError(f"text_pair must be a text beside a text 'prompt'; got {_shown(pair)}.")
-    return replace(body, text_pair=pair if pair is not None else body.text_pair, fields=prompt.get("fields") or {})
+    salt = prompt.get("cache_salt")
+    if salt is not None and (not isinstance(salt, str) or not salt):
+        raise PromptError(f"cache_salt must be a text that is not empty; got {_shown(salt)}.")
+    pair = pair if pair is not None else body.text_pair
+    return replace(body, text_pair=pair, fields=prompt.get("fields") or {}, cache_salt=salt)
 
 
 def _shown(value: Any) -> str:

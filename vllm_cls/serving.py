@@ -22,12 +22,16 @@ from .processor import max_model_len, prompt_processor
 from .registry import registry
 from .runtime import optimize, selfcheck
 from .runtime.batch import TokenSequence, Work
+from .runtime.cuda.fp8 import check_fp8
 from .runtime.cuda.graphs import Graphs
 from .runtime.cuda.profile import plan_memory
 from .runtime.device import choose_device, choose_dtype, default_batched_tokens, default_prefix_cache_bytes
 from .runtime.engine import Engine, Result
 from .runtime.runner import Mode, Runner
 from .tokenization import PromptProcessor
+
+# Lengths of the random prompts that quantization watches.
+_WATCHED = (8, 32, 64)
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,7 @@ class Served:
             "pruned_last_layer": mode.pruned,
             "attention_kernel": self.engine.runner.attention_kernel,
             "cuda_graphs": self.engine.runner.graphs is not None,
+            "quantization": self.options.quantization,
             "num_threads": self.engine.num_threads or None,
             "max_model_len": self.processor.max_model_len,
             "max_num_batched_tokens": self.engine.max_num_batched_tokens,
@@ -135,13 +140,17 @@ def serve(options: ModelConfig, runtime: RuntimeConfig) -> Served:
         ConfigError: an option does not fit it.
     """
     device = choose_device(options.device)
-    classifier = loading.load(options, dtype=choose_dtype(options.dtype, device), device=device)
+    dtype = choose_dtype(options.dtype, device)
+    if options.quantization == "fp8":
+        check_fp8(device, dtype)
+    classifier = loading.load(options, dtype=dtype, device=device)
     config = classifier.config
     stored = PoolerConfig.parse(classifier.source.settings.get("pooler_config"))
     pooler_config = options.pooler_config.over(stored)
     pooling = pooler_config.seq_pooling_type or classifier.pooling
     pooler = Pooler(pooling, activation_for(config, registry().collect("vcls_activations")), pooler_config)
     runner = make_runner(classifier, pooling, longest := max_model_len(options, classifier.source))
+    optimize.quantize(runner, options.quantization, _dummy_works(runner, _WATCHED))
     engine = make_engine(runner, runtime, longest)
     return Served(options, classifier, prompt_processor(options, classifier.source, longest), engine, pooler)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .architecture import Architecture
@@ -37,6 +37,13 @@ class Tokenized:
 
     sequence: TokenSequence
     truncated: bool
+
+
+def _salted(tokenized: Tokenized, prompt: Prompt) -> Tokenized:
+    """With the prompt's `cache_salt`, which keeps its keys and values apart from those of other salts."""
+    if prompt.cache_salt is None:
+        return tokenized
+    return replace(tokenized, sequence=replace(tokenized.sequence, cache_salt=prompt.cache_salt))
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,7 @@ class PromptProcessor:
             try:
                 prompt = parse(each)
                 if prompt.token_ids is not None:
-                    results[index] = self._from_ids(prompt.token_ids, truncation)
+                    results[index] = _salted(self._from_ids(prompt.token_ids, truncation), prompt)
                 else:
                     rendered.append((index, prompt, self.render(prompt, add_special_tokens)))
             except PromptError as error:
@@ -99,7 +106,7 @@ class PromptProcessor:
         encoded = self._encode_all([each for _, _, each in rendered])
         for (index, prompt, text), encoding in zip(rendered, encoded, strict=True):
             try:
-                results[index] = self._fitted(prompt, text, encoding, truncation)
+                results[index] = _salted(self._fitted(prompt, text, encoding, truncation), prompt)
             except PromptError as error:
                 results[index] = error
         return results  # type: ignore[return-value]  # every place was filled

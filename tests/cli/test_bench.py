@@ -87,7 +87,7 @@ def test_as_json(run: Run, asked: list[BenchOptions]) -> None:
 
 def test_options_arrive(run: Run, asked: list[BenchOptions]) -> None:
     result = run(
-        "bench", "model", "rows.jsonl", "--against", "padded,transformers:1", "--rounds", 7, "--num-texts", 9, "--threads", 1,
+        "bench", "model", "rows.jsonl", "--against", "padded,transformers:1", "--rounds", 7, "--num-texts", 9, "--num-threads", 1,
         "--text-field", "body", "--quantization", "int8", "--max-num-batched-tokens", 512,
     )  # fmt: skip
     assert result.exit_code == 0, result.output

@@ -19,6 +19,7 @@ def test_options_of_a_model_reach_it(run: Run) -> None:
     arguments = shlex.split(
         "--dtype bfloat16 --device cpu --quantization int8 --max-model-len 9 --max-num-batched-tokens 99 "
         """--convert classify --hf-overrides '{"a":1}' --pooler-config '{"pooling_type":"MEAN"}' """
+        "--num-threads 3 --no-enable-prefix-caching --prefix-cache-bytes 7 "
         "--trust-remote-code --revision r --plugin p --allow-pickle --tokenizer t"
     )
     assert run("inspect", "model", *arguments).exit_code == 0
@@ -29,6 +30,9 @@ def test_options_of_a_model_reach_it(run: Run) -> None:
         "dtype": "bfloat16",
         "device": "cpu",
         "quantization": "int8",
+        "num_threads": 3,
+        "enable_prefix_caching": False,
+        "prefix_cache_bytes": 7,
         "max_num_batched_tokens": 99,
         "convert": "classify",
         "hf_overrides": {"a": 1},

@@ -11,7 +11,7 @@ from ..errors import ConfigError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_CPU_ACTIVATION_BYTES = 16 << 20
+_CPU_ACTIVATION_BYTES = 20 << 20
 _GPU_TOKENS = 16384
 
 
@@ -59,7 +59,7 @@ def default_batched_tokens(backbone: PreTrainedModel) -> int:
     """
     if backbone.device.type != "cpu":
         return _GPU_TOKENS
-    widest = max((each.out_features for each in backbone.modules() if isinstance(each, torch.nn.Linear)), default=1)
+    widest = max((width for each in backbone.modules() if (width := _width(each))), default=1)
     tokens = _CPU_ACTIVATION_BYTES // (widest * 4)
     return max(512, min(2048, 1 << max(tokens, 1).bit_length() - 1))
 
@@ -70,3 +70,9 @@ def default_prefix_cache_bytes(device: torch.device) -> int:
         return 512 << 20
     total: int = torch.cuda.get_device_properties(device).total_memory
     return total // 10
+
+
+def _width(module: torch.nn.Module) -> int:
+    """Outputs of a layer that multiplies by a weight; GPT2's Conv1D calls them `nf`."""
+    width: int = getattr(module, "out_features", None) or getattr(module, "nf", 0)
+    return width

@@ -22,14 +22,14 @@ from .row import current
 Product = Callable[[torch.Tensor], torch.Tensor]
 MakeProduct = Callable[["torch.Tensor", "torch.Tensor | None"], Product]
 
-# Siblings that get the same input. Where one is called with another input after all, it runs by itself.
+# Siblings that get the same input. Where one is called with another input after all, it runs by itself. Gate and up
+# projections are not among them: their joint output leaves the cache (measured).
 _QUERY_KEY_VALUE = (
     ("q_proj", "k_proj", "v_proj"),
     ("query", "key", "value"),
     ("q_lin", "k_lin", "v_lin"),
     ("q", "k", "v"),
 )
-_GATE_UP = (("gate_proj", "up_proj"), ("w1", "w3"))
 _TANH_GELU = ("NewGELUActivation", "GELUTanh", "PytorchGELUTanh", "FastGELUActivation")
 
 
@@ -39,29 +39,38 @@ def linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
 
 
 class SharedInput:
-    """Linear layers that read the same input: the first to be called computes all of them as one product.
+    """Queries, keys and values of the same input: the first to be called computes all of them as one product.
 
     Args:
-        linears: with equal `in_features`, all with a bias or all without.
+        linears: with equal `in_features`, all with a bias or all without; the first gives the queries, which the
+            pruned last layer can do without.
         make: makes the product of a weight and a bias.
-        first_is_query: the first gives attention's queries, which the pruned last layer can do without.
     """
 
-    def __init__(self, linears: Sequence[nn.Linear], make: MakeProduct, *, first_is_query: bool) -> None:
+    def __init__(self, linears: Sequence[nn.Linear], make: MakeProduct) -> None:
         weight = torch.cat([each.weight.data for each in linears])
         bias = None if linears[0].bias is None else torch.cat([each.bias.data for each in linears])
+        self.linears = list(linears)
         self.sizes = [each.out_features for each in linears]
         self.starts = [sum(self.sizes[:index]) for index in range(len(linears))]
         for each, start, size in zip(linears, self.starts, self.sizes, strict=True):
             each.weight.data = weight[start : start + size]
             if bias is not None:
                 each.bias.data = bias[start : start + size]
-        self._all: Product | None = make(weight, bias)
-        self._without_query: Product | None = None
-        if first_is_query:
-            start = self.sizes[0]
-            self._without_query = make(weight[start:], None if bias is None else bias[start:])
+        self.weight, self.bias = weight, bias
         self._memo = threading.local()
+        self.remake(make)
+
+    def remake(self, make: MakeProduct) -> None:
+        """Take another product, of the same weight and bias."""
+        self._make = make
+        self._all: Product | None = make(self.weight, self.bias)
+
+    @functools.cached_property
+    def _without_query(self) -> Product:
+        """Made when it is first needed, which is in the last layer only."""
+        start = self.sizes[0]
+        return self._make(self.weight[start:], None if self.bias is None else self.bias[start:])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SharedInput:
         """For a copy of the model, whose linears have weights of their own, which are not joined."""
@@ -76,7 +85,7 @@ class SharedInput:
             return F.linear(x, module.weight, module.bias)
         if index == 0:
             row = current()
-            if self._without_query is not None and row is not None and row.wants_keys_only:
+            if row is not None and row.wants_keys_only:
                 self._memo.input, self._memo.output, self._memo.shift = x, self._without_query(x), self.sizes[0]
                 return x.new_zeros(1).expand(*x.shape[:-1], self.sizes[0])
             self._memo.input, self._memo.output, self._memo.shift = x, joined(x), 0
@@ -95,8 +104,8 @@ def fuse(backbone: nn.Module, make: MakeProduct = linear) -> int:
     """
     count = 0
     for module in list(backbone.modules()):
-        for group, first_is_query in _groups(module):
-            shared = SharedInput(group, make, first_is_query=first_is_query)
+        for group in _groups(module):
+            shared = SharedInput(group, make)
             for index, each in enumerate(group):
                 each.forward = functools.partial(shared.part, each, index)  # type: ignore[method-assign]
             count += len(group)
@@ -104,6 +113,14 @@ def fuse(backbone: nn.Module, make: MakeProduct = linear) -> int:
             module.forward = tanh_gelu  # type: ignore[method-assign]
             count += 1
     return count
+
+
+def joined(backbone: nn.Module) -> Iterator[tuple[SharedInput, nn.Module]]:
+    """The joined projections of a backbone, each with the first of its linears."""
+    for module in backbone.modules():
+        shared = getattr(getattr(vars(module).get("forward"), "func", None), "__self__", None)
+        if isinstance(shared, SharedInput) and shared.linears[0] is module:
+            yield shared, module
 
 
 def unfuse(backbone: nn.Module) -> None:
@@ -114,15 +131,15 @@ def unfuse(backbone: nn.Module) -> None:
             del module.forward
 
 
-def _groups(module: nn.Module) -> Iterator[tuple[list[nn.Linear], bool]]:
-    for names in _QUERY_KEY_VALUE + _GATE_UP:
+def _groups(module: nn.Module) -> Iterator[list[nn.Linear]]:
+    for names in _QUERY_KEY_VALUE:
         found: list[Any] = [getattr(module, name, None) for name in names]
         if not all(type(each) is nn.Linear for each in found):
             continue
         same_input = len({each.in_features for each in found}) == 1
         same_form = len({(each.bias is None, each.weight.dtype, each.weight.device) for each in found}) == 1
         if same_input and same_form:
-            yield found, names in _QUERY_KEY_VALUE
+            yield found
 
 
 def tanh_gelu(x: torch.Tensor) -> torch.Tensor:

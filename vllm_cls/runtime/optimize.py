@@ -5,15 +5,19 @@ Each step is checked against the states of each sequence alone, taken before any
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
+from ..errors import ConfigError
 from ..pooler.methods import last_pool, pooled_places
 from .batch import TokenSequence, Work
-from .fusion import fuse, unfuse
+from .cuda.fp8 import apply_fp8
+from .fusion import fuse, joined, unfuse
 from .pruning import prune_last_layer
+from .quantization import Int8Linear, quantize_int8, watch_inputs
 from .row import KeyValues
 from .runner import Mode, Runner
 from .schedule import begun
@@ -94,3 +98,28 @@ def bytes_a_shared_token(runner: Runner, sequences: Sequence[TokenSequence], alo
     except FAILURES:
         return 0
     return size
+
+
+def quantize(runner: Runner, method: str | None, works: Sequence[Work]) -> None:
+    """Run a backbone's products in fewer bits. The form was chosen before, by exact numbers.
+
+    Args:
+        method: "int8" (CPU), "fp8" (GPU) or None.
+        works: prompts whose inputs to each product are watched.
+
+    Raises:
+        ConfigError: the device, its processor or the dtype has no such products.
+    """
+    device, dtype = runner.device.type, runner.backbone.dtype
+    if method == "fp8":
+        unfuse(runner.backbone)  # torchao changes the modules themselves
+        apply_fp8(runner.backbone)
+    if method != "int8":
+        return
+    if device != "cpu" or dtype != torch.float32:
+        name = str(dtype).removeprefix("torch.")
+        raise ConfigError(f"quantization='int8' runs float32 models on a CPU; this one is {name} on {device}.")
+    seen = watch_inputs(runner.backbone, lambda: [runner.hidden([work]) for work in works])
+    for shared, first in joined(runner.backbone):
+        shared.remake(functools.partial(Int8Linear, input_max=seen.get(first)))
+    quantize_int8(runner.backbone, input_max=seen)

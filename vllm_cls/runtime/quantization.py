@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
-from torch.nn.functional import pad
 from transformers.pytorch_utils import Conv1D
 
 from ..errors import ConfigError
@@ -32,7 +31,8 @@ _NARROW = 32
 # Largest sum of two neighbouring weights of one sign: any, or what 255 · 128 < 2¹⁵ allows.
 _ANY_PAIR, _EXACT_PAIR = 254, 128
 # Scales that are tried, over that of the largest weight at 127.
-_SCALES = {_ANY_PAIR: (0.8, 0.9, 1.0), _EXACT_PAIR: (1.0, 1.2, 1.4, 1.6, 1.8, 2.0)}
+_SCALES = {_ANY_PAIR: (1.0,), _EXACT_PAIR: (1.0, 1.25, 1.5, 2.0)}
+_CHUNK = 256  # rows of a weight that are looked at together, which stay in the cache
 
 Skip = Callable[[str, nn.Module], bool]
 
@@ -172,28 +172,29 @@ def _smoothing(weight: torch.Tensor, input_max: torch.Tensor) -> torch.Tensor:
 
 def _round(weight: torch.Tensor, limit: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Integers `(out, in)` within ±127 and scales `(out,)`, of those tried the ones with the least squared error."""
+    parts = [_round_rows(rows, limit) for rows in weight.split(_CHUNK)]
+    return torch.cat([integers for integers, _ in parts]), torch.cat([scale for _, scale in parts])
+
+
+def _round_rows(weight: torch.Tensor, limit: int) -> tuple[torch.Tensor, torch.Tensor]:
     largest = weight.abs().amax(1, keepdim=True).clamp_min(1e-30) / 127
-    best = torch.zeros_like(weight)
-    best_error, best_scale = torch.full_like(largest, torch.inf), largest
+    best, best_scale, least = torch.zeros_like(weight), largest, torch.full_like(largest, torch.inf)
     for factor in _SCALES[limit]:
         scale = largest * factor
-        integers = _cut_pairs((weight / scale).round_().clamp_(-127, 127), limit)
-        error = (integers * scale - weight).square_().sum(1, keepdim=True)
-        better = error < best_error
+        integers = _cut_pairs((weight / scale).round_(), limit)
+        error = (integers * scale).sub_(weight).square_().sum(1, keepdim=True)
+        better = error < least
         best = torch.where(better, integers, best)
-        best_error, best_scale = torch.where(better, error, best_error), torch.where(better, scale, best_scale)
+        best_scale, least = torch.where(better, scale, best_scale), torch.where(better, error, least)
     return best.to(torch.int8), best_scale.squeeze(1)
 
 
 def _cut_pairs(integers: torch.Tensor, limit: int) -> torch.Tensor:
-    """Integers `(out, in)` whose neighbours 2i and 2i + 1, of one sign, sum to `limit` at most."""
-    if limit >= _ANY_PAIR:
-        return integers
-    width = integers.shape[1]
-    pairs = pad(integers, (0, width % 2)).view(len(integers), -1, 2)
-    for sign in (1, -1):
-        over = (pairs * sign).clamp_min_(0).sum(2).sub_(limit).clamp_min_(0)
-        half = (over / 2).floor_()
-        pairs[..., 0] -= sign * half
-        pairs[..., 1] -= sign * (over - half)
-    return pairs.view(len(integers), -1)[:, :width]
+    """Integers `(out, in)` within ±127, changed in place so that neighbours 2i and 2i + 1 sum to ±`limit` at most."""
+    first, second = integers[:, : integers.shape[1] // 2 * 2 : 2], integers[:, 1::2]
+    sums = first + second  # beyond ±128 only where both have one sign
+    over = sums - sums.clamp(-limit, limit)
+    half = (over / 2).trunc_()
+    first.sub_(half)
+    second.sub_(over.sub_(half))
+    return integers

@@ -43,9 +43,7 @@ class _Session(Session):
 
     def prepare(self) -> None:
         """What one run left behind must not serve the next: no prefix from the call before, no garbage to collect."""
-        forget = getattr(self.llm, "reset_prefix_cache", None)
-        if forget is not None:
-            forget()
+        self.llm.reset_prefix_cache()
         gc.collect()
 
     def details(self) -> dict[str, Any]:
@@ -80,8 +78,7 @@ class _Session(Session):
         self.llm.close()
 
     def _counters(self) -> Counters:
-        counters: Counters = getattr(self.llm, "counters", None) or Counters()
-        return counters
+        return self.llm.counters
 
     def _work(self, lengths: Sequence[int]) -> Work:
         """What the counters say was computed; where prefixes were shared, the trie says which pairs that saved."""
