@@ -359,11 +359,23 @@ def test_the_engine_answers_in_order_when_it_looks_ahead(tmp_path: Path, monkeyp
     given = [[20 + i] * (3 + i) for i in range(12)]
     expected = [each.outputs.logits for each in llm.classify(given)]
     engine = llm._open.engine
-    monkeypatch.setattr(
-        engine._workers, "run", lambda run, batches, parallel: look_ahead(lambda each: lambda: run(each), batches)
-    )
+    engine._looks_ahead = True
     llm.reset_prefix_cache()
     assert [each.outputs.logits for each in llm.classify(given)] == expected
+    # Batches behind one that runs out of memory are under way by then, and are answered all the same.
+    forward, sizes = engine.runner.logits, []
+
+    def short_of_memory(works: list[Any]) -> torch.Tensor:
+        sizes.append(sum(map(len, works)))
+        if sizes[-1] > 20:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(works)
+
+    monkeypatch.setattr(engine.runner, "logits", short_of_memory)
+    llm.reset_prefix_cache()
+    for output, logits in zip(llm.classify(given), expected, strict=True):
+        assert output.outputs.logits == pytest.approx(logits, abs=1e-4)
+    assert sum(size > 20 for size in sizes) == 2  # two were under way; the others are halved before they run
 
 
 # -- numbers -----------------------------------------------------------------------------------------

@@ -65,6 +65,7 @@ class Engine:
         self.prefix_cache = PrefixCache(prefix_cache_bytes if runner.shares else 0, MIN_TOKENS)
         self._sharing = Sharing(self.prefix_cache, runner.mode.bytes_a_token, self._keep, self._sharing_group)
         self._workers = workers.for_device(runner.device, num_threads)
+        self._looks_ahead = runner.device.type != "cpu"
         self._lock = threading.Lock()
 
     @property
@@ -115,11 +116,11 @@ class Engine:
             budget = Budget(self.max_num_batched_tokens, self.max_num_seqs, self._num_parallel)
             batches = plan_batches(lengths, keys, budget, padded=self.runner.mode.form != "packed")
         filled = [[works[i] for i in each] for each in batches]
-        if self.runner.device.type == "cpu":
+        if self._looks_ahead:
+            answers = look_ahead(functools.partial(self._begin, step), filled)
+        else:
             run = functools.partial(self._answers, step)
             answers = self._workers.run(run, filled, parallel=self.runner.parallel)
-        else:
-            answers = look_ahead(functools.partial(self._begin, step), filled)
         results: list[Any] = [None] * len(works)
         for batch, given in zip(batches, answers, strict=True):
             for index, answer in zip(batch, given, strict=True):
