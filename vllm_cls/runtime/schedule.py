@@ -131,10 +131,10 @@ def _fitting(plan: PrefixPlan, tree: Sequence[int], max_tokens: int) -> list[int
             size += length
     stays = set(kept)
     if len(kept) < len(tree):
-        for place, index in enumerate(plan.prefix_of):
-            while index is not None and index not in stays and index in mine:
-                index = plan.prefixes[index].parent
-            plan.prefix_of[place] = index
+        for place, longest in enumerate(plan.prefix_of):
+            while longest is not None and longest not in stays and longest in mine:
+                longest = plan.prefixes[longest].parent
+            plan.prefix_of[place] = longest
     return kept
 
 
