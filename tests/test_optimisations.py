@@ -461,7 +461,6 @@ def test_a_bad_prompt_in_a_stream_of_shared_beginnings(cases: Any) -> None:
         cases("qwen2").llm.classify(prompts)
 
 
-@pytest.mark.xfail(strict=True, reason="streams are read in the tokenizer's thread")
 def test_a_stream_may_belong_to_its_thread(cases: Any) -> None:
     """A cursor of SQLite is refused in any thread but its own."""
     with sqlite3.connect(":memory:") as database:
@@ -471,7 +470,6 @@ def test_a_stream_may_belong_to_its_thread(cases: Any) -> None:
         assert len(list(cases("qwen2").llm.classify_iter(text for (text,) in rows))) == 2
 
 
-@pytest.mark.xfail(strict=True, reason="leaving waits for the window that is being read")
 def test_a_stream_that_waits_can_be_left(cases: Any) -> None:
     go_on = threading.Event()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from .config import ModelConfig, PoolerConfig, RuntimeConfig
@@ -237,20 +237,33 @@ class LLM:
     def _tokenized_windows(
         self, prompts: Iterator[Any], truncation: Truncation
     ) -> Iterator[list[Tokenized | PromptError]]:
-        """Windows of a stream, tokenized; the next one is read and tokenized while the model runs the last one."""
+        """Windows of a stream, tokenized; for a GPU the next one is read and tokenized while the last one runs.
 
-        def next_window(size: int) -> list[Tokenized | PromptError]:
-            window = list(itertools.islice(prompts, size))
-            with self._open.engine.counters.timed("tokenize"):
-                return self._open.processor.tokenize(window, truncation) if window else []
+        On a CPU that would gain nothing: the model takes all of it.
+        """
+        engine, processor, size = self._open.engine, self._open.processor, _FIRST_WINDOW
 
-        size = _FIRST_WINDOW
-        with ThreadPoolExecutor(1, thread_name_prefix="vllm_cls_tokenizer") as ahead:
-            waiting = ahead.submit(next_window, size)
-            while window := waiting.result():
+        def tokenize(window: list[Any]) -> list[Tokenized | PromptError]:
+            with engine.counters.timed("tokenize"):
+                return processor.tokenize(window, truncation)
+
+        def windows() -> Iterator[list[Any]]:
+            nonlocal size
+            while window := list(itertools.islice(prompts, size)):
                 size = min(2 * size, _WINDOW)
-                waiting = ahead.submit(next_window, size)
                 yield window
+
+        if engine.runner.device.type == "cpu":
+            yield from map(tokenize, windows())
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="vllm_cls_tokenizer") as ahead:
+            waiting: Future[list[Tokenized | PromptError]] | None = None
+            for window in windows():  # read here: what reads may belong to this thread
+                before, waiting = waiting, ahead.submit(tokenize, window)
+                if before is not None:
+                    yield before.result()
+            if waiting is not None:
+                yield waiting.result()
 
     def encode(
         self,

@@ -209,24 +209,22 @@ def make_runner(classifier: loading.Classifier, pooling: str, longest: int) -> R
     lengths, limit = selfcheck.check_lengths(backbone.config, parameters, runner.device.type, longest)
     types = architecture.takes_token_type_ids(backbone.config)
     sequences = selfcheck.check_sequences(architecture, backbone.config, lengths, types)
+    alone = selfcheck.run_alone(runner, sequences, with_head=classifier.has_head)
     reason = None
-    if classifier.has_head:
-        own = selfcheck.own_logits(runner, sequences)
+    if alone.logits is not None:
         runner.head_dtype = head_dtype(classifier.config, backbone.dtype)
         if head is not None:
             set_head_dtype(model, head, runner.head_dtype)
-        reason = selfcheck.why_not_split(runner, sequences, own, comparable=pooling == classifier.pooling)
-    if reason is not None:
+        reason = selfcheck.why_not_split(runner, alone, comparable=pooling == classifier.pooling)
+    if reason is not None and alone.logits is not None:
         if pooling != classifier.pooling:
             raise ConfigError(f"pooling_type={pooling!r} is not possible: {reason}; leave it out.")
         if head is not None:  # the model's own forward knows one dtype
             set_head_dtype(model, head, backbone.dtype)
-        runner.mode = selfcheck.choose_whole_mode(runner, sequences, reason)
+        runner.mode = selfcheck.choose_whole_mode(runner, sequences, alone.logits, reason)
     else:
-        alone = selfcheck.states_alone(runner, sequences)
-        optimize.fuse_projections(runner, sequences, alone)
         why_not = architecture.why_not_packed(backbone.config)
-        runner.mode = selfcheck.choose_mode(runner, sequences, alone, why_not, limit)
+        runner.mode = optimize.choose_fused_mode(runner, sequences, alone, why_not, limit)
         if runner.mode.form == "packed":
             runner.mode = optimize.quicken(runner, architecture.layers(backbone), sequences, alone)
     if runner.mode.form != "packed":

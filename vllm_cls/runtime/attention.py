@@ -13,6 +13,7 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import bidirectional_mask_function, causal_mask_function
 
+from ..errors import ModelError
 from . import kernels
 from .mask import PackedMask
 from .row import KeysReady, Row, Span, current
@@ -20,7 +21,7 @@ from .row import KeysReady, Row, Span, current
 NAME = "vcls_packed"
 
 
-class NotPackable(Exception):
+class NotPackable(RuntimeError):
     """The model asks its attention for something that a packed row cannot give."""
 
 
@@ -47,11 +48,15 @@ def packed_attention(
 
     Raises:
         NotPackable: the model passes a mask of its own, a position bias or attention sinks.
+        ModelError: the model is called by somebody else than its runner.
         KeysReady: the last layer's keys and values are there, and only pooled positions are wanted of it.
     """
     row = current()
     if row is None:
-        raise NotPackable("its attention runs outside a packed row")
+        raise ModelError(
+            "this model runs packed rows for an LLM. To call it yourself, first call its "
+            "set_attn_implementation('sdpa'), or take a model of your own from load_classifier."
+        )
     for name in ("position_bias", "s_aux", "cache"):
         if kwargs.get(name) is not None:
             raise NotPackable(f"its attention passes {name}")

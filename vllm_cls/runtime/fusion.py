@@ -103,13 +103,14 @@ def fuse(backbone: nn.Module, make: MakeProduct = linear) -> int:
         How many modules were changed.
     """
     count = 0
+    on_cpu = all(each.device.type == "cpu" for each in backbone.parameters())
     for module in list(backbone.modules()):
         for group in _groups(module):
             shared = SharedInput(group, make)
             for index, each in enumerate(group):
                 each.forward = functools.partial(shared.part, each, index)  # type: ignore[method-assign]
             count += len(group)
-        if type(module).__name__ in _TANH_GELU:
+        if on_cpu and type(module).__name__ in _TANH_GELU:  # a GPU has one kernel for it
             module.forward = tanh_gelu  # type: ignore[method-assign]
             count += 1
     return count

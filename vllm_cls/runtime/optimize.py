@@ -21,83 +21,87 @@ from .quantization import Int8Linear, quantize_int8, watch_inputs
 from .row import KeyValues
 from .runner import Mode, Runner
 from .schedule import begun
-from .selfcheck import FAILURES, relative_error, tolerance
+from .selfcheck import FAILURES, Alone, choose_mode, relative_error, tolerance
+
+
+def choose_fused_mode(
+    runner: Runner, sequences: Sequence[TokenSequence], alone: Alone, why_not_packed: str | None, limit: int | None
+) -> Mode:
+    """As `selfcheck.choose_mode`, with joined projections where the packed form is exact with them."""
+    if why_not_packed is None and fuse(runner.backbone):
+        mode = choose_mode(runner, sequences, alone, None, limit)
+        if mode.form == "packed":
+            return mode
+        unfuse(runner.backbone)
+    return choose_mode(runner, sequences, alone, why_not_packed, limit)
 
 
 def quicken(
-    runner: Runner, layers: Sequence[torch.nn.Module], sequences: Sequence[TokenSequence], alone: Sequence[torch.Tensor]
+    runner: Runner, layers: Sequence[torch.nn.Module], sequences: Sequence[TokenSequence], alone: Alone
 ) -> Mode:
     """The packed mode of `runner`, with the last layer pruned and beginnings shared where that is exact.
 
     Args:
         layers: of the backbone, in their order; empty where they are not known.
-        sequences: what `check_sequences` made; `alone` are their states.
+        sequences: what `check_sequences` made, and what they give `alone`.
     """
     packed = runner.mode
-    pruned = bool(layers) and prunes(runner, layers, sequences)
+    pruned = bool(layers) and prunes(runner, layers, sequences, alone)
     runner.mode = replace(packed, pruned=pruned)
     size = bytes_a_shared_token(runner, sequences, alone)
     return replace(packed, pruned=pruned, shared=size > 0, bytes_a_token=size)
 
 
-def fuse_projections(runner: Runner, sequences: Sequence[TokenSequence], alone: Sequence[torch.Tensor]) -> int:
-    """Join projections that read the same input; undone where that changes the states.
-
-    Returns:
-        How many modules run in another form now.
-    """
-    count = fuse(runner.backbone)
-    runner.mode = Mode("single")
-    states = [runner.hidden([Work(each)])[0].float() for each in sequences[:2]]
-    if all(relative_error(*pair) <= tolerance(runner) for pair in zip(states, alone, strict=False)):
-        return count
-    unfuse(runner.backbone)
-    return 0
-
-
-def prunes(runner: Runner, layers: Sequence[torch.nn.Module], sequences: Sequence[TokenSequence]) -> bool:
+def prunes(runner: Runner, layers: Sequence[torch.nn.Module], sequences: Sequence[TokenSequence], alone: Alone) -> bool:
     """Whether the last layer can run for the pooled positions alone; `runner.mode` is the packed one."""
     if pooled_places(runner.pool, torch.zeros(1), torch.ones(1)) is None:
         return False
-    works = [Work(each) for each in sequences]
-    expected, *_ = runner.hidden(works)
     prune_last_layer(layers)
     try:
-        hidden, layout, row = runner.hidden(works, pooled_only=True)
+        hidden, _, row = runner.hidden([Work(each) for each in sequences], pooled_only=True)
     except FAILURES:
         return False
-    places = pooled_places(runner.pool, layout.starts, layout.lengths)
-    assert places is not None and row is not None
-    return row.num_pruned > 0 and relative_error(hidden[places].float(), expected[places].float()) <= tolerance(runner)
+    if row is None or row.pooled is None or row.num_pruned == 0:
+        return False
+    expected = _pooled(runner, alone)
+    return relative_error(hidden[row.pooled].float(), expected) <= tolerance(runner)
 
 
-def bytes_a_shared_token(runner: Runner, sequences: Sequence[TokenSequence], alone: Sequence[torch.Tensor]) -> int:
+def bytes_a_shared_token(runner: Runner, sequences: Sequence[TokenSequence], alone: Alone) -> int:
     """Bytes of a token's keys and values, where prompts can go on from them; 0 where they cannot.
 
     Tried by cutting sequences twice: the second part goes on from the first, the third from both.
     """
     if runner.pool is not last_pool:
         return 0
-    size = 0
+    cut = [index for index, each in enumerate(sequences) if len(each) >= 3]
+    expected = _pooled(runner, alone)[cut]
+    whole = [sequences[index] for index in cut]
+    firsts = [KeyValues(len(each) // 3) for each in whole]
+    boths = [KeyValues(2 * len(each) // 3) for each in whole]
     try:
-        *_, row = runner.hidden([Work(each) for each in sequences], probe=True)
-        if row is None or not row.causal:
-            return 0
-        for sequence, states in zip(sequences, alone, strict=True):
-            length = len(sequence)
-            if length < 3:
-                continue
-            first, both = KeyValues(length // 3), KeyValues(2 * length // 3)
-            runner.keep([Work(begun(sequence, first.num_tokens), keep=first)])
-            runner.keep([Work(begun(sequence, both.num_tokens), past=first, keep=both)])
-            for past in (first, both):
-                pooled = runner.states([Work(sequence, past), Work(sequence)])
-                if not relative_error(pooled, states[-1:].expand_as(pooled)) <= tolerance(runner):
-                    return 0
-            size = max(size, both.num_bytes // both.num_tokens)
+        runner.keep([Work(begun(each, kept.num_tokens), keep=kept) for each, kept in zip(whole, firsts, strict=True)])
+        runner.keep(
+            [
+                Work(begun(each, kept.num_tokens), past, kept)
+                for each, past, kept in zip(whole, firsts, boths, strict=True)
+            ]
+        )
+        for pasts in (firsts, boths):
+            works = [Work(each, past) for each, past in zip(whole, pasts, strict=True)]
+            hidden, layout, row = runner.hidden(works, pooled_only=runner.mode.pruned, probe=True)
+            pooled = runner.pool(hidden, layout.starts, layout.lengths).float()
+            if row is None or not row.causal or not relative_error(pooled, expected) <= tolerance(runner):
+                return 0
     except FAILURES:
         return 0
-    return size
+    return max((kept.num_bytes // kept.num_tokens for kept in boths), default=0)
+
+
+def _pooled(runner: Runner, alone: Alone) -> torch.Tensor:
+    """Pooled states of the sequences alone, `(num_sequences, hidden)`."""
+    lengths = torch.tensor([len(states) for states in alone.states])
+    return runner.pool(torch.cat(alone.states), lengths.cumsum(0) - lengths, lengths).float()
 
 
 def quantize(runner: Runner, method: str | None, works: Sequence[Work]) -> None:

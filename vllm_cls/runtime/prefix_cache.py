@@ -27,7 +27,7 @@ class PrefixCache:
         self._entries: OrderedDict[tuple[Hashable, TokenIds], KeyValues] = OrderedDict()
         # Entries by their first `min_tokens` tokens: what a prompt could share is found without a search.
         self._heads: dict[tuple[Hashable, TokenIds], list[TokenIds]] = {}
-        self._recent: dict[Hashable, deque[TokenIds]] = {}
+        self._recent: deque[tuple[Hashable, TokenIds]] = deque(maxlen=_RECENT)
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -61,15 +61,13 @@ class PrefixCache:
     def recent(self, group: Hashable) -> list[TokenIds]:
         """Prompts of earlier calls, the latest last."""
         with self._lock:
-            return list(self._recent.get(group, ()))
+            return [token_ids for known, token_ids in self._recent if known == group]
 
     def remember(self, group: Hashable, token_ids: TokenIds) -> None:
         """Note a prompt, so that a later one with the same beginning is noticed."""
-        with self._lock:
-            if self.max_bytes and group not in self._recent and len(self._recent) >= _RECENT:
-                self._recent.pop(next(iter(self._recent)))
-            if self.max_bytes:
-                self._recent.setdefault(group, deque(maxlen=_RECENT)).append(token_ids)
+        if self.max_bytes:
+            with self._lock:
+                self._recent.append((group, token_ids))
 
     def clear(self) -> None:
         """Forget everything."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -26,7 +27,7 @@ T = TypeVar("T")
 
 # Largest relative error of one token's state: rounding stays well below, a leak between sequences far above.
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1.5e-1}
-_LENGTHS = (5, 1, 17, 9, 33, 3)
+_LENGTHS = (5, 1, 17, 33)
 _WINDOWS = ("sliding_window", "attention_chunk_size", "local_attention", "window_size", "attention_window")
 FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError, attention.NotPackable)
 # Arithmetic the check may cost, in multiply-adds: a second or two.
@@ -76,25 +77,54 @@ def check_sequences(
     return made
 
 
-def states_alone(runner: Runner, sequences: Sequence[TokenSequence]) -> list[torch.Tensor]:
-    """Every token's state of each sequence alone, by transformers' own attention: `(num_tokens, hidden)` each.
+@dataclass(frozen=True)
+class Alone:
+    """What each sequence gives by itself, by transformers' own attention; all else is held to it.
+
+    Args:
+        states: every token's state, `(num_tokens, hidden)` a sequence, float32.
+        logits: of the model's own forward, `(num_sequences, num_labels)`, float32; None for a model without a head.
+    """
+
+    states: list[torch.Tensor]
+    logits: torch.Tensor | None
+
+
+def run_alone(runner: Runner, sequences: Sequence[TokenSequence], *, with_head: bool) -> Alone:
+    """Run each sequence by itself, once: the backbone's states are taken as the model's own forward goes by.
 
     Raises:
         ModelError: the model cannot run, or its states are not finite.
     """
-    runner.mode = Mode("single")
-    alone = [_reference(functools.partial(_token_states, runner), Work(each))[0] for each in sequences]
-    if not all(bool(torch.isfinite(states).all()) for states in alone):
+    runner.mode = Mode("single", whole=with_head)
+    states: list[torch.Tensor] = []
+    logits: list[torch.Tensor] = []
+    for each in sequences:
+        work = Work(each)
+        seen: list[Any] = []
+        if with_head:
+            hook = runner.backbone.register_forward_hook(
+                lambda module, inputs, output, seen=seen: seen.append(output[0])
+            )
+            try:
+                logits.append(_reference(runner.logits, work))
+            finally:
+                hook.remove()
+        if len(seen) == 1 and isinstance(seen[0], torch.Tensor) and seen[0].shape[:-1] == (1, len(each)):
+            states.append(seen[0][0].float())
+        else:
+            states.append(_reference(functools.partial(_token_states, runner), work)[0])
+    if not all(bool(torch.isfinite(each).all()) for each in states):
         raise ModelError(
             "the model gives NaN or infinite hidden states; its weights or its dtype are wrong (try --dtype float32)."
         )
-    return alone
+    return Alone(states, torch.cat(logits) if logits else None)
 
 
 def choose_mode(
     runner: Runner,
     sequences: Sequence[TokenSequence],
-    alone: Sequence[torch.Tensor],
+    alone: Alone,
     why_not_packed: str | None,
     limit: int | None,
 ) -> Mode:
@@ -103,7 +133,7 @@ def choose_mode(
     Args:
         runner: of the loaded model.
         sequences: what `check_sequences` made.
-        alone: what `states_alone` gave for them.
+        alone: what `run_alone` gave for them.
         why_not_packed: the architecture's own reason, or None.
         limit: what `check_lengths` gave.
     """
@@ -115,7 +145,7 @@ def choose_mode(
             kernels = kernels_for(runner.device, runner.backbone.dtype) if form == "packed" else []
             for kernel in (*kernels, None):  # the last runs each sequence by itself
                 runner.kernel = kernel
-                reason = _difference(runner, sequences, alone)
+                reason = _difference(runner, sequences, alone.states)
                 if reason is None:
                     break
         if reason is None:
@@ -124,19 +154,16 @@ def choose_mode(
     return Mode("single", reason="; ".join(reasons))
 
 
-def choose_whole_mode(runner: Runner, sequences: Sequence[TokenSequence], reason: str) -> Mode:
-    """As `choose_mode`, for a model whose own forward gives the logits."""
-    runner.mode = Mode("single", whole=True)
-    alone = torch.cat([runner.logits([Work(each)]) for each in sequences])
+def choose_whole_mode(runner: Runner, sequences: Sequence[TokenSequence], own: torch.Tensor, reason: str) -> Mode:
+    """As `choose_mode`, for a model whose own forward gives the logits, `own`."""
     reasons = [reason]
     for form in ("padded", "equal"):
         runner.mode = Mode(form, whole=True)
         if form == "equal":
-            sequences, alone = [sequences[0]] * 2, alone[:1].repeat(2, 1)
+            sequences, own = [sequences[0]] * 2, own[:1].repeat(2, 1)
         try:
             error = float(
-                (runner.logits([Work(each) for each in sequences]) - alone).abs().max()
-                / alone.abs().max().clamp_min(1e-6)
+                (runner.logits([Work(each) for each in sequences]) - own).abs().max() / own.abs().max().clamp_min(1e-6)
             )
         except (RuntimeError, ValueError, TypeError, IndexError) as failure:
             reasons.append(f"not {form}: {_short(failure)}")
@@ -215,26 +242,22 @@ def _short(failure: Exception) -> str:
     return f"{type(failure).__name__}: {text[0][:120] if text else 'no message'}"
 
 
-def own_logits(runner: Runner, sequences: Sequence[TokenSequence]) -> torch.Tensor:
-    """Logits of the model's own forward, each sequence alone: `(num_sequences, num_labels)`, float32."""
-    runner.mode = Mode("single", whole=True)
-    return torch.cat([_reference(runner.logits, Work(each)) for each in sequences])
-
-
-def why_not_split(
-    runner: Runner, sequences: Sequence[TokenSequence], own: torch.Tensor, *, comparable: bool
-) -> str | None:
+def why_not_split(runner: Runner, alone: Alone, *, comparable: bool) -> str | None:
     """Why the head cannot run on pooled states, or None if it can.
 
     Args:
-        own: the model's own logits.
+        alone: states and the model's own logits.
         comparable: the runner pools as the model's own forward does, so that both must agree.
     """
-    runner.mode = Mode("single")
+    own = alone.logits
+    assert own is not None
     if runner.head is None:
         return "its head is part of its forward"
+    lengths = torch.tensor([len(states) for states in alone.states])
     try:
-        split = torch.cat([runner.logits([Work(each)]) for each in sequences])
+        with torch.inference_mode():
+            pooled = runner.pool(torch.cat(alone.states), lengths.cumsum(0) - lengths, lengths)
+            split = runner.head(pooled.to(runner.head_dtype)).float()
     except FAILURES as failure:
         return f"its head does not run on pooled states ({_short(failure)})"
     if split.shape != own.shape:

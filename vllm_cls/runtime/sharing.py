@@ -81,9 +81,9 @@ class Sharing:
         seen = set(zip(groups, prompts, strict=True))
         for group in {each for each in groups if each is not None}:
             for earlier in dict.fromkeys(self.cache.recent(group)):
-                if (group, earlier) not in seen:
-                    prompts.append(earlier)
-                    places.append(group)
+                # The same prompt again shares all but its last token, which is needed for its state.
+                prompts.append(earlier if (group, earlier) not in seen else (*earlier[:-1], -1))
+                places.append(group)
         plan = plan_prefixes(prompts, places, min_tokens=MIN_TOKENS, min_saved=_MIN_SAVED)
         del plan.prefix_of[len(sequences) :]
         return plan.of_use()
