@@ -137,7 +137,8 @@ def compiled() -> CompiledKernels | None:
     """The kernels in C, or None where they cannot be made here."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
-        return _none("there is no C compiler")
+        _log_absence("there is no C compiler")
+        return None
     with tempfile.TemporaryDirectory(prefix="vllm_cls_", ignore_cleanup_errors=True) as folder:
         source, library = Path(folder, "int8.c"), Path(folder, "int8.so")
         source.write_text(_SOURCE, encoding="utf-8")
@@ -146,9 +147,10 @@ def compiled() -> CompiledKernels | None:
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
             return CompiledKernels(ctypes.CDLL(str(library)))
         except subprocess.CalledProcessError as failure:
-            return _none(f"{compiler} fails: {failure.stderr.strip()[:200]}")
+            _log_absence(f"{compiler} fails: {failure.stderr.strip()[:200]}")
         except (OSError, subprocess.TimeoutExpired) as failure:
-            return _none(f"{type(failure).__name__}: {failure}")
+            _log_absence(f"{type(failure).__name__}: {failure}")
+    return None
 
 
 def kernels() -> EagerKernels | CompiledKernels:
@@ -158,5 +160,5 @@ def kernels() -> EagerKernels | CompiledKernels:
     return compiled() or _EAGER
 
 
-def _none(reason: str) -> None:
+def _log_absence(reason: str) -> None:
     logging.getLogger("vllm_cls").info("int8 runs without compiled kernels, which are faster: %s", reason)

@@ -70,7 +70,8 @@ def prunes(runner: Runner, layers: Sequence[torch.nn.Module], sequences: Sequenc
 def bytes_a_shared_token(runner: Runner, sequences: Sequence[TokenSequence], alone: Alone) -> int:
     """Bytes of a token's keys and values, where prompts can go on from them; 0 where they cannot.
 
-    Tried by cutting sequences twice: the second part goes on from the first, the third from both.
+    Tried by cutting sequences twice: the second part goes on from the first, the third from both. The third is the
+    last token alone, which finds out what reaches back to its neighbours by other ways than attention.
     """
     if runner.pool is not last_pool:
         return 0
@@ -78,7 +79,7 @@ def bytes_a_shared_token(runner: Runner, sequences: Sequence[TokenSequence], alo
     expected = _pooled(runner, alone)[cut]
     whole = [sequences[index] for index in cut]
     firsts = [KeyValues(len(each) // 3) for each in whole]
-    boths = [KeyValues(2 * len(each) // 3) for each in whole]
+    boths = [KeyValues(len(each) - 1) for each in whole]
     try:
         runner.keep([Work(begun(each, kept.num_tokens), keep=kept) for each, kept in zip(whole, firsts, strict=True)])
         runner.keep(

@@ -87,7 +87,7 @@ def quantize_int8(
         if "forward" in vars(module) or (skip is not None and skip(name, module)):
             continue
         seen = None if input_max is None else input_max.get(module)
-        module.forward = Int8Linear(weight_of(module), module.bias, seen)  # type: ignore[method-assign, arg-type]
+        module.forward = Int8Linear(weight_of(module), module.bias, seen)  # type: ignore[arg-type]
         count += 1
     return count
 
