@@ -31,7 +31,7 @@ from .runtime.runner import Mode, Runner
 from .tokenization import PromptProcessor
 
 # Lengths of the random prompts that quantization watches.
-_WATCHED = (8, 32, 64)
+_WATCHED = (64,) * 8
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,8 @@ def serve(options: ModelConfig, runtime: RuntimeConfig) -> Served:
     pooling = pooler_config.seq_pooling_type or classifier.pooling
     pooler = Pooler(pooling, activation_for(config, registry().collect("vcls_activations")), pooler_config)
     runner = make_runner(classifier, pooling, longest := max_model_len(options, classifier.source))
-    optimize.quantize(runner, options.quantization, _dummy_works(runner, _WATCHED))
+    layers = classifier.architecture.layers(runner.backbone)
+    optimize.quantize(runner, options.quantization, layers, _dummy_works(runner, _WATCHED))
     engine = make_engine(runner, runtime, longest)
     return Served(options, classifier, prompt_processor(options, classifier.source, longest), engine, pooler)
 

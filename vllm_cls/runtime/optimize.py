@@ -105,11 +105,13 @@ def _pooled(runner: Runner, alone: Alone) -> torch.Tensor:
     return runner.pool(torch.cat(alone.states), lengths.cumsum(0) - lengths, lengths).float()
 
 
-def quantize(runner: Runner, method: str | None, works: Sequence[Work]) -> None:
+def quantize(runner: Runner, method: str | None, layers: Sequence[torch.nn.Module], works: Sequence[Work]) -> None:
     """Run a backbone's products in fewer bits. The form was chosen before, by exact numbers.
 
     Args:
         method: "int8" (CPU), "fp8" (GPU) or None.
+        layers: of the backbone. What a pruned last layer computes for pooled positions alone stays in float32: it
+            costs nothing there, and nothing behind it evens out its errors.
         works: prompts whose inputs to each product are watched.
 
     Raises:
@@ -127,4 +129,5 @@ def quantize(runner: Runner, method: str | None, works: Sequence[Work]) -> None:
     seen = watch_inputs(runner.backbone, lambda: [runner.hidden([work]) for work in works])
     for shared, first in joined(runner.backbone):
         shared.remake(functools.partial(Int8Linear, input_max=seen.get(first)))
-    quantize_int8(runner.backbone, input_max=seen)
+    exact = set(layers[-1].modules()) if runner.mode.pruned else set()
+    quantize_int8(runner.backbone, lambda name, module: module in exact, seen)
