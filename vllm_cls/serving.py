@@ -30,8 +30,8 @@ from .runtime.engine import Engine, Result
 from .runtime.runner import Mode, Runner
 from .tokenization import PromptProcessor
 
-# Lengths of the random prompts that quantization watches.
-_WATCHED = (64,) * 8
+# Random prompts that quantization watches.
+_WATCHED_PROMPTS, _WATCHED_TOKENS = 8, 64
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,9 @@ def serve(options: ModelConfig, runtime: RuntimeConfig) -> Served:
     pooler = Pooler(pooling, activation_for(config, registry().collect("vcls_activations")), pooler_config)
     runner = make_runner(classifier, pooling, longest := max_model_len(options, classifier.source))
     layers = classifier.architecture.layers(runner.backbone)
-    optimize.quantize(runner, options.quantization, layers, _dummy_works(runner, _WATCHED))
+    optimize.quantize(
+        runner, options.quantization, layers, _dummy_works(runner, [min(_WATCHED_TOKENS, longest)] * _WATCHED_PROMPTS)
+    )
     engine = make_engine(runner, runtime, longest)
     return Served(options, classifier, prompt_processor(options, classifier.source, longest), engine, pooler)
 
