@@ -78,7 +78,7 @@ _COMMON = [
     click.option("--allow-pickle", is_flag=True, help="Read weights in .bin files too (with weights_only)."),
 ]
 _RUNNING = [
-    click.option("--num-threads", type=int, metavar="N", help="Of the CPU; else its physical cores."),
+    click.option("--num-threads", type=int, metavar="N", help="Of the CPU; else what torch takes, at most its cores."),
     click.option(
         "--enable-prefix-caching/--no-enable-prefix-caching", default=True, show_default=True,
         help="Compute what texts have in common at their beginning once (causal models).",

@@ -65,8 +65,10 @@ def pooled_states(
     tokenized = _all_good(processor.tokenize(prompts, Truncation(-1)))
     runtime = RuntimeConfig(max_num_batched_tokens)
     engine = make_engine(make_runner(classifier, pooling, longest := processor.max_model_len), runtime, longest)
-    answers = _all_good(engine.states([each.sequence for each in tokenized]))
-    engine.close()
+    try:
+        answers = _all_good(engine.states([each.sequence for each in tokenized]))
+    finally:
+        engine.close()
     pooled = torch.stack([answer.row for answer in answers])
     features = None
     final = source.architecture.final_linear

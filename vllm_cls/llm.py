@@ -165,8 +165,11 @@ class LLM:
     def close(self) -> None:
         """Give the model's memory back."""
         if self._served is not None:
+            from .runtime.workers import give_back_memory
+
             self._served.engine.close()
-        self._served = None
+            self._served = None
+            give_back_memory()
 
     def __enter__(self) -> LLM:
         return self

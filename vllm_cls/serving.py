@@ -140,9 +140,13 @@ def serve(options: ModelConfig, runtime: RuntimeConfig) -> Served:
         ConfigError: an option does not fit it.
     """
     device = choose_device(options.device)
-    dtype = choose_dtype(options.dtype, device)
+    # int8 starts from float32, whatever else this processor is good at.
+    exact = options.quantization == "int8" and options.dtype == "auto" and device.type == "cpu"
+    dtype = torch.float32 if exact else choose_dtype(options.dtype, device)
     if options.quantization == "fp8":
         check_fp8(device, dtype)
+    if options.quantization == "int8":
+        optimize.check_int8(device, dtype)
     classifier = loading.load(options, dtype=dtype, device=device)
     config = classifier.config
     stored = PoolerConfig.parse(classifier.source.settings.get("pooler_config"))

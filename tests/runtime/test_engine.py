@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.models import tiny
-from vllm_cls import LLM, PromptError
+from vllm_cls import LLM, ConfigError, PoolingParams, PromptError
 from vllm_cls.runtime.batch import TokenSequence, Work, packed_batch, padded_batch
 from vllm_cls.runtime.schedule import Budget, plan_batches
 
@@ -100,3 +103,30 @@ def test_packed_and_padded_rows() -> None:
     assert padded.inputs["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
     assert padded.layout.starts.tolist() == [0, 3]
     assert padded.layout.lengths.tolist() == [3, 1]
+
+
+def test_closing_waits_for_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    llm = LLM(str(tiny.classifier("bert", tmp_path)), num_threads=2, max_num_batched_tokens=32)
+    engine: Any = llm._open.engine
+    begun, forward = threading.Event(), engine.runner.logits
+
+    def slow(works: list[Work]) -> torch.Tensor:
+        begun.set()
+        time.sleep(0.02)
+        return forward(works)
+
+    monkeypatch.setattr(engine.runner, "logits", slow)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(llm.classify, [[20 + i] * 20 for i in range(20)])
+        begun.wait(10)
+        llm.close()
+        assert len(running.result()) == 20
+    with pytest.raises(ConfigError, match="closed"):
+        engine.logits([TokenSequence((5,), (0,), (0,))])
+
+
+def test_answers_to_identical_prompts_do_not_share_memory(llm: LLM) -> None:
+    first, second = llm.encode([[20] * 5] * 2, pooling_task="embed", pooling_params=PoolingParams(use_activation=False))
+    before = second.outputs.data.clone()
+    first.outputs.data.numpy()[:] = 0
+    assert torch.equal(second.outputs.data, before)

@@ -73,14 +73,14 @@ def test_what_is_too_large_or_too_short_is_not_kept_and_costs_nothing() -> None:
     nothing = cache_of(0)
     add(nothing, 1, 2, 3)
     nothing.remember("a", (1, 2, 3))
-    assert len(nothing) == nothing.num_bytes == 0 and nothing.recent("a") == []
+    assert len(nothing) == nothing.num_bytes == 0 and nothing.recent("a", {(1, 2)}) == []
 
 
 def test_groups_never_see_each_other() -> None:
     cache = cache_of(100)
     add(cache, 1, 2, 3, group="a")
     cache.remember("a", (1, 2, 3))
-    assert found(cache, (1, 2, 3), group="b") == 0 and cache.recent("b") == []
+    assert found(cache, (1, 2, 3), group="b") == 0 and cache.recent("b", {(1, 2)}) == []
     add(cache, 1, 2, group="b")
     assert found(cache, (1, 2, 3), group="b") == 2
     assert found(cache, (1, 2, 3), group="a") == 3
@@ -98,7 +98,7 @@ def test_clear_forgets_everything() -> None:
     add(cache, 1, 2, 3)
     cache.remember("a", (1, 2, 3))
     cache.clear()
-    assert len(cache) == cache.num_bytes == found(cache, (1, 2, 3)) == 0 and cache.recent("a") == []
+    assert len(cache) == cache.num_bytes == found(cache, (1, 2, 3)) == 0 and cache.recent("a", {(1, 2)}) == []
     add(cache, 1, 2, 3)
     assert found(cache, (1, 2, 3)) == 3
 
@@ -106,11 +106,12 @@ def test_clear_forgets_everything() -> None:
 def test_prompts_remembered_by_their_tokens_are_bounded() -> None:
     cache = cache_of(100)
     for number in range(1000):
-        cache.remember("a", (number,) * 3)
-    assert len(cache.recent("a")) == 256 and cache.recent("a")[-1] == (999,) * 3
+        cache.remember("a", (1, 2, number))
+    assert len(cache.recent("a", {(1, 2)})) == 256 and cache.recent("a", {(1, 2)})[-1] == (1, 2, 999)
+    assert cache.recent("a", {(2, 1)}) == []
     for group in range(1000):
         cache.remember(str(group), (1, 2, 3))
-    assert cache.recent("0") == [] and cache.recent("999") == [(1, 2, 3)]
+    assert cache.recent("0", {(1, 2)}) == [] and cache.recent("999", {(1, 2)}) == [(1, 2, 3)]
 
 
 def in_common(first: tuple[int, ...], second: tuple[int, ...]) -> int:
@@ -153,7 +154,7 @@ def test_several_threads_at_once() -> None:
             add(cache, *token_ids)
             assert found(cache, token_ids) <= len(token_ids)
             cache.remember("a", token_ids)
-            cache.recent("a")
+            cache.recent("a", {token_ids[:2]})
 
     try:
         with ThreadPoolExecutor(4) as pool:

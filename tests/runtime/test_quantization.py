@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +13,8 @@ from torch import nn
 from transformers import BertConfig, BertModel, GPT2Config, GPT2Model
 from transformers.pytorch_utils import Conv1D
 
+from tests.models import tiny
+from vllm_cls import LLM
 from vllm_cls.errors import ConfigError
 from vllm_cls.runtime import int8_kernels, quantization
 from vllm_cls.runtime.quantization import Int8Linear, quantize_int8, watch_inputs
@@ -199,3 +204,67 @@ def test_skipped_and_special_layers_stay() -> None:
     model = nn.Sequential(nn.Linear(64, 64), Scaled(64, 64), nn.Linear(64, 8), Conv1D(64, 64))
     assert quantize_int8(model, lambda name, module: name == "0") == 1
     assert ["forward" in vars(each) for each in model] == [False, False, False, True]
+
+
+@pytest.fixture(scope="module")
+def wide_bert(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A classifier whose layers are wide enough for int8."""
+    return str(tiny.classifier("bert", tmp_path_factory.mktemp("bert"), hidden_size=64, intermediate_size=96))
+
+
+def test_of_the_last_layer_only_keys_and_values_are_int8(wide_bert: str) -> None:
+    llm = LLM(wide_bert, quantization="int8")
+    *inner, last = llm._open.engine.runner.backbone.encoder.layer
+    for layer in inner:
+        attention: Any = layer.attention.self
+        assert isinstance(attention.query.forward.func.__self__._all, Int8Linear)
+        assert isinstance(layer.output.dense.forward, Int8Linear)
+    shared = last.attention.self.query.forward.func.__self__
+    assert not isinstance(shared._all, Int8Linear)
+    assert isinstance(shared._without_query, Int8Linear)
+    assert not any("forward" in vars(each) for each in (last.attention.output.dense, last.output.dense))
+
+
+def test_a_result_does_not_depend_on_its_batch_in_int8(wide_bert: str) -> None:
+    llm = LLM(wide_bert, quantization="int8")
+    prompts = [[20 + i] * (3 + 5 * i) for i in range(6)]
+    together = llm.classify(prompts)
+    for prompt, output in zip(prompts, together, strict=True):
+        (alone,) = llm.classify([prompt])
+        assert output.outputs.logits == pytest.approx(alone.outputs.logits, abs=1e-5)
+
+
+def test_int8_near_float32(wide_bert: str) -> None:
+    prompts = [[20 + i] * (3 + 5 * i) for i in range(6)]
+    exact, coarse = LLM(wide_bert).classify(prompts), LLM(wide_bert, quantization="int8").classify(prompts)
+    logits = [torch.tensor([each.outputs.logits for each in outputs]) for outputs in (exact, coarse)]
+    assert 0 < float((logits[0] - logits[1]).abs().max()) < 0.05
+
+
+def test_a_model_in_int8_can_be_copied(wide_bert: str) -> None:
+    model = LLM(wide_bert, quantization="int8").model
+    assert torch.equal(copy.deepcopy(model).classifier.weight, model.classifier.weight)
+
+
+def test_a_processor_that_is_good_at_bfloat16_runs_int8_from_float32(
+    wide_bert: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert LLM(wide_bert, quantization="int8").describe()["dtype"] == "float32"
+    with pytest.raises(ConfigError, match="--dtype float32"):
+        LLM(wide_bert, quantization="int8", dtype="bfloat16")
+
+
+def test_a_model_without_such_layers_is_refused(tmp_path: Path) -> None:
+    narrow = tiny.classifier("bert", tmp_path, hidden_size=16, intermediate_size=24)
+    with pytest.raises(ConfigError, match="no linear layer"):
+        LLM(str(narrow), quantization="int8")
+
+
+def test_nowhere_to_compile_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    int8_kernels.compiled.cache_clear()
+    monkeypatch.setattr("tempfile.tempdir", "/nonexistent")
+    try:
+        assert int8_kernels.compiled() is None
+    finally:
+        int8_kernels.compiled.cache_clear()

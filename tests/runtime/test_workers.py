@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ import torch
 from tests.models import tiny
 from vllm_cls import LLM
 from vllm_cls.runtime import workers
-from vllm_cls.runtime.workers import Workers, for_device, physical_cores
+from vllm_cls.runtime.workers import Workers, default_num_threads, for_device, physical_cores
 
 
 @pytest.fixture
@@ -118,3 +120,36 @@ def test_a_closed_llm_leaves_no_thread(tmp_path: Path) -> None:
     assert not ours()
     assert not [each.name for each in threading.enumerate() if each.name.startswith("vllm_cls_tokenizer")]
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    workers = Workers(2)
+    assert workers.run(lambda x: x + 1, [1, 2, 3], parallel=True) == [2, 3, 4]
+    child = os.fork()
+    if child == 0:
+        torch.set_num_threads(1)
+        os._exit(0 if workers.run(lambda x: x + 1, [1, 2, 3], parallel=True) == [2, 3, 4] else 1)
+    for _ in range(100):
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        pytest.fail("the child hangs")
+    assert status == 0
+    workers.close()
+
+
+def test_a_running_forward_does_not_change_what_the_next_model_gets() -> None:
+    before = torch.get_num_threads()
+    default_num_threads.cache_clear()
+    try:
+        assert default_num_threads() == min(before, physical_cores())
+        torch.set_num_threads(before + 5)
+        assert for_device(torch.device("cpu"), None).num_threads == min(before, physical_cores())
+    finally:
+        torch.set_num_threads(before)
+        default_num_threads.cache_clear()

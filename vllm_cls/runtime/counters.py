@@ -49,8 +49,12 @@ class Counters:
         try:
             yield
         finally:
-            with self._lock:
-                self.seconds[stage] += time.perf_counter() - began
+            self.add_seconds(stage, time.perf_counter() - began)
+
+    def add_seconds(self, stage: str, seconds: float) -> None:
+        """Add to a stage's time; safe from any thread."""
+        with self._lock:
+            self.seconds[stage] += seconds
 
     def snapshot(self) -> Counters:
         """A copy that stands still."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
+import logging
 import threading
+import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from ..errors import PromptError
+from ..errors import ConfigError, PromptError
 from . import memory, workers
 from .batch import TokenSequence, Work
 from .cuda.pipeline import fetch, look_ahead
@@ -18,6 +20,8 @@ from .prefix_cache import PrefixCache
 from .runner import Runner
 from .schedule import Budget, plan_batches
 from .sharing import MIN_TOKENS, Sharing
+
+_logger = logging.getLogger("vllm_cls")
 
 Step = Callable[[Sequence[Work]], "torch.Tensor | list[torch.Tensor]"]
 
@@ -67,6 +71,7 @@ class Engine:
         self._workers = workers.for_device(runner.device, num_threads)
         self._looks_ahead = runner.device.type != "cpu"
         self._lock = threading.Lock()
+        self._closed = False
 
     @property
     def num_threads(self) -> int:
@@ -86,9 +91,11 @@ class Engine:
         return self._run(sequences, self.runner.token_logits, share=False)
 
     def close(self) -> None:
-        """End the worker threads and let go of the prefix cache."""
-        self._workers.close()
-        self.prefix_cache.clear()
+        """End the worker threads and let go of the prefix cache, once what runs is done."""
+        with self._lock:
+            self._closed = True
+            self._workers.close()
+            self.prefix_cache.clear()
 
     def _run(self, sequences: Sequence[TokenSequence], step: Step, *, share: bool) -> list[Result]:
         distinct: dict[TokenSequence, int] = {}  # identical prompts run once
@@ -96,11 +103,13 @@ class Engine:
         unique = list(distinct)
         results: dict[int, Result] = {}
         with self._lock:
-            for wave in self._waves(unique, share):
+            if self._closed:
+                raise ConfigError("this LLM is closed; make a new one.")
+            for wave in self._timed(self._waves(unique, share)):
                 answers = self._execute([work for _, work in wave], step)
                 results.update(zip((index for index, _ in wave), answers, strict=True))
         self._count(sequences, unique, results)
-        return [results[place] for place in places]
+        return _apart([results[place] for place in places])
 
     def _waves(self, sequences: Sequence[TokenSequence], share: bool) -> Iterator[list[tuple[int, Work]]]:
         if share:
@@ -108,12 +117,23 @@ class Engine:
         elif sequences:
             yield [(index, Work(each)) for index, each in enumerate(sequences)]
 
+    def _timed(self, waves: Iterator[list[tuple[int, Work]]]) -> Iterator[list[tuple[int, Work]]]:
+        """Count as planning what finding beginnings in common takes, without the forwards that run for them."""
+        while True:
+            forward, began = self.counters.seconds["forward"], time.perf_counter()
+            wave = next(waves, None)
+            elsewhere = (self.counters.seconds["forward"] - forward) / self.num_parallel
+            self.counters.add_seconds("plan", max(0.0, time.perf_counter() - began - elsewhere))
+            if wave is None:
+                return
+            yield wave
+
     def _execute(self, works: Sequence[Work], step: Step) -> list[Result]:
         """Answers to all works, in their order."""
         with self.counters.timed("plan"):
             lengths = [len(each) for each in works]
             keys = [self.runner.key(index, len(each.sequence)) for index, each in enumerate(works)]
-            budget = Budget(self.max_num_batched_tokens, self.max_num_seqs, self._num_parallel)
+            budget = Budget(self.max_num_batched_tokens, self.max_num_seqs, self.num_parallel)
             batches = plan_batches(lengths, keys, budget, padded=self.runner.mode.form != "packed")
         filled = [[works[i] for i in each] for each in batches]
         if self._looks_ahead:
@@ -163,6 +183,7 @@ class Engine:
 
     def _instead(self, step: Step, works: Sequence[Work], failure: Exception) -> list[Result]:
         """Answers to a batch that failed."""
+        _logger.debug("a forward of %d prompts failed", len(works), exc_info=failure)
         exhausted = memory.is_exhausted(failure)
         if exhausted:
             memory.release(self.runner.device)
@@ -170,7 +191,8 @@ class Engine:
             if not exhausted:
                 return self._each(step, [[work] for work in works])
             # Remembered, so that the next batch does not fail likewise.
-            self.max_num_batched_tokens = min(self.max_num_batched_tokens, max(1, self._num_tokens(works) // 2))
+            half = max(_FEWEST_TOKENS, self._num_tokens(works) // 2)
+            self.max_num_batched_tokens = min(self.max_num_batched_tokens, half)
             return self._each(step, _halves(works))
         if exhausted and self.prefix_cache.num_bytes:
             self.prefix_cache.clear()
@@ -190,7 +212,8 @@ class Engine:
         return max(map(len, works)) * len(works)
 
     @property
-    def _num_parallel(self) -> int:
+    def num_parallel(self) -> int:
+        """Forwards that run at once."""
         return self._workers.count if self.runner.parallel else 1
 
     def _sharing_group(self, sequence: TokenSequence) -> Hashable:
@@ -210,6 +233,7 @@ class Engine:
 
 
 _NOTHING = torch.empty(0)
+_FEWEST_TOKENS = 256  # a batch is not made smaller for want of memory: who else uses it may stop
 
 
 def _dropped(works: Sequence[Work], failure: Exception) -> Exception:
@@ -218,6 +242,17 @@ def _dropped(works: Sequence[Work], failure: Exception) -> Exception:
         if work.keep is not None:
             work.keep.layers.clear()
     return failure.with_traceback(None)
+
+
+def _apart(results: list[Result]) -> list[Result]:
+    """Answers of which no two share memory, outside inference mode: what one caller does to its own, no other sees."""
+    seen: set[int] = set()
+    for index, each in enumerate(results):
+        if isinstance(each, Answer):
+            if id(each) in seen:
+                results[index] = Answer(each.row.clone(), each.num_cached_tokens)
+            seen.add(id(each))
+    return results
 
 
 def _halves(works: Sequence[Work]) -> list[Sequence[Work]]:

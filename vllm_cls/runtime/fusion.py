@@ -61,10 +61,16 @@ class SharedInput:
         self._memo = threading.local()
         self.remake(make)
 
-    def remake(self, make: MakeProduct) -> None:
-        """Take another product, of the same weight and bias."""
+    def remake(self, make: MakeProduct, *, whole: bool = True) -> None:
+        """Take another product, of the same weight and bias.
+
+        Args:
+            whole: False takes it only for keys and values without queries, which the pruned last layer asks for.
+        """
         self._make = make
-        self._all: Product | None = make(self.weight, self.bias)
+        vars(self).pop("_without_query", None)
+        if whole:
+            self._all: Product | None = make(self.weight, self.bias)
 
     @functools.cached_property
     def _without_query(self) -> Product:

@@ -139,17 +139,17 @@ def compiled() -> CompiledKernels | None:
     if compiler is None:
         _log_absence("there is no C compiler")
         return None
-    with tempfile.TemporaryDirectory(prefix="vllm_cls_", ignore_cleanup_errors=True) as folder:
-        source, library = Path(folder, "int8.c"), Path(folder, "int8.so")
-        source.write_text(_SOURCE, encoding="utf-8")
-        try:
+    try:
+        with tempfile.TemporaryDirectory(prefix="vllm_cls_", ignore_cleanup_errors=True) as folder:
+            source, library = Path(folder, "int8.c"), Path(folder, "int8.so")
+            source.write_text(_SOURCE, encoding="utf-8")
             command = [compiler, *_FLAGS, str(source), "-o", str(library)]
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+            subprocess.run(command, check=True, capture_output=True, text=True, errors="replace", timeout=60)
             return CompiledKernels(ctypes.CDLL(str(library)))
-        except subprocess.CalledProcessError as failure:
-            _log_absence(f"{compiler} fails: {failure.stderr.strip()[:200]}")
-        except (OSError, subprocess.TimeoutExpired) as failure:
-            _log_absence(f"{type(failure).__name__}: {failure}")
+    except subprocess.CalledProcessError as failure:
+        _log_absence(f"{compiler} fails: {failure.stderr.strip()[:200]}")
+    except (OSError, subprocess.TimeoutExpired) as failure:
+        _log_absence(f"{type(failure).__name__}: {failure}")
     return None
 
 

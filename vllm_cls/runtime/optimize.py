@@ -1,6 +1,6 @@
 """What makes a packed model faster, tried when it is loaded and kept where results stay the same.
 
-Each step is checked against the states of each sequence alone, taken before anything was changed.
+Each step but quantization is checked against the states of each sequence alone, taken before anything was changed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from ..pooler.methods import last_pool, pooled_places
 from .batch import TokenSequence, Work
 from .cuda.fp8 import apply_fp8
 from .fusion import fuse, joined, unfuse
+from .int8_kernels import compiled
 from .pruning import prune_last_layer
 from .quantization import Int8Linear, quantize_int8, watch_inputs
 from .row import KeyValues
@@ -117,17 +118,32 @@ def quantize(runner: Runner, method: str | None, layers: Sequence[torch.nn.Modul
     Raises:
         ConfigError: the device, its processor or the dtype has no such products.
     """
-    device, dtype = runner.device.type, runner.backbone.dtype
     if method == "fp8":
-        unfuse(runner.backbone)  # torchao changes the modules themselves
         apply_fp8(runner.backbone)
     if method != "int8":
         return
-    if device != "cpu" or dtype != torch.float32:
-        name = str(dtype).removeprefix("torch.")
-        raise ConfigError(f"quantization='int8' runs float32 models on a CPU; this one is {name} on {device}.")
+    compiled()  # once, before several threads ask for it
     seen = watch_inputs(runner.backbone, lambda: [runner.hidden([work]) for work in works])
-    for shared, first in joined(runner.backbone):
-        shared.remake(functools.partial(Int8Linear, input_max=seen.get(first)))
     exact = set(layers[-1].modules()) if runner.mode.pruned else set()
-    quantize_int8(runner.backbone, lambda name, module: module in exact, seen)
+    count = 0
+    for shared, first in joined(runner.backbone):
+        if first in seen:
+            shared.remake(functools.partial(Int8Linear, input_max=seen[first]), whole=first not in exact)
+            count += 1
+    count += quantize_int8(runner.backbone, lambda name, module: module in exact, seen)
+    if count == 0:
+        raise ConfigError("quantization='int8' finds no linear layer of this model that it could change; use 'none'.")
+
+
+def check_int8(device: torch.device, dtype: torch.dtype) -> None:
+    """Called before a model is loaded.
+
+    Raises:
+        ConfigError: it would not run as float32 on a CPU.
+    """
+    if device.type != "cpu" or dtype != torch.float32:
+        name = str(dtype).removeprefix("torch.")
+        raise ConfigError(
+            f"quantization='int8' runs float32 models on a CPU, and this would be {name} on {device.type}; add "
+            "device='cpu', dtype='float32' (--device cpu --dtype float32)."
+        )

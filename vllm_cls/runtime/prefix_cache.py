@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 
 from .prefix import TokenIds, common_length
 from .row import KeyValues
@@ -58,10 +58,14 @@ class PrefixCache:
             while self.num_bytes > self.max_bytes:
                 self._drop(next(iter(self._entries)))
 
-    def recent(self, group: Hashable) -> list[TokenIds]:
-        """Prompts of earlier calls, the latest last."""
+    def recent(self, group: Hashable, heads: Collection[TokenIds]) -> list[TokenIds]:
+        """Prompts of earlier calls whose first `min_tokens` tokens are among these, the latest last."""
         with self._lock:
-            return [token_ids for known, token_ids in self._recent if known == group]
+            return [
+                token_ids
+                for known, token_ids in self._recent
+                if known == group and token_ids[: self.min_tokens] in heads
+            ]
 
     def remember(self, group: Hashable, token_ids: TokenIds) -> None:
         """Note a prompt, so that a later one with the same beginning is noticed."""

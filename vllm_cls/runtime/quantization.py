@@ -56,6 +56,9 @@ class Int8Linear:
         self._packed = torch.ops.onednn.qlinear_prepack(integers, None)
         self._zeros = torch.zeros(len(weight), dtype=torch.int32)
 
+    def __deepcopy__(self, memo: dict[int, object]) -> Int8Linear:
+        return self  # nothing of it changes, and packed weights cannot be copied
+
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         run = kernels()
         rows = x.reshape(-1, x.shape[-1]).float().contiguous()

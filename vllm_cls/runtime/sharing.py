@@ -79,8 +79,12 @@ class Sharing:
         prompts: list[TokenIds] = [each.token_ids for each in sequences]
         places: list[Hashable] = [(index,) if group is None else group for index, group in enumerate(groups)]
         seen = set(zip(groups, prompts, strict=True))
-        for group in {each for each in groups if each is not None}:
-            for earlier in dict.fromkeys(self.cache.recent(group)):
+        heads: dict[Hashable, set[TokenIds]] = {}
+        for group, prompt in zip(groups, list(prompts), strict=True):
+            if group is not None:
+                heads.setdefault(group, set()).add(prompt[:MIN_TOKENS])
+        for group, found in heads.items():
+            for earlier in dict.fromkeys(self.cache.recent(group, found)):
                 # The same prompt again shares all but its last token, which is needed for its state.
                 prompts.append(earlier if (group, earlier) not in seen else (*earlier[:-1], -1))
                 places.append(group)
