@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 
 from _common import arguments, parsed
 
-from vllm_cls.bench.environment import environment, physical_cores
+from vllm_cls.bench.environment import environment
 from vllm_cls.bench.shapes import SHAPES, Shape, write_model
+from vllm_cls.runtime.workers import physical_cores
 
 TEXT = "hello"
 TARGET = 6.0  # seconds, for a folder of 500 MB

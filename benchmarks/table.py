@@ -65,7 +65,7 @@ def throughput(documents: Sequence[Document]) -> str:
             each["shape"], each["precision"], _speed(each),
             *(_ratio(each, name) for name in ("transformers", "transformers:1", "sentence-transformers", "padded")),
             f"{best['ratio']:.2f} ({best['name']}, {best['settings']['batch_size']} texts)" if best else "–",
-            f"{each['ours']['useful_share']:.0%}", f"{each['ours']['model_share']:.0%}", _outside(each),
+            f"{each['ours']['useful_share']:.0%}", f"{each['ours']['model_share']:.0%}", f"{each['ours']['outside_forward']:.1%}",
         ])  # fmt: skip
     names = (
         "shape",
@@ -144,11 +144,6 @@ def _ratio(document: Document, name: str) -> str:
 def _speed(document: Document) -> str:
     ours = _named(document, "vllm-cls")
     return f"{ours['tokens_per_second']:,.0f}" if ours is not None and ours["seconds"] else "–"
-
-
-def _outside(document: Document) -> str:
-    share = document["ours"]["outside_forward"]
-    return "–" if share is None else f"{share:.1%}"
 
 
 def _median(contender: Mapping[str, Any]) -> float:

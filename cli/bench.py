@@ -98,13 +98,12 @@ def _show(found: dict[str, Any]) -> None:
     told = {
         "useful share": f"{ours['useful_share']:.0%} of {found['matrix']['gflops']:,.0f} GFLOP/s (matrix products of the "
         f"model's shapes, {found['matrix']['rows']:,} rows); as the model is written, {ours['model_share']:.0%}",
-        "stages": ", ".join(f"{stage} {seconds:.3f} s" for stage, seconds in ours["stage_seconds"].items()),
+        "stages": ", ".join(f"{stage} {seconds:.3f} s" for stage, seconds in ours["stage_seconds"].items())
+        + f"; outside the forward {ours['outside_forward']:.1%}",
         "counted": f"{counts['forwards']} forwards, {counts['tokens']} of {counts['prompt_tokens']} tokens computed, "
         f"{counts['shared_tokens']} shared, {counts['pruned_tokens']} pruned in the last layer, "
         f"{counts['duplicates']} duplicates",
     }
-    if ours["outside_forward"] is not None:
-        told["stages"] += f"; outside the forward {ours['outside_forward']:.1%}"
     if found["int8"] is not None:
         told["int8"] = (
             f"{found['int8']['labels_changed_percent']:.2f} % of the labels changed against float32; largest change of "

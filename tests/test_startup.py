@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,27 @@ print(columns.tolist(), parse.cache_info().hits > 100, type(scipy.optimize).__na
     assert in_new_process(code, OMP_WAIT_POLICY="ACTIVE") == "[1, 0] True module ACTIVE"
 
 
+def test_imports_of_others_meanwhile_are_as_ever() -> None:
+    code = """
+import vllm_cls, builtins
+from vllm_cls import startup
+plain = builtins.__import__
+def act(module):
+    from scipy.optimize._linesearch import line_search_wolfe1
+    from scipy.optimize import OptimizeResult, linear_sum_assignment
+    class Derived(OptimizeResult): pass
+    import scipy.optimize
+    assert scipy.optimize._linesearch is sys.modules["scipy.optimize._linesearch"]
+    assert scipy.optimize.linear_sum_assignment is linear_sum_assignment
+startup.after_import("transformers.utils.generic", act)
+startup.import_libraries()
+assert builtins.__import__ is plain
+from transformers.loss import loss_for_object_detection as loss
+print(loss.linear_sum_assignment is sys.modules["scipy.optimize"].linear_sum_assignment)
+"""
+    assert in_new_process(code) == "True"
+
+
 def test_models_are_those_that_transformers_finds_alone() -> None:
     listing = """
 import transformers.models as models, transformers
@@ -95,3 +118,30 @@ def test_after_import_acts_at_once_on_a_loaded_module() -> None:
     seen: list[str] = []
     startup.after_import("json", lambda module: seen.append(module.__name__))
     assert seen == ["json"]
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module that takes a moment to import."""
+    (tmp_path / "vllm_cls_slow.py").write_text("import time\ntime.sleep(0.05)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "vllm_cls_slow", raising=False)
+    return "vllm_cls_slow"
+
+
+def test_after_import_waits_for_the_import_itself(module: str) -> None:
+    seen: list[str] = []
+    before = list(sys.meta_path)
+    startup.after_import(module, lambda loaded: seen.append(loaded.__name__))
+    assert importlib.util.find_spec(module) is not None
+    assert seen == []
+    importlib.import_module(module)
+    assert seen == [module] and sys.meta_path == before
+
+
+def test_after_import_acts_once_for_several_threads(module: str) -> None:
+    seen: list[str] = []
+    startup.after_import(module, lambda loaded: seen.append(loaded.__name__))
+    with ThreadPoolExecutor(4) as pool:
+        loaded = list(pool.map(importlib.import_module, [module] * 4))
+    assert seen == [module] and len(set(map(id, loaded))) == 1

@@ -5,6 +5,7 @@ The result is that of a plain `import`: nothing that a program may use later is 
 
 from __future__ import annotations
 
+import builtins
 import functools
 import gc
 import importlib
@@ -12,13 +13,10 @@ import importlib.abc
 import importlib.machinery
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
-
-# transformers imports scipy's optimizers for one function, which the losses of object detection call.
-_LATER = "scipy.optimize"
 
 
 def import_libraries() -> None:
@@ -26,15 +24,21 @@ def import_libraries() -> None:
 
     To be called before anything else imports them; it then costs nothing to call it again.
     """
-    if "torch" not in sys.modules:
-        # Threads that wait for each other should sleep: on a busy machine those that spin take several times as long.
-        # The OpenMP runtime reads this once, when torch is loaded.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    let_threads_sleep()
     if "transformers.modeling_utils" in sys.modules:
         return
-    with without_collector(), _imported_later(_LATER):
+    with without_collector(), _without_scipy():
         after_import("transformers.utils.import_utils", _enlarge_cache)
         import transformers.modeling_utils  # noqa: F401  # and torch with it
+
+
+def let_threads_sleep() -> None:
+    """Threads that wait for each other should sleep: on a busy machine those that spin take several times as long.
+
+    The OpenMP runtime reads this once, when torch is loaded.
+    """
+    if "torch" not in sys.modules:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @contextmanager
@@ -49,32 +53,38 @@ def without_collector() -> Iterator[None]:
             gc.enable()
 
 
-class _Later(ModuleType):
-    """Stands in for a module: a function imported from it imports the module when it is called."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        module = self.__name__
-
-        def function(*args: Any, **kwargs: Any) -> Any:
-            return getattr(importlib.import_module(module), name)(*args, **kwargs)
-
-        return function
+def _linear_sum_assignment(*args: Any, **kwargs: Any) -> Any:
+    """scipy's function, imported when it is called."""
+    return importlib.import_module("scipy.optimize").linear_sum_assignment(*args, **kwargs)
 
 
 @contextmanager
-def _imported_later(name: str) -> Iterator[None]:
-    """Within it, functions of a module can be imported without the module; where that is loaded, it stays."""
-    if name in sys.modules:
-        yield
-        return
-    stand_in = sys.modules[name] = _Later(name)
+def _without_scipy() -> Iterator[None]:
+    """Within it, transformers' losses of object detection get the one function of scipy that they import without scipy.
+
+    Everybody else's imports, of scipy too, are as ever.
+    """
+    plain = builtins.__import__
+
+    def import_(
+        name: str,
+        globals: Mapping[str, Any] | None = None,
+        locals: Mapping[str, Any] | None = None,
+        fromlist: Sequence[str] | None = (),
+        level: int = 0,
+    ) -> Any:
+        if name == "scipy.optimize" and fromlist == ("linear_sum_assignment",):
+            importer = (globals or {}).get("__name__", "")
+            if importer.startswith("transformers.loss.") and name not in sys.modules:
+                return SimpleNamespace(linear_sum_assignment=_linear_sum_assignment)
+        return plain(name, globals, locals, fromlist, level)
+
+    builtins.__import__ = import_
     try:
         yield
     finally:
-        if sys.modules.get(name) is stand_in:
-            del sys.modules[name]
+        if builtins.__import__ is import_:  # else another thread came in, whose own calls this one
+            builtins.__import__ = plain
 
 
 def _enlarge_cache(import_utils: ModuleType) -> None:
@@ -94,7 +104,7 @@ def after_import(name: str, act: Callable[[ModuleType], None]) -> None:
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Lets the usual machinery find the one module that it waits for, and acts once that has run."""
+    """Lets the usual machinery find the one module that it waits for, and acts and goes once that has run."""
 
     def __init__(self, name: str, act: Callable[[ModuleType], None]) -> None:
         self._name = name
@@ -105,13 +115,14 @@ class _Finder(importlib.abc.MetaPathFinder):
     ) -> importlib.machinery.ModuleSpec | None:
         if fullname != self._name:
             return None
-        sys.meta_path.remove(self)
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
             def exec_module(module: ModuleType) -> None:
                 execute(module)
+                # A new list: other threads may be walking through the old one.
+                sys.meta_path = [finder for finder in sys.meta_path if finder is not self]
                 self._act(module)
 
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from vllm_cls.bench.benchmark import bench
+from vllm_cls.bench import benchmark, peers
+from vllm_cls.bench.agreement import agreement
+from vllm_cls.bench.benchmark import Entry, bench
 from vllm_cls.bench.options import BenchOptions
+from vllm_cls.bench.peers.base import Opening
+from vllm_cls.bench.report import ours_section
+from vllm_cls.config import RuntimeConfig
 from vllm_cls.errors import ConfigError, VclsError
 
 TOP = {"schema", "environment", "model", "workload", "rounds", "matrix", "ours", "contenders", "int8"}
 OURS = {
-    "counters", "stage_seconds", "outside_forward", "threads", "multiply_adds", "useful_share", "model_share",
+    "counters", "stage_seconds", "outside_forward", "parallel_forwards", "threads", "multiply_adds", "useful_share", "model_share",
 }  # fmt: skip
 CONTENDER = {
     "name", "version", "settings", "open_seconds", "input", "error", "agreement", "seconds", "counters",
@@ -33,6 +41,7 @@ def test_the_report(bert: Path) -> None:
     assert padded["agreement"]["equal"] and ours["ratio"] == 1.0
     assert found["ours"]["counters"]["num_prompts"] == found["workload"]["texts"] == 12
     assert 0 < found["ours"]["useful_share"] <= found["ours"]["model_share"]
+    assert 0 < found["ours"]["outside_forward"] < 1 and found["ours"]["parallel_forwards"] == 1
 
 
 def test_rows_of_a_file(bert: Path, tmp_path: Path) -> None:
@@ -73,3 +82,57 @@ def test_int8_says_what_it_changes(bert: Path) -> None:
     assert {each["name"] for each in found["contenders"]} == {"vllm-cls", "vllm-cls float32"}
     assert found["int8"].keys() == {"labels_changed_percent", "largest_probability_change", "largest_logit_change"}
     assert found["int8"]["largest_probability_change"] < 0.5
+
+
+def test_every_option_of_running_reaches_ours(bert: Path) -> None:
+    llm = dataclasses.asdict(RuntimeConfig(512, 8, None, False, 1 << 20))
+    found = bench(BenchOptions(str(bert), rounds=1, num_texts=4, llm={**llm, "num_threads": 1}))
+    assert found["model"]["max_num_batched_tokens"] == 512
+    assert found["contenders"][0]["settings"]["threads"] == 1
+
+
+class _Fake:
+    """A contender that keeps what it was opened with, and then fails."""
+
+    opened: list[tuple[str, Opening]] = []
+
+    def __init__(self, label: str, python: str | None = None) -> None: ...
+
+    def begin_open(self, peer: str, opening: Opening) -> None:
+        self.opened.append((peer, opening))
+
+    def end_open(self) -> None:
+        raise ConfigError("enough")
+
+    def __enter__(self) -> _Fake:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None: ...
+
+
+@pytest.mark.parametrize(("asked", "passed"), [("fp8", "fp8"), ("int8", "int8"), ("none", None), (None, None)])
+def test_ours_is_opened_in_the_quantization_asked_for(
+    bert: Path, monkeypatch: pytest.MonkeyPatch, asked: str | None, passed: str | None
+) -> None:
+    monkeypatch.setattr(benchmark, "Contender", _Fake)
+    monkeypatch.setattr(_Fake, "opened", [])
+    with pytest.raises(ConfigError, match="enough"):
+        bench(BenchOptions(str(bert), num_texts=4, llm={"quantization": asked}))
+    ((peer, opening),) = _Fake.opened
+    assert (peer, opening.quantization) == (peers.OURS, passed)
+
+
+def test_ours_takes_its_turns_however_it_differs() -> None:
+    logits = np.array([[0.0, 1.0], [2.0, -1.0]], dtype=np.float32)
+    differs = agreement(logits, 100 * logits, precision="int8")
+    assert not differs.equal
+    assert Entry(peers.OURS, agreement=differs).runs
+    assert Entry("on pairs", rival="on pairs", agreement=differs).runs
+    assert not Entry("padded", agreement=differs).runs
+
+
+def test_outside_the_forward_is_of_the_wall_clock_and_all_workers() -> None:
+    each: dict[str, Any] = {"required": 1, "executed": 1, "parallel_forwards": 2}
+    details = [{**each, "seconds": {"tokenize": 0.1, "forward": forward}} for forward in (3.0, 2.0, 3.6)]
+    found = ours_section([2.0, 2.0, 2.0], details, [1.0, 1.0, 1.0], threads=2)
+    assert found["outside_forward"] == pytest.approx(0.25)

@@ -31,7 +31,7 @@ FOUND: dict[str, Any] = {
             "num_pruned_tokens": 146, "num_duplicates": 0,
         },
         "stage_seconds": {"tokenize": 0.01, "forward": 0.9},
-        "outside_forward": 0.012, "useful_share": 0.8, "model_share": 0.95,
+        "outside_forward": 0.012, "parallel_forwards": 2, "useful_share": 0.8, "model_share": 0.95,
     },
     "contenders": [
         {
@@ -89,13 +89,14 @@ def test_options_arrive(run: Run, asked: list[BenchOptions]) -> None:
     result = run(
         "bench", "model", "rows.jsonl", "--against", "padded,transformers:1", "--rounds", 7, "--num-texts", 9, "--num-threads", 1,
         "--text-field", "body", "--quantization", "int8", "--max-num-batched-tokens", 512,
+        "--prefix-cache-bytes", 1000,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     (options,) = asked
     assert (options.model, options.input) == ("model", "rows.jsonl")
     assert options.against == ["padded", "transformers:1"]
     assert (options.rounds, options.num_texts, options.threads, options.fields.text) == (7, 9, 1, "body")
-    assert options.int8 and options.llm["max_num_batched_tokens"] == 512
+    assert options.int8 and (options.llm["max_num_batched_tokens"], options.llm["prefix_cache_bytes"]) == (512, 1000)
 
 
 def test_an_unknown_peer(run: Run, bert: str) -> None:

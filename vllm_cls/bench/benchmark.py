@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import tempfile
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config import ModelConfig
+from ..config import ModelConfig, RuntimeConfig
 from ..source import Source, open_source
 from . import peers, report
 from .agreement import Agreement, agreement
@@ -27,7 +28,7 @@ from .workloads import Workload, as_pairs
 OURS, FLOAT32, MATRIX = peers.OURS, "vllm-cls float32", "matrix"
 _TEXTS, _PAIRS = "texts", "pairs"
 _ROWS = 512  # of INPUT, where no number is given
-_RUNTIME = ("max_num_batched_tokens", "max_num_seqs", "enable_prefix_caching")
+_RUNTIME = {each.name for each in dataclasses.fields(RuntimeConfig)}
 
 
 @dataclass
@@ -36,13 +37,15 @@ class Entry:
 
     Args:
         texts: the name of the set that it runs.
-        rival: the label that its time is divided by ours of.
+        rival: the label of ours whose time its own is divided by.
+        quantization: what it runs in.
     """
 
     label: str
     contender: Contender | None = None
     texts: str = _TEXTS
     rival: str = OURS
+    quantization: str | None = None
     agreement: Agreement | None = None
     error: str | None = None
     seconds: list[float] = field(default_factory=list)
@@ -50,7 +53,9 @@ class Entry:
 
     @property
     def runs(self) -> bool:
-        return self.error is None and (self.agreement is None or self.agreement.equal)
+        """Whether it takes turns: who differs does not, but for ours, which all others' times are divided by."""
+        agrees = self.agreement is None or self.agreement.equal
+        return self.error is None and (agrees or self.label == self.rival)
 
 
 class Benchmark:
@@ -59,10 +64,9 @@ class Benchmark:
     def __init__(self, options: BenchOptions, tell: Callable[[str], None]) -> None:
         self.options, self.tell = options, tell
         known = {name: value for name, value in options.llm.items() if name not in _RUNTIME}
-        quantization = known.pop("quantization", None)
+        known.pop("quantization", None)
         self.source: Source = open_source(ModelConfig.of(options.model, **known))
         self.config = ModelConfig.of(options.model, **known)
-        self.quantization = quantization
         self.entries: list[Entry] = []
         self._stack = ExitStack()
 
@@ -104,10 +108,11 @@ class Benchmark:
         options = {**self.options.llm, "use_template": False}  # the texts have it already
         dtype, device = options.pop("dtype", "auto"), options.pop("device", "auto")
         options.pop("quantization", None)
+        quantization = self.options.quantization
         opening = Opening(
-            self.options.model, self.options.num_threads, longest, dtype, device, self.options.int8, options=options
+            self.options.model, self.options.num_threads, longest, dtype, device, quantization, options=options
         )
-        ours = Entry(OURS, self._start(OURS))
+        ours = Entry(OURS, self._start(OURS), quantization=quantization)
         assert ours.contender is not None
         self.entries.append(ours)
         ours.contender.begin_open(OURS, opening)
@@ -115,20 +120,16 @@ class Benchmark:
         self._ready(ours)
         self.described = ours.contender.call("describe")
         self.rows = min(self.described["max_num_batched_tokens"], self.workload.summary()["tokens"])
-        self.opening = Opening(
-            opening.model, opening.threads, longest, self.described["dtype"], self.described["device"], opening.int8
-        )
-        variants: dict[str, Opening] = {
-            label: Opening(
-                opening.model, opening.threads, longest, dtype, device, opening.int8, options={**options, **changed}
-            )
+        self.opening = dataclasses.replace(opening, dtype=self.described["dtype"], device=self.described["device"])
+        variants = {
+            label: dataclasses.replace(opening, options={**options, **changed})
             for label, changed in self.options.variants.items()
         }
         if self.options.int8:
-            variants[FLOAT32] = Opening(opening.model, opening.threads, longest, "float32", device, options=options)
+            variants[FLOAT32] = dataclasses.replace(opening, dtype="float32", quantization=None)
         for label, each in variants.items():
             variant = self._start(label)
-            self.entries.append(Entry(label, variant))
+            self.entries.append(Entry(label, variant, quantization=each.quantization))
             variant.begin_open(OURS, each)
             self._wait(self.entries[-1])
             self._ready(self.entries[-1])
@@ -148,10 +149,11 @@ class Benchmark:
                 continue
             if found.pairs_only:
                 self._use_pairs(entry)
-            int8 = self.options.int8 and found.int8
+            entry.quantization = "int8" if self.options.int8 and found.int8 else None
             opening = Opening(
-                folder, self.opening.threads, longest, self.opening.dtype, self.opening.device, int8, each.batch_size
-            )
+                folder, self.opening.threads, longest, self.opening.dtype, self.opening.device, entry.quantization,
+                each.batch_size,
+            )  # fmt: skip
             entry.contender = self._start(each.label, python)
             entry.contender.begin_open(each.name, opening)
             pending.append(entry)
@@ -188,7 +190,8 @@ class Benchmark:
             contender = self.entries[0].contender
             assert contender is not None
             contender.load(_PAIRS, self.sets[_PAIRS])
-            self.entries.insert(1, Entry(entry.rival, contender, _PAIRS, entry.rival))
+            pairs = Entry(entry.rival, contender, _PAIRS, entry.rival, self.options.quantization)
+            self.entries.insert(1, pairs)
 
     def _plain_folder(self) -> str:
         """A folder that transformers opens as the classifier that we run: the model's own, or one written now."""
@@ -221,7 +224,6 @@ class Benchmark:
         for entry in self.entries:
             if entry is judge or entry.error is not None or entry.contender is None:
                 continue
-            int8 = self.options.int8 and entry.label != FLOAT32
             try:
                 found = entry.contender.logits(entry.texts)
             except BenchError as error:
@@ -229,7 +231,7 @@ class Benchmark:
                     raise
                 entry.error = str(error).removeprefix(f"{entry.label}: ")
                 continue
-            precision = "int8" if int8 else self.opening.dtype
+            precision = entry.quantization or judge.quantization or self.opening.dtype
             entry.agreement = agreement(reference[entry.texts], found, precision=precision, multi_label=multi_label)
 
     def _take_turns(self) -> list[float]:

@@ -23,6 +23,8 @@ def environment(threads: int, device: str = "cpu") -> dict[str, Any]:
         threads: that the contenders were given.
         device: "cpu" or "cuda[:N]".
     """
+    from ..runtime.workers import physical_cores
+
     name, flags = _cpu()
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -48,13 +50,6 @@ def version(distribution: str) -> str | None:
         return None
 
 
-def physical_cores() -> int:
-    """Cores that this process may use; two hardware threads of one core count once."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    siblings = {_siblings(cpu) for cpu in allowed}
-    return len(siblings) or 1
-
-
 def device_name(device: str) -> str | None:
     """The name of a CUDA device; None for a CPU."""
     if not device.startswith("cuda"):
@@ -63,11 +58,6 @@ def device_name(device: str) -> str | None:
 
     name: str = torch.cuda.get_device_name(device)
     return name
-
-
-def _siblings(cpu: int) -> str:
-    path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-    return path.read_text().strip() if path.exists() else str(cpu)
 
 
 def _cpu() -> tuple[str, list[str]]:

@@ -8,7 +8,6 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..jobs.rows import PromptFields
-from .environment import physical_cores
 from .workloads import MEDIAN, NAMES, SIGMA
 
 
@@ -56,9 +55,16 @@ class BenchOptions:
             raise ConfigError(f"workload {self.workload!r} is unknown; use one of {', '.join(NAMES)}.")
 
     @property
+    def quantization(self) -> str | None:
+        asked: str | None = self.llm.get("quantization")
+        return None if asked == "none" else asked
+
+    @property
     def int8(self) -> bool:
-        return self.llm.get("quantization") == "int8"
+        return self.quantization == "int8"
 
     @property
     def num_threads(self) -> int:
-        return self.threads or physical_cores()
+        from ..runtime.workers import physical_cores
+
+        return self.threads or self.llm.get("num_threads") or physical_cores()

@@ -10,6 +10,11 @@ engine computed for a token that is there (no padding; for pruned tokens of the 
 nothing for shared prefixes and duplicates); "required" is what the model as written needs for all tokens through all
 layers, each text alone. Pruning and sharing raise the second and not the first. The matrix speed is that of the
 model's own linear shapes in the same dtype at the rows of one forward (`matmul`); of an int8 model, in float32.
+
+    outside_forward = 1 − seconds in forwards, of all workers together / (seconds × forwards that may run at once)
+
+is the share of the same seconds in which a place for a forward was empty: tokenization, planning, results, and
+workers that waited for the others' last batches.
 """
 
 from __future__ import annotations
@@ -47,7 +52,7 @@ def document(run: Benchmark, gflops: Sequence[float]) -> dict[str, Any]:
         "environment": environment(run.opening.threads, run.opening.device),
         "model": {
             **{name: run.described.get(name) for name in _MODEL},
-            "quantization": run.quantization or "none",
+            "quantization": run.options.quantization or "none",
         },
         "workload": summary,
         "rounds": run.options.rounds,
@@ -75,11 +80,15 @@ def ours_section(
     """
     last = details[-1]
     stages = {stage: statistics.median(each["seconds"][stage] for each in details) for stage in last["seconds"]}
-    total = sum(stages.values())
+    outside = [
+        1 - each["seconds"]["forward"] / (wall * each["parallel_forwards"])
+        for each, wall in zip(details, seconds, strict=True)
+    ]
     return {
         "counters": counters(last),
         "stage_seconds": stages,
-        "outside_forward": 1 - stages["forward"] / total if total else None,
+        "outside_forward": statistics.median(outside),
+        "parallel_forwards": last["parallel_forwards"],
         "threads": threads,
         "multiply_adds": {"required": last["required"], "executed": last["executed"]},
         "useful_share": _share(last["executed"], seconds, gflops),

@@ -27,7 +27,7 @@ class Opening:
         longest: texts are cut to so many tokens.
         dtype: of the weights, "float32", "bfloat16" or "float16".
         device: "cpu" or "cuda[:N]".
-        int8: ask for 8-bit weights and activations.
+        quantization: None, or as `LLM` has it; a peer gets None or "int8".
         batch_size: texts at once; None takes the peer's default, or its best where it has to be found.
         options: for ours alone, the options of `LLM`.
     """
@@ -37,7 +37,7 @@ class Opening:
     longest: int
     dtype: str = "float32"
     device: str = "cpu"
-    int8: bool = False
+    quantization: str | None = None
     batch_size: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 

@@ -57,7 +57,7 @@ class _Session(PaddedSession):
             device="cpu",
             inter_threads=workers,
             intra_threads=self.opening.threads // workers,
-            compute_type="int8" if self.opening.int8 else "float32",
+            compute_type=self.opening.quantization or "float32",
         )
 
     def batch(self, ids: list[list[int]], types: list[list[int]] | None) -> np.ndarray:

