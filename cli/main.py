@@ -12,14 +12,14 @@ from typing import Any
 
 import click
 
+from vllm_cls import startup
 from vllm_cls.errors import PluginError, VclsError
 
 from .options import State, say
 
 GROUP = "vllm_cls.commands"
-# Threads that wait for each other should sleep: on a busy machine those that spin take ten times as long.
-# The OpenMP runtime reads this once, when torch is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+startup.let_threads_sleep()
 
 HELP = {
     "convert": "Turn a model into a classifier on disk.",
