@@ -222,7 +222,7 @@ class Architecture:
         """
         depth = getattr(backbone.config.get_text_config(), "num_hidden_layers", None)
         for module in backbone.modules():
-            if type(module).__name__ == "ModuleList" and depth and len(module) == depth:  # type: ignore[arg-type]
+            if type(module).__name__ == "ModuleList" and depth and len(module) == depth:
                 return list(module.children())
         return ()
 

@@ -71,7 +71,7 @@ class Counters:
     def __sub__(self, earlier: Counters) -> Counters:
         counts = {name: count - getattr(earlier, name) for name, count in self._counts().items()}
         seconds = {stage: self.seconds[stage] - earlier.seconds[stage] for stage in self.seconds}
-        return Counters(**{**counts, "seconds": seconds})  # type: ignore[arg-type]
+        return Counters(**counts, seconds=seconds)
 
     def _counts(self) -> dict[str, int]:
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name.startswith("num_")}

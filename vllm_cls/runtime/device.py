@@ -74,5 +74,4 @@ def default_prefix_cache_bytes(device: torch.device) -> int:
 
 def _width(module: torch.nn.Module) -> int:
     """Outputs of a layer that multiplies by a weight; GPT2's Conv1D calls them `nf`."""
-    width: int = getattr(module, "out_features", None) or getattr(module, "nf", 0)
-    return width
+    return int(getattr(module, "out_features", 0) or getattr(module, "nf", 0))

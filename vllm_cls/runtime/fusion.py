@@ -48,8 +48,10 @@ class SharedInput:
     """
 
     def __init__(self, linears: Sequence[nn.Linear], make: MakeProduct) -> None:
-        weight = torch.cat([each.weight.data for each in linears])
-        bias = None if linears[0].bias is None else torch.cat([each.bias.data for each in linears])
+        biases: list[torch.Tensor | None] = [each.bias for each in linears]
+        present = [each.data for each in biases if each is not None]
+        weight: torch.Tensor = torch.cat([each.weight.data for each in linears])
+        bias: torch.Tensor | None = torch.cat(present) if present else None
         self.linears = list(linears)
         self.sizes = [each.out_features for each in linears]
         self.starts = [sum(self.sizes[:index]) for index in range(len(linears))]
@@ -117,7 +119,7 @@ def fuse(backbone: nn.Module, make: MakeProduct = linear) -> int:
                 each.forward = functools.partial(shared.part, each, index)  # type: ignore[method-assign]
             count += len(group)
         if on_cpu and type(module).__name__ in _TANH_GELU:  # a GPU has one kernel for it
-            module.forward = tanh_gelu  # type: ignore[method-assign]
+            module.forward = tanh_gelu
             count += 1
     return count
 
