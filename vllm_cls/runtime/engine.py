@@ -233,7 +233,7 @@ class Engine:
 
 
 _NOTHING = torch.empty(0)
-_FEWEST_TOKENS = 32  # a batch is not made smaller for want of memory: who else uses it may stop
+_FEWEST_TOKENS = 8  # a batch is not made smaller for want of memory: who else uses it may stop
 
 
 def _dropped(works: Sequence[Work], failure: Exception) -> Exception:
