@@ -17,7 +17,7 @@ from vllm_cls.errors import VclsError
 
 RESULTS = Path(__file__).parent / "results"
 MODELS = Path(tempfile.gettempdir()) / "vllm-cls-benchmarks"
-TEXTS = {"minilm": 192, "bert-base": 96, "gpt2": 96, "qwen2-0.5b": 32}
+TEXTS = {"minilm": 192, "bert-base": 32, "gpt2": 48, "qwen2-0.5b": 16}
 """Texts of a run with mixed lengths: a second or a few of each."""
 
 
@@ -51,7 +51,9 @@ def parsed(parser: argparse.ArgumentParser, given: list[str] | None, *, tiny: Se
 
 
 class Results:
-    """The documents of one script, written again after each, so that a run that is cut short leaves what it has.
+    """The documents of one script, one a title. Each is written as it comes, and replaces the one of its title.
+
+    So a run that is cut short leaves what it has, and a shape can be measured again alone.
 
     Args:
         name: of the file.
@@ -60,7 +62,8 @@ class Results:
 
     def __init__(self, name: str, options: argparse.Namespace) -> None:
         self.path, self.options = options.results / f"{name}.json", options
-        self.documents: list[dict[str, Any]] = []
+        kept = json.loads(self.path.read_text(encoding="utf-8"))["results"] if self.path.exists() else []
+        self.documents: dict[str, dict[str, Any]] = {each["title"]: each for each in kept}
 
     def measure(self, title: str, options: BenchOptions, **extra: Any) -> dict[str, Any] | None:
         """Run one benchmark, print it, keep it; None where ours cannot run, which is printed."""
@@ -70,10 +73,11 @@ class Results:
         except VclsError as error:
             print(f"skipped: {error}", flush=True)
             return None
-        self.documents.append({"title": title, **extra, **found})
-        show(self.documents[-1])
+        command = " ".join(["python", *sys.argv])
+        self.documents[title] = {"title": title, "command": command, **extra, **found}
+        show(found)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        content = {"command": " ".join(["python", *sys.argv]), "results": self.documents}
+        content = {"results": list(self.documents.values())}
         self.path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         return found
 

@@ -41,12 +41,19 @@ def render(folder: Path) -> str:
         path = folder / f"{name}.json"
         if path.exists():
             found = json.loads(path.read_text(encoding="utf-8"))
-            parts += [f"### {title}", f"`{found['command']}`: {ran_on(found['results'][0])}.", make(found["results"])]
+            parts += [f"### {title}", *ran_on(found["results"]), make(found["results"])]
     return "\n\n".join(parts) + "\n" if parts else "No results yet.\n"
 
 
-def ran_on(document: Document) -> str:
-    """Where and with what."""
+def ran_on(documents: Sequence[Document]) -> list[str]:
+    """Which commands ran, where and with what; once for all that ran alike."""
+    ran: dict[str, list[str]] = {}
+    for each in documents:
+        ran.setdefault(_environment(each), []).append(f"`{each['command']}`")
+    return [f"{', '.join(dict.fromkeys(commands))}: {where}." for where, commands in ran.items()]
+
+
+def _environment(document: Document) -> str:
     ran = document["environment"]
     libraries = ", ".join(f"{name} {version}" for name, version in ran["versions"].items() if name != "vllm-cls")
     device = ran["device"] if ran["device"] == ran["cpu"] else f"{ran['device']}, {ran['cpu']}"
