@@ -15,6 +15,7 @@ from vllm_cls.errors import ConfigError
 from vllm_cls.metrics import evaluate
 
 from .linear_models import PROBLEMS, Fitted, Problem, softmax
+from .targets import targets_as_array
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,7 +45,7 @@ def fitted_head(request: HeadRequest) -> HeadResult:
     """
     prompts, targets = request.options["prompts"], request.options["targets"]
     problem_type = request.problem_type or "single_label_classification"
-    labels, values = _targets(list(request.labels), targets, problem_type)
+    labels, values = targets_as_array(list(request.labels), targets, problem_type)
     pooled, features = request.states(prompts)
     seed, share = int(request.options.get("seed") or 0), float(request.options.get("validation_split", 0.2))
     train, held_out = _split(values, share, seed, problem_type)
@@ -101,49 +102,6 @@ def _expressible(request: HeadRequest, num_labels: int, hidden: int, *, bias: bo
 
     linear = LinearHead(torch.zeros(num_labels, hidden), torch.zeros(num_labels) if bias else None)
     return request.architecture.express(request.config, linear, on_features=False) is not None
-
-
-def _targets(labels: list[str], targets: Sequence[Any], problem_type: str) -> tuple[list[str], NDArray[Any]]:
-    """Labels and the targets as an array: indices, a 0/1 matrix, or numbers."""
-    if len(targets) < 10:
-        raise ConfigError(f"--train has {len(targets)} usable rows; a head needs at least 10.")
-    if problem_type == "regression":
-        try:
-            return labels or ["value"], np.array([float(each) for each in targets]).reshape(len(targets), -1)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"--train: for regression every label must be a number ({error}).") from error
-    if problem_type == "multi_label_classification":
-        rows = [each if isinstance(each, (list, tuple)) else [each] for each in targets]
-        labels = labels or sorted({str(name) for row in rows for name in row})
-        _known({str(name) for row in rows for name in row}, labels)
-        return labels, np.array([[float(label in map(str, row)) for label in labels] for row in rows])
-    names, indices = _class_indices(labels, targets)
-    counts = np.bincount(indices, minlength=len(names))
-    if counts.min() < 2 or len(names) < 2:
-        rare = names[int(counts.argmin())] if len(names) else "?"
-        raise ConfigError(
-            f"--train: every label needs at least 2 rows, and there must be two labels; {rare!r} has {counts.min()}."
-        )
-    return names, indices
-
-
-def _class_indices(labels: list[str], targets: Sequence[Any]) -> tuple[list[str], NDArray[Any]]:
-    """Label names or indices → indices; numbers mean indices where the labels are not themselves numbers."""
-    found = sorted(
-        {str(each) for each in targets}, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name)
-    )
-    if labels and not set(found) <= set(labels) and all(name.isdigit() and int(name) < len(labels) for name in found):
-        return labels, np.array([int(each) for each in targets])
-    labels = labels or found
-    _known(set(found), labels)
-    index = {label: number for number, label in enumerate(labels)}
-    return labels, np.array([index[str(each)] for each in targets])
-
-
-def _known(found: set[str], labels: Sequence[str]) -> None:
-    unknown = sorted(found - set(labels))
-    if unknown:
-        raise ConfigError(f"--train has the label {unknown[0]!r}, which --labels ({', '.join(labels)}) does not name.")
 
 
 def _split(values: NDArray[Any], share: float, seed: int, problem_type: str) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from vllm_cls.architecture import Architecture, HeadRequest, HeadResult, HeadSource, Target
+from vllm_cls.architecture import Architecture, CalibrationRequest, HeadRequest, HeadResult, HeadSource, Target
 from vllm_cls.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -58,6 +58,13 @@ def vcls_head_sources() -> Mapping[str, HeadSource]:
         "file": _file,
         "random": _random,
     }
+
+
+@hookimpl
+def vcls_calibrate(request: CalibrationRequest) -> HeadResult:
+    from .calibration import calibrate
+
+    return calibrate(request)
 
 
 @hookimpl

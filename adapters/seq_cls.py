@@ -31,16 +31,19 @@ class HeadShape:
         bias: whether `score` has one.
         softcap: of the rows' logits, or None.
         combine: whether the labels are linear combinations of the rows (`combine.weight`).
+        offset: whether these have a bias of their own (`combine.bias`).
     """
 
     num_rows: int | None = None
     bias: bool = False
     softcap: float | None = None
     combine: bool = False
+    offset: bool = False
 
     @classmethod
     def of(cls, head: LinearHead) -> HeadShape:
-        return cls(head.weight.shape[0], head.bias is not None, head.softcap, head.combine is not None)
+        parts = [each is not None for each in (head.bias, head.combine, head.offset)]
+        return cls(head.weight.shape[0], parts[0], head.softcap, *parts[1:])
 
     @classmethod
     def from_config(cls, config: PreTrainedConfig) -> HeadShape:
@@ -57,7 +60,12 @@ def own_settings(config: PreTrainedConfig) -> dict[str, Any]:
 
 def head_tensors(head: LinearHead) -> dict[str, torch.Tensor]:
     """The parameters of `score` and `combine` that compute `head`, by name."""
-    named = {"score.weight": head.weight, "score.bias": head.bias, "combine.weight": head.combine}
+    named = {
+        "score.weight": head.weight,
+        "score.bias": head.bias,
+        "combine.weight": head.combine,
+        "combine.bias": head.offset,
+    }
     return {name: tensor for name, tensor in named.items() if tensor is not None}
 
 
@@ -76,7 +84,7 @@ class SequenceClassifier:
         self.score = nn.Linear(hidden, shape.num_rows or self.num_labels, bias=shape.bias)
         self.softcap = shape.softcap
         if shape.combine:
-            self.combine = nn.Linear(self.score.out_features, self.num_labels, bias=False)
+            self.combine = nn.Linear(self.score.out_features, self.num_labels, bias=shape.offset)
 
     @property
     def pooling(self) -> str:

@@ -12,7 +12,7 @@ import click
 from vllm_cls.config import CONVERT_MODES, DTYPES, PROBLEM_TYPES
 
 from .options import Names, State, console, model_options, pass_state, say, speak
-from .show import measurements, size
+from .show import measurements, number, size
 
 if TYPE_CHECKING:
     from vllm_cls.conversion import ConversionReport
@@ -27,6 +27,7 @@ Examples:
       --label-tokens 'negative= bad| terrible,positive= good| great' \\
       --prompt-template 'Review: {text}\\nSentiment:'
   vcls convert ./reranker scorer --head two-way --label-tokens 'no,yes'
+  vcls convert ./llama sentiment --head tokens --label-tokens 'no= bad,yes= good' --calibrate rows.jsonl
   vcls convert ./bert untrained --head random --num-labels 3 --seed 1
 
 \b
@@ -37,6 +38,8 @@ The head comes from one place, --head:
   fit        fitted on the frozen model's states of the rows of --train
   file       a safetensors file, --head-weights
   random     random numbers, for training
+--calibrate fits a temperature and biases, kept where the log loss of rows held out improves.
+--no-bias: a temperature alone, which every format holds.
 In --prompt-template, \\n and \\t are a new line and a tab, \\\\ is a backslash; {{ and }} are braces.
 """
 
@@ -66,7 +69,10 @@ class Template(click.ParamType):
 @click.option("--label-field", default="label", metavar="NAME", show_default=True, help="The field of the label.")
 @click.option("--validation-split", type=float, default=0.2, show_default=True, help="Share of rows held out.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the split and of a random head.")
-@click.option("--bias", is_flag=True, help="Fit an intercept even where only our own format can hold it.")
+@click.option(
+    "--bias/--no-bias", default=None, help="An intercept, even where only our own format can hold it; see below."
+)
+@click.option("--calibrate", metavar="FILE", help="Labelled rows for a temperature and biases of the logits.")
 @click.option("--head-weights", metavar="FILE", help="The head's tensors, a safetensors file.")
 @click.option("--prompt-template", type=Template(), help="Put round each text: 'Review: {text}\\nSentiment:'.")
 @click.option("--chat-template-prompt", is_flag=True, help="Put each text into the model's chat template.")
@@ -106,6 +112,7 @@ def _show(report: ConversionReport, seconds: float) -> None:
         ("head", f"{report.head}, on {report.pooling} states"),
         ("labels", labels + rest),
         ("measured", _measured(report)),
+        ("calibrated", _calibrated(report)),
         ("size", f"{size(report.num_bytes)} in {len(report.files)} files, {seconds:.1f} s"),
     ]
     out = console()
@@ -113,13 +120,33 @@ def _show(report: ConversionReport, seconds: float) -> None:
     out.print(f"{done} {report.out}", style="bold", markup=False, soft_wrap=True)
     for name, text in lines:
         if text:
-            out.print(f"  {name:<9} {text}", markup=False, soft_wrap=True)
+            out.print(f"  {name:<10} {text}", markup=False, soft_wrap=True)
     if not report.dry_run:
         out.print(f"next: vcls classify {shlex.quote(report.out)} INPUT -o OUTPUT", markup=False, soft_wrap=True)
 
 
 def _measured(report: ConversionReport) -> str:
     values = dict(report.report)
+    values.pop("calibration", None)
     rows, held_out = values.pop("rows", None), values.pop("held_out_rows", None)
     where = f"on {held_out:,} of {rows:,} rows, held out: " if held_out and rows else ""
     return where + measurements(values)
+
+
+def _calibrated(report: ConversionReport) -> str:
+    """`log loss 0.69 → 0.41, …, on 300 rows, cross-validated; temperature 2.1, biases negative 0.5, positive -0.5`."""
+    values = report.report.get("calibration")
+    if not values:
+        return ""
+    names = ("log_loss", "accuracy", "calibration_error")
+    changes = ", ".join(
+        f"{name.replace('_', ' ')} {number(values[f'{name}_before'])} → {number(values[f'{name}_after'])}"
+        for name in names
+    )
+    told = f"{changes}, on {values['rows']:,} rows, cross-validated; "
+    if not values["kept"]:
+        return told + "no improvement, so the head stays as it was"
+    told += f"temperature {number(values['temperature'])}"
+    biases = zip(report.labels, values.get("bias", ()), strict=False)
+    shown = ", ".join(f"{label} {number(bias)}" for label, bias in list(biases)[:_MOST_LABELS])
+    return told + (f", biases {shown}" if shown else "")

@@ -7,7 +7,7 @@ differs. The defaults suit an encoder or decoder that keeps transformers' conven
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .errors import PluginError
@@ -29,19 +29,21 @@ OWN_MODEL_TYPE = "vcls"
 class LinearHead:
     """A head that is linear in the pooled state, with what an LM head may add.
 
-    `logits = combine @ cap(weight @ state + bias)`, where `cap(x) = softcap * tanh(x / softcap)`.
+    `logits = combine @ cap(weight @ state + bias) + offset`, where `cap(x) = softcap * tanh(x / softcap)`.
 
     Args:
         weight: `(num_rows, hidden)`, float32.
         bias: `(num_rows,)` or None.
         softcap: the LM head's soft cap (Gemma 2), or None.
         combine: `(num_labels, num_rows)`, or None where the rows are the labels.
+        offset: `(num_labels,)`, only beside `combine`, or None.
     """
 
     weight: torch.Tensor
     bias: torch.Tensor | None = None
     softcap: float | None = None
     combine: torch.Tensor | None = None
+    offset: torch.Tensor | None = None
 
     @property
     def num_labels(self) -> int:
@@ -51,6 +53,26 @@ class LinearHead:
     def plain(self) -> bool:
         """Whether it is a matrix and nothing else, which every decoder class of transformers can hold."""
         return self.bias is None and self.softcap is None and self.combine is None
+
+    def rescaled(self, scale: float, offset: torch.Tensor | None) -> LinearHead:
+        """The head whose logits are `scale * logits + offset`.
+
+        Args:
+            offset: `(num_labels,)`; None adds nothing, and makes no bias where there was none.
+        """
+        import torch
+
+        if self.softcap is None and self.combine is None:
+            return replace(self, weight=self.weight * scale, bias=rescaled_bias(self.bias, scale, offset))
+        combine = self.combine if self.combine is not None else torch.eye(self.num_labels)
+        return replace(self, combine=combine * scale, offset=rescaled_bias(self.offset, scale, offset))
+
+
+def rescaled_bias(bias: torch.Tensor | None, scale: float, offset: torch.Tensor | None) -> torch.Tensor | None:
+    """`bias * scale + offset`, where None is nothing."""
+    if bias is None:
+        return offset
+    return bias * scale if offset is None else bias * scale + offset
 
 
 @dataclass(frozen=True)
@@ -131,6 +153,35 @@ class Target:
 
 
 HeadSource = Callable[[HeadRequest], HeadResult]
+
+
+@dataclass(frozen=True)
+class CalibrationRequest:
+    """A head, and what it says of labelled rows.
+
+    Args:
+        checkpoint: the model's files, for a head that is in them.
+        architecture: the architecture that claims the model.
+        config: the model's config.
+        result: the head as it is.
+        target: the class and config that hold it.
+        logits: of the rows, `(num_rows, num_labels)` float32.
+        targets: their labels, as the file has them.
+        seed: of the folds.
+        intercept: whether each label may get a bias beside the common temperature.
+        rows_name: the file's name, for the model card.
+    """
+
+    checkpoint: Checkpoint
+    architecture: Architecture
+    config: PreTrainedConfig
+    result: HeadResult
+    target: Target
+    logits: torch.Tensor
+    targets: Sequence[Any]
+    seed: int
+    intercept: bool
+    rows_name: str
 
 
 @dataclass(frozen=True)

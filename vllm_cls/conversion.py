@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .architecture import OWN_MODEL_TYPE, ConversionPlan, HeadResult, Target
+from .calibration import calibrated
 from .config import DTYPES, PROBLEM_TYPES, ModelConfig
 from .errors import ConfigError, ModelError
 from .head_job import HeadJob
@@ -50,7 +51,7 @@ _ONE_LABEL = "one label cannot be single_label_classification (transformers refu
 _BELONGS = {
     "label_tokens": ("tokens", "two-way"),
     "train": ("fit",),
-    "bias": ("fit",),
+    "bias": ("fit",),  # and --calibrate
     "head_weights": ("file",),
 }
 
@@ -70,7 +71,8 @@ def convert(
     label_field: str = "label",
     validation_split: float = 0.2,
     seed: int = 0,
-    bias: bool = False,
+    bias: bool | None = None,
+    calibrate: str | None = None,
     head_weights: str | None = None,
     prompt_template: str | None = None,
     chat_template_prompt: bool = False,
@@ -89,6 +91,8 @@ def convert(
         model: a folder, a hub id or a `.gguf` file.
         out: the folder to make; never half a checkpoint.
         head: "existing", "tokens", "two-way", "fit", "file" or "random"; None is "existing" where there is one.
+        bias: of a fitted head, even where only our own format can hold it; of a calibration, unless it is False.
+        calibrate: a file of labelled rows, on which temperature and biases are fitted.
         model_options: `plugin`, `tokenizer`, `allow_pickle`, `trust_remote_code`, `revision`, `hf_overrides`,
             `device`, `max_model_len`, `max_num_batched_tokens`, `convert`.
 
@@ -105,7 +109,8 @@ def convert(
     source = open_source(options)
     _store_prompt(source, prompt_template, chat_template_prompt)
     method = _method(source, head)
-    given = {"label_tokens": label_tokens, "train": train, "bias": bias or None, "head_weights": head_weights}
+    stray_bias = bias if calibrate is None else None
+    given = {"label_tokens": label_tokens, "train": train, "bias": stray_bias, "head_weights": head_weights}
     _refuse_strays(method, [name for name, value in given.items() if value is not None])
     pooling = _pooling(source, pooling)
     job = HeadJob(source, options, pooling, budget)
@@ -113,14 +118,17 @@ def convert(
         "num_labels": num_labels,
         "label_tokens": label_tokens,
         "seed": seed,
-        "bias": bias,
+        "bias": bool(bias),
         "head_weights": head_weights,
         "validation_split": validation_split,
     }
     if method == "fit":
-        rows, left_out = _training_rows(train, text_field, text_pair_field, label_field)
-        head_options |= rows
-        job.warnings += left_out
+        if not train:
+            raise ConfigError("--head fit needs --train FILE with labelled rows.")
+        if calibrate and Path(calibrate).resolve() == Path(train).resolve():
+            raise ConfigError("--calibrate needs other rows than --train, which the head knows already.")
+        prompts, targets = _labelled_rows(job, "--train", train, text_field, text_pair_field, label_field)
+        head_options |= {"prompts": prompts, "targets": targets, "train_name": Path(train).name}
     result = make_head(
         source,
         method,
@@ -139,6 +147,12 @@ def convert(
         raise ConfigError(_ONE_LABEL)
     result = _with_logit_bias(source, result, logit_bias)
     target = target_for(source, result, pooling)
+    if calibrate:
+        labelled = _labelled_rows(job, "--calibrate", calibrate, text_field, text_pair_field, label_field)
+        result = calibrated(
+            source, options, job, result, target, labelled, rows_path=calibrate, seed=seed, intercept=bias is not False
+        )
+        target = target_for(source, result, pooling)
     _store_settings(target, source, method, options)
     warnings: list[str] = []
     tokenizer = None
@@ -235,20 +249,17 @@ def _store_prompt(source: Source, prompt_template: str | None, chat_template_pro
         source.config.vcls = settings
 
 
-def _training_rows(
-    train: str | None, text_field: str, text_pair_field: str | None, label_field: str
-) -> tuple[dict[str, Any], list[str]]:
-    """The options of `--head fit` that come from its file, and a warning where rows were left out."""
+def _labelled_rows(
+    job: HeadJob, option: str, path: str, text_field: str, text_pair_field: str | None, label_field: str
+) -> tuple[list[Any], list[Any]]:
+    """Prompts and labels of a file; rows that are left out become a warning."""
     from .jobs.rows import PromptFields
     from .jobs.training import read_training_rows
 
-    if not train:
-        raise ConfigError("--head fit needs --train FILE with labelled rows.")
-    rows = read_training_rows(train, PromptFields(text_field, text_pair_field), label_field)
-    warnings = (
-        [f"{len(rows.skipped)} rows of {train} were left out; the first: {rows.skipped[0]}"] if rows.skipped else []
-    )
-    return {"prompts": rows.prompts, "targets": rows.targets, "train_name": Path(train).name}, warnings
+    rows = read_training_rows(path, PromptFields(text_field, text_pair_field), label_field, option)
+    if rows.skipped:
+        job.warnings.append(f"{len(rows.skipped)} rows of {path} were left out; the first: {rows.skipped[0]}")
+    return rows.prompts, rows.targets
 
 
 def _with_logit_bias(source: Source, result: HeadResult, logit_bias: float | None) -> HeadResult:
@@ -258,13 +269,10 @@ def _with_logit_bias(source: Source, result: HeadResult, logit_bias: float | Non
     if logit_bias is None:
         return result
     linear = result.head.linear
-    if linear is None or linear.softcap is not None:
-        raise ConfigError(
-            f"--logit-bias needs a linear head without soft cap, not --head {result.head.method}; set it where it runs."
-        )
-    bias = (linear.bias if linear.bias is not None else torch.zeros(linear.num_labels)) - logit_bias
-    changed = dataclasses.replace(result.head, linear=dataclasses.replace(linear, bias=bias))
-    return dataclasses.replace(result, head=changed)
+    if linear is None:
+        raise ConfigError(f"--logit-bias needs a linear head, not --head {result.head.method}; set it where it runs.")
+    linear = linear.rescaled(1.0, torch.full((linear.num_labels,), -float(logit_bias)))
+    return dataclasses.replace(result, head=dataclasses.replace(result.head, linear=linear))
 
 
 def _store_settings(target: Target, source: Source, method: str, options: ModelConfig) -> None:

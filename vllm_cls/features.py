@@ -1,4 +1,4 @@
-"""Pooled states of a model whose head is still to be made."""
+"""What a conversion needs the model to run for: pooled states for a head to be made, logits of one that is."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from .architecture import Target
 from .config import ModelConfig, RuntimeConfig
 from .errors import ModelError, PromptError
-from .loading import Classifier
+from .loading import Classifier, load_target, pooling_of
 from .runtime.device import choose_device, choose_dtype
 from .serving import make_engine, make_runner
 from .source import Source
@@ -76,6 +77,36 @@ def pooled_states(
     if inner_is_trained and pooling == source.architecture.pooling(config):
         features = _features(source, model, final, pooled.to(device))
     return PooledStates(pooled, features, sum(each.truncated for each in tokenized))
+
+
+def classifier_logits(
+    source: Source,
+    target: Target,
+    options: ModelConfig,
+    processor: PromptProcessor,
+    prompts: Sequence[Any],
+    max_num_batched_tokens: int | None,
+) -> tuple[torch.Tensor, int]:
+    """Logits `(num_prompts, num_labels)`, float32, of the classifier that a target describes.
+
+    Returns:
+        The logits, and how many prompts were cut to the model's length.
+
+    Raises:
+        PromptError: a prompt is bad.
+    """
+    device = choose_device(options.device)
+    dtype = choose_dtype(options.dtype, device)
+    model = load_target(source, target, dtype=dtype, device=device, allow_pickle=options.allow_pickle)
+    classifier = Classifier(source, model, model.config, pooling := pooling_of(source, model))
+    tokenized = _all_good(processor.tokenize(prompts, Truncation(-1)))
+    runner = make_runner(classifier, pooling, longest := processor.max_model_len)
+    engine = make_engine(runner, RuntimeConfig(max_num_batched_tokens), longest)
+    try:
+        answers = _all_good(engine.logits([each.sequence for each in tokenized]))
+    finally:
+        engine.close()
+    return torch.stack([answer.row for answer in answers]), sum(each.truncated for each in tokenized)
 
 
 def _features(source: Source, model: Any, final: str, pooled: torch.Tensor) -> torch.Tensor | None:

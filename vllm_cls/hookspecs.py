@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedConfig
 
-    from .architecture import Architecture, HeadResult, HeadSource, Target
+    from .architecture import Architecture, CalibrationRequest, HeadResult, HeadSource, Target
 
 hookspec = pluggy.HookspecMarker("vllm_cls")
 hookimpl = pluggy.HookimplMarker("vllm_cls")
@@ -29,6 +29,11 @@ def vcls_architectures() -> Sequence[Architecture]:
 @hookspec
 def vcls_head_sources() -> Mapping[str, HeadSource]:
     """Places a head can come from, by the name that `--head` takes."""
+
+
+@hookspec(firstresult=True)
+def vcls_calibrate(request: CalibrationRequest) -> HeadResult | None:
+    """The head with a temperature and biases in it that labelled rows ask for, or as it was; its report says which."""
 
 
 @hookspec(firstresult=True)

@@ -80,7 +80,7 @@ def open_source(options: ModelConfig) -> Source:
     _apply_overrides(config, options)
     inner = config.backbone_config if config.model_type == OWN_MODEL_TYPE else config
     architecture = plugins.find(inner.model_type, tuple(config.architectures or ()), plugin=options.plugin)
-    return Source(checkpoint, config, architecture, _read_tokenizer(checkpoint, options))
+    return Source(checkpoint, config, architecture, _read_tokenizer(checkpoint, options, inner))
 
 
 def _read_config(checkpoint: Checkpoint, options: ModelConfig) -> PreTrainedConfig:
@@ -148,7 +148,10 @@ def _apply_overrides(config: PreTrainedConfig, options: ModelConfig) -> None:
         raise ConfigError(f"hf_overrides: transformers refuses a value ({first_line(error)}).") from error
 
 
-def _read_tokenizer(checkpoint: Checkpoint, options: ModelConfig) -> PreTrainedTokenizerBase | None:
+def _read_tokenizer(
+    checkpoint: Checkpoint, options: ModelConfig, inner: PreTrainedConfig
+) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of the model's family: transformers takes its class, and with it how texts split, from `inner`."""
     from transformers import AutoTokenizer
 
     where = options.tokenizer or str(checkpoint.folder)
@@ -157,7 +160,7 @@ def _read_tokenizer(checkpoint: Checkpoint, options: ModelConfig) -> PreTrainedT
     try:
         with without_collector():
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-                where, trust_remote_code=options.trust_remote_code
+                where, config=inner if options.tokenizer is None else None, trust_remote_code=options.trust_remote_code
             )
     except (ValueError, OSError, KeyError, TypeError, ImportError, AttributeError) as error:
         raise ModelError(f"the tokenizer in {where} cannot be read ({first_line(error)}).") from error

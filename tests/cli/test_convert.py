@@ -45,13 +45,13 @@ def test_it_says_what_it_did_and_what_to_do_next(run: Run, given: dict[str, Any]
     lines = result.stdout.splitlines()
     assert lines[:5] == [
         "wrote my model",
-        "  class     BertForSequenceClassification, opens in plain transformers",
-        "  head      fit, on CLS states",
-        "  labels    benign, injection",
-        "  measured  on 80 of 400 rows, held out: accuracy 0.9250 (commonest label always 0.5750), "
+        "  class      BertForSequenceClassification, opens in plain transformers",
+        "  head       fit, on CLS states",
+        "  labels     benign, injection",
+        "  measured   on 80 of 400 rows, held out: accuracy 0.9250 (commonest label always 0.5750), "
         "regularisation C 0.1000",
     ]
-    assert lines[5].startswith("  size      90.9 MB in 2 files, ")
+    assert lines[5].startswith("  size       90.9 MB in 2 files, ")
     assert lines[6] == "next: vcls classify 'my model' INPUT -o OUTPUT"
     assert result.stderr == "warning: 13 rows were cut\n"
 
@@ -59,7 +59,7 @@ def test_it_says_what_it_did_and_what_to_do_next(run: Run, given: dict[str, Any]
 def test_a_dry_run_wrote_nothing(run: Run, given: dict[str, Any]) -> None:
     given["report"] = ConversionReport("out", "Own", "vcls", "random", "MEAN", ["x"] * 30, dry_run=True)
     result = run("convert", "base", "out", "--dry-run")
-    assert result.stdout.startswith("would write out\n  class     Own, opens after `import vllm_cls`\n")
+    assert result.stdout.startswith("would write out\n  class      Own, opens after `import vllm_cls`\n")
     assert "x, … (30)\n" in result.stdout
     assert "next:" not in result.stdout
     assert "measured" not in result.stdout

@@ -1,4 +1,4 @@
-"""Labelled rows for `--head fit`."""
+"""Labelled rows for `--head fit` and `--calibrate`."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ class TrainingRows:
     skipped: list[str]
 
 
-def read_training_rows(path: str, fields: PromptFields, label_field: str) -> TrainingRows:
+def read_training_rows(path: str, fields: PromptFields, label_field: str, option: str = "--train") -> TrainingRows:
     """The usable rows of a file; a row without text or label is left out and said.
+
+    Args:
+        option: that named the file, for errors.
 
     Raises:
         ConfigError: no row is usable.
@@ -42,5 +45,5 @@ def read_training_rows(path: str, fields: PromptFields, label_field: str) -> Tra
         rows.targets.append(row.fields[label_field])
     if not rows.prompts:
         reason = rows.skipped[0] if rows.skipped else "it has no rows"
-        raise ConfigError(f"--train {path} has no usable row ({reason}); see --text-field and --label-field.")
+        raise ConfigError(f"{option} {path} has no usable row ({reason}); see --text-field and --label-field.")
     return rows
