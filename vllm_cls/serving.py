@@ -27,6 +27,8 @@ from .runtime.cuda.graphs import Graphs
 from .runtime.cuda.profile import plan_memory
 from .runtime.device import choose_device, choose_dtype, default_batched_tokens, default_prefix_cache_bytes
 from .runtime.engine import Engine, Result
+from .runtime.fusion import linear
+from .runtime.prepacking import PackedLinear, pays
 from .runtime.runner import Mode, Runner
 from .tokenization import PromptProcessor
 
@@ -153,7 +155,8 @@ def serve(options: ModelConfig, runtime: RuntimeConfig) -> Served:
     pooler_config = options.pooler_config.over(stored)
     pooling = pooler_config.seq_pooling_type or classifier.pooling
     pooler = Pooler(pooling, activation_for(config, registry().collect("vcls_activations")), pooler_config)
-    runner = make_runner(classifier, pooling, longest := max_model_len(options, classifier.source))
+    longest = max_model_len(options, classifier.source)
+    runner = make_runner(classifier, pooling, longest, options.quantization)
     layers = classifier.architecture.layers(runner.backbone)
     optimize.quantize(
         runner, options.quantization, layers, _dummy_works(runner, [min(_WATCHED_TOKENS, longest)] * _WATCHED_PROMPTS)
@@ -205,8 +208,13 @@ def _dummy_works(runner: Runner, lengths: Sequence[int]) -> list[Work]:
     return [Work(each) for each in selfcheck.check_sequences(runner.architecture, config, lengths, types)]
 
 
-def make_runner(classifier: loading.Classifier, pooling: str, longest: int) -> Runner:
-    """The runner of a loaded model, in the fastest form that its self-check allows."""
+def make_runner(classifier: loading.Classifier, pooling: str, longest: int, quantization: str | None = None) -> Runner:
+    """The runner of a loaded model, in the fastest form that its self-check allows.
+
+    Args:
+        longest: the model's longest sequence, in tokens.
+        quantization: what the caller makes of its products afterwards.
+    """
     architecture, model = classifier.architecture, classifier.model
     methods = {**SEQUENCE_METHODS, **registry().collect("vcls_pooling_methods")}
     backbone = architecture.backbone(model)
@@ -231,7 +239,8 @@ def make_runner(classifier: loading.Classifier, pooling: str, longest: int) -> R
         runner.mode = selfcheck.choose_whole_mode(runner, sequences, alone.logits, reason)
     else:
         why_not = architecture.why_not_packed(backbone.config)
-        runner.mode = optimize.choose_fused_mode(runner, sequences, alone, why_not, limit)
+        make = PackedLinear if quantization in (None, "none") and pays(backbone) else linear
+        runner.mode = optimize.choose_fused_mode(runner, sequences, alone, why_not, limit, make)
         if runner.mode.form == "packed":
             runner.mode = optimize.quicken(runner, architecture.layers(backbone), sequences, alone)
     if runner.mode.form != "packed":

@@ -248,7 +248,7 @@ def test_the_input_is_let_go_once_all_have_read_it() -> None:
     assert not vars(memo).get("input") and "output" not in vars(memo)
 
 
-@pytest.mark.parametrize("name", fusion._TANH_GELU)
+@pytest.mark.parametrize("name", fusion.TANH_GELU)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @torch.inference_mode()
 def test_the_quick_tanh_gelu_is_the_slow_one(name: str, dtype: torch.dtype) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from ..runtime.prepacking import PackedLinear, onednn_is_faster
+
 _SECONDS = 0.03  # of one measurement of one shape in one form, at least
 Product = Callable[[], Any]
 
@@ -59,8 +61,14 @@ class MatrixSpeed:
         products: list[Product] = []
         for _ in range(self.threads):
             rows = torch.randn(self.rows, inputs, device=self.device, dtype=self.dtype)
-            products.append(functools.partial(torch.nn.functional.linear, rows, weight))
+            products.append(functools.partial(self._product(weight), rows))
         return products
+
+    def _product(self, weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+        """By the library that the runtime takes here."""
+        if self.device.type == "cpu" and self.dtype == torch.float32 and onednn_is_faster():
+            return PackedLinear(weight, None)
+        return lambda rows: torch.nn.functional.linear(rows, weight)
 
     def _together(self, shape: tuple[int, int]) -> float:
         """Seconds of one product with all threads."""

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
 
 from .row import current
 
@@ -30,7 +31,9 @@ _QUERY_KEY_VALUE = (
     ("q_lin", "k_lin", "v_lin"),
     ("q", "k", "v"),
 )
-_TANH_GELU = ("NewGELUActivation", "GELUTanh", "PytorchGELUTanh", "FastGELUActivation")
+# Below this width a product is not worth a form of its own, and is often one that decides (a router of experts).
+_NARROW = 32
+TANH_GELU = ("NewGELUActivation", "GELUTanh", "PytorchGELUTanh", "FastGELUActivation")
 
 
 def linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
@@ -107,6 +110,9 @@ class SharedInput:
 def fuse(backbone: nn.Module, make: MakeProduct = linear) -> int:
     """Join the projections of a backbone and quicken its activations, in place.
 
+    Args:
+        make: makes the products.
+
     Returns:
         How many modules were changed.
     """
@@ -118,10 +124,25 @@ def fuse(backbone: nn.Module, make: MakeProduct = linear) -> int:
             for index, each in enumerate(group):
                 each.forward = functools.partial(shared.part, each, index)  # type: ignore[method-assign]
             count += len(group)
-        if on_cpu and type(module).__name__ in _TANH_GELU:  # a GPU has one kernel for it
+        plain = type(module).__name__ in TANH_GELU and "forward" not in vars(module)
+        if on_cpu and plain:  # a GPU has one kernel for it
             module.forward = tanh_gelu
             count += 1
     return count
+
+
+def linears(backbone: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Layers that multiply by a weight and nothing else: subclasses may do more. A pooler reads one token a text."""
+    for name, module in backbone.named_modules():
+        plain = type(module) in (nn.Linear, Conv1D) and not name.startswith("pooler.")
+        if plain and min(weight_of(module).shape) >= _NARROW:
+            yield name, module
+
+
+def weight_of(module: nn.Module) -> torch.Tensor:
+    """The weight `(out, in)` of a linear layer; GPT2's Conv1D holds it transposed."""
+    weight = module.get_parameter("weight")
+    return weight.t() if isinstance(module, Conv1D) else weight
 
 
 def joined(backbone: nn.Module) -> Iterator[tuple[SharedInput, nn.Module]]:

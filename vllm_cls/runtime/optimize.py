@@ -15,8 +15,9 @@ from ..errors import ConfigError
 from ..pooler.methods import last_pool, pooled_places
 from .batch import TokenSequence, Work
 from .cuda.fp8 import apply_fp8
-from .fusion import fuse, joined, unfuse
+from .fusion import MakeProduct, fuse, joined, linear, unfuse
 from .int8_kernels import compiled
+from .prepacking import PackedLinear, prepack, unpack
 from .pruning import prune_last_layer
 from .quantization import Int8Linear, quantize_int8, watch_inputs
 from .row import KeyValues
@@ -26,14 +27,27 @@ from .selfcheck import FAILURES, Alone, choose_mode, relative_error, tolerance
 
 
 def choose_fused_mode(
-    runner: Runner, sequences: Sequence[TokenSequence], alone: Alone, why_not_packed: str | None, limit: int | None
+    runner: Runner,
+    sequences: Sequence[TokenSequence],
+    alone: Alone,
+    why_not_packed: str | None,
+    limit: int | None,
+    make: MakeProduct = linear,
 ) -> Mode:
-    """As `selfcheck.choose_mode`, with joined projections where the packed form is exact with them."""
-    if why_not_packed is None and fuse(runner.backbone):
+    """As `selfcheck.choose_mode`, with joined projections where the packed form is exact with them.
+
+    Args:
+        make: makes the products.
+    """
+    changed = 0 if why_not_packed is not None else fuse(runner.backbone, make)
+    if why_not_packed is None and make is PackedLinear:
+        changed += prepack(runner.backbone)
+    if changed:
         mode = choose_mode(runner, sequences, alone, None, limit)
         if mode.form == "packed":
             return mode
         unfuse(runner.backbone)
+        unpack(runner.backbone)
     return choose_mode(runner, sequences, alone, why_not_packed, limit)
 
 

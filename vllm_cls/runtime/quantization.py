@@ -17,17 +17,15 @@ Two things keep the results near those of float32:
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from ..errors import ConfigError
+from .fusion import linears, weight_of
 from .int8_kernels import ZERO, kernels
 
-# Below this width a product is not worth it, and is often one that decides (a router of experts).
-_NARROW = 32
 # Largest sum of two neighbouring weights of one sign: any, or what 255 · 128 < 2¹⁵ allows.
 _ANY_PAIR, _EXACT_PAIR = 254, 128
 # Scales that are tried, over that of the largest weight at 127.
@@ -86,7 +84,7 @@ def quantize_int8(
         ConfigError: this machine has no exact integer product.
     """
     count = 0
-    for name, module in _linears(backbone):
+    for name, module in linears(backbone):
         if "forward" in vars(module) or (skip is not None and skip(name, module)):
             continue
         seen = None if input_max is None else input_max.get(module)
@@ -104,19 +102,13 @@ def watch_inputs(backbone: nn.Module, run: Callable[[], object]) -> dict[nn.Modu
         most = args[0].detach().reshape(-1, args[0].shape[-1]).abs().amax(0).float()
         seen[module] = torch.maximum(seen[module], most) if module in seen else most
 
-    handles = [module.register_forward_pre_hook(watch) for _, module in _linears(backbone)]
+    handles = [module.register_forward_pre_hook(watch) for _, module in linears(backbone)]
     try:
         run()
     finally:
         for handle in handles:
             handle.remove()
     return seen
-
-
-def weight_of(module: nn.Module) -> torch.Tensor:
-    """The weight `(out, in)` of a linear layer; GPT2's Conv1D holds it transposed."""
-    weight = module.get_parameter("weight")
-    return weight.t() if isinstance(module, Conv1D) else weight
 
 
 @functools.cache
@@ -156,14 +148,6 @@ def _product(
         q, 1.0, ZERO, packed, weight_scale, weight_zeros, None, 1.0, 0, torch.float32, "none", [], ""
     )
     return y
-
-
-def _linears(backbone: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Layers that multiply by a weight and nothing else: subclasses may do more."""
-    for name, module in backbone.named_modules():
-        plain = type(module) in (nn.Linear, Conv1D) and not name.startswith("pooler.")
-        if plain and min(weight_of(module).shape) >= _NARROW:
-            yield name, module
 
 
 def _smoothing(weight: torch.Tensor, input_max: torch.Tensor) -> torch.Tensor:
