@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .jobs.classify import JobReport, classify_file
     from .llm import LLM, load_classifier
     from .outputs import ClassificationRequestOutput, PoolingRequestOutput, ScoringRequestOutput
-    from .params import PoolingParams
+    from .params import LoRARequest, PoolingParams
 
 _HOMES = {
     "Architecture": "architecture",
@@ -32,6 +32,7 @@ _HOMES = {
     "JobError": "errors",
     "JobReport": "jobs.classify",
     "LLM": "llm",
+    "LoRARequest": "params",
     "ModelError": "errors",
     "PluginError": "errors",
     "PoolerConfig": "config",
@@ -55,6 +56,7 @@ __all__ = [
     "ConversionReport",
     "JobError",
     "JobReport",
+    "LoRARequest",
     "ModelError",
     "PluginError",
     "PoolerConfig",

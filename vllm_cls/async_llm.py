@@ -29,7 +29,7 @@ class _Request:
     @property
     def group(self) -> str:
         """Requests with equal groups can be answered by one call."""
-        return repr((self.task, self.options.get("tokenization_kwargs"), self.options.get("lora_request")))
+        return repr((self.task, self.options.get("tokenization_kwargs")))
 
 
 class AsyncLLM:
@@ -146,7 +146,8 @@ class AsyncLLM:
 
     def _call(self, requests: list[_Request]) -> list[Any]:
         first = requests[0]
-        shared = {name: value for name, value in first.options.items() if name != "pooling_params"}
+        adapters = [each.options.get("lora_request") for each in requests]
+        shared = {"tokenization_kwargs": first.options.get("tokenization_kwargs"), "lora_request": adapters}
         params = [each.options.get("pooling_params") or PoolingParams() for each in requests]
         prompts = [each.prompt for each in requests]
         if first.task.startswith("encode:"):

@@ -226,6 +226,8 @@ class RuntimeConfig:
         enable_prefix_caching: prompts that begin with the same tokens share these tokens' keys and values.
         prefix_cache_bytes: memory for them; None takes the device's default.
         cuda_graphs: record the forwards of small batches on a GPU.
+        max_loras: LoRA adapters held in memory; 0 takes none.
+        max_lora_rank: an adapter of a larger rank is refused; None takes any.
     """
 
     max_num_batched_tokens: int | None = None
@@ -234,9 +236,11 @@ class RuntimeConfig:
     enable_prefix_caching: bool = True
     prefix_cache_bytes: int | None = None
     cuda_graphs: bool = False
+    max_loras: int = 0
+    max_lora_rank: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_num_batched_tokens", "max_num_seqs", "num_threads"):
+        for name in ("max_num_batched_tokens", "max_num_seqs", "num_threads", "max_lora_rank"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name}={value} must be at least 1.")

@@ -46,6 +46,9 @@ class LLM:
         prefix_cache_bytes: memory for them; None takes the device's default.
         cuda_graphs: on a GPU, record the forwards of small batches and replay them; vLLM's `enforce_eager` overrules it.
         use_template: False ignores the prompt template that the checkpoint stores.
+        enable_lora: take `lora_request`s; the model itself then needs no head.
+        max_loras: adapters held in memory at once; the least recently used is let go, and read again when needed.
+        max_lora_rank: adapters of a larger rank are refused; None takes any.
         engine_args: vLLM's engine arguments; those without meaning here are accepted with a warning.
 
     Raises:
@@ -79,6 +82,9 @@ class LLM:
         use_template: bool = True,
         plugin: str | None = None,
         seed: int = 0,
+        enable_lora: bool = False,
+        max_loras: int = 8,
+        max_lora_rank: int | None = None,
         **engine_args: Any,
     ) -> None:
         from .serving import serve
@@ -110,6 +116,8 @@ class LLM:
             enable_prefix_caching,
             prefix_cache_bytes,
             cuda_graphs and not engine_args.get("enforce_eager"),
+            max(max_loras, 1) if enable_lora else 0,
+            max_lora_rank,
         )
         self._served: Served | None = serve(options, runtime)
         self._numbers = itertools.count()
@@ -193,6 +201,7 @@ class LLM:
         Args:
             prompts: one prompt or a sequence of them; see `vllm_cls.prompts`.
             pooling_params: for all, or one a prompt.
+            lora_request: the adapter for all, or one or None a prompt; needs `enable_lora`.
             tokenization_kwargs: `truncate_prompt_tokens` (-1: the model's length), `truncation_side`,
                 `add_special_tokens`. Without them a prompt that is too long is an error.
 
@@ -293,7 +302,7 @@ class LLM:
         rows = self._open.run(task, [each.sequence for each in tokenized])
         outputs = []
         for each, row, asked in zip(tokenized, rows, params, strict=True):
-            data = self._open.finish(task, row, each.sequence.token_ids, asked)
+            data = self._open.finish(task, row, each.sequence, asked)
             ids = list(each.sequence.token_ids)
             outputs.append(
                 PoolingRequestOutput(
@@ -322,13 +331,15 @@ class LLM:
         Raises:
             ConfigError: the model has several labels, or the lengths do not fit.
         """
-        if self.num_labels != 1:
-            raise ConfigError(f"score needs a model with num_labels 1; this one has {self.num_labels}. Use classify.")
         first = [text_1] if isinstance(text_1, str) else list(text_1)
         second = [text_2] if isinstance(text_2, str) else list(text_2)
         if len(first) not in (1, len(second)) or not second:
             raise ConfigError(f"score takes 1:1, 1:N or N:N texts; got {len(first)} and {len(second)}.")
         pairs = list(zip(first * len(second) if len(first) == 1 else first, second, strict=True))
+        for adapter in self._open.adapters_for(lora_request, len(pairs)):
+            count = self._open.config_of(adapter).num_labels
+            if count != 1:
+                raise ConfigError(f"score needs a model with num_labels 1; this one has {count}. Use classify.")
         outputs = self.classify(
             pairs, pooling_params=pooling_params, lora_request=lora_request, tokenization_kwargs=tokenization_kwargs
         )
@@ -346,24 +357,28 @@ class LLM:
     # -- how ----------------------------------------------------------------------------------------
 
     def _tokenize(self, prompts: Sequence[Any], lora_request: Any, kwargs: Mapping[str, Any] | None) -> list[Tokenized]:
-        if lora_request is not None:
-            raise ConfigError("lora_request is not supported yet; merge the adapter into the model.")
+        adapters = self._open.adapters_for(lora_request, len(prompts))
         truncation, special = truncation_of(kwargs or {})
         with self._open.engine.counters.timed("tokenize"):
             tokenized = self._open.processor.tokenize(prompts, truncation, add_special_tokens=special)
-        for index, each in enumerate(tokenized):
+        good = []
+        for index, (each, adapter) in enumerate(zip(tokenized, adapters, strict=True)):
             if isinstance(each, PromptError):
                 raise PromptError(f"prompt {index}: {each}") if len(prompts) > 1 else each
-        return tokenized  # type: ignore[return-value]  # no error is left in it
+            good.append(each.with_adapter(adapter))
+        return good
 
     def _classified(
         self, tokenized: Sequence[Tokenized], params: Sequence[PoolingParams]
     ) -> list[ClassificationRequestOutput | PromptError]:
         """One output for each prompt, or why there is none."""
-        answers = self._open.run("classify", [each.sequence for each in tokenized])
+        sequences = [each.sequence for each in tokenized]
+        answers = self._open.run("classify", sequences)
         with self._open.engine.counters.timed("outputs"):
             outputs: list[ClassificationRequestOutput | PromptError] = []
-            for each, answer, found in zip(tokenized, answers, self._open.classified(answers, params), strict=True):
+            for each, answer, found in zip(
+                tokenized, answers, self._open.classified(sequences, answers, params), strict=True
+            ):
                 if isinstance(found, PromptError) or isinstance(answer, PromptError):
                     outputs.append(found)  # type: ignore[arg-type]  # an error that was given back is an error
                     continue

@@ -17,9 +17,10 @@ _WITHOUT_MEANING = frozenset(
     "enable_chunked_prefill disable_log_stats max_seq_len_to_capture disable_custom_all_reduce load_format "
     "tokenizer_mode tokenizer_revision skip_tokenizer_init served_model_name scheduling_policy model_impl "
     "mm_processor_kwargs limit_mm_per_prompt generation_config compilation_config "
-    "distributed_executor_backend max_lora_rank max_loras calculate_kv_scales".split()
+    "distributed_executor_backend calculate_kv_scales max_cpu_loras max_lora_cls_labels fully_sharded_loras "
+    "lora_dtype".split()
 )
-_NOT_YET = {"enable_lora": False, "pipeline_parallel_size": 1, "tensor_parallel_size": 1}
+_NOT_YET = {"pipeline_parallel_size": 1, "tensor_parallel_size": 1}
 _TOKENIZATION_KEYS = ("truncate_prompt_tokens", "max_length", "truncation_side", "truncation", "add_special_tokens")
 
 

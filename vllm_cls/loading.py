@@ -122,7 +122,8 @@ class Classifier:
         model: in eval mode, on its device.
         config: of `model`.
         pooling: of the classifier, before any override.
-        has_head: False only for `convert="none"`, which gives embeddings.
+        has_head: False for `convert="none"`, which gives embeddings, and where LoRA adapters bring the heads.
+        missing: parameters that the checkpoint lacks, which adapters bring; the class's own are there unfilled.
     """
 
     source: Source
@@ -130,14 +131,20 @@ class Classifier:
     config: Any
     pooling: str
     has_head: bool = True
+    missing: frozenset[str] = frozenset()
 
     @property
     def architecture(self) -> Architecture:
         return self.source.architecture
 
 
-def load(options: ModelConfig, *, dtype: torch.dtype, device: torch.device) -> Classifier:
+def load(
+    options: ModelConfig, *, dtype: torch.dtype, device: torch.device, adapters_have_heads: bool = False
+) -> Classifier:
     """Load a model as `options.convert` says.
+
+    Args:
+        adapters_have_heads: a model without a head is taken too: LoRA adapters bring theirs.
 
     Raises:
         ModelError: it cannot be loaded, or has no head and none was asked for.
@@ -145,6 +152,8 @@ def load(options: ModelConfig, *, dtype: torch.dtype, device: torch.device) -> C
     source = open_source(options)
     if options.convert == "none" and not source.is_classifier:
         return _without_head(source, options, dtype, device)
+    if adapters_have_heads and lacks_head(source) and not source.is_classifier:
+        return _for_adapters(source, options, dtype, device)
     head = head_at_load(source, options)
     target = target_for(source, head)
     model = load_target(source, target, dtype=dtype, device=device, allow_pickle=options.allow_pickle)
@@ -158,17 +167,23 @@ def pooling_of(source: Source, model: PreTrainedModel) -> str:
 
 
 def _without_head(source: Source, options: ModelConfig, dtype: torch.dtype, device: torch.device) -> Classifier:
-    model = _bare(source, dtype, device, options.allow_pickle)
+    model, _ = _bare(source, dtype, device, options.allow_pickle)
     return Classifier(source, model, model.config, pooling_of(source, model), has_head=False)
 
 
-def _bare(source: Source, dtype: torch.dtype, device: torch.device, allow_pickle: bool) -> PreTrainedModel:
-    """The backbone's weights in a classifier class whose head stays unused."""
+def _for_adapters(source: Source, options: ModelConfig, dtype: torch.dtype, device: torch.device) -> Classifier:
+    model, missing = _bare(source, dtype, device, options.allow_pickle)
+    return Classifier(source, model, model.config, pooling_of(source, model), False, frozenset(missing))
+
+
+def _bare(
+    source: Source, dtype: torch.dtype, device: torch.device, allow_pickle: bool
+) -> tuple[PreTrainedModel, set[str]]:
+    """The backbone's weights in a classifier class whose head stays unused; and what of the head is missing."""
     classifier_class = source.architecture.classifier_class(type(source.config))
-    model, _ = load_weights(
+    return load_weights(
         source, classifier_class, source.config, dtype=dtype, device=device, allow_pickle=allow_pickle, headless=True
     )
-    return model
 
 
 def load_target(
@@ -179,7 +194,7 @@ def load_target(
 
     tensors = target.head_tensors or {}
     if target.config.model_type == OWN_MODEL_TYPE and source.config.model_type != OWN_MODEL_TYPE:
-        backbone = _bare(source, dtype, device, allow_pickle).base_model
+        backbone = _bare(source, dtype, device, allow_pickle)[0].base_model
         wrapped: Any = target.classifier_class
         model: PreTrainedModel = wrapped(target.config, backbone=backbone).to(device).eval()
     else:

@@ -1,7 +1,8 @@
-"""What a single request may ask for (vLLM's PoolingParams and LoRARequest's place)."""
+"""What a single request may ask for: vLLM's PoolingParams and LoRARequest."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from .errors import ConfigError, nearest
@@ -42,3 +43,30 @@ class PoolingParams:
 
     def __repr__(self) -> str:
         return f"PoolingParams({', '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)})"
+
+
+@dataclass(frozen=True)
+class LoRARequest:
+    """A LoRA adapter for a request (vLLM's fields).
+
+    Args:
+        lora_name: what it is called.
+        lora_int_id: 1 or more.
+        lora_path: the folder of a PEFT adapter.
+
+    Raises:
+        ConfigError: a field is empty or of another type.
+    """
+
+    lora_name: str
+    lora_int_id: int
+    lora_path: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.lora_name, str) or not self.lora_name:
+            raise ConfigError(f"LoRARequest.lora_name={self.lora_name!r} is not a name.")
+        if not isinstance(self.lora_int_id, int) or isinstance(self.lora_int_id, bool) or self.lora_int_id < 1:
+            raise ConfigError(f"LoRARequest.lora_int_id={self.lora_int_id!r} is not a whole number from 1 on.")
+        if not self.lora_path or not str(self.lora_path).strip():
+            raise ConfigError(f"LoRARequest({self.lora_name!r}) has no lora_path; give the adapter's folder.")
+        object.__setattr__(self, "lora_path", str(self.lora_path))

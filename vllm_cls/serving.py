@@ -12,6 +12,7 @@ import torch
 from . import loading
 from .config import ModelConfig, PoolerConfig, RuntimeConfig
 from .errors import ConfigError, PromptError
+from .lora import Adapters, backbone_layers, requests_for
 from .outputs import ClassificationOutput
 from .params import PoolingParams
 from .pooler.activations import activation_for
@@ -28,6 +29,7 @@ from .runtime.cuda.profile import plan_memory
 from .runtime.device import choose_device, choose_dtype, default_batched_tokens, default_prefix_cache_bytes
 from .runtime.engine import Engine, Result
 from .runtime.fusion import linear
+from .runtime.lora import Adapter, let_adapt
 from .runtime.prepacking import PackedLinear, pays
 from .runtime.runner import Mode, Runner
 from .tokenization import PromptProcessor
@@ -45,14 +47,38 @@ class Served:
     processor: PromptProcessor
     engine: Engine
     pooler: Pooler
+    adapters: Adapters | None = None
+
+    def adapters_for(self, lora_request: Any, count: int) -> list[Adapter | None]:
+        """The adapter of each of `count` prompts; None for the model as it is.
+
+        Raises:
+            ConfigError: adapters are not enabled, or the requests are of another type or number.
+            ModelError: an adapter cannot be read, or does not fit.
+        """
+        found: list[Adapter | None] = []
+        for request in requests_for(lora_request, count):
+            if request is not None and self.adapters is None:
+                raise ConfigError("lora_request needs LLM(enable_lora=True).")
+            found.append(self.adapters.get(request) if request is not None and self.adapters is not None else None)
+        return found
+
+    def pooler_of(self, adapter: Adapter | None) -> Pooler:
+        return self.pooler if adapter is None else adapter.pooler
+
+    def config_of(self, adapter: Adapter | None) -> Any:
+        """The config that names the labels."""
+        return self.classifier.config if adapter is None else adapter.config
 
     def run(self, task: str, sequences: Sequence[TokenSequence]) -> list[Result]:
         """Rows before calibration and activation: logits, logits of tokens, or pooled states."""
         if task == "embed":
             return self.engine.states(sequences)
-        if not self.classifier.has_head:
+        if not self.classifier.has_head and not all(each.adapter for each in sequences):
             raise ConfigError(
-                "this model was loaded with convert='none' and has no head; only pooling_task='embed' runs."
+                "this model has no head of its own; it runs with a lora_request whose adapter has one."
+                if self.classifier.missing
+                else "this model was loaded with convert='none' and has no head; only pooling_task='embed' runs."
             )
         if task == "token_classify":
             if self.engine.runner.head is None or self.engine.runner.mode.whole:
@@ -60,7 +86,7 @@ class Served:
             return self.engine.token_logits(sequences)
         return self.engine.logits(sequences)
 
-    def finish(self, task: str, answer: Result, token_ids: Sequence[int], params: PoolingParams) -> torch.Tensor:
+    def finish(self, task: str, answer: Result, sequence: TokenSequence, params: PoolingParams) -> torch.Tensor:
         """What one request gets of its row.
 
         Raises:
@@ -73,28 +99,31 @@ class Served:
             raise _not_finite()
         if task == "embed":
             return torch.nn.functional.normalize(row, dim=-1) if self.pooler.activates(params.use_activation) else row
-        data = self.pooler.finish(self.pooler.calibrated(row), params.use_activation)
+        data = self.pooler_of(sequence.adapter).finish(self.pooler.calibrated(row), params.use_activation)
         config = self.pooler.config
         if task == "token_classify" and config.tok_pooling_type == "STEP":
             tag = params.step_tag_id if params.step_tag_id is not None else config.step_tag_id
-            return step_rows(data, token_ids, tag, params.returned_token_ids or config.returned_token_ids)
+            return step_rows(data, sequence.token_ids, tag, params.returned_token_ids or config.returned_token_ids)
         return data
 
     def classified(
-        self, answers: Sequence[Result], params: Sequence[PoolingParams]
+        self, sequences: Sequence[TokenSequence], answers: Sequence[Result], params: Sequence[PoolingParams]
     ) -> list[ClassificationOutput | PromptError]:
         """What each request gets of its logits, all at once: `finish` for the task that has many small rows."""
         outputs: list[ClassificationOutput | PromptError] = list(answers)  # type: ignore[arg-type]
-        places = [index for index, each in enumerate(answers) if not isinstance(each, PromptError)]
-        if not places:
-            return outputs
-        logits = self.pooler.calibrated(torch.stack([answers[index].row for index in places]))  # type: ignore[union-attr]
-        finite = torch.isfinite(logits).all(dim=-1).tolist()
-        activated, raw = self.pooler.activation(logits).tolist(), logits.tolist()
-        labels = {int(index): str(label) for index, label in self.classifier.config.id2label.items()}
-        for row, index in enumerate(places):
-            probs = activated[row] if self.pooler.activates(params[index].use_activation) else raw[row]
-            outputs[index] = ClassificationOutput(probs, raw[row], labels) if finite[row] else _not_finite()
+        places: dict[Adapter | None, list[int]] = {}
+        for index, each in enumerate(answers):
+            if not isinstance(each, PromptError):
+                places.setdefault(sequences[index].adapter, []).append(index)
+        for adapter, members in places.items():
+            pooler = self.pooler_of(adapter)
+            logits = pooler.calibrated(torch.stack([answers[index].row for index in members]))  # type: ignore[union-attr]
+            finite = torch.isfinite(logits).all(dim=-1).tolist()
+            activated, raw = pooler.activation(logits).tolist(), logits.tolist()
+            labels = {int(index): str(label) for index, label in self.config_of(adapter).id2label.items()}
+            for row, index in enumerate(members):
+                probs = activated[row] if pooler.activates(params[index].use_activation) else raw[row]
+                outputs[index] = ClassificationOutput(probs, raw[row], labels) if finite[row] else _not_finite()
         return outputs
 
     def describe(self) -> dict[str, Any]:
@@ -149,7 +178,9 @@ def serve(options: ModelConfig, runtime: RuntimeConfig) -> Served:
         check_fp8(device, dtype)
     if options.quantization == "int8":
         optimize.check_int8(device, dtype)
-    classifier = loading.load(options, dtype=dtype, device=device)
+    classifier = loading.load(options, dtype=dtype, device=device, adapters_have_heads=runtime.max_loras > 0)
+    if runtime.max_loras:  # before anything is made faster, which has to see that it is there
+        let_adapt(backbone_layers(classifier.model))
     config = classifier.config
     stored = PoolerConfig.parse(classifier.source.settings.get("pooler_config"))
     pooler_config = options.pooler_config.over(stored)
@@ -162,7 +193,12 @@ def serve(options: ModelConfig, runtime: RuntimeConfig) -> Served:
         runner, options.quantization, layers, _dummy_works(runner, [min(_WATCHED_TOKENS, longest)] * _WATCHED_PROMPTS)
     )
     engine = make_engine(runner, runtime, longest)
-    return Served(options, classifier, prompt_processor(options, classifier.source, longest), engine, pooler)
+    adapters = None
+    if runtime.max_loras:
+        limits = {"max_loras": runtime.max_loras, "max_lora_rank": runtime.max_lora_rank}
+        adapters = Adapters(classifier, runner, pooler, **limits, allow_pickle=options.allow_pickle)
+    processor = prompt_processor(options, classifier.source, longest)
+    return Served(options, classifier, processor, engine, pooler, adapters)
 
 
 def _not_finite() -> PromptError:
@@ -218,13 +254,14 @@ def make_runner(classifier: loading.Classifier, pooling: str, longest: int, quan
     architecture, model = classifier.architecture, classifier.model
     methods = {**SEQUENCE_METHODS, **registry().collect("vcls_pooling_methods")}
     backbone = architecture.backbone(model)
-    head = architecture.head(model) if classifier.has_head else None
+    with_head = classifier.has_head or bool(classifier.missing)  # what adapters fill is tried unfilled
+    head = architecture.head(model) if with_head else None
     runner = Runner(model, architecture, head, methods[pooling], Mode("single"))
     parameters = sum(parameter.numel() for parameter in backbone.parameters())
     lengths, limit = selfcheck.check_lengths(backbone.config, parameters, runner.device.type, longest)
     types = architecture.takes_token_type_ids(backbone.config)
     sequences = selfcheck.check_sequences(architecture, backbone.config, lengths, types)
-    alone = selfcheck.run_alone(runner, sequences, with_head=classifier.has_head)
+    alone = selfcheck.run_alone(runner, sequences, with_head=with_head)
     reason = None
     if alone.logits is not None:
         runner.head_dtype = head_dtype(classifier.config, backbone.dtype)

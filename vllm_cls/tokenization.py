@@ -17,6 +17,8 @@ from .template import PromptTemplate
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+    from .runtime.lora import Adapter
+
 
 @dataclass(frozen=True)
 class Truncation:
@@ -37,6 +39,10 @@ class Tokenized:
 
     sequence: TokenSequence
     truncated: bool
+
+    def with_adapter(self, adapter: Adapter | None) -> Tokenized:
+        """The same, to be run with a LoRA adapter."""
+        return self if adapter is None else replace(self, sequence=replace(self.sequence, adapter=adapter))
 
 
 def _salted(tokenized: Tokenized, prompt: Prompt) -> Tokenized:

@@ -67,7 +67,7 @@ def load_weights(
         )
     missing = set(info["missing_keys"])
     if headless:
-        allowed |= {name for name in missing if not _in_backbone(model, name)}
+        allowed |= {name for name in missing if not in_backbone(model, name)}
     if missing - allowed:
         names = ", ".join(sorted(missing - allowed)[:5])
         raise ModelError(
@@ -97,7 +97,7 @@ def _shape(value: Any) -> str:
     return value if isinstance(value, str) else str(tuple(value))
 
 
-def _in_backbone(model: PreTrainedModel, name: str) -> bool:
+def in_backbone(model: PreTrainedModel, name: str) -> bool:
     """Whether a parameter belongs to the backbone; its pooler, which few checkpoints have, counts as head."""
     inside = name.startswith(f"{model.base_model_prefix}.")
     return inside and not name.startswith(f"{model.base_model_prefix}.pooler.")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .row import KeyValues
+
+if TYPE_CHECKING:
+    from .lora import Adapter
 
 
 @dataclass(frozen=True)
@@ -20,12 +23,14 @@ class TokenSequence:
         position_ids: `(num_tokens,)`, numbered as the model numbers this sequence alone.
         token_type_ids: `(num_tokens,)`, or None where the model takes none.
         cache_salt: prompts of different salts share no keys and values (vLLM's name).
+        adapter: LoRA adapter that it runs with, or None.
     """
 
     token_ids: tuple[int, ...]
     position_ids: tuple[int, ...]
     token_type_ids: tuple[int, ...] | None = None
     cache_salt: str | None = None
+    adapter: Adapter | None = None
 
     def __len__(self) -> int:
         return len(self.token_ids)

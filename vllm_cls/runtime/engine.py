@@ -80,7 +80,7 @@ class Engine:
 
     def logits(self, sequences: Sequence[TokenSequence]) -> list[Result]:
         """Each `(num_labels,)`."""
-        return self._run(sequences, self.runner.logits, share=self.prefix_cache.max_bytes > 0)
+        return self._run(sequences, self.runner.mixed_logits, share=self.prefix_cache.max_bytes > 0)
 
     def states(self, sequences: Sequence[TokenSequence]) -> list[Result]:
         """Each the pooled state `(hidden,)`."""
@@ -132,9 +132,10 @@ class Engine:
         """Answers to all works, in their order."""
         with self.counters.timed("plan"):
             lengths = [len(each) for each in works]
-            keys = [self.runner.key(index, len(each.sequence)) for index, each in enumerate(works)]
+            keys = [self._key(index, each.sequence) for index, each in enumerate(works)]
             budget = Budget(self.max_num_batched_tokens, self.max_num_seqs, self.num_parallel)
             batches = plan_batches(lengths, keys, budget, padded=self.runner.mode.form != "packed")
+            batches = [sorted(each, key=lambda index: id(works[index].sequence.adapter)) for each in batches]
         filled = [[works[i] for i in each] for each in batches]
         if self._looks_ahead:
             answers = look_ahead(functools.partial(self._begin, step), filled)
@@ -216,9 +217,14 @@ class Engine:
         """Forwards that run at once."""
         return self._workers.count if self.runner.parallel else 1
 
+    def _key(self, index: int, sequence: TokenSequence) -> Hashable:
+        """Sequences of equal keys may share a forward; of different adapters only where rows are packed."""
+        key = self.runner.key(index, len(sequence))
+        return key if self.runner.mode.form == "packed" else (key, sequence.adapter)
+
     def _sharing_group(self, sequence: TokenSequence) -> Hashable:
         key = self.runner.sharing_key(len(sequence))
-        return None if key is None else (key, sequence.cache_salt)
+        return None if key is None else (key, sequence.cache_salt, sequence.adapter)
 
     def _count(
         self, sequences: Sequence[TokenSequence], unique: Sequence[TokenSequence], results: dict[int, Result]

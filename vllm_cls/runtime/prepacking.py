@@ -104,7 +104,9 @@ def _gelus(backbone: nn.Module) -> Iterator[tuple[nn.Module, tuple[nn.Module, st
     for module in backbone.modules():
         for first, second in _ACTIVATED:
             layer, activation = getattr(module, first, None), getattr(module, second, None)
-            if isinstance(layer, nn.Module) and (gelu := _approximate(activation)) is not None:
+            if not isinstance(layer, nn.Module) or layer._forward_hooks:  # what a hook adds comes before the activation
+                continue
+            if (gelu := _approximate(activation)) is not None:
                 yield layer, (activation, gelu)  # type: ignore[misc]  # a module, since it has a GELU's name
 
 

@@ -14,6 +14,7 @@ from ..pooler.methods import PoolingMethod, all_tokens, last_pool, pooled_places
 from . import attention
 from .batch import Batch, Layout, Work, packed_batch, padded_batch, to_device
 from .counters import Counters
+from .lora import Adapter, adapted
 from .rope import RopeRule, reset_grown_frequencies, rope_rule
 from .row import Row, running, spans_of
 
@@ -138,12 +139,13 @@ class Runner:
             places = pooled_places(self.pool, batch.layout.starts, batch.layout.lengths) if pooled_only else None
             if places is not None:
                 row.pooled, row.places = to_device(places, self.device), places.tolist()
-            with running(row):
+            with running(row), adapted(works):
                 output = self._forward(self.backbone, batch)
             self.counters.add(num_pruned_tokens=row.num_pruned)
         else:
             row, batch = None, self._padded(works)
-            output = self._forward(self.backbone, batch)
+            with adapted(works):
+                output = self._forward(self.backbone, batch)
         hidden = output[0]
         return hidden.reshape(-1, hidden.shape[-1]), batch.layout, row
 
@@ -154,7 +156,7 @@ class Runner:
         spans = spans_of(batch.layout.lengths.tolist(), [each.past for each in works], [each.keep for each in works])
         nothing = torch.empty(0, dtype=torch.long, device=self.device) if self.mode.pruned else None
         self._use_attention(attention.NAME)
-        with running(Row(spans, nothing, kernel=self.kernel)) as row:
+        with running(Row(spans, nothing, kernel=self.kernel)) as row, adapted(works):
             self._forward(self.backbone, batch)
         self.counters.add(num_pruned_tokens=row.num_pruned)
 
@@ -177,24 +179,47 @@ class Runner:
 
     @torch.inference_mode()
     def logits(self, works: Sequence[Work]) -> torch.Tensor:
-        """Logits `(num_sequences, num_labels)`, float32."""
+        """Logits `(num_sequences, num_labels)`, float32, of works with one adapter or none."""
+        adapter = works[0].sequence.adapter
         if self.mode.whole or self.head is None:
-            logits: torch.Tensor = self._forward(self.model, self._padded(works)).logits
+            with adapted(works):
+                logits: torch.Tensor = self._forward(
+                    adapter.model if adapter else self.model, self._padded(works)
+                ).logits
             return logits.float()
-        states = self.states(works).to(self.head_dtype)
-        with self._one_at_a_time:  # a replayed head holds the states it runs on
-            return self.head(states).float()
+        return self._logits_of(adapter, self.states(works))
+
+    @torch.inference_mode()
+    def mixed_logits(self, works: Sequence[Work]) -> torch.Tensor | list[torch.Tensor]:
+        """As `logits`; of works with several adapters, whose numbers of labels may differ, one row each."""
+        if len({each.sequence.adapter for each in works}) == 1:
+            return self.logits(works)
+        return [rows[0] for rows in self._headed(self.states(works).split(1), works)]
 
     @torch.inference_mode()
     def token_logits(self, works: Sequence[Work]) -> list[torch.Tensor]:
         """Logits of every token: one `(num_tokens, num_labels)` a sequence, float32."""
-        assert self.head is not None
         hidden, layout, _ = self.hidden(works)
-        with self._one_at_a_time:
-            return [
-                self.head(rows.to(self.head_dtype)).float()
-                for rows in all_tokens(hidden, layout.starts, layout.lengths)
-            ]
+        return self._headed(all_tokens(hidden, layout.starts, layout.lengths), works)
+
+    def _headed(self, states: Sequence[torch.Tensor], works: Sequence[Work]) -> list[torch.Tensor]:
+        """Each sequence's states `(n, hidden)` through the head of its adapter, or the model's: `(n, num_labels)`."""
+        logits = list(states)
+        places: dict[Adapter | None, list[int]] = {}
+        for index, work in enumerate(works):
+            places.setdefault(work.sequence.adapter, []).append(index)
+        for adapter, members in places.items():
+            rows = self._logits_of(adapter, torch.cat([states[index] for index in members]))
+            parts = rows.split([len(states[index]) for index in members])
+            for index, part in zip(members, parts, strict=True):
+                logits[index] = part
+        return logits
+
+    def _logits_of(self, adapter: Adapter | None, states: torch.Tensor) -> torch.Tensor:
+        head = self.head if adapter is None else adapter.head
+        assert head is not None
+        with self._one_at_a_time:  # a replayed head holds the states it runs on
+            return head(states.to(self.head_dtype)).float()
 
     def _packs(self, works: Sequence[Work]) -> bool:
         return self.mode.form == "packed" and not any(self._beyond_limit(len(each.sequence)) for each in works)

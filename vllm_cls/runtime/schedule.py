@@ -146,4 +146,5 @@ def begun(sequence: TokenSequence, length: int) -> TokenSequence:
         sequence.position_ids[:length],
         None if types is None else types[:length],
         sequence.cache_salt,
+        sequence.adapter,
     )

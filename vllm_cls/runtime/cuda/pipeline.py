@@ -36,13 +36,16 @@ def fetch(rows: torch.Tensor | list[torch.Tensor]) -> Callable[[], list[torch.Te
     """Begin to copy rows to the host; what it gives back waits for them, and gives one tensor each.
 
     Args:
-        rows: `(num_rows, …)`, or a list of tensors `(…, width)` of one width.
+        rows: `(num_rows, …)`, or a list of tensors.
     """
     if isinstance(rows, torch.Tensor):
         all_rows = _to_host(rows)
         return lambda: list(all_rows())
     if not rows or rows[0].device.type == "cpu":
         return lambda: rows
+    if len({row.shape[1:] for row in rows}) > 1:  # adapters with other numbers of labels
+        copies = [_to_host(row) for row in rows]
+        return lambda: [copy() for copy in copies]
     sizes = [len(row) for row in rows]
     together = _to_host(torch.cat(rows))
     return lambda: list(together().split(sizes))
