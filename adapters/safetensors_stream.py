@@ -9,7 +9,7 @@ import json
 import math
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,12 +52,20 @@ class Stored:
 
 
 @dataclass(frozen=True)
+class Computed:
+    """A tensor that is made when it is written, in the type that it is written in."""
+
+    shape: tuple[int, ...]
+    make: Callable[[], torch.Tensor]
+
+
+@dataclass(frozen=True)
 class Piece:
-    """A tensor to write under `name` as `dtype` (safetensors' code), from a file or from memory."""
+    """A tensor to write under `name` as `dtype` (safetensors' code), from a file or from memory, or made then."""
 
     name: str
     dtype: str
-    origin: Stored | torch.Tensor
+    origin: Stored | Computed | torch.Tensor
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -178,7 +186,8 @@ def write_file(path: Path, pieces: Sequence[Piece]) -> None:
             for run in runs(ordered):
                 origin = run[0].origin
                 if not isinstance(origin, Stored):
-                    write_all(writer, _memory(origin.detach().cpu().contiguous()))
+                    tensor = origin.make() if isinstance(origin, Computed) else origin
+                    write_all(writer, _memory(tensor.detach().cpu().contiguous()))
                     continue
                 if origin.path not in readers:
                     readers[origin.path] = open(origin.path, "rb", buffering=0)  # noqa: SIM115  # closed below

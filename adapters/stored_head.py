@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from vllm_cls.architecture import OWN_MODEL_TYPE, Head, HeadRequest, HeadResult, LinearHead
 from vllm_cls.errors import ConfigError, ModelError
+from vllm_cls.peft_adapter import PeftAdapter
 
+from .merging import adapter_head
 from .seq_cls import SequenceClassifier
 
 if TYPE_CHECKING:
@@ -41,13 +43,16 @@ def _is_classifier(request: HeadRequest) -> bool:
 
 
 def existing_head(request: HeadRequest) -> HeadResult:
-    """The head that the checkpoint has; one with a `score.bias` that the class lacks keeps it.
+    """The head that the checkpoint has, or its LoRA adapter; one with a `score.bias` that the class lacks keeps it.
 
     Raises:
         ModelError: its size disagrees with the labels.
     """
     checkpoint, config = request.checkpoint, request.config
     final = request.architecture.final_linear
+    adapter: PeftAdapter | None = request.options.get("adapter")
+    if adapter is not None and adapter.head_rows("score" if config.model_type == OWN_MODEL_TYPE else final) is not None:
+        return adapter_head(request, adapter)
     if config.model_type == OWN_MODEL_TYPE:
         return HeadResult(
             Head("existing", description="The head that the checkpoint had."), request.labels, request.problem_type

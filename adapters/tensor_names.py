@@ -50,11 +50,15 @@ class Names:
         written: source name → name to write, for those that are kept.
         dropped: source names that the classifier has no use for.
         dtypes: source name → the type that the class holds it in; of the backbone only.
+        parameters: source name → the class's parameter that it alone becomes.
+        model: of the class, on the meta device.
     """
 
     written: Mapping[str, str]
     dropped: list[str]
     dtypes: Mapping[str, torch.dtype]
+    parameters: Mapping[str, str]
+    model: PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,8 @@ def plan_names(opening: Opening, tensors: Mapping[str, torch.Tensor], head: Mapp
         written={key: place.name for key, place in kept.items()},
         dropped=[key for key in places if key not in kept],
         dtypes={key: held[place.target] for key, place in kept.items() if place.target.startswith(reader.inside)},
+        parameters={key: place.target for key, place in kept.items() if not place.fused},
+        model=reader.model,
     )
 
 

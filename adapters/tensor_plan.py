@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from vllm_cls.errors import ModelError
 
-from .safetensors_stream import CODES, DTYPES, FLOATS, Piece, Stored, file_size, read_header
+from .safetensors_stream import CODES, DTYPES, FLOATS, Computed, Piece, Stored, file_size, read_header
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from vllm_cls.architecture import ConversionPlan
 
+    from .merging import Change
     from .tensor_names import Names
 
 
@@ -85,6 +86,7 @@ def plan_tensors(plan: ConversionPlan) -> TensorPlan:
     """
     import torch
 
+    from .merging import changes
     from .tensor_names import Opening, plan_names
 
     shards = _read_shards(plan)
@@ -102,7 +104,9 @@ def plan_tensors(plan: ConversionPlan) -> TensorPlan:
         _source_classes(plan),
     )
     names = plan_names(opening, {name: _meta(tensor.dtype, tensor.shape) for name, tensor in stored.items()}, head)
-    files = _split(plan, shards, names, head, convert=wanted is not None)
+    dtypes = names.dtypes if wanted is not None else {}
+    changed = changes(plan.adapter, names, head)
+    files = _split(plan, shards, names, head, dtypes, changed)
     return TensorPlan(
         files={_file_name(index, len(files)): file for index, file in enumerate(files, 1)},
         dropped=names.dropped,
@@ -175,7 +179,12 @@ def _main_dtype(tensors: Iterable[Stored | Piece]) -> str:
 
 
 def _split(
-    plan: ConversionPlan, shards: Sequence[_Shard], names: Names, head: Mapping[str, torch.Tensor], *, convert: bool
+    plan: ConversionPlan,
+    shards: Sequence[_Shard],
+    names: Names,
+    head: Mapping[str, torch.Tensor],
+    dtypes: Mapping[str, torch.dtype],
+    changed: Mapping[str, Change],
 ) -> list[WeightFile]:
     """The files: those of the source, less what is dropped, plus the head.
 
@@ -185,7 +194,7 @@ def _split(
     files: list[WeightFile] = []
     for path, tensors, metadata in shards:
         pieces = [
-            Piece(names.written[name], _new_dtype(tensor, names.dtypes.get(name) if convert else None), tensor)
+            _piece(plan, name, names.written[name], tensor, _new_dtype(tensor, dtypes.get(name)), changed.get(name))
             for name, tensor in tensors.items()
             if name in names.written
         ]
@@ -201,6 +210,27 @@ def _split(
     if len(files) == 1 and together <= plan.max_shard_size and not (plan.link and files[0].copy_of):
         return [WeightFile((*files[0].pieces, *added))]
     return [*files, WeightFile(added)]
+
+
+def _piece(plan: ConversionPlan, source: str, name: str, tensor: Stored, dtype: str, change: Change | None) -> Piece:
+    """A tensor of the source to write, as it is or changed."""
+    if change is None:
+        return Piece(name, dtype, tensor)
+    return Piece(name, dtype, Computed(tensor.shape, functools.partial(_changed, plan, source, dtype, change)))
+
+
+def _changed(plan: ConversionPlan, source: str, dtype: str, change: Change) -> torch.Tensor:
+    """A changed tensor, in the type that it is written in.
+
+    Raises:
+        ModelError: that cannot hold it.
+    """
+    import torch
+
+    tensor = change(plan.checkpoint.tensor(source)).to(getattr(torch, DTYPES[dtype][0]))
+    if not bool(torch.isfinite(tensor).all()):
+        raise ModelError(f"{source} with the adapter has values that {DTYPES[dtype][0]} cannot hold.")
+    return tensor
 
 
 def _new_dtype(tensor: Stored, held: torch.dtype | None) -> str:

@@ -28,11 +28,12 @@ Examples:
       --prompt-template 'Review: {text}\\nSentiment:'
   vcls convert ./reranker scorer --head two-way --label-tokens 'no,yes'
   vcls convert ./llama sentiment --head tokens --label-tokens 'no= bad,yes= good' --calibrate rows.jsonl
+  vcls convert ./bert my-classifier --lora ./adapter
   vcls convert ./bert untrained --head random --num-labels 3 --seed 1
 
 \b
 The head comes from one place, --head:
-  existing   the checkpoint (the default where it has one)
+  existing   the checkpoint, or the adapter of --lora (the default where there is one)
   tokens     rows of the language model's own output layer, for --label-tokens
   two-way    one label: logit(yes) - logit(no), for --label-tokens 'no,yes'
   fit        fitted on the frozen model's states of the rows of --train
@@ -80,6 +81,7 @@ class Template(click.ParamType):
     "--pooling", type=click.Choice(["cls", "last", "mean"], case_sensitive=False), help="Else as the model does."
 )
 @click.option("--logit-bias", type=float, metavar="X", help="Subtracted from every logit.")
+@click.option("--lora", metavar="FOLDER", help="A PEFT LoRA adapter: merged into the weights, and its head is taken.")
 @click.option("--dtype", type=click.Choice(DTYPES), help="Of the weights written; else as they are.")
 @click.option("--max-shard-size", default="5GB", metavar="SIZE", show_default=True, help="Of a weights file.")
 @click.option("--link", is_flag=True, help="Hard links to unchanged files in place of copies.")

@@ -20,9 +20,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from .checkpoint import Checkpoint
+    from .peft_adapter import PeftAdapter
 
 OWN_MODEL_TYPE = "vcls"
 """`model_type` of a classifier that transformers' own classes cannot express; plain transformers refuses it."""
+
+
+def in_backbone(prefix: str, name: str) -> bool:
+    """Whether a classifier's parameter belongs to its backbone; the pooler there, which few checkpoints have, is head.
+
+    Args:
+        prefix: the class's `base_model_prefix`.
+    """
+    return name.startswith(f"{prefix}.") and not name.startswith(f"{prefix}.pooler.")
 
 
 @dataclass(frozen=True)
@@ -198,6 +208,7 @@ class ConversionPlan:
         card: the text of the model card.
         tokenizer: saved instead of copying the source's tokenizer files, or None.
         dtype: of the backbone's weights, as in "bfloat16"; None keeps the source's.
+        adapter: a LoRA adapter to merge into the source's weights, or None.
         max_shard_size: in bytes; a weight file of the source that is larger is split.
         link: hard-link files that need no change instead of copying them.
         overwrite: replace the checkpoint that `out` holds.
@@ -212,6 +223,7 @@ class ConversionPlan:
     card: str
     tokenizer: PreTrainedTokenizerBase | None = None
     dtype: str | None = None
+    adapter: PeftAdapter | None = None
     max_shard_size: int = 5 * 10**9
     link: bool = False
     overwrite: bool = False

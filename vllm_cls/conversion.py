@@ -15,6 +15,7 @@ from .errors import ConfigError, ModelError
 from .head_job import HeadJob
 from .loading import lacks_head, make_head, target_for
 from .padding import choose_pad
+from .peft_adapter import PeftAdapter, read_adapter
 from .registry import registry
 from .source import Source, open_source
 from .template import PromptTemplate
@@ -78,6 +79,7 @@ def convert(
     chat_template_prompt: bool = False,
     pooling: str | None = None,
     logit_bias: float | None = None,
+    lora: str | None = None,
     link: bool = False,
     dtype: str | None = None,
     max_shard_size: str | int = "5GB",
@@ -92,6 +94,7 @@ def convert(
         out: the folder to make; never half a checkpoint.
         head: "existing", "tokens", "two-way", "fit", "file" or "random"; None is "existing" where there is one.
         bias: of a fitted head, even where only our own format can hold it; of a calibration, unless it is False.
+        lora: the folder of a PEFT LoRA adapter, which is merged into the weights; its head is the "existing" one.
         calibrate: a file of labelled rows, on which temperature and biases are fitted.
         model_options: `plugin`, `tokenizer`, `allow_pickle`, `trust_remote_code`, `revision`, `hf_overrides`,
             `device`, `max_model_len`, `max_num_batched_tokens`, `convert`.
@@ -107,11 +110,15 @@ def convert(
     options = ModelConfig.of(model, **model_options)
     names = _labels(labels, num_labels, problem_type) or options.label_overrides()
     source = open_source(options)
+    if lora is not None:
+        source = dataclasses.replace(source, adapter=read_adapter(lora, allow_pickle=options.allow_pickle))
     _store_prompt(source, prompt_template, chat_template_prompt)
     method = _method(source, head)
     stray_bias = bias if calibrate is None else None
     given = {"label_tokens": label_tokens, "train": train, "bias": stray_bias, "head_weights": head_weights}
     _refuse_strays(method, [name for name, value in given.items() if value is not None])
+    if method in ("tokens", "two-way", "sequence") and source.adapter is not None:
+        _refuse_output_layer(source.adapter)
     pooling = _pooling(source, pooling)
     job = HeadJob(source, options, pooling, budget)
     head_options: dict[str, Any] = {
@@ -121,6 +128,7 @@ def convert(
         "bias": bool(bias),
         "head_weights": head_weights,
         "validation_split": validation_split,
+        "adapter": source.adapter,
     }
     if method == "fit":
         if not train:
@@ -165,6 +173,7 @@ def convert(
     plan = dataclasses.replace(
         plan,
         dtype=_dtype(dtype),
+        adapter=source.adapter,
         max_shard_size=_size(max_shard_size),
         link=link,
         overwrite=overwrite,
@@ -207,6 +216,17 @@ def _refuse_strays(method: str, given: Sequence[str]) -> None:
         if method not in _BELONGS[name]:
             option, heads = name.replace("_", "-"), " or ".join(_BELONGS[name])
             raise ConfigError(f"--{option} belongs to --head {heads}, not to {method}; leave one of them out.")
+
+
+def _refuse_output_layer(adapter: PeftAdapter) -> None:
+    """Heads that are rows of the output layer are read from the source, as it is without the adapter."""
+    outside = [name for name in adapter.low_rank if not any(part.isdigit() for part in name.split("."))]
+    if adapter.saved or outside:
+        name = next(iter(outside), None) or next(iter(adapter.saved))
+        raise ConfigError(
+            f"--lora {adapter.name} changes {name}, so the output layer's rows may not be what the model has; merge it with "
+            "PEFT first, or take --head fit."
+        )
 
 
 def _method(source: Source, head: str | None) -> str:
@@ -308,13 +328,16 @@ def _plan(
 def _card_values(
     source: Source, target: Target, result: HeadResult, out: str | Path, options: ModelConfig, pooling: str
 ) -> dict[str, Any]:
+    merged = (
+        "" if source.adapter is None else f" The LoRA adapter `{Path(source.adapter.name).name}` is merged into it."
+    )
     return {
         "name": Path(out).name,
         "base_model": options.model,
         "classifier_class": target.classifier_class.__name__,
         "native": source.architecture.checkpoint_format(target.config) == "transformers",
         "head_method": result.head.method,
-        "description": result.head.description,
+        "description": result.head.description + merged,
         "report": dict(result.head.report),
         "labels": [target.config.id2label[i] for i in range(target.config.num_labels)],
         "problem_type": target.config.problem_type,

@@ -64,6 +64,8 @@ def _is_two_way(config: PreTrainedConfig) -> bool:
 
 def lacks_head(source: Source) -> bool:
     """Whether the checkpoint has no tensor of the last linear layer."""
+    if source.adapter is not None and source.adapter.head_rows(source.architecture.final_linear) is not None:
+        return False
     if source.config.model_type == OWN_MODEL_TYPE or not source.checkpoint.locations:
         return False  # pickled weights tell only when they are read
     return f"{source.architecture.final_linear}.weight" not in source.checkpoint.locations

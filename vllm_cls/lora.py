@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from .architecture import in_backbone
 from .errors import ConfigError, ModelError
 from .loading import Classifier
 from .lora_head import labelled, with_head
@@ -24,7 +25,6 @@ from .pooler.pooler import Pooler
 from .registry import registry
 from .runtime.lora import Adapter
 from .runtime.runner import Runner
-from .weights import in_backbone
 
 
 class Adapters:
@@ -120,7 +120,7 @@ class Adapters:
             path = place(name, known, model.base_model_prefix)
             if path is None:
                 raise ModelError(f"{stored.name} brings {name}, which {type(model).__name__} does not have.")
-            if in_backbone(model, path):
+            if in_backbone(model.base_model_prefix, path):
                 raise ModelError(
                     f"{stored.name} brings {name}, a part of the backbone, whole; merge it with `vcls convert --lora`."
                 )
@@ -145,7 +145,11 @@ def _linear_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
 
 def backbone_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
     """The linear layers of a classifier's backbone, by their paths in the classifier."""
-    return {path: each for path, each in _linear_layers(model).items() if in_backbone(model, f"{path}.weight")}
+    return {
+        path: each
+        for path, each in _linear_layers(model).items()
+        if in_backbone(model.base_model_prefix, f"{path}.weight")
+    }
 
 
 def requests_for(

@@ -18,6 +18,7 @@ from .errors import ModelError
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
 _PREFIX = "base_model.model."
 _FILE, _PICKLE = "adapter_model.safetensors", "adapter_model.bin"
@@ -92,6 +93,12 @@ class PeftAdapter:
         """The largest."""
         return max((each.rank for each in self.low_rank.values()), default=0)
 
+    def head_rows(self, final_linear: str) -> int | None:
+        """Labels of the head that it brings along, whose last layer is `final_linear`; None where it brings none."""
+        name = f"{final_linear}.weight"
+        found = [tensor for each, tensor in self.saved.items() if each == name or each.endswith(f".{name}")]
+        return len(found[0]) if found else None
+
     def labels(self, count: int) -> list[str]:
         """The labels that it names, in the order of their indices; empty where it names none, or not `count`."""
         named: Any = self.config.get("id2label") or {}
@@ -107,6 +114,26 @@ def place(name: str, known: Container[str], prefix: str) -> str | None:
     """
     inner = name.partition(".")[2]
     return next((each for each in (name, f"{prefix}.{name}", f"{prefix}.{inner}") if each in known), None)
+
+
+def merge_into(model: PreTrainedModel, adapter: PeftAdapter, *, skip: Container[str]) -> None:
+    """Merge an adapter into a classifier in memory, in place; what the class does not have is left out.
+
+    Args:
+        skip: parameters that come from elsewhere.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    known, prefix = dict(model.named_parameters()), model.base_model_prefix
+    for path, low_rank in adapter.low_rank.items():
+        name = place(f"{path}.weight", known, prefix)
+        if name is not None and name not in skip:
+            weight, conv = known[name], isinstance(model.get_submodule(name.removesuffix(".weight")), Conv1D)
+            weight.data = low_rank.merged(weight.data.cpu(), transposed=conv).to(weight.device, weight.dtype)
+    for path, tensor in adapter.saved.items():
+        name = place(path, known, prefix)
+        if name is not None and name not in skip and known[name].shape == tensor.shape:
+            known[name].data = tensor.to(known[name].device, known[name].dtype)
 
 
 def read_adapter(path: str, *, allow_pickle: bool = False) -> PeftAdapter:

@@ -11,6 +11,7 @@ from .architecture import OWN_MODEL_TYPE, Architecture
 from .checkpoint import Checkpoint, resolve
 from .config import ModelConfig
 from .errors import ConfigError, ModelError
+from .peft_adapter import PeftAdapter
 from .registry import registry
 from .startup import without_collector
 
@@ -22,12 +23,13 @@ _CLASSIFIER = "ForSequenceClassification"
 
 @dataclass(frozen=True)
 class Source:
-    """A model's files, config and tokenizer, before any weight is read."""
+    """A model's files, config and tokenizer, before any weight is read; and a LoRA adapter to be merged into it."""
 
     checkpoint: Checkpoint
     config: PreTrainedConfig
     architecture: Architecture
     tokenizer: PreTrainedTokenizerBase | None
+    adapter: PeftAdapter | None = None
 
     @property
     def class_name(self) -> str:

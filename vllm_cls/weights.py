@@ -10,7 +10,9 @@ from collections.abc import Iterable
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
+from .architecture import in_backbone
 from .errors import ModelError
+from .peft_adapter import merge_into
 from .source import Source, first_line
 from .transformers_logging import quiet
 
@@ -67,7 +69,7 @@ def load_weights(
         )
     missing = set(info["missing_keys"])
     if headless:
-        allowed |= {name for name in missing if not in_backbone(model, name)}
+        allowed |= {name for name in missing if not in_backbone(model.base_model_prefix, name)}
     if missing - allowed:
         names = ", ".join(sorted(missing - allowed)[:5])
         raise ModelError(
@@ -75,6 +77,8 @@ def load_weights(
             "Make a head with `vcls convert … --head fit|tokens|two-way|file|random`."
         )
     refuse_nonfinite(model, source.checkpoint.name, skip=missing)
+    if source.adapter is not None:
+        merge_into(model, source.adapter, skip=allowed)
     return model.eval(), missing & allowed
 
 
@@ -95,9 +99,3 @@ def refuse_nonfinite(model: PreTrainedModel, name: str, skip: Iterable[str] = ()
 
 def _shape(value: Any) -> str:
     return value if isinstance(value, str) else str(tuple(value))
-
-
-def in_backbone(model: PreTrainedModel, name: str) -> bool:
-    """Whether a parameter belongs to the backbone; its pooler, which few checkpoints have, counts as head."""
-    inside = name.startswith(f"{model.base_model_prefix}.")
-    return inside and not name.startswith(f"{model.base_model_prefix}.pooler.")
