@@ -1,4 +1,4 @@
-"""What turns a model into a classifier. `as_seq_cls_model` is the public one; the rest is found through hooks."""
+"""What turns a model into a classifier. `as_seq_cls_model` and `as_token_cls_model` are public; hooks find the rest."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .families import Decoder, Encoder
     from .seq_cls import as_seq_cls_model
+    from .token_cls import as_token_cls_model
 
-__all__ = ["Decoder", "Encoder", "as_seq_cls_model"]
+__all__ = ["Decoder", "Encoder", "as_seq_cls_model", "as_token_cls_model"]
 
 
 def __getattr__(name: str) -> Any:
@@ -16,6 +17,10 @@ def __getattr__(name: str) -> Any:
         from .seq_cls import as_seq_cls_model
 
         return as_seq_cls_model
+    if name == "as_token_cls_model":
+        from .token_cls import as_token_cls_model
+
+        return as_token_cls_model
     if name in __all__:
         from . import families
 

@@ -1,10 +1,12 @@
 """The two great families, for plugins to subclass: decoders with `score`, encoders with a head of their own.
 
-Both take the class that transformers has, else make one with `as_seq_cls_model`.
+Both take the class that transformers has, else make one with `as_seq_cls_model` or `as_token_cls_model`.
 """
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -46,11 +48,61 @@ def base_class(config_class: type[PreTrainedConfig]) -> type[PreTrainedModel]:
     return chosen
 
 
+def native_token_class(config_class: type[PreTrainedConfig]) -> type[PreTrainedModel] | None:
+    """transformers' own token classifier for a config class, or None."""
+    from transformers import MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING as MAPPING
+
+    return MAPPING.get(config_class, None)
+
+
 class _Family(Architecture):
     def classifier_class(self, config_class: type[PreTrainedConfig]) -> type[PreTrainedModel]:
         from .seq_cls import as_seq_cls_model
 
         return native_class(config_class) or as_seq_cls_model(base_class(config_class))
+
+    def for_tokens(self, config_class: type[PreTrainedConfig]) -> Architecture:
+        from transformers.modeling_layers import GenericForTokenClassification
+
+        native = native_token_class(config_class)
+        made = copy.copy(self)
+        made.__class__ = _for_tokens(type(self))  # type: ignore[arg-type]  # classes are hashable
+        made.final_linear = (
+            "classifier" if native and not issubclass(native, GenericForTokenClassification) else "score"
+        )
+        return made
+
+
+class _ForTokens(_Family):
+    """Mixed into a family's class: all that differs for a head on each token's state."""
+
+    task = "token_classify"
+
+    def classifier_class(self, config_class: type[PreTrainedConfig]) -> type[PreTrainedModel]:
+        from .token_cls import as_token_cls_model
+
+        return native_token_class(config_class) or as_token_cls_model(base_class(config_class))
+
+    def pooling(self, config: PreTrainedConfig) -> str:
+        return "ALL"
+
+    def head(self, model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        from vllm_cls.pooler.heads import ReplayedHead
+
+        return getattr(model, "pooled_logits", None) or ReplayedHead(model)
+
+    def express(
+        self, config: PreTrainedConfig, linear: LinearHead, *, on_features: bool
+    ) -> Mapping[str, torch.Tensor] | None:
+        from .token_cls import linear_parameters
+
+        return linear_parameters(self.classifier_class(type(config)), config, self.final_linear, linear)
+
+
+@functools.cache
+def _for_tokens(family: Any) -> type[_Family]:
+    made: type[_Family] = type(f"{family.__name__}ForTokens", (_ForTokens, family), {})
+    return made
 
 
 class Decoder(_Family):

@@ -84,5 +84,6 @@ def vcls_model_card(values: Mapping[str, Any]) -> str:
 @hookimpl
 def vcls_auto_classes() -> list[tuple[type, type]]:
     from .seq_cls import VclsConfig, VclsForSequenceClassification
+    from .token_cls import VclsForTokenClassification
 
-    return [(VclsConfig, VclsForSequenceClassification)]
+    return [(VclsConfig, VclsForSequenceClassification), (VclsConfig, VclsForTokenClassification)]

@@ -124,7 +124,7 @@ def _checked_labels(request: HeadRequest, found: list[str]) -> list[str]:
 
 def _token_ids(request: HeadRequest) -> dict[str, list[int]]:
     """Label → token ids, each checked to be what the model would read at the end of the real prompt."""
-    if request.pooling != "LAST":
+    if request.pooling not in ("LAST", "ALL"):
         raise ConfigError(
             f"label tokens need the last token's state; this model pools {request.pooling}. Use --head fit."
         )

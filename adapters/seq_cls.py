@@ -69,8 +69,9 @@ def head_tensors(head: LinearHead) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in named.items() if tensor is not None}
 
 
-class SequenceClassifier:
-    """Mixin of every class made here: pooling, head, loss. Its first base is a `PreTrainedModel`."""
+class LinearClassifier:
+    """What the classes made here and in `token_cls` have in common: `score` behind a base model. Their next base is a
+    `PreTrainedModel`."""
 
     config: Any
     base_model_prefix: str
@@ -86,16 +87,26 @@ class SequenceClassifier:
         if shape.combine:
             self.combine = nn.Linear(self.score.out_features, self.num_labels, bias=shape.offset)
 
+    def pooled_logits(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Pooled states `(n, hidden)` → logits `(n, num_labels)`, in the head's dtype."""
+        logits = softcapped(self.score(pooled.to(self.score.weight.dtype)), self.softcap)
+        return self.combine(logits) if hasattr(self, "combine") else logits
+
+    def hidden_states(self, **inputs: Any) -> torch.Tensor:
+        """The base model's output for what `forward` is given: `(batch, length, hidden)`."""
+        inputs.pop("return_dict", None)
+        hidden: torch.Tensor = getattr(self, self.base_model_prefix)(**inputs)[0]
+        return hidden
+
+
+class SequenceClassifier(LinearClassifier):
+    """Mixin: pooling, head, loss of a classifier of sequences."""
+
     @property
     def pooling(self) -> str:
         """Where the state comes from: "CLS", "LAST" or "MEAN"."""
         pooling: str = own_settings(self.config).get("pooling", "LAST")
         return pooling
-
-    def pooled_logits(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Pooled states `(n, hidden)` → logits `(n, num_labels)`, in the head's dtype."""
-        logits = softcapped(self.score(pooled.to(self.score.weight.dtype)), self.softcap)
-        return self.combine(logits) if hasattr(self, "combine") else logits
 
     def pool(self, hidden: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """Hidden states `(batch, length, hidden)` → `(batch, hidden)`; padding is told by the mask alone."""
@@ -117,9 +128,7 @@ class SequenceClassifier:
         **kwargs: Any,
     ) -> SequenceClassifierOutput:
         """Token ids `(batch, length)` → `.logits` `(batch, num_labels)`, with `.loss` where labels are given."""
-        kwargs.pop("return_dict", None)
-        backbone = getattr(self, self.base_model_prefix)
-        hidden = backbone(input_ids=input_ids, attention_mask=attention_mask, **kwargs)[0]
+        hidden = self.hidden_states(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
         logits = self.pooled_logits(self.pool(hidden, attention_mask))
         loss = None
         if labels is not None:
@@ -137,12 +146,17 @@ def as_seq_cls_model(model_class: type[PreTrainedModel]) -> type[PreTrainedModel
         A class `*ForSequenceClassification`. It keeps the family's `base_model_prefix`, so it reads the
         checkpoints of both the `*Model` and the `*ForCausalLM`.
     """
-    made: type[PreTrainedModel] = _made(model_class)  # type: ignore[arg-type]  # classes are hashable
+    return class_on(model_class, SequenceClassifier, "ForSequenceClassification")
+
+
+def class_on(model_class: type[PreTrainedModel], kind: type[LinearClassifier], ending: str) -> type[PreTrainedModel]:
+    """The class of a `kind` of classifiers on a base model, always the same one; its name has this ending."""
+    made: type[PreTrainedModel] = _made(model_class, kind, ending)  # type: ignore[arg-type]  # classes are hashable
     return made
 
 
 @functools.cache
-def _made(model_class: Any) -> type[PreTrainedModel]:
+def _made(model_class: Any, kind: type[LinearClassifier], ending: str) -> type[PreTrainedModel]:
     family = [base for base in model_class.__mro__ if issubclass(base, PreTrainedModel) and base is not PreTrainedModel]
     parent = family[-1] if family[-1] is not model_class else PreTrainedModel
     prefix = model_class.base_model_prefix or "model"
@@ -155,12 +169,12 @@ def _made(model_class: Any) -> type[PreTrainedModel]:
 
     stem = next((model_class.__name__.removesuffix(s) for s in _SUFFIXES if model_class.__name__.endswith(s)), None)
     made: type[PreTrainedModel] = type(parent)(
-        f"{stem or model_class.__name__}ForSequenceClassification",
-        (SequenceClassifier, parent),
+        f"{stem or model_class.__name__}{ending}",
+        (kind, parent),
         {
             "__init__": __init__,
             "__module__": __name__,
-            "__doc__": f"{model_class.__name__} with a linear head on one state a sequence.",
+            "__doc__": f"{model_class.__name__} with a linear head.",
             "base_model_prefix": prefix,
             "config_class": model_class.config_class,
         },
@@ -191,9 +205,10 @@ class VclsConfig(PreTrainedConfig):
         return text
 
 
-class VclsForSequenceClassification(SequenceClassifier, PreTrainedModel):
-    """Any backbone, any pooling, any linear head; plain transformers refuses its `model_type`."""
+class AnyBackbone(PreTrainedModel):
+    """A model whose config holds another model's; plain transformers refuses its `model_type`."""
 
+    build_head: Any
     config_class = VclsConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
@@ -213,3 +228,7 @@ class VclsForSequenceClassification(SequenceClassifier, PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if module in (self.score, getattr(self, "combine", None)):
             super()._init_weights(module)
+
+
+class VclsForSequenceClassification(SequenceClassifier, AnyBackbone):
+    """Any backbone, any pooling, any linear head."""

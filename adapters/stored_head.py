@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllm_cls.architecture import OWN_MODEL_TYPE, Head, HeadRequest, HeadResult, LinearHead
+from vllm_cls.architecture import CLASSIFIERS, OWN_MODEL_TYPE, Head, HeadRequest, HeadResult, LinearHead
 from vllm_cls.errors import ConfigError, ModelError
 from vllm_cls.peft_adapter import PeftAdapter
 
 from .merging import adapter_head
-from .seq_cls import SequenceClassifier
+from .seq_cls import LinearClassifier
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,7 @@ def _labels(request: HeadRequest, num_labels: int) -> list[str]:
 
 
 def _is_classifier(request: HeadRequest) -> bool:
-    return next(iter(request.config.architectures or ()), "").endswith("ForSequenceClassification")
+    return next(iter(request.config.architectures or ()), "").endswith(CLASSIFIERS[request.architecture.task])
 
 
 def existing_head(request: HeadRequest) -> HeadResult:
@@ -65,8 +65,10 @@ def existing_head(request: HeadRequest) -> HeadResult:
                 raise ModelError(
                     f"{checkpoint.name}: the weight {name} holds NaN or infinite values; fetch or train it again."
                 )
-        ours = issubclass(request.architecture.classifier_class(type(config)), SequenceClassifier)
-        if bias in checkpoint.locations and final == "score" and not ours:
+        ours = issubclass(request.architecture.classifier_class(type(config)), LinearClassifier)
+        # transformers' decoders have a bias where they label tokens, and none where they label sequences
+        lacks_bias = request.architecture.task == "classify" and final == "score" and not ours
+        if bias in checkpoint.locations and lacks_bias:
             linear = LinearHead(checkpoint.tensor(weight), checkpoint.tensor(bias))
             return HeadResult(
                 Head("existing", linear=linear, description="The checkpoint's `score` layer, its bias included."),

@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, Any
 from vllm_cls.architecture import OWN_MODEL_TYPE, Architecture, HeadResult, LinearHead, Target
 from vllm_cls.errors import ConfigError
 
-from .seq_cls import (
-    HeadShape,
-    SequenceClassifier,
-    VclsConfig,
-    VclsForSequenceClassification,
-    head_tensors,
-    own_settings,
-)
+from .seq_cls import HeadShape, LinearClassifier, VclsConfig, VclsForSequenceClassification, head_tensors, own_settings
+from .token_cls import VclsForTokenClassification
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+_OWN_CLASSES: dict[str, type[PreTrainedModel]] = {
+    "classify": VclsForSequenceClassification,
+    "token_classify": VclsForTokenClassification,
+}
 
 
 def target(architecture: Architecture, config: PreTrainedConfig, result: HeadResult, pooling: str) -> Target:
@@ -32,7 +31,7 @@ def target(architecture: Architecture, config: PreTrainedConfig, result: HeadRes
         architecture: of the backbone.
         config: the source's; it is copied, not changed.
         result: the head and its labels.
-        pooling: "CLS", "LAST" or "MEAN".
+        pooling: "CLS", "LAST" or "MEAN"; "ALL" for a head on each token.
 
     Raises:
         ConfigError: the head was made for another pooling than the one asked for.
@@ -40,10 +39,10 @@ def target(architecture: Architecture, config: PreTrainedConfig, result: HeadRes
     config = copy.deepcopy(config)
     head = result.head
     if config.model_type == OWN_MODEL_TYPE:
-        return _own_type(config, result, pooling)
+        return _own_type(config, result, pooling, _OWN_CLASSES[architecture.task])
     classifier_class = architecture.classifier_class(type(config))
     default = architecture.pooling(config)
-    ours = issubclass(classifier_class, SequenceClassifier)
+    ours = issubclass(classifier_class, LinearClassifier)
     if head.linear is None:
         if pooling != (own_settings(config).get("pooling", default) if ours else default):
             raise ConfigError(_other_pooling(classifier_class.__name__, result, default, pooling))
@@ -61,7 +60,7 @@ def target(architecture: Architecture, config: PreTrainedConfig, result: HeadRes
             _set_labels(config, result)
             config.architectures = [classifier_class.__name__]
             return Target(classifier_class, config, tensors)
-    return _wrapped(config, result, pooling)
+    return _wrapped(config, result, pooling, _OWN_CLASSES[architecture.task])
 
 
 def _other_pooling(name: str, result: HeadResult, made_for: str, asked: str) -> str:
@@ -71,7 +70,7 @@ def _other_pooling(name: str, result: HeadResult, made_for: str, asked: str) -> 
     )
 
 
-def _wrapped(config: PreTrainedConfig, result: HeadResult, pooling: str) -> Target:
+def _wrapped(config: PreTrainedConfig, result: HeadResult, pooling: str, own_class: type[PreTrainedModel]) -> Target:
     """Our own model type round the backbone's config."""
     assert result.head.linear is not None
     settings = own_settings(config)
@@ -82,21 +81,21 @@ def _wrapped(config: PreTrainedConfig, result: HeadResult, pooling: str) -> Targ
         setattr(outer, name, getattr(config.get_text_config(), name, None))
     _set_labels(outer, result)
     _set_form(outer, result.head.linear, pooling)
-    outer.architectures = [VclsForSequenceClassification.__name__]
-    return Target(VclsForSequenceClassification, outer, head_tensors(result.head.linear))
+    outer.architectures = [own_class.__name__]
+    return Target(own_class, outer, head_tensors(result.head.linear))
 
 
-def _own_type(config: Any, result: HeadResult, pooling: str) -> Target:
+def _own_type(config: Any, result: HeadResult, pooling: str, own_class: type[PreTrainedModel]) -> Target:
     """A checkpoint of our own type, with its head or a new one."""
     stored = own_settings(config).get("pooling", "LAST")
     if result.head.linear is None:
         if pooling != stored:
             raise ConfigError(_other_pooling(config.architectures[0], result, stored, pooling))
         _set_labels(config, result)
-        return Target(VclsForSequenceClassification, config, result.head.tensors)
+        return Target(own_class, config, result.head.tensors)
     _set_labels(config, result)
     _set_form(config, result.head.linear, pooling)
-    return Target(VclsForSequenceClassification, config, head_tensors(result.head.linear))
+    return Target(own_class, config, head_tensors(result.head.linear))
 
 
 def _set_labels(config: PreTrainedConfig, result: HeadResult) -> None:

@@ -58,7 +58,13 @@ class Template(click.ParamType):
 @click.command(epilog=EPILOG)
 @click.argument("model")
 @click.argument("out")
-@click.option("--convert", type=click.Choice(_MODES), default="classify", show_default=True)
+@click.option(
+    "--convert",
+    type=click.Choice(_MODES),
+    default="auto",
+    show_default=True,
+    help="auto: what MODEL is, else classify.",
+)
 @click.option("--head", metavar="NAME", help="Where the head comes from: see below.")
 @click.option("--labels", type=Names(), help="Names of the labels, in the order of their indices.")
 @click.option("--num-labels", type=int, metavar="N", help="Number of labels, where they have no names.")

@@ -20,7 +20,12 @@ if TYPE_CHECKING:
     from .hookspecs import hookimpl
     from .jobs.classify import JobReport, classify_file
     from .llm import LLM, load_classifier
-    from .outputs import ClassificationRequestOutput, PoolingRequestOutput, ScoringRequestOutput
+    from .outputs import (
+        ClassificationRequestOutput,
+        PoolingRequestOutput,
+        ScoringRequestOutput,
+        TokenClassificationRequestOutput,
+    )
     from .params import LoRARequest, PoolingParams
 
 _HOMES = {
@@ -40,6 +45,7 @@ _HOMES = {
     "PoolingRequestOutput": "outputs",
     "PromptError": "errors",
     "ScoringRequestOutput": "outputs",
+    "TokenClassificationRequestOutput": "outputs",
     "VclsError": "errors",
     "classify_file": "jobs.classify",
     "convert": "conversion",
@@ -64,6 +70,7 @@ __all__ = [
     "PoolingRequestOutput",
     "PromptError",
     "ScoringRequestOutput",
+    "TokenClassificationRequestOutput",
     "VclsError",
     "__version__",
     "classify_file",

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 OWN_MODEL_TYPE = "vcls"
 """`model_type` of a classifier that transformers' own classes cannot express; plain transformers refuses it."""
+CLASSIFIERS = {"classify": "ForSequenceClassification", "token_classify": "ForTokenClassification"}
+"""How the names of transformers' classifier classes end, by what they do."""
 
 
 def in_backbone(prefix: str, name: str) -> bool:
@@ -120,7 +122,7 @@ class HeadRequest:
         tokenizer: the model's tokenizer, or None.
         labels: label names, in the order of their indices; empty where only a number is known.
         problem_type: as in transformers, or None.
-        pooling: "CLS", "LAST" or "MEAN".
+        pooling: "CLS", "LAST" or "MEAN", or "ALL" for a head on each token.
         options: the options of the command (`label_tokens`, `train`, `seed` …).
         tokenize: `(prompt, suffix="")` → token ids as the model will see them, with `suffix` written behind the prompt.
         states: prompts → `(pooled states, features)`, each `(num_prompts, hidden)` float32; runs the model.
@@ -239,6 +241,7 @@ class Architecture:
         class_names: values of `config.architectures` it matches, which is more specific.
         generic: it matches whatever no other one does.
         final_linear: path of the last linear layer in the classifier class.
+        task: "classify", or "token_classify" for what `for_tokens` gives.
     """
 
     name: str = ""
@@ -246,6 +249,7 @@ class Architecture:
     class_names: tuple[str, ...] = ()
     generic: bool = False
     final_linear: str = "score"
+    task: str = "classify"
 
     def specificity(self, model_type: str, class_names: Sequence[str] = ()) -> int:
         """3 for a match by class name, 2 by model type, 1 for a generic one, 0 for none."""
@@ -256,9 +260,19 @@ class Architecture:
         return 1 if self.generic else 0
 
     def classifier_class(self, config_class: type[PreTrainedConfig]) -> type[PreTrainedModel]:
-        """The class whose forward gives `.logits` `(num_sequences, num_labels)` for configs of this class."""
+        """The class whose forward gives `.logits` `(num_sequences, num_labels)` for configs of this class.
+
+        Of token classifiers, `(num_sequences, num_tokens, num_labels)`.
+        """
         raise PluginError(
             f"the architecture {self.name!r} does not say which classifier_class it has; override that method."
+        )
+
+    def for_tokens(self, config_class: type[PreTrainedConfig]) -> Architecture:
+        """This family as token classifiers: another class, pooling "ALL", a head on each token's state."""
+        raise PluginError(
+            f"the architecture {self.name!r} makes no token classifiers; subclass Encoder or Decoder of "
+            "vllm_cls.adapters, or override for_tokens."
         )
 
     def is_native(self, config_class: type[PreTrainedConfig]) -> bool:
@@ -271,7 +285,7 @@ class Architecture:
         return "transformers" if native else "vcls"
 
     def pooling(self, config: PreTrainedConfig) -> str:
-        """The pooling of the classifier class: "CLS", "LAST" or "MEAN"."""
+        """The pooling of the classifier class: "CLS", "LAST" or "MEAN"; "ALL" of token classifiers."""
         return "LAST"
 
     def backbone(self, model: PreTrainedModel) -> PreTrainedModel:

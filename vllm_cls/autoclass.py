@@ -1,4 +1,4 @@
-"""Makes transformers' `AutoModelForSequenceClassification` and `AutoConfig` know our classes.
+"""Makes transformers' Auto classes of classifiers, and `AutoConfig`, know our classes.
 
 `import vllm_cls` must not load transformers, and the two may be imported in either order: if the Auto
 classes are loaded already they are extended at once, otherwise when they are.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
+from .architecture import CLASSIFIERS
 from .startup import after_import
 
 _MODULE = "transformers.models.auto.modeling_auto"
@@ -20,10 +21,16 @@ def install() -> None:
 
 
 def _extend(modeling_auto: ModuleType) -> None:
-    auto: Any = modeling_auto.AutoModelForSequenceClassification
-    native = auto._model_mapping
-    if getattr(native, "extended_by_vllm_cls", False):
+    autos = {task: getattr(modeling_auto, f"AutoModel{ending}") for task, ending in CLASSIFIERS.items()}
+    if any(getattr(auto._model_mapping, "extended_by_vllm_cls", False) for auto in autos.values()):
         return
+    for task, auto in autos.items():
+        _extend_one(auto, task)
+    _register_config()
+
+
+def _extend_one(auto: Any, task: str) -> None:
+    native = auto._model_mapping
 
     class WithClassifiers(type(native)):  # type: ignore[misc]
         """transformers' mapping; a config class that it lacks is looked up among our plugins."""
@@ -31,13 +38,13 @@ def _extend(modeling_auto: ModuleType) -> None:
         extended_by_vllm_cls = True
 
         def __contains__(self, item: Any) -> bool:
-            return native.__contains__(item) or _classifier_class(item) is not None
+            return native.__contains__(item) or _classifier_class(item, task) is not None
 
         def __getitem__(self, key: Any) -> Any:
             try:
                 return native[key]
             except KeyError:
-                found = _classifier_class(key)
+                found = _classifier_class(key, task)
                 if found is None:
                     raise
                 return found
@@ -46,7 +53,6 @@ def _extend(modeling_auto: ModuleType) -> None:
     native._model_mapping._model_mapping = native  # its constructor points this at the new mapping
     mapping._extra_content = native._extra_content  # registrations made through either are seen by both
     auto._model_mapping = mapping
-    _register_config()
 
 
 def _register_config() -> None:
@@ -78,16 +84,18 @@ def own_classes() -> list[tuple[Any, Any]]:
     return [pair for pairs in registry().hook.vcls_auto_classes() for pair in pairs]
 
 
-def _classifier_class(config_class: Any) -> Any:
-    """Our classifier class for a config class, or None."""
+def _classifier_class(config_class: Any, task: str) -> Any:
+    """Our classifier class for a config class and a task, or None."""
     from .errors import VclsError
     from .registry import registry
 
     for own_config, own_class in own_classes():
-        if own_config is config_class:
+        if own_config is config_class and own_class.__name__.endswith(CLASSIFIERS[task]):
             return own_class
     try:
         architecture = registry().find(getattr(config_class, "model_type", ""))
+        if task == "token_classify":
+            architecture = architecture.for_tokens(config_class)
         return architecture.classifier_class(config_class)
     except VclsError:  # no plugin, or no text model: to transformers it is simply not in the mapping
         return None

@@ -13,7 +13,7 @@ from .calibration import calibrated
 from .config import DTYPES, PROBLEM_TYPES, ModelConfig
 from .errors import ConfigError, ModelError
 from .head_job import HeadJob
-from .loading import lacks_head, make_head, target_for
+from .loading import heads_for, lacks_head, make_head, target_for, without_head
 from .padding import choose_pad
 from .peft_adapter import PeftAdapter, read_adapter
 from .registry import registry
@@ -104,14 +104,14 @@ def convert(
         ConfigError: options contradict each other.
     """
     budget = model_options.pop("max_num_batched_tokens", None)
-    model_options["convert"] = (
-        "classify" if model_options.get("convert") in (None, "auto") else model_options["convert"]
-    )
-    options = ModelConfig.of(model, **model_options)
+    options = ModelConfig.of(model, **{**model_options, "convert": model_options.get("convert") or "auto"})
     names = _labels(labels, num_labels, problem_type) or options.label_overrides()
     source = open_source(options)
     if lora is not None:
         source = dataclasses.replace(source, adapter=read_adapter(lora, allow_pickle=options.allow_pickle))
+    if source.task == "token_classify":
+        prompt = prompt_template is not None or chat_template_prompt
+        _refuse_for_tokens(source, learns=head == "fit" or calibrate is not None, prompt=prompt, pooling=pooling)
     _store_prompt(source, prompt_template, chat_template_prompt)
     method = _method(source, head)
     stray_bias = bias if calibrate is None else None
@@ -229,6 +229,23 @@ def _refuse_output_layer(adapter: PeftAdapter) -> None:
         )
 
 
+def _refuse_for_tokens(source: Source, *, learns: bool, prompt: bool, pooling: str | None) -> None:
+    if source.backbone_config.is_encoder_decoder and not source.architecture.is_native(type(source.backbone_config)):
+        raise ModelError(
+            f"{source.checkpoint.name} is an encoder-decoder, and transformers has no token classifier of it: its states "
+            "belong to the decoder's tokens, one behind the text's. Take an encoder."
+        )
+    if learns:
+        raise ConfigError(
+            "--head fit and --calibrate learn from a label a text (--convert classify), and this head labels tokens; train "
+            "one with transformers' Trainer (--head random to begin with), or bring it with --head file."
+        )
+    if prompt:
+        raise ConfigError("a token classifier labels the text itself; leave --prompt-template and its like out.")
+    if pooling is not None:
+        raise ConfigError(f"--pooling {pooling}: a token classifier reads every token's state; leave it out.")
+
+
 def _method(source: Source, head: str | None) -> str:
     if head not in (None, "existing") and source.config.model_type == OWN_MODEL_TYPE:
         raise ModelError(
@@ -239,8 +256,7 @@ def _method(source: Source, head: str | None) -> str:
         return head
     if lacks_head(source) or (not source.checkpoint.locations and not source.is_classifier):
         raise ModelError(
-            f"{source.checkpoint.name} is a {source.class_name or source.config.model_type} without a classification head, and "
-            "a head is never invented; say where it comes from: --head tokens, two-way, fit, file or random."
+            f"{without_head(source)}, and a head is never invented; say where it comes from: --head {heads_for(source)}."
         )
     return "existing"
 

@@ -75,4 +75,7 @@ def vcls_writers() -> Mapping[str, Callable]:
 
 @hookspec
 def vcls_auto_classes() -> Sequence[tuple[type, type]]:
-    """Pairs (config class, classifier class) of our own model types, for transformers' Auto classes."""
+    """Pairs (config class, classifier class) of our own model types, for transformers' Auto classes.
+
+    Which Auto class it is for is told by the end of the classifier's name, as in transformers.
+    """

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .config import ModelConfig, PoolerConfig, RuntimeConfig
 from .errors import ConfigError, PromptError
@@ -14,10 +13,13 @@ from .outputs import (
     ClassificationRequestOutput,
     PoolingOutput,
     PoolingRequestOutput,
+    RequestOutput,
     ScoringOutput,
     ScoringRequestOutput,
+    TokenClassificationRequestOutput,
 )
 from .params import PoolingParams
+from .prompt_stream import answered
 from .prompts import is_single
 from .tokenization import Tokenized, Truncation
 
@@ -27,8 +29,7 @@ if TYPE_CHECKING:
     from .runtime.counters import Counters
     from .serving import Served
 
-# Prompts of a stream looked at together, to batch by length: few at first, so that answers come soon.
-_FIRST_WINDOW, _WINDOW = 64, 4096
+Output = TypeVar("Output")
 
 
 class LLM:
@@ -136,6 +137,11 @@ class LLM:
         return self._open.classifier.model
 
     @property
+    def task(self) -> str:
+        """What the model was made for: "classify" or "token_classify"."""
+        return self._open.task
+
+    @property
     def num_labels(self) -> int:
         return int(self._open.classifier.config.num_labels)
 
@@ -211,12 +217,7 @@ class LLM:
         listed = as_list(prompts)
         params = per_prompt(pooling_params, len(listed))
         tokenized = self._tokenize(listed, lora_request, tokenization_kwargs)
-        outputs = []
-        for each in self._classified(tokenized, params):
-            if isinstance(each, PromptError):
-                raise each
-            outputs.append(each)
-        return outputs
+        return _all_good(self._classified(tokenized, params))
 
     def classify_iter(
         self,
@@ -235,47 +236,57 @@ class LLM:
             One output a prompt; a bad prompt has its reason in `error` and affects no other.
         """
         params = PoolingParams(use_activation=use_activation)
-        truncation = Truncation(-1 if truncate else None, truncation_side)
-        for tokenized in self._tokenized_windows(iter(prompts), truncation):
-            good = [each for each in tokenized if isinstance(each, Tokenized)]
-            outputs = iter(self._classified(good, [params] * len(good)))
-            for each in tokenized:
-                output = next(outputs) if isinstance(each, Tokenized) else each
-                if isinstance(output, PromptError):
-                    failed: Any = None
-                    output = ClassificationRequestOutput(self._next_id(), failed, [], error=str(output))
-                yield output
 
-    def _tokenized_windows(
-        self, prompts: Iterator[Any], truncation: Truncation
-    ) -> Iterator[list[Tokenized | PromptError]]:
-        """Windows of a stream, tokenized; for a GPU the next one is read and tokenized while the last one runs.
+        def answer(tokenized: Sequence[Tokenized]) -> list[ClassificationRequestOutput | PromptError]:
+            return self._classified(tokenized, [params] * len(tokenized))
 
-        On a CPU that would gain nothing: the model takes all of it.
+        return self._stream(prompts, truncate, truncation_side, answer, ClassificationRequestOutput)
+
+    def token_classify(
+        self,
+        prompts: Any,
+        *,
+        aggregation_strategy: str = "simple",
+        ignore_labels: Sequence[str] = ("O",),
+        use_tqdm: bool | Callable[..., Any] = True,
+        lora_request: Any = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[TokenClassificationRequestOutput]:
+        """The labelled spans of each text, as transformers' token-classification pipeline finds them.
+
+        Args:
+            aggregation_strategy: "none", "simple", "first", "average" or "max"; see `vllm_cls.spans.SpanFinder`.
+            ignore_labels: labels whose spans are left out.
+            tokenization_kwargs: as for `classify`.
+
+        Raises:
+            ConfigError: the model does not classify tokens.
+            PromptError: a prompt is bad, or no plain text.
         """
-        engine, processor, size = self._open.engine, self._open.processor, _FIRST_WINDOW
+        from .spans import classified_tokens, span_finder
 
-        def tokenize(window: list[Any]) -> list[Tokenized | PromptError]:
-            with engine.counters.timed("tokenize"):
-                return processor.tokenize(window, truncation)
+        finder = span_finder(self._open, aggregation_strategy, ignore_labels)
+        tokenized = self._tokenize(as_list(prompts), lora_request, tokenization_kwargs)
+        return _all_good(classified_tokens(self._open, finder, tokenized, self._next_id))
 
-        def windows() -> Iterator[list[Any]]:
-            nonlocal size
-            while window := list(itertools.islice(prompts, size)):
-                size = min(2 * size, _WINDOW)
-                yield window
+    def token_classify_iter(
+        self,
+        prompts: Iterable[Any],
+        *,
+        aggregation_strategy: str = "simple",
+        ignore_labels: Sequence[str] = ("O",),
+        truncate: bool = False,
+        truncation_side: str | None = None,
+    ) -> Iterator[TokenClassificationRequestOutput]:
+        """The spans of a stream of texts; as `classify_iter`."""
+        from .spans import classified_tokens, span_finder
 
-        if engine.runner.device.type == "cpu":
-            yield from map(tokenize, windows())
-            return
-        with ThreadPoolExecutor(1, thread_name_prefix="vllm_cls_tokenizer") as ahead:
-            waiting: Future[list[Tokenized | PromptError]] | None = None
-            for window in windows():  # read here: what reads may belong to this thread
-                before, waiting = waiting, ahead.submit(tokenize, window)
-                if before is not None:
-                    yield before.result()
-            if waiting is not None:
-                yield waiting.result()
+        finder = span_finder(self._open, aggregation_strategy, ignore_labels)
+
+        def answer(tokenized: Sequence[Tokenized]) -> list[TokenClassificationRequestOutput | PromptError]:
+            return classified_tokens(self._open, finder, tokenized, self._next_id)
+
+        return self._stream(prompts, truncate, truncation_side, answer, TokenClassificationRequestOutput)
 
     def encode(
         self,
@@ -291,9 +302,10 @@ class LLM:
 
         Args:
             pooling_task: "classify" `(num_labels,)`, "token_classify" `(num_tokens, num_labels)`, or "embed"
-                `(hidden,)`: the pooled state, of unit length unless `use_activation=False`.
+                `(hidden,)`: the pooled state, of unit length unless `use_activation=False`. A token classifier does
+                "token_classify" where nothing else is said.
         """
-        task = pooling_task or self._open.pooler.config.task
+        task = pooling_task or self._open.pooler.config.task or (self.task if self.task == "token_classify" else None)
         if task not in ("classify", "token_classify", "embed"):
             raise ConfigError(f"pooling_task={task!r}: LLM.encode needs 'classify', 'token_classify' or 'embed'.")
         listed = as_list(prompts)
@@ -368,6 +380,21 @@ class LLM:
             good.append(each.with_adapter(adapter))
         return good
 
+    def _stream(
+        self,
+        prompts: Iterable[Any],
+        truncate: bool,
+        side: str | None,
+        answer: Callable[[Sequence[Tokenized]], Sequence[Any]],
+        kind: type[RequestOutput[Any]],
+    ) -> Iterator[Any]:
+        """Outputs of a `kind` for a stream of prompts, those without an answer included."""
+
+        def failed(reason: str) -> RequestOutput[Any]:
+            return kind(self._next_id(), None, [], error=reason)
+
+        return answered(self._open, prompts, Truncation(-1 if truncate else None, side), answer, failed)
+
     def _classified(
         self, tokenized: Sequence[Tokenized], params: Sequence[PoolingParams]
     ) -> list[ClassificationRequestOutput | PromptError]:
@@ -392,6 +419,16 @@ class LLM:
 
     def _next_id(self) -> str:
         return str(next(self._numbers))
+
+
+def _all_good(outputs: Sequence[Output | PromptError]) -> list[Output]:
+    """The outputs, or the first error."""
+    good = []
+    for each in outputs:
+        if isinstance(each, PromptError):
+            raise each
+        good.append(each)
+    return good
 
 
 def load_classifier(path: str, **options: Any) -> PreTrainedModel:

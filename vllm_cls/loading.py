@@ -25,7 +25,7 @@ def head_at_load(source: Source, options: ModelConfig) -> HeadResult:
         ModelError: there is no head, and none was asked for.
     """
     tokens = getattr(source.config, "classifier_from_token", None)
-    if tokens and (options.convert == "classify" or source.is_classifier) and lacks_head(source):
+    if tokens and (options.convert == source.task or source.is_classifier) and lacks_head(source):
         method, labels = "two-way" if _is_two_way(source.config) else "tokens", options.label_overrides()
         result = make_head(source, method, {"token_strings": list(tokens)})
         count = options.hf_overrides.get("num_labels", len(result.labels))
@@ -38,16 +38,27 @@ def head_at_load(source: Source, options: ModelConfig) -> HeadResult:
     if "classifier_from_token" in options.hf_overrides and not lacks_head(source):
         raise ConfigError(f"{options.model} has a head already; leave classifier_from_token out of hf_overrides.")
     # A checkpoint that says it is a classifier is held to it when its weights are read.
-    if source.is_classifier or (options.convert == "classify" and not lacks_head(source)):
+    if source.is_classifier or (options.convert == source.task and not lacks_head(source)):
         return make_head(source, "existing", {})
-    what = source.class_name or source.config.model_type
-    if source.class_name.endswith("ForTokenClassification"):
-        raise ModelError(f"{options.model} is a {what}: token classification is not supported yet.")
     raise ModelError(
-        f"{options.model} is a {what} without a classification head, and a head is never invented. Make one with "
-        f"`vcls convert {options.model} OUT --convert classify --head fit|tokens|two-way|file|random …`, or pass "
-        "convert='classify' with hf_overrides={'classifier_from_token': [...], 'method': ...}."
+        f"{without_head(source)}, and a head is never invented. Make one with `vcls convert {options.model} OUT --convert "
+        f"{source.task} --head {heads_for(source)} …`, or pass convert='{source.task}' with "
+        "hf_overrides={'classifier_from_token': [...], 'method': ...}."
     )
+
+
+def without_head(source: Source) -> str:
+    """Words that say what a model is that lacks a head for what it is opened for."""
+    what = source.class_name or source.config.model_type
+    if source.is_other_classifier:
+        read = "whole texts" if source.task == "token_classify" else "each token"
+        return f"{source.checkpoint.name} is a {what}, whose head classifies {read}; it has none for {source.task}"
+    return f"{source.checkpoint.name} is a {what} without a classification head"
+
+
+def heads_for(source: Source) -> str:
+    """The heads that can be made for a model."""
+    return "tokens|two-way|file|random" if source.task == "token_classify" else "fit|tokens|two-way|file|random"
 
 
 def _is_two_way(config: PreTrainedConfig) -> bool:
@@ -63,9 +74,11 @@ def _is_two_way(config: PreTrainedConfig) -> bool:
 
 
 def lacks_head(source: Source) -> bool:
-    """Whether the checkpoint has no tensor of the last linear layer."""
+    """Whether the checkpoint has no tensor of the last linear layer, or one that was made for another task."""
     if source.adapter is not None and source.adapter.head_rows(source.architecture.final_linear) is not None:
         return False
+    if source.is_other_classifier:
+        return True
     if source.config.model_type == OWN_MODEL_TYPE or not source.checkpoint.locations:
         return False  # pickled weights tell only when they are read
     return f"{source.architecture.final_linear}.weight" not in source.checkpoint.locations

@@ -49,6 +49,32 @@ class ClassificationOutput:
 
 
 @dataclass(frozen=True)
+class Span:
+    """A part of a text with its label.
+
+    Args:
+        label: without `B-` and `I-`, unless it is a single token's.
+        score: probability; the mean over its words or tokens.
+        start: of its first character in the text, from 0.
+        end: behind its last character.
+        word: its tokens as the tokenizer writes them; `text[start:end]` is what stands there.
+    """
+
+    label: str
+    score: float
+    start: int
+    end: int
+    word: str
+
+
+@dataclass(frozen=True)
+class TokenClassificationOutput:
+    """The spans of one text, in their order."""
+
+    spans: list[Span]
+
+
+@dataclass(frozen=True)
 class ScoringOutput:
     """`score`: a number, a probability unless the model's activation says otherwise."""
 
@@ -77,6 +103,10 @@ class PoolingRequestOutput(RequestOutput[PoolingOutput]):
 
 class ClassificationRequestOutput(RequestOutput[ClassificationOutput]):
     """Output of `LLM.classify`."""
+
+
+class TokenClassificationRequestOutput(RequestOutput[TokenClassificationOutput]):
+    """Output of `LLM.token_classify`."""
 
 
 class ScoringRequestOutput(RequestOutput[ScoringOutput]):

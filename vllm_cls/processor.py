@@ -23,6 +23,7 @@ def prompt_processor(options: ModelConfig, source: Source, longest: int) -> Prom
         template=PromptTemplate.parse(template) if template else None,
         chat_template_prompt=bool(settings.get("chat_template_prompt")),
         use_sep_token=getattr(source.config, "use_sep_token", True) is not False,
+        with_places=source.task == "token_classify" and getattr(source.tokenizer, "is_fast", False),
     )
 
 

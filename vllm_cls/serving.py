@@ -17,7 +17,7 @@ from .outputs import ClassificationOutput
 from .params import PoolingParams
 from .pooler.activations import activation_for
 from .pooler.heads import head_dtype, set_head_dtype
-from .pooler.methods import SEQUENCE_METHODS, step_rows
+from .pooler.methods import SEQUENCE_METHODS, every_token, step_rows
 from .pooler.pooler import Pooler
 from .processor import max_model_len, prompt_processor
 from .registry import registry
@@ -70,8 +70,18 @@ class Served:
         """The config that names the labels."""
         return self.classifier.config if adapter is None else adapter.config
 
+    @property
+    def task(self) -> str:
+        """What the model was made for: "classify" or "token_classify"."""
+        return self.classifier.source.task
+
     def run(self, task: str, sequences: Sequence[TokenSequence]) -> list[Result]:
         """Rows before calibration and activation: logits, logits of tokens, or pooled states."""
+        if self.task == "token_classify" and task != self.task:
+            raise ConfigError(
+                f"this model classifies tokens, not texts, so it cannot {task}; use LLM.token_classify, or "
+                "encode(pooling_task='token_classify')."
+            )
         if task == "embed":
             return self.engine.states(sequences)
         if not self.classifier.has_head and not all(each.adapter for each in sequences):
@@ -81,7 +91,8 @@ class Served:
                 else "this model was loaded with convert='none' and has no head; only pooling_task='embed' runs."
             )
         if task == "token_classify":
-            if self.engine.runner.head is None or self.engine.runner.mode.whole:
+            whole = self.engine.runner.head is None or self.engine.runner.mode.whole
+            if whole and self.task != "token_classify":
                 raise ConfigError("token_classify needs a head that runs on any token's state; this model's does not.")
             return self.engine.token_logits(sequences)
         return self.engine.logits(sequences)
@@ -134,6 +145,7 @@ class Served:
             "model": self.options.model,
             "model_type": source.backbone_config.model_type,
             "model_class": type(classifier.model).__name__,
+            "task": self.task if classifier.has_head else "embed",
             "format": classifier.architecture.checkpoint_format(classifier.config),
             "plugin": classifier.architecture.name,
             "backbone": type(self.engine.runner.backbone).__name__,
@@ -185,6 +197,8 @@ def serve(options: ModelConfig, runtime: RuntimeConfig) -> Served:
     stored = PoolerConfig.parse(classifier.source.settings.get("pooler_config"))
     pooler_config = options.pooler_config.over(stored)
     pooling = pooler_config.seq_pooling_type or classifier.pooling
+    if pooling != classifier.pooling == "ALL":
+        raise ConfigError(f"pooling_type={pooling!r}: a token classifier reads every token's state; leave it out.")
     pooler = Pooler(pooling, activation_for(config, registry().collect("vcls_activations")), pooler_config)
     longest = max_model_len(options, classifier.source)
     runner = make_runner(classifier, pooling, longest, options.quantization)
@@ -252,7 +266,7 @@ def make_runner(classifier: loading.Classifier, pooling: str, longest: int, quan
         quantization: what the caller makes of its products afterwards.
     """
     architecture, model = classifier.architecture, classifier.model
-    methods = {**SEQUENCE_METHODS, **registry().collect("vcls_pooling_methods")}
+    methods = {**SEQUENCE_METHODS, "ALL": every_token, **registry().collect("vcls_pooling_methods")}
     backbone = architecture.backbone(model)
     with_head = classifier.has_head or bool(classifier.missing)  # what adapters fill is tried unfilled
     head = architecture.head(model) if with_head else None

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .architecture import OWN_MODEL_TYPE, Architecture
+from .architecture import CLASSIFIERS, OWN_MODEL_TYPE, Architecture
 from .checkpoint import Checkpoint, resolve
 from .config import ModelConfig
 from .errors import ConfigError, ModelError
@@ -18,7 +18,8 @@ from .startup import without_collector
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-_CLASSIFIER = "ForSequenceClassification"
+# What a checkpoint keeps of its head under `vcls`.
+_OF_THE_HEAD = ("pooling", "head", "head_method", "pooler_config", "prompt_template", "chat_template_prompt")
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,19 @@ class Source:
         return pooling
 
     @property
+    def task(self) -> str:
+        """What it is opened for: "classify" or "token_classify"."""
+        return self.architecture.task
+
+    @property
     def is_classifier(self) -> bool:
-        return self.class_name.endswith(_CLASSIFIER)
+        """Whether it says that it is a classifier for its task."""
+        return self.class_name.endswith(CLASSIFIERS[self.task])
+
+    @property
+    def is_other_classifier(self) -> bool:
+        """Whether it is a classifier for another task, whose head does not serve this one."""
+        return not self.is_classifier and self.class_name.endswith(tuple(CLASSIFIERS.values()))
 
     def sentence_transformers_length(self) -> int | None:
         """`max_seq_length` of a Sentence Transformers folder, in tokens, or None."""
@@ -82,7 +94,20 @@ def open_source(options: ModelConfig) -> Source:
     _apply_overrides(config, options)
     inner = config.backbone_config if config.model_type == OWN_MODEL_TYPE else config
     architecture = plugins.find(inner.model_type, tuple(config.architectures or ()), plugin=options.plugin)
-    return Source(checkpoint, config, architecture, _read_tokenizer(checkpoint, options, inner))
+    if _task(options, config) == "token_classify":
+        architecture = architecture.for_tokens(type(inner))
+    source = Source(checkpoint, config, architecture, _read_tokenizer(checkpoint, options, inner))
+    if source.is_other_classifier:  # what is stored of its head says nothing of the one to come
+        config.vcls = {name: value for name, value in source.settings.items() if name not in _OF_THE_HEAD}
+    return source
+
+
+def _task(options: ModelConfig, config: PreTrainedConfig) -> str:
+    """What a checkpoint is opened for: as `convert` says, else what its class does."""
+    if options.convert in CLASSIFIERS:
+        return options.convert
+    name = next(iter(config.architectures or ()), "")
+    return next((task for task, ending in CLASSIFIERS.items() if name.endswith(ending)), "classify")
 
 
 def _read_config(checkpoint: Checkpoint, options: ModelConfig) -> PreTrainedConfig:
@@ -119,7 +144,7 @@ def _register_remote_classes(checkpoint: Checkpoint, auto_map: Mapping[str, str]
     import transformers
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-    for auto_name in ("AutoModel", "AutoModelForCausalLM", "AutoModelForSequenceClassification"):
+    for auto_name in ("AutoModel", "AutoModelForCausalLM", *(f"AutoModel{ending}" for ending in CLASSIFIERS.values())):
         if auto_name in auto_map:
             found = get_class_from_dynamic_module(auto_map[auto_name], str(checkpoint.folder))
             getattr(transformers, auto_name).register(type(config), found, exist_ok=True)

@@ -34,15 +34,34 @@ class Truncation:
 
 
 @dataclass(frozen=True)
+class Places:
+    """Where the tokens of a text stand in it.
+
+    Args:
+        offsets: `(start, end)` in characters, one a token.
+        special: 1 for a token that the tokenizer added.
+    """
+
+    text: str
+    offsets: Sequence[tuple[int, int]]
+    special: Sequence[int]
+
+
+@dataclass(frozen=True)
 class Tokenized:
-    """A prompt as the model will see it, and whether it was cut."""
+    """A prompt as the model will see it, and whether it was cut; `places` of a plain text, where they are wanted."""
 
     sequence: TokenSequence
     truncated: bool
+    places: Places | None = None
 
     def with_adapter(self, adapter: Adapter | None) -> Tokenized:
         """The same, to be run with a LoRA adapter."""
         return self if adapter is None else replace(self, sequence=replace(self.sequence, adapter=adapter))
+
+
+# Token ids, their types, and what a fast tokenizer knows of their places.
+_Encoding = tuple[list[int], "list[int] | None", Any]
 
 
 def _salted(tokenized: Tokenized, prompt: Prompt) -> Tokenized:
@@ -73,6 +92,7 @@ class PromptProcessor:
         template: stored or given; None leaves texts as they are.
         chat_template_prompt: put a text into the tokenizer's chat template, as the user's message.
         use_sep_token: whether pairs are joined by the tokenizer or simply concatenated (vLLM's name).
+        with_places: remember where tokens stand in their text.
     """
 
     tokenizer: PreTrainedTokenizerBase | None
@@ -82,6 +102,7 @@ class PromptProcessor:
     template: PromptTemplate | None = None
     chat_template_prompt: bool = False
     use_sep_token: bool = True
+    with_places: bool = False
     # A tokenizer keeps its truncation as state: one call at a time.
     _lock: AbstractContextManager[Any] = field(default_factory=threading.RLock, repr=False, compare=False)
 
@@ -172,8 +193,8 @@ class PromptProcessor:
             raise PromptError(f"the chat template refuses these messages: {error}") from error
         return text
 
-    def _encode_all(self, texts: Sequence[Rendered]) -> list[tuple[list[int], list[int] | None] | PromptError]:
-        """Ids and token types of each text; batched by what the tokenizer has to be told."""
+    def _encode_all(self, texts: Sequence[Rendered]) -> list[_Encoding | PromptError]:
+        """The encoding of each text; batched by what the tokenizer has to be told."""
         results: list[Any] = [None] * len(texts)
         groups: dict[tuple[bool, bool], list[int]] = {}
         for index, each in enumerate(texts):
@@ -190,7 +211,7 @@ class PromptProcessor:
                         results[index] = PromptError(f"the tokenizer refuses this text: {error}")
         return results
 
-    def _encode(self, texts: Sequence[Rendered], **options: Any) -> list[tuple[list[int], list[int] | None]]:
+    def _encode(self, texts: Sequence[Rendered], **options: Any) -> list[_Encoding]:
         tokenizer: Any = self.tokenizer
         pairs = [each.text_pair for each in texts] if texts[0].text_pair is not None else None
         with self._lock:
@@ -203,40 +224,50 @@ class PromptProcessor:
                 **options,
             )
         types = encoding.get("token_type_ids") or [None] * len(texts)
-        return list(zip(encoding["input_ids"], types, strict=True))
+        places = encoding.encodings if self.with_places else [None] * len(texts)
+        return list(zip(encoding["input_ids"], types, places, strict=True))
 
     def _fitted(self, prompt: Prompt, text: Rendered, encoding: Any, truncation: Truncation) -> Tokenized:
         if isinstance(encoding, PromptError):
             raise encoding
         limit = self._limit(truncation)
         if len(encoding[0]) <= limit:
-            return Tokenized(self._sequence(*encoding), False)
+            return self._tokenized(prompt, text, encoding, False)
         if truncation.limit is None:
             raise self._too_long(len(encoding[0]))
         side = self._side(truncation)
         if prompt.messages is None and self.template is None and not self.chat_template_prompt:
-            return Tokenized(self._sequence(*self._cut_tokens(text, limit, side)), True)
-        return Tokenized(self._sequence(*self._cut_text(prompt, text.add_special_tokens, limit, side)), True)
+            return self._tokenized(prompt, text, self._cut_tokens(text, limit, side), True)
+        return self._tokenized(prompt, text, self._cut_text(prompt, text.add_special_tokens, limit, side), True)
 
-    def _cut_tokens(self, text: Rendered, limit: int, side: str) -> tuple[list[int], list[int] | None]:
+    def _tokenized(self, prompt: Prompt, text: Rendered, encoding: _Encoding, truncated: bool) -> Tokenized:
+        ids, types, marks = encoding
+        places = None
+        if marks is not None and text.text == prompt.text and text.text_pair is None:
+            places = Places(text.text, marks.offsets, marks.special_tokens_mask)
+        return Tokenized(self._sequence(ids, types), truncated, places)
+
+    def _cut_tokens(self, text: Rendered, limit: int, side: str) -> _Encoding:
         """transformers' own truncation (longest of a pair first), which keeps special tokens."""
         tokenizer: Any = self.tokenizer
         with self._lock:
             before = tokenizer.truncation_side
             tokenizer.truncation_side = side
             try:
-                ids, types = self._encode([text], truncation=True, max_length=limit)[0]
+                encoding = self._encode([text], truncation=True, max_length=limit)[0]
             except (ValueError, OverflowError) as error:
                 raise PromptError(f"the prompt cannot be cut to {limit} tokens: {error}") from error
             finally:
                 tokenizer.truncation_side = before
-        if len(ids) > limit:  # transformers gives up, and the text back whole, where special tokens leave no room
+        if (
+            len(encoding[0]) > limit
+        ):  # transformers gives up, and the text back whole, where special tokens leave no room
             raise PromptError(
                 f"the prompt cannot be cut to {limit} tokens: its special tokens leave no room for a text."
             )
-        return ids, types
+        return encoding
 
-    def _cut_text(self, prompt: Prompt, special: bool, limit: int, side: str) -> tuple[list[int], list[int] | None]:
+    def _cut_text(self, prompt: Prompt, special: bool, limit: int, side: str) -> _Encoding:
         """Cut the prompt's texts, never the template round them: the most characters whose tokens fit."""
         low, high = 0, prompt.longest_text()
         best = None

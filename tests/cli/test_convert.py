@@ -82,7 +82,7 @@ def test_options_reach_the_conversion(run: Run, given: dict[str, Any]) -> None:
     expected = {
         "model": "base",
         "out": "out",
-        "convert": "classify",
+        "convert": "auto",
         "head": "tokens",
         "labels": ["a", "b"],
         "problem_type": "multi_label_classification",

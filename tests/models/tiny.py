@@ -245,6 +245,14 @@ def classifier(name: str, folder: Path, **values: Any) -> Path:
     return save(randomize(model), _tokenizer(name), folder)
 
 
+def token_classifier(name: str, folder: Path, **values: Any) -> Path:
+    """A checkpoint of transformers' own `*ForTokenClassification`; it labels persons and places unless `values` say."""
+    values.setdefault("id2label", dict(enumerate(("O", "B-PER", "I-PER", "B-LOC", "I-LOC"))))
+    config = config_of(name, num_labels=len(values["id2label"]), **values)
+    model = transformers.AutoModelForTokenClassification.from_config(config)
+    return save(randomize(model), _tokenizer(name), folder)
+
+
 def causal_lm(name: str, folder: Path, **values: Any) -> Path:
     """A checkpoint of the `*ForCausalLM` (or `*LMHeadModel`, `*ForConditionalGeneration`)."""
     config = config_of(name, **values)

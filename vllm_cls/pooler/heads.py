@@ -46,11 +46,11 @@ class _PooledStates(nn.Module):
 class ReplayedHead(nn.Module):
     """The head of a transformers classifier: its own forward, run on pooled states.
 
-    A forward that takes the first token, the last token or a mean finds the pooled state in a sequence
-    of one token, so its own head code runs on it unchanged.
+    A forward that takes the first token, the last token, a mean or each token finds the state in a
+    sequence of one token, so its own head code runs on it unchanged.
 
     Args:
-        model: a `*ForSequenceClassification` whose head starts from one state a sequence.
+        model: a `*ForSequenceClassification` whose head starts from one state a sequence, or a `*ForTokenClassification`.
         pooler: `(n, 1, hidden)` → `(n, hidden)`, where the backbone itself holds one. It is copied, since
             the backbone goes on running its own in its own dtype.
     """
@@ -67,7 +67,7 @@ class ReplayedHead(nn.Module):
         self._stand_in.states = pooled[:, None, :]
         ones = torch.ones(len(pooled), 1, dtype=torch.long, device=pooled.device)
         logits: torch.Tensor = self._headless(input_ids=ones, attention_mask=ones).logits
-        return logits
+        return logits.flatten(0, 1) if logits.ndim == 3 else logits  # a token classifier's: (n, 1, num_labels)
 
 
 def head_dtype(config: Any, model_dtype: torch.dtype) -> torch.dtype:

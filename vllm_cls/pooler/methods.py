@@ -49,6 +49,11 @@ def all_tokens(hidden: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor
     return [hidden[start : start + length] for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)]
 
 
+def every_token(hidden: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Every token's row, one sequence after the other: `(num_rows, width)` → `(num_tokens, width)`."""
+    return torch.cat(all_tokens(hidden, starts, lengths))
+
+
 def step_rows(
     rows: torch.Tensor,
     token_ids: Sequence[int],

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..architecture import Architecture
-from ..pooler.methods import PoolingMethod, all_tokens, last_pool, pooled_places
+from ..pooler.methods import PoolingMethod, all_tokens, every_token, last_pool, pooled_places
 from . import attention
 from .batch import Batch, Layout, Work, packed_batch, padded_batch, to_device
 from .counters import Counters
@@ -179,14 +179,18 @@ class Runner:
 
     @torch.inference_mode()
     def logits(self, works: Sequence[Work]) -> torch.Tensor:
-        """Logits `(num_sequences, num_labels)`, float32, of works with one adapter or none."""
+        """Logits `(num_sequences, num_labels)`, float32, of works with one adapter or none.
+
+        Of a token classifier, `(num_tokens, num_labels)`.
+        """
         adapter = works[0].sequence.adapter
         if self.mode.whole or self.head is None:
+            batch = self._padded(works)
             with adapted(works):
-                logits: torch.Tensor = self._forward(
-                    adapter.model if adapter else self.model, self._padded(works)
-                ).logits
-            return logits.float()
+                logits: torch.Tensor = self._forward(adapter.model if adapter else self.model, batch).logits.float()
+            if self.pool is every_token:
+                return every_token(logits.flatten(0, 1), batch.layout.starts, batch.layout.lengths)
+            return logits
         return self._logits_of(adapter, self.states(works))
 
     @torch.inference_mode()
@@ -199,6 +203,8 @@ class Runner:
     @torch.inference_mode()
     def token_logits(self, works: Sequence[Work]) -> list[torch.Tensor]:
         """Logits of every token: one `(num_tokens, num_labels)` a sequence, float32."""
+        if self.mode.whole or self.head is None:  # of a token classifier; no other one's forward says it
+            return list(self.logits(works).split([len(each) for each in works]))
         hidden, layout, _ = self.hidden(works)
         return self._headed(all_tokens(hidden, layout.starts, layout.lengths), works)
 

@@ -15,6 +15,7 @@ import torch
 
 from ..architecture import Architecture
 from ..errors import ModelError
+from ..pooler.methods import every_token
 from . import attention
 from .batch import TokenSequence, Work
 from .cuda.varlen import kernels_for
@@ -83,7 +84,8 @@ class Alone:
 
     Args:
         states: every token's state, `(num_tokens, hidden)` a sequence, float32.
-        logits: of the model's own forward, `(num_sequences, num_labels)`, float32; None for a model without a head.
+        logits: of the model's own forward, float32, `(num_sequences, num_labels)`, or `(num_tokens, num_labels)` of a
+            token classifier; None for a model without a head.
     """
 
     states: list[torch.Tensor]
@@ -160,7 +162,8 @@ def choose_whole_mode(runner: Runner, sequences: Sequence[TokenSequence], own: t
     for form in ("padded", "equal"):
         runner.mode = Mode(form, whole=True)
         if form == "equal":
-            sequences, own = [sequences[0]] * 2, own[:1].repeat(2, 1)
+            rows = len(sequences[0]) if runner.pool is every_token else 1
+            sequences, own = [sequences[0]] * 2, own[:rows].repeat(2, 1)
         try:
             error = float(
                 (runner.logits([Work(each) for each in sequences]) - own).abs().max() / own.abs().max().clamp_min(1e-6)
