@@ -16,7 +16,7 @@ _METHODS = {
     "file": "The head was read from a file.",
     "random": "**The head is random: its answers mean nothing until it is trained.**",
 }
-_POOLING = {"CLS": "the first token", "LAST": "the last token", "MEAN": "the mean of all tokens"}
+_POOLING = {"ALL": "every token", "CLS": "the first token", "LAST": "the last token", "MEAN": "the mean of all tokens"}
 _PACKAGES = ("vllm-cls", "transformers", "torch")
 
 
@@ -48,24 +48,26 @@ def model_card(
         command: that made it, or None.
     """
     base = _public(base_model)
+    tokens = classifier_class.endswith("ForTokenClassification")
     parts = [
-        _front_matter(base),
+        _front_matter(base, tokens),
         f"# {_line(name)}",
         f"`{classifier_class}` made from {_code(base)} with vllm-cls. {_METHODS.get(head_method, '')}".rstrip(),
         _head(description, labels, problem_type, pooling, command),
         _measurements(report),
         _template(prompt_template),
-        _running(_line(name), native=native, template=prompt_template),
+        _running(_line(name), tokens=tokens, native=native, template=prompt_template),
         _limits(head_method, report, template=prompt_template),
         "## Versions\n\n" + ", ".join(f"{package} {_version(package)}" for package in _PACKAGES) + ".",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _front_matter(base: str) -> str:
+def _front_matter(base: str, tokens: bool) -> str:
     # A JSON string is a YAML string too, but for characters that YAML has none of.
     base = "".join(character for character in base if character.isprintable())
-    lines = ["library_name: transformers", "pipeline_tag: text-classification", "tags:", "- vllm-cls"]
+    kind = "token" if tokens else "text"
+    lines = ["library_name: transformers", f"pipeline_tag: {kind}-classification", "tags:", "- vllm-cls"]
     return "\n".join(["---", *lines, f"base_model: {json.dumps(base, ensure_ascii=False)}", "---"])
 
 
@@ -97,8 +99,9 @@ def _template(template: str | None) -> str:
     )
 
 
-def _running(name: str, *, native: bool, template: str | None) -> str:
-    ours = f'from vllm_cls import LLM\n\n(output,) = LLM({name!r}).classify("your text")\nprint(output.outputs.probs)'
+def _running(name: str, *, tokens: bool, native: bool, template: str | None) -> str:
+    call, result = ("token_classify", "spans") if tokens else ("classify", "probs")
+    ours = f'from vllm_cls import LLM\n\n(output,) = LLM({name!r}).{call}("your text")\nprint(output.outputs.{result})'
     how = "With plain transformers" if native else "With transformers, after `import vllm_cls`"
     if template is not None:
         how += " and does not apply the template by itself"
@@ -108,22 +111,23 @@ def _running(name: str, *, native: bool, template: str | None) -> str:
             _fenced(f"vcls classify {name} texts.jsonl -o labels.jsonl", "bash"),
             _fenced(ours, "python"),
             f"{how}, one text at a time:",
-            _fenced(_with_transformers(name, native=native, template=template), "python"),
+            _fenced(_with_transformers(name, tokens=tokens, native=native, template=template), "python"),
         ]
     )
 
 
-def _with_transformers(name: str, *, native: bool, template: str | None) -> str:
+def _with_transformers(name: str, *, tokens: bool, native: bool, template: str | None) -> str:
+    auto = "AutoModelForTokenClassification" if tokens else "AutoModelForSequenceClassification"
     text = '"your text"'
     if template is not None and "{text}" in template:
         text = f'{template!r}.replace("{{text}}", "your text")'
     lines = [
         *([] if native else ["import vllm_cls"]),
         "import torch",
-        "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
+        f"from transformers import {auto}, AutoTokenizer",
         "",
         f"tokenizer = AutoTokenizer.from_pretrained({name!r})",
-        f"model = AutoModelForSequenceClassification.from_pretrained({name!r})",
+        f"model = {auto}.from_pretrained({name!r})",
         f'inputs = tokenizer({text}, return_tensors="pt")',
         "with torch.inference_mode():",
         "    logits = model(**inputs).logits",

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from vllm_cls.config import AGGREGATIONS
+
 from .options import Names, State, console, pass_state, running_options, say, speak
 from .show import progress, show_metrics
 
@@ -14,6 +16,7 @@ Examples:
   vcls classify my-classifier reviews.jsonl -o classified.jsonl
   vcls classify my-classifier 'data/*.csv.gz' -o all.parquet --text-field body
   vcls classify my-classifier test.csv -o out.csv --label-field label    # and accuracy
+  vcls classify my-tagger news.jsonl -o names.jsonl --aggregation first
   echo '{"text": "Well done!"}' | vcls classify my-classifier -
 
 \b
@@ -21,6 +24,7 @@ Each row of the output has the kept fields of its input, then
   label, score, probs    one label (score is its probability; probs in the order of the labels' indices)
   labels, probs          several labels: those with at least --threshold
   value                  regression
+  spans                  token classifiers: a list of label, score, start, end (characters) and word
 and truncated, where the text was cut, and error, where the row failed. A model with one label has no
 label, and score is its probability. A kept field that has the name of a column of the results, such as
 "label", is kept as "input_label".
@@ -50,6 +54,10 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some rows failed, 130 in
 @click.option("--logits", is_flag=True, help="Add the logits.")
 @click.option("--no-activation", is_flag=True, help="Logits in place of probabilities.")
 @click.option("--label-field", metavar="NAME", help="The field of the true label: print accuracy and the like.")
+@click.option(
+    "--aggregation", type=click.Choice(AGGREGATIONS),
+    help="Of a token classifier: how tokens become spans, as in transformers' pipeline; else simple.",
+)  # fmt: skip
 @click.option(
     "--long-text", type=click.Choice(["truncate", "error"]), default="truncate", show_default=True,
     help="What happens to a text that is too long.",

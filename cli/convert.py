@@ -30,6 +30,7 @@ Examples:
   vcls convert ./llama sentiment --head tokens --label-tokens 'no= bad,yes= good' --calibrate rows.jsonl
   vcls convert ./bert my-classifier --lora ./adapter
   vcls convert ./bert untrained --head random --num-labels 3 --seed 1
+  vcls convert ./bert tagger --convert token_classify --head random --labels O,B-PER,I-PER
 
 \b
 The head comes from one place, --head:

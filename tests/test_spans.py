@@ -10,9 +10,10 @@ import pytest
 import transformers
 
 from vllm_cls import LLM, ConfigError, PromptError
+from vllm_cls.config import AGGREGATIONS
 from vllm_cls.outputs import Span
 from vllm_cls.runtime.batch import TokenSequence
-from vllm_cls.spans import AGGREGATIONS, SpanFinder
+from vllm_cls.spans import SpanFinder
 from vllm_cls.tokenization import Places, Tokenized
 
 from .models import tiny, tokenizers

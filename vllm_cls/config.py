@@ -17,6 +17,7 @@ SEQUENCE_POOLING = ("CLS", "LAST", "MEAN")
 TOKEN_POOLING = ("ALL", "STEP")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 CONVERT_MODES = ("auto", "none", "classify", "token_classify", "reward")
+AGGREGATIONS = ("none", "simple", "first", "average", "max")
 QUANTIZATIONS = (None, "none", "int8", "fp8")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .config import AGGREGATIONS
 from .errors import ConfigError, PromptError, nearest
 from .outputs import Span, TokenClassificationOutput, TokenClassificationRequestOutput
 from .params import PoolingParams
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from .serving import Served
 
 _OF_WORDS = ("first", "average", "max")
-AGGREGATIONS = ("none", "simple", *_OF_WORDS)
 
 
 @dataclass(frozen=True)

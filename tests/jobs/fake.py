@@ -19,6 +19,8 @@ class FakeLLM:
 
     made: list[FakeLLM] = []
 
+    task = "classify"
+
     def __init__(
         self,
         model: str = "fake",

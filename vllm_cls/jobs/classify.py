@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections import deque
@@ -14,21 +15,22 @@ from .. import startup
 from ..errors import ConfigError, JobError, PromptError
 from ..metrics import Metrics, Tally
 from .readers import columns_of, read_rows
-from .results import ERROR, TRUNCATED, KeptFields, ResultColumns
+from .results import ERROR, TRUNCATED, KeptFields, ResultColumns, SpanColumns
 from .rows import PromptFields, Row, missing
-from .sources import Source, find_sources, find_target
+from .sources import Source, Target, find_sources, find_target
 from .tables import Layout
 from .writers import Writer, open_writer
 
 if TYPE_CHECKING:
     from ..llm import LLM
-    from ..outputs import ClassificationRequestOutput
+    from ..outputs import RequestOutput
 
 _SHOWN_FAILURES = 5
 _BAD_IN_A_ROW = 10_000  # rows without a prompt that are held before they are written, which bounds the memory
 
 _Known = Sequence[tuple[Source, Sequence[str]]]
 OnProgress = Callable[[int, float | None], None]
+Stream = Callable[..., "Iterator[Any]"]  # prompts → their outputs
 
 
 @dataclass
@@ -80,6 +82,7 @@ def classify_file(
     logits: bool = False,
     use_activation: bool | None = None,
     label_field: str | None = None,
+    aggregation: str | None = None,
     long_text: str = "truncate",
     truncation_side: str | None = None,
     on_progress: OnProgress | None = None,
@@ -102,6 +105,8 @@ def classify_file(
         logits: adds the logits.
         use_activation: False gives `logits` in place of `probs`; None does as the model's pooler says.
         label_field: the field of the true label; the report then has metrics.
+        aggregation: of a token classifier, how tokens become spans: "none", "simple" (where it is None), "first",
+            "average" or "max", as in transformers' pipeline.
         long_text: "truncate" cuts what is longer than the model takes and says so; "error" fails the row.
         truncation_side: "left" or "right", the side that is cut off; None is the tokenizer's own.
         on_progress: called after each row with the rows so far and the share of the input, where it is known.
@@ -124,6 +129,16 @@ def classify_file(
     )  # refuses what cannot be
     if label_field is not None and use_activation is False:
         raise ConfigError(_NEEDS_PROBABILITIES)
+    strays = {
+        "text_pair_field": text_pair_field,
+        "messages_field": messages_field,
+        "threshold": None if threshold == 0.5 else threshold,
+        "top_k": top_k,
+        "scores": scores or None,
+        "logits": logits or None,
+        "use_activation": use_activation,
+        "label_field": label_field,
+    }
     known = _known_columns(sources)
     _check_columns(known, [text_pair_field, messages_field, label_field, *_named(keep_fields)])
     with _opened(model, llm_options) as llm:
@@ -133,15 +148,21 @@ def classify_file(
             raise ConfigError(_NEEDS_PROBABILITIES)
         shape = ResultColumns(llm.id2label, llm.problem_type, threshold, top_k, scores, logits, use_activation)
         tally = None if label_field is None else _tally(shape)
-        kept = KeptFields(keep_fields, [*shape.names, TRUNCATED, ERROR])
+        columns = _columns(
+            llm, shape, aggregation, target, [name for name, value in strays.items() if value is not None]
+        )
+        kept = KeptFields(keep_fields, [*columns.names, TRUNCATED, ERROR])
         names = kept.mapping(_union(known)) if len(known) == len(sources) else None
-        layout = Layout(names, shape.names, sources, list_value=shape.regression and llm.num_labels > 1)
+        layout = Layout(names, columns.names, sources, list_value=shape.regression and llm.num_labels > 1)
         began = time.perf_counter()
         report = JobReport(output=None if target.path is None else str(target.path))
-        answers = _answers(llm, read_rows(sources), prompts, use_activation, long_text == "truncate", truncation_side)
+        stream = functools.partial(
+            _stream(llm, use_activation, aggregation), truncate=long_text == "truncate", truncation_side=truncation_side
+        )
+        answers = _answers(stream, read_rows(sources), prompts)
         with open_writer(target, layout) as writer:
             for row, answer in answers:
-                _finish(row, answer, shape, kept, writer, report)
+                _finish(row, answer, columns, kept, writer, report)
                 if tally is not None and label_field is not None and row.error is None and answer is not None:
                     tally.add(answer.outputs.probs, row.fields.get(label_field))
                 if on_progress is not None:
@@ -207,6 +228,27 @@ def _places(template: str) -> list[str]:
     return PromptTemplate.parse(template).fields
 
 
+def _columns(
+    llm: LLM, shape: ResultColumns, aggregation: str | None, target: Target, strays: Sequence[str]
+) -> ResultColumns | SpanColumns:
+    """The result columns of what the model does."""
+    if llm.task != "token_classify":
+        if aggregation is not None:
+            raise ConfigError(f"aggregation={aggregation!r} is for token classifiers, and this model classifies texts.")
+        return shape
+    if strays:
+        raise ConfigError(f"{', '.join(strays)}: a token classifier gives spans of one text; leave it out.")
+    if target.format == "txt":
+        raise ConfigError("a .txt output holds a label a line, and a token classifier gives spans; write .jsonl.")
+    return SpanColumns()
+
+
+def _stream(llm: LLM, use_activation: bool, aggregation: str | None) -> Stream:
+    if llm.task == "token_classify":
+        return functools.partial(llm.token_classify_iter, aggregation_strategy=aggregation or "simple")
+    return functools.partial(llm.classify_iter, use_activation=use_activation)
+
+
 def _tally(shape: ResultColumns) -> Tally:
     if shape.regression and len(shape.id2label) > 1:
         raise ConfigError("label_field: a regression with several numbers has no metrics here; leave it out.")
@@ -214,8 +256,8 @@ def _tally(shape: ResultColumns) -> Tally:
 
 
 def _answers(
-    llm: LLM, rows: Iterator[Row], fields: PromptFields, use_activation: bool, truncate: bool, side: str | None
-) -> Iterator[tuple[Row, ClassificationRequestOutput | None]]:
+    stream: Stream, rows: Iterator[Row], fields: PromptFields
+) -> Iterator[tuple[Row, RequestOutput[Any] | None]]:
     """Rows in their order, each with the model's answer, or None where the row has no prompt.
 
     The model looks ahead, so rows wait here until their answer comes. Rows without a prompt are never shown
@@ -243,8 +285,7 @@ def _answers(
         ended = True
 
     while not ended:
-        stream = llm.classify_iter(prompts(), use_activation=use_activation, truncate=truncate, truncation_side=side)
-        for answer in stream:
+        for answer in stream(prompts()):
             while waiting[0].error is not None:
                 yield waiting.popleft(), None
             yield waiting.popleft(), answer
@@ -256,8 +297,8 @@ def _answers(
 
 def _finish(
     row: Row,
-    answer: ClassificationRequestOutput | None,
-    shape: ResultColumns,
+    answer: RequestOutput[Any] | None,
+    shape: ResultColumns | SpanColumns,
     kept: KeptFields,
     writer: Writer,
     report: JobReport,

@@ -24,6 +24,17 @@ _RESULTS = {
     "value": pa.float64(),
     "logits": pa.list_(pa.float64()),
     "top_k": pa.list_(pa.struct([("label", pa.string()), ("score", pa.float64())])),
+    "spans": pa.list_(
+        pa.struct(
+            [
+                ("label", pa.string()),
+                ("score", pa.float64()),
+                ("start", pa.int64()),
+                ("end", pa.int64()),
+                ("word", pa.string()),
+            ]
+        )
+    ),
     "scores": pa.map_(pa.string(), pa.float64()),
     TRUNCATED: pa.bool_(),
     ERROR: pa.string(),

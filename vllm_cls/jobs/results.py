@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
-    from ..outputs import ClassificationRequestOutput
+    from ..outputs import ClassificationRequestOutput, TokenClassificationRequestOutput
 
 TRUNCATED = "truncated"
 ERROR = "error"
@@ -97,6 +97,21 @@ class ResultColumns:
 
     def _name(self, index: int) -> str:
         return self.id2label.get(index, f"LABEL_{index}")
+
+
+@dataclass(frozen=True)
+class SpanColumns:
+    """What a row of a token classifier's results has: `spans`, a list of `{label, score, start, end, word}`."""
+
+    names: Sequence[str] = ("spans",)
+
+    def empty(self) -> dict[str, Any]:
+        """The results of a row that has none."""
+        return {"spans": None}
+
+    def of(self, output: TokenClassificationRequestOutput) -> dict[str, Any]:
+        """The results of one answer; `output.outputs` is set."""
+        return {"spans": [asdict(each) for each in output.outputs.spans]}
 
 
 @dataclass
