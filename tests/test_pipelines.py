@@ -1,0 +1,60 @@
+"""Results equal those of transformers' text-classification pipeline: texts, pairs, top_k, several labels, regression."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+
+from vllm_cls import LLM, classify_file
+
+from .models import tiny
+from .models.tokenizers import SENTENCES
+
+TEXTS = SENTENCES[:6]
+PAIRS = [(SENTENCES[0], SENTENCES[1]), (SENTENCES[2], "a"), ("yes", SENTENCES[3])]
+PROBLEMS: dict[str, dict[str, Any]] = {
+    "softmax": {},
+    "single": {"problem_type": "single_label_classification"},
+    "multi": {"problem_type": "multi_label_classification"},
+    "one": {"num_labels": 1},
+    "regression": {"problem_type": "regression", "num_labels": 1},
+}
+
+
+@pytest.fixture(scope="module", params=["bert", "roberta", "distilbert", "deberta-v2", "gpt2", "qwen2"])
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_scores_of_texts_and_pairs(name: str, problem: str, tmp_path: Path) -> None:
+    folder = tiny.classifier(name, tmp_path, **PROBLEMS[problem])
+    pipeline: Any = transformers.pipeline("text-classification", str(folder), top_k=None)
+    llm = LLM(str(folder))
+    given: list[Any] = [*TEXTS, *PAIRS]
+    expected = [pipeline([text])[0] for text in TEXTS]
+    expected += [pipeline({"text": text, "text_pair": pair}) for text, pair in PAIRS]
+    for output, ranked in zip(llm.classify(given), expected, strict=True):
+        scores = output.outputs.scores
+        assert [each["label"] for each in ranked] == sorted(scores, key=lambda label: -scores[label])
+        for each in ranked:
+            assert scores[each["label"]] == pytest.approx(each["score"], abs=1e-4)
+
+
+@pytest.mark.parametrize("problem", ["single", "multi"])
+def test_top_k_of_files(name: str, problem: str, tmp_path: Path) -> None:
+    folder = tiny.classifier(name, tmp_path / "model", num_labels=5, **PROBLEMS[problem])
+    pipeline: Any = transformers.pipeline("text-classification", str(folder))
+    rows = [{"text": text, "text_pair": pair} for text, pair in PAIRS]
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for top_k in (1, 3, 5):
+        classify_file(str(folder), source, out, text_pair_field="text_pair", top_k=top_k)
+        for row, line in zip(rows, out.read_text().splitlines(), strict=True):
+            expected, found = pipeline(row, top_k=top_k), json.loads(line)["top_k"]
+            assert [each["label"] for each in found] == [each["label"] for each in expected]
+            assert [each["score"] for each in found] == pytest.approx([e["score"] for e in expected], abs=1e-4)
