@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
-    from ..outputs import ClassificationRequestOutput, TokenClassificationRequestOutput
+    from ..outputs import ClassificationOutput, RequestOutput, TokenClassificationOutput
 
 TRUNCATED = "truncated"
 ERROR = "error"
@@ -73,7 +73,7 @@ class ResultColumns:
         """The results of a row that has none."""
         return dict.fromkeys(self.names)
 
-    def of(self, output: ClassificationRequestOutput) -> dict[str, Any]:
+    def of(self, output: RequestOutput[ClassificationOutput]) -> dict[str, Any]:
         """The results of one answer; `output.outputs` is set.
 
         Raises:
@@ -109,7 +109,7 @@ class SpanColumns:
         """The results of a row that has none."""
         return {"spans": None}
 
-    def of(self, output: TokenClassificationRequestOutput) -> dict[str, Any]:
+    def of(self, output: RequestOutput[TokenClassificationOutput]) -> dict[str, Any]:
         """The results of one answer; `output.outputs` is set."""
         return {"spans": [asdict(each) for each in output.outputs.spans]}
 
