@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .families import Decoder, Encoder
+    from .reward import as_reward_model
     from .seq_cls import as_seq_cls_model
     from .token_cls import as_token_cls_model
 
-__all__ = ["Decoder", "Encoder", "as_seq_cls_model", "as_token_cls_model"]
+__all__ = ["Decoder", "Encoder", "as_reward_model", "as_seq_cls_model", "as_token_cls_model"]
 
 
 def __getattr__(name: str) -> Any:
@@ -21,6 +22,10 @@ def __getattr__(name: str) -> Any:
         from .token_cls import as_token_cls_model
 
         return as_token_cls_model
+    if name == "as_reward_model":
+        from .reward import as_reward_model
+
+        return as_reward_model
     if name in __all__:
         from . import families
 

@@ -275,6 +275,12 @@ class Architecture:
             "vllm_cls.adapters, or override for_tokens."
         )
 
+    def complete(self, config: PreTrainedConfig) -> None:
+        """Put what this family's own code hard-codes, and its configs do not say, into a config; in place.
+
+        Called once the config is read, its overrides included. Settings of the pooler go under `vcls`.
+        """
+
     def is_native(self, config_class: type[PreTrainedConfig]) -> bool:
         """Whether plain transformers, without vllm-cls, opens the classifier class."""
         return self.classifier_class(config_class).__module__.startswith("transformers.")

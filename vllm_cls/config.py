@@ -135,7 +135,7 @@ class ModelConfig:
         model: a folder, a hub id or a `.gguf` file.
         tokenizer: where the tokenizer is, if not beside the model.
         convert: "auto" takes a checkpoint as what it is; "classify" makes a classifier of it, "token_classify" one
-            that labels each token.
+            that labels each token, "reward" one of a single label whose logit is the answer.
         dtype: "auto" is float32 on a CPU without AMX, else bfloat16.
         device: "auto", "cpu", "cuda" or "cuda:N".
         quantization: "int8" on a CPU, "fp8" on a GPU that has it.
@@ -206,10 +206,6 @@ class ModelConfig:
             raise ConfigError(f"max_model_len={self.max_model_len!r} is not a whole number.")
         if self.convert not in CONVERT_MODES:
             raise ConfigError(f"convert={self.convert!r} is unknown; use one of {', '.join(CONVERT_MODES)}.")
-        if self.convert == "reward":
-            raise ConfigError(
-                "convert='reward' is not supported yet; use 'auto', 'none', 'classify' or 'token_classify'."
-            )
         if self.dtype not in DTYPES:
             raise ConfigError(f"dtype={self.dtype!r} is unknown; use one of {', '.join(DTYPES)}.")
         if self.quantization not in QUANTIZATIONS:

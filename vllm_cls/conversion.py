@@ -13,7 +13,7 @@ from .calibration import calibrated
 from .config import DTYPES, PROBLEM_TYPES, ModelConfig
 from .errors import ConfigError, ModelError
 from .head_job import HeadJob
-from .loading import heads_for, lacks_head, make_head, target_for, without_head
+from .loading import as_reward, heads_for, lacks_head, make_head, target_for, without_head
 from .padding import choose_pad
 from .peft_adapter import PeftAdapter, read_adapter
 from .registry import registry
@@ -104,6 +104,11 @@ def convert(
         ConfigError: options contradict each other.
     """
     budget = model_options.pop("max_num_batched_tokens", None)
+    reward = model_options.get("convert") == "reward"
+    if reward:
+        if problem_type not in (None, "regression"):
+            raise ConfigError(f"--convert reward gives one number, not {problem_type}; leave --problem-type out.")
+        problem_type, num_labels = "regression", num_labels or (None if labels else 1)
     options = ModelConfig.of(model, **{**model_options, "convert": model_options.get("convert") or "auto"})
     names = _labels(labels, num_labels, problem_type) or options.label_overrides()
     source = open_source(options)
@@ -147,6 +152,8 @@ def convert(
         tokenize=job.token_ids,
         states=job.states,
     )
+    if reward:
+        result = as_reward(source, result)
     if num_labels is not None and len(result.labels) not in (0, num_labels):
         raise ConfigError(
             f"--num-labels {num_labels}, but the {method} head has {len(result.labels)}: {', '.join(result.labels)}."

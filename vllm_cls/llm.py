@@ -348,10 +348,7 @@ class LLM:
         if len(first) not in (1, len(second)) or not second:
             raise ConfigError(f"score takes 1:1, 1:N or N:N texts; got {len(first)} and {len(second)}.")
         pairs = list(zip(first * len(second) if len(first) == 1 else first, second, strict=True))
-        for adapter in self._open.adapters_for(lora_request, len(pairs)):
-            count = self._open.config_of(adapter).num_labels
-            if count != 1:
-                raise ConfigError(f"score needs a model with num_labels 1; this one has {count}. Use classify.")
+        self._check_one_label("score", lora_request, len(pairs))
         outputs = self.classify(
             pairs, pooling_params=pooling_params, lora_request=lora_request, tokenization_kwargs=tokenization_kwargs
         )
@@ -362,11 +359,46 @@ class LLM:
             for each in outputs
         ]
 
+    def reward(
+        self,
+        prompts: Any,
+        *,
+        pooling_params: PoolingParams | Sequence[PoolingParams] | None = None,
+        use_tqdm: bool | Callable[..., Any] = True,
+        lora_request: Any = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[PoolingRequestOutput]:
+        """Rewards: of a text `(1,)`, the logit itself; of a process reward model's steps `(num_steps, num_labels)`.
+
+        Args:
+            pooling_params: `use_activation=True` gives what the model's activation makes of a text's logit; steps are
+                probabilities unless it is False. `step_tag_id` and `returned_token_ids` as for STEP pooling.
+
+        Raises:
+            ConfigError: the model has several labels, and does not judge steps.
+        """
+        listed = as_list(prompts)
+        params = list(per_prompt(pooling_params, len(listed)))
+        task = self._open.pooler.config.task or "classify"
+        if task == "classify":
+            self._check_one_label("reward", lora_request, len(listed))
+            if self._open.pooler.config.use_activation is None:
+                params = [PoolingParams(use_activation=bool(each.use_activation)) for each in params]
+        return self.encode(
+            listed, params, pooling_task=task, lora_request=lora_request, tokenization_kwargs=tokenization_kwargs
+        )
+
     def chat(self, messages: Any, **options: Any) -> list[ClassificationRequestOutput]:
         """Classify conversations: one list of messages, or a list of them; options as for `classify`."""
         return self.classify(messages if is_single(messages) else list(messages), **options)
 
     # -- how ----------------------------------------------------------------------------------------
+
+    def _check_one_label(self, what: str, lora_request: Any, count: int) -> None:
+        for adapter in self._open.adapters_for(lora_request, count):
+            labels = self._open.config_of(adapter).num_labels
+            if labels != 1:
+                raise ConfigError(f"{what} needs a model with num_labels 1; this one has {labels}. Use classify.")
 
     def _tokenize(self, prompts: Sequence[Any], lora_request: Any, kwargs: Mapping[str, Any] | None) -> list[Tokenized]:
         adapters = self._open.adapters_for(lora_request, len(prompts))

@@ -19,13 +19,38 @@ if TYPE_CHECKING:
 
 
 def head_at_load(source: Source, options: ModelConfig) -> HeadResult:
+    """The head that a model gets while it is loaded; one for `convert="reward"` gives its logit as it is.
+
+    Raises:
+        ModelError: there is no head, and none was asked for.
+        ConfigError: a reward was asked for, and the head has several labels.
+    """
+    result = _head_at_load(source, options)
+    return as_reward(source, result) if options.convert == "reward" else result
+
+
+def as_reward(source: Source, result: HeadResult) -> HeadResult:
+    """A head of one label as a regression, which transformers and every activation here leave as it is.
+
+    Raises:
+        ConfigError: it has several labels, and does not judge steps.
+    """
+    if (source.settings.get("pooler_config") or {}).get("task") == "token_classify":
+        return result
+    count = len(result.labels) or source.config.num_labels
+    if count != 1:
+        raise ConfigError(f"a reward is one number, and this head has {count} labels; use convert='classify'.")
+    return replace(result, problem_type="regression")
+
+
+def _head_at_load(source: Source, options: ModelConfig) -> HeadResult:
     """The head that a model gets while it is loaded: its own, or one made of its LM head's rows.
 
     Raises:
         ModelError: there is no head, and none was asked for.
     """
     tokens = getattr(source.config, "classifier_from_token", None)
-    if tokens and (options.convert == source.task or source.is_classifier) and lacks_head(source):
+    if tokens and (options.convert in (source.task, "reward") or source.is_classifier) and lacks_head(source):
         method, labels = "two-way" if _is_two_way(source.config) else "tokens", options.label_overrides()
         result = make_head(source, method, {"token_strings": list(tokens)})
         count = options.hf_overrides.get("num_labels", len(result.labels))
@@ -38,7 +63,7 @@ def head_at_load(source: Source, options: ModelConfig) -> HeadResult:
     if "classifier_from_token" in options.hf_overrides and not lacks_head(source):
         raise ConfigError(f"{options.model} has a head already; leave classifier_from_token out of hf_overrides.")
     # A checkpoint that says it is a classifier is held to it when its weights are read.
-    if source.is_classifier or (options.convert == source.task and not lacks_head(source)):
+    if source.is_classifier or (options.convert in (source.task, "reward") and not lacks_head(source)):
         return make_head(source, "existing", {})
     raise ModelError(
         f"{without_head(source)}, and a head is never invented. Make one with `vcls convert {options.model} OUT --convert "

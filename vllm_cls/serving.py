@@ -82,6 +82,11 @@ class Served:
                 f"this model classifies tokens, not texts, so it cannot {task}; use LLM.token_classify, or "
                 "encode(pooling_task='token_classify')."
             )
+        if task == "classify" and self.pooler.config.task == "token_classify":
+            raise ConfigError(
+                "this model judges the steps of a text, not the whole; use LLM.reward, or "
+                "LLM.encode(pooling_task='token_classify')."
+            )
         if task == "embed":
             return self.engine.states(sequences)
         if not self.classifier.has_head and not all(each.adapter for each in sequences):

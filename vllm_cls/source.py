@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # What a checkpoint keeps of its head under `vcls`.
 _OF_THE_HEAD = ("pooling", "head", "head_method", "pooler_config", "prompt_template", "chat_template_prompt")
+_REWARDS = ("ForRewardModel", "ForProcessRewardModel")
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,13 @@ class Source:
     @property
     def is_classifier(self) -> bool:
         """Whether it says that it is a classifier for its task."""
-        return self.class_name.endswith(CLASSIFIERS[self.task])
+        rewards = _REWARDS if self.task == "classify" else ()
+        return self.class_name.endswith((CLASSIFIERS[self.task], *rewards))
 
     @property
     def is_other_classifier(self) -> bool:
         """Whether it is a classifier for another task, whose head does not serve this one."""
-        return not self.is_classifier and self.class_name.endswith(tuple(CLASSIFIERS.values()))
+        return not self.is_classifier and self.class_name.endswith((*CLASSIFIERS.values(), *_REWARDS))
 
     def sentence_transformers_length(self) -> int | None:
         """`max_seq_length` of a Sentence Transformers folder, in tokens, or None."""
@@ -94,6 +96,7 @@ def open_source(options: ModelConfig) -> Source:
     _apply_overrides(config, options)
     inner = config.backbone_config if config.model_type == OWN_MODEL_TYPE else config
     architecture = plugins.find(inner.model_type, tuple(config.architectures or ()), plugin=options.plugin)
+    architecture.complete(inner)
     if _task(options, config) == "token_classify":
         architecture = architecture.for_tokens(type(inner))
     source = Source(checkpoint, config, architecture, _read_tokenizer(checkpoint, options, inner))
