@@ -25,7 +25,8 @@ class _RewardHead:
 
     def pooled_logits(self, pooled: torch.Tensor) -> torch.Tensor:
         """States `(n, hidden)`, of sequences or of tokens → logits `(n, num_labels)`, in the head's dtype."""
-        logits: torch.Tensor = self.score(pooled.to(self.score[0].weight.dtype))
+        first: Any = self.score[0]
+        logits: torch.Tensor = self.score(pooled.to(first.weight.dtype))
         return logits
 
 
@@ -39,7 +40,7 @@ def as_reward_model(model_class: type[PreTrainedModel], name: str) -> type[PreTr
     Returns:
         A class whose forward judges the last token, as `as_seq_cls_model`'s does.
     """
-    made: type[PreTrainedModel] = _made(model_class, name)
+    made: type[PreTrainedModel] = _made(model_class, name)  # type: ignore[arg-type]  # classes are hashable
     return made
 
 

@@ -147,7 +147,10 @@ class AsyncLLM:
     def _call(self, requests: list[_Request]) -> list[Any]:
         first = requests[0]
         adapters = [each.options.get("lora_request") for each in requests]
-        shared = {"tokenization_kwargs": first.options.get("tokenization_kwargs"), "lora_request": adapters}
+        shared: dict[str, Any] = {
+            "tokenization_kwargs": first.options.get("tokenization_kwargs"),
+            "lora_request": adapters,
+        }
         params = [each.options.get("pooling_params") or PoolingParams() for each in requests]
         prompts = [each.prompt for each in requests]
         if first.task.startswith("encode:"):

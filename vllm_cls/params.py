@@ -63,10 +63,12 @@ class LoRARequest:
     lora_path: str = ""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.lora_name, str) or not self.lora_name:
-            raise ConfigError(f"LoRARequest.lora_name={self.lora_name!r} is not a name.")
-        if not isinstance(self.lora_int_id, int) or isinstance(self.lora_int_id, bool) or self.lora_int_id < 1:
-            raise ConfigError(f"LoRARequest.lora_int_id={self.lora_int_id!r} is not a whole number from 1 on.")
+        name: Any = self.lora_name
+        number: Any = self.lora_int_id
+        if not isinstance(name, str) or not name:
+            raise ConfigError(f"LoRARequest.lora_name={name!r} is not a name.")
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+            raise ConfigError(f"LoRARequest.lora_int_id={number!r} is not a whole number from 1 on.")
         if not self.lora_path or not str(self.lora_path).strip():
             raise ConfigError(f"LoRARequest({self.lora_name!r}) has no lora_path; give the adapter's folder.")
         object.__setattr__(self, "lora_path", str(self.lora_path))

@@ -214,8 +214,14 @@ def serve(options: ModelConfig, runtime: RuntimeConfig) -> Served:
     engine = make_engine(runner, runtime, longest)
     adapters = None
     if runtime.max_loras:
-        limits = {"max_loras": runtime.max_loras, "max_lora_rank": runtime.max_lora_rank}
-        adapters = Adapters(classifier, runner, pooler, **limits, allow_pickle=options.allow_pickle)
+        adapters = Adapters(
+            classifier,
+            runner,
+            pooler,
+            max_loras=runtime.max_loras,
+            max_lora_rank=runtime.max_lora_rank,
+            allow_pickle=options.allow_pickle,
+        )
     processor = prompt_processor(options, classifier.source, longest)
     return Served(options, classifier, processor, engine, pooler, adapters)
 
