@@ -63,10 +63,10 @@ def stored_head(
         return None
     if own or issubclass(classifier_class, SequenceClassifier):
         parts = {name: tensor(name) for name in _OWN_PARTS}
-        linear = LinearHead(
+        whole = LinearHead(
             weight, bias, HeadShape.from_config(config).softcap, parts["combine.weight"], parts["combine.bias"]
         )
-        return StoredHead(linear, (f"{final}.weight", None), {})
+        return StoredHead(whole, (f"{final}.weight", None), {})
     with torch.device("meta"):
         model = classifier_class(copy.deepcopy(config))
     names = {name for name, _ in model.named_parameters()}
