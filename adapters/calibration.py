@@ -21,6 +21,8 @@ from vllm_cls.pooler.activations import activation_for, softmax_or_sigmoid
 
 from .linear_heads import StoredHead, scaled_tensors, stored_head
 from .linear_models import softmax
+from .seq_cls import own_settings
+from .sequence_settings import sequences_from
 from .targets import targets_as_array
 
 if TYPE_CHECKING:
@@ -68,9 +70,11 @@ def calibrate(request: CalibrationRequest) -> HeadResult:
     """
     head = request.result.head
     rows = _rows(request)
-    stored = None
-    if head.linear is None:
-        target = request.target
+    stored, target = None, request.target
+    sequences = head.sequences or sequences_from(own_settings(target.config))
+    if sequences is not None:
+        head = replace(head, sequences=sequences)
+    elif head.linear is None:
         stored = stored_head(request.architecture, target.config, target.classifier_class, head, request.checkpoint)
         if stored is None:
             raise ConfigError(
@@ -91,7 +95,7 @@ def calibrate(request: CalibrationRequest) -> HeadResult:
     if kept:
         report["temperature"] = 1 / found.scale
         report |= {"bias": [float(each) for each in found.bias]} if with_bias else {}
-    changed = _folded(head, stored, found, with_bias) if kept else head
+    changed = _folded(head, stored, found, with_bias) if kept else request.result.head
     text = f"{head.description} {_description(request, kept, with_bias)}".strip()
     changed = replace(changed, description=text, report={**head.report, "calibration": report})
     return replace(request.result, head=changed)
@@ -200,6 +204,9 @@ def _measure(rows: _Rows, logits: NDArray[Any], request: CalibrationRequest) -> 
 
 def _folded(head: Head, stored: StoredHead | None, found: Calibration, with_bias: bool) -> Head:
     """The head with the calibration in its last layer."""
+    if head.sequences is not None:
+        offsets = [float(each) for each in found.bias] if with_bias else []
+        return replace(head, sequences=head.sequences.rescaled(found.scale, offsets))
     offset = torch.tensor(found.bias, dtype=torch.float32) if with_bias else None
     linear = head.linear if stored is None else stored.linear
     if linear is not None:

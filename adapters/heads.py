@@ -42,6 +42,12 @@ def _two_way(request: HeadRequest) -> HeadResult:
     return two_way_head(request)
 
 
+def _sequence(request: HeadRequest) -> HeadResult:
+    from .sequence_head import sequence_head
+
+    return sequence_head(request)
+
+
 def _fit(request: HeadRequest) -> HeadResult:
     from .fit import fitted_head
 
@@ -54,6 +60,7 @@ def vcls_head_sources() -> Mapping[str, HeadSource]:
         "existing": _existing,
         "tokens": _tokens,
         "two-way": _two_way,
+        "sequence": _sequence,
         "fit": _fit,
         "file": _file,
         "random": _random,

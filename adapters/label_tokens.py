@@ -59,7 +59,7 @@ def token_head(request: HeadRequest) -> HeadResult:
         ModelError: the model has no LM head whose rows are its tokens' logits, or a text is not one token.
     """
     by_label = _token_ids(request)
-    labels = _checked_labels(request, list(by_label))
+    labels = checked_labels(request, list(by_label))
     ids = [token for label in labels for token in by_label[label]]
     combine = torch.zeros(len(labels), len(ids))
     column = 0
@@ -114,7 +114,7 @@ def _result(
     )
 
 
-def _checked_labels(request: HeadRequest, found: list[str]) -> list[str]:
+def checked_labels(request: HeadRequest, found: list[str]) -> list[str]:
     if not request.labels:
         return found
     if sorted(request.labels) != sorted(found):
@@ -124,28 +124,65 @@ def _checked_labels(request: HeadRequest, found: list[str]) -> list[str]:
 
 def _token_ids(request: HeadRequest) -> dict[str, list[int]]:
     """Label → token ids, each checked to be what the model would read at the end of the real prompt."""
-    if request.pooling not in ("LAST", "ALL"):
-        raise ConfigError(
-            f"label tokens need the last token's state; this model pools {request.pooling}. Use --head fit."
-        )
-    if request.tokenizer is None:
-        raise ModelError("label tokens need the model's tokenizer, which is not in its folder; pass --tokenizer.")
     strings = request.options.get("token_strings")
     if strings is not None:
+        _needs_last(request)
+        assert request.tokenizer is not None
         return {each: [_vocabulary_id(request.tokenizer, each)] for each in strings}
-    if not request.options.get("label_tokens"):
-        raise ConfigError("--head tokens and two-way need --label-tokens, such as 'negative= bad,positive= good'.")
-    parsed = parse_label_tokens(request.options["label_tokens"])
-    by_label = {label: [_continuation(request, label, text) for text in texts] for label, texts in parsed.items()}
+    by_label = {
+        label: [_one_token(request, label, text, ids) for text, ids in texts.items()]
+        for label, texts in label_texts(request).items()
+    }
     owners: dict[int, str] = {}
     for label, ids in by_label.items():
         for token in ids:
             if owners.setdefault(token, label) != label:
-                shown = request.tokenizer.convert_ids_to_tokens(token)
+                shown = _tokenizer(request).convert_ids_to_tokens(token)
                 raise ModelError(
                     f"the labels {owners[token]!r} and {label!r} share the token {shown!r}; give them others."
                 )
     return by_label
+
+
+def label_texts(request: HeadRequest) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Label → its texts → the token ids that each adds behind the real prompt, one or more.
+
+    Raises:
+        ConfigError: there are no label tokens, or the model does not pool its last token.
+        ModelError: there is no tokenizer, or a text does not simply continue the prompt.
+    """
+    _needs_last(request)
+    if not request.options.get("label_tokens"):
+        raise ConfigError(f"--head {_heads(request)} needs --label-tokens, such as 'negative= bad,positive= good'.")
+    parsed = parse_label_tokens(request.options["label_tokens"])
+    return {label: {text: _continuation(request, label, text) for text in texts} for label, texts in parsed.items()}
+
+
+def _heads(request: HeadRequest) -> str:
+    return str(request.options.get("head") or "tokens, two-way or sequence")
+
+
+def _needs_last(request: HeadRequest) -> None:
+    if request.pooling not in ("LAST", "ALL"):
+        raise ConfigError(
+            f"label tokens need the last token's state; this model pools {request.pooling}. Use --head fit."
+        )
+    _tokenizer(request)
+
+
+def _tokenizer(request: HeadRequest) -> PreTrainedTokenizerBase:
+    if request.tokenizer is None:
+        raise ModelError("label tokens need the model's tokenizer, which is not in its folder; pass --tokenizer.")
+    return request.tokenizer
+
+
+def _one_token(request: HeadRequest, label: str, text: str, ids: tuple[int, ...]) -> int:
+    if len(ids) > 1:
+        raise ModelError(
+            f"the label {label!r}: its text {text!r} is {_shown(_tokenizer(request), ids)} at the end of the prompt, "
+            "not one token. Give a text that is, such as one with a space before it, or use --head sequence."
+        )
+    return ids[0]
 
 
 def _vocabulary_id(tokenizer: PreTrainedTokenizerBase, string: str) -> int:
@@ -161,10 +198,10 @@ def _vocabulary_id(tokenizer: PreTrainedTokenizerBase, string: str) -> int:
     return int(ids[0])
 
 
-def _continuation(request: HeadRequest, label: str, text: str) -> int:
-    """The token that `text` adds behind the prompt; the same one whatever the prompt's own text ends with."""
-    assert request.tokenizer is not None
-    seen: dict[int, str] = {}
+def _continuation(request: HeadRequest, label: str, text: str) -> tuple[int, ...]:
+    """The tokens that `text` adds behind the prompt; the same ones whatever the prompt's own text ends with."""
+    tokenizer = _tokenizer(request)
+    seen: set[tuple[int, ...]] = set()
     for sample in _SAMPLES:
         before, after = request.tokenize(sample), request.tokenize(sample, text)
         same = next(
@@ -172,19 +209,17 @@ def _continuation(request: HeadRequest, label: str, text: str) -> int:
         )
         if same < len(before):
             raise ModelError(_not_a_continuation(request, label, text, before, after, same))
-        if len(after) != len(before) + 1:
-            raise ModelError(
-                f"the label {label!r}: its text {text!r} is {_shown(request.tokenizer, after[same:])} at the end of the prompt, "
-                "not one token. Give a text that is, such as one with a space before it."
-            )
-        seen[after[-1]] = sample
+        seen.add(tuple(after[len(before) :]))
     if len(seen) > 1:
-        shown = ", ".join(repr(request.tokenizer.convert_ids_to_tokens(token)) for token in seen)
+        shown = ", ".join(sorted(repr(" ".join(tokenizer.convert_ids_to_tokens(list(ids)))) for ids in seen))
         raise ModelError(
             f"the label {label!r}: its text {text!r} becomes different tokens ({shown}) behind different prompts; end the "
             "prompt template in fixed text."
         )
-    return next(iter(seen))
+    (ids,) = seen
+    if not ids:
+        raise ModelError(f"the label {label!r}: its text {text!r} adds no token to the prompt; give another.")
+    return ids
 
 
 def _not_a_continuation(

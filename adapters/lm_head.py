@@ -33,8 +33,13 @@ class LmRows:
 
 
 @dataclass(frozen=True)
-class _Projection:
-    """What stands between the last hidden state and the logits."""
+class Projection:
+    """What stands between the last hidden state and the logits: `cap(scale * (weight @ state + bias))`.
+
+    Args:
+        weight_name: of the LM head, in its class; `bias_name` likewise.
+        input_name: of the input embeddings, which are the LM head's weight where it is `tied`.
+    """
 
     weight_name: str
     input_name: str
@@ -50,7 +55,21 @@ def read_rows(request: HeadRequest, ids: Sequence[int]) -> LmRows:
     Raises:
         ModelError: the model has no LM head, or one that is not linear in the state.
     """
-    projection = _projection(request)
+    projection = projection_of(request)
+    name, bias_name = tensors_of(request, projection)
+    weight = request.checkpoint.tensor(name, ids) * projection.scale
+    bias = None
+    if bias_name is not None:
+        bias = request.checkpoint.tensor(bias_name)[list(ids)] * projection.scale
+    return LmRows(weight, bias, projection.softcap)
+
+
+def tensors_of(request: HeadRequest, projection: Projection) -> tuple[str, str | None]:
+    """The names in the checkpoint of an LM head's weight and of its bias, where it has one.
+
+    Raises:
+        ModelError: it is not in the files.
+    """
     names = request.checkpoint.locations
     name = _found(projection.weight_name, names)
     if name is None and projection.tied:
@@ -60,14 +79,12 @@ def read_rows(request: HeadRequest, ids: Sequence[int]) -> LmRows:
             f"{request.checkpoint.name} has no LM head ({projection.weight_name}); label tokens need the *ForCausalLM "
             "checkpoint. Use --head fit on a base model."
         )
-    weight = request.checkpoint.tensor(name, ids) * projection.scale
-    bias = None
-    if projection.has_bias:
-        bias_name = _found(projection.weight_name.removesuffix("weight") + "bias", names)
-        if bias_name is None:
-            raise ModelError(f"{request.checkpoint.name}: its LM head has a bias, which is not in the files.")
-        bias = request.checkpoint.tensor(bias_name)[list(ids)] * projection.scale
-    return LmRows(weight, bias, projection.softcap)
+    if not projection.has_bias:
+        return name, None
+    bias_name = _found(projection.weight_name.removesuffix("weight") + "bias", names)
+    if bias_name is None:
+        raise ModelError(f"{request.checkpoint.name}: its LM head has a bias, which is not in the files.")
+    return name, bias_name
 
 
 def _found(name: str, names: Any) -> str | None:
@@ -111,7 +128,7 @@ class _AnyPath(nn.Module):
         return LenientOutput(last_hidden_state=self.states)
 
 
-def _projection(request: HeadRequest) -> _Projection:
+def projection_of(request: HeadRequest) -> Projection:
     lm_class = _lm_class(request)
     refused = f"{lm_class.__name__}: the way from its last state to its logits"
     try:
@@ -136,7 +153,7 @@ def _projection(request: HeadRequest) -> _Projection:
         if torch.allclose(uncapped, scale * linear, rtol=1e-4, atol=1e-4):
             exact = round(scale, 6) if abs(scale - round(scale, 6)) < 1e-6 else scale
             tied = bool(getattr(request.config.get_text_config(), "tie_word_embeddings", False))
-            return _Projection(weight_name, input_name, tied, bias is not None, exact, cap)
+            return Projection(weight_name, input_name, tied, bias is not None, exact, cap)
     raise ModelError(f"{refused} is more than a linear layer, a scale and a soft cap; use --head fit.")
 
 

@@ -12,6 +12,7 @@ _METHODS = {
     "existing": "The head is the one that the model already had.",
     "tokens": "Each label's score is the language model's own logit for the label's token or tokens.",
     "two-way": "The score is the language model's logit of one token less that of another.",
+    "sequence": "Each label's score is the log-probability that the language model gives the label's text.",
     "fit": "The head is a linear layer fitted on the frozen model's states of labelled texts.",
     "file": "The head was read from a file.",
     "random": "**The head is random: its answers mean nothing until it is trained.**",
@@ -141,7 +142,7 @@ def _limits(head_method: str, report: Mapping[str, Any], *, template: str | None
         limits.append("Nothing was measured when it was made: try it on labelled texts of your own first.")
     else:
         limits.append("The measurements hold for texts like those measured; others can be much worse.")
-    if head_method in {"tokens", "two-way"}:
+    if head_method in {"tokens", "two-way", "sequence"}:
         limits.append("Another wording of the prompt or of the labels can change its accuracy by tens of points.")
     if template is not None:
         limits.append("It was made for texts inside the template above; without it the answers are others.")

@@ -18,6 +18,9 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from vllm_cls.architecture import OWN_MODEL_TYPE, LinearHead
 from vllm_cls.pooler.heads import softcapped
+from vllm_cls.pooler.sequences import SequenceScorer, continued
+
+from .sequence_settings import sequences_from
 
 _SUFFIXES = ("Model", "ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
@@ -226,9 +229,49 @@ class AnyBackbone(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        if module in (self.score, getattr(self, "combine", None)):
+        if module in [getattr(self, name, None) for name in ("score", "combine", "lm_head")]:
             super()._init_weights(module)
 
 
 class VclsForSequenceClassification(SequenceClassifier, AnyBackbone):
-    """Any backbone, any pooling, any linear head."""
+    """Any backbone, any pooling, any linear head, or one of label texts."""
+
+    def build_head(self) -> None:
+        self.sequences = sequences_from(own_settings(self.config))
+        if self.sequences is None:
+            super().build_head()
+            return
+        self.num_labels = self.config.num_labels
+        if self.sequences.weight is not None:
+            text = self.config.get_text_config()
+            self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=self.sequences.bias is not None)
+
+    @property
+    def scorer(self) -> SequenceScorer | None:
+        """What scores the labels' texts, of a head made of them."""
+        if self.sequences is None:
+            return None
+        tied = self.sequences.weight is None
+        return SequenceScorer(self.sequences, self.model.get_input_embeddings() if tied else self.lm_head)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutput:
+        """As `SequenceClassifier.forward`; a head of texts runs each prompt once for each beginning of a text."""
+        scorer = self.scorer
+        if scorer is None:
+            return super().forward(input_ids, attention_mask, labels, **kwargs)
+        if input_ids is None:
+            raise ValueError("a head of label texts needs input_ids")
+        ids, mask = continued(input_ids, attention_mask, scorer.beginnings)
+        hidden = self.hidden_states(input_ids=ids, attention_mask=mask, **kwargs)
+        states = self.pool(hidden, mask).reshape(len(input_ids), len(scorer.beginnings), -1)
+        logits = scorer(states)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels=labels, logits=logits, pooled_logits=logits, config=self.config)
+        return SequenceClassifierOutput(loss=loss, logits=logits)

@@ -13,6 +13,7 @@ from vllm_cls.architecture import OWN_MODEL_TYPE, Architecture, HeadResult, Line
 from vllm_cls.errors import ConfigError
 
 from .seq_cls import HeadShape, LinearClassifier, VclsConfig, VclsForSequenceClassification, head_tensors, own_settings
+from .sequence_settings import sequence_settings
 from .token_cls import VclsForTokenClassification
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def target(architecture: Architecture, config: PreTrainedConfig, result: HeadRes
     """
     config = copy.deepcopy(config)
     head = result.head
+    if head.sequences is not None:
+        return sequence_target(config, result)
     if config.model_type == OWN_MODEL_TYPE:
         return _own_type(config, result, pooling, _OWN_CLASSES[architecture.task])
     classifier_class = architecture.classifier_class(type(config))
@@ -73,16 +76,35 @@ def _other_pooling(name: str, result: HeadResult, made_for: str, asked: str) -> 
 def _wrapped(config: PreTrainedConfig, result: HeadResult, pooling: str, own_class: type[PreTrainedModel]) -> Target:
     """Our own model type round the backbone's config."""
     assert result.head.linear is not None
-    settings = own_settings(config)
-    if settings:
-        del config.vcls
-    outer = VclsConfig(backbone_config=config, vcls=dict(settings))
-    for name in ("pad_token_id", "bos_token_id", "eos_token_id", "dtype"):
-        setattr(outer, name, getattr(config.get_text_config(), name, None))
-    _set_labels(outer, result)
+    outer = _outer_config(config, result)
     _set_form(outer, result.head.linear, pooling)
     outer.architectures = [own_class.__name__]
     return Target(own_class, outer, head_tensors(result.head.linear))
+
+
+def _outer_config(config: PreTrainedConfig, result: HeadResult) -> VclsConfig:
+    """A config of our own type round the backbone's; `config` itself where it is one."""
+    if config.model_type != OWN_MODEL_TYPE:
+        settings = own_settings(config)
+        if settings:
+            del config.vcls
+        inner, config = config, VclsConfig(backbone_config=config, vcls=dict(settings))
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id", "dtype"):
+            setattr(config, name, getattr(inner.get_text_config(), name, None))
+    _set_labels(config, result)
+    return config
+
+
+def sequence_target(config: PreTrainedConfig, result: HeadResult) -> Target:
+    """Our own model type, with the LM head that the checkpoint has beside the backbone."""
+    head = result.head.sequences
+    assert head is not None
+    outer = _outer_config(config, result)
+    outer.vcls = {**own_settings(outer), "pooling": "LAST", "sequences": sequence_settings(head)}
+    outer.architectures = [VclsForSequenceClassification.__name__]
+    names = {head.weight: "lm_head.weight", head.bias: "lm_head.bias"}
+    moved = {stored: name for stored, name in names.items() if stored is not None}
+    return Target(VclsForSequenceClassification, outer, None, moved)
 
 
 def _own_type(config: Any, result: HeadResult, pooling: str, own_class: type[PreTrainedModel]) -> Target:

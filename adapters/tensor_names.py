@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vllm_cls.errors import ModelError
@@ -69,6 +69,7 @@ class Opening:
         dtype: of the model.
         source: what the user calls the source, for errors.
         source_classes: names of the classes that the source was saved from.
+        moved: tensors of the source that become parts of the head, by their names there → in the class.
     """
 
     model_class: type[PreTrainedModel]
@@ -76,6 +77,7 @@ class Opening:
     dtype: torch.dtype
     source: str = "the model"
     source_classes: Collection[str] = ()
+    moved: Mapping[str, str] = field(default_factory=dict)
 
 
 def plan_names(opening: Opening, tensors: Mapping[str, torch.Tensor], head: Mapping[str, torch.Tensor]) -> Names:
@@ -98,11 +100,11 @@ def plan_names(opening: Opening, tensors: Mapping[str, torch.Tensor], head: Mapp
     if unknown:
         raise ModelError(f"{model_class.__name__} has no parameter {some(unknown)}; a head must name its own.")
     # In the order of loading, which some renamings depend on.
-    places = {key: _place(key, reader, family) for key in sorted(tensors, key=dot_natural_key)}
+    places = {key: _place(key, reader, family, opening.moved) for key in sorted(tensors, key=dot_natural_key)}
     kept = {key: place for key, place in places.items() if place is not None and place.target not in head}
     _refuse_collisions(kept, opening.source)
     planned = {place.name: tensors[key] for key, place in kept.items()} | dict(head)
-    held = _try_out(opening, planned, inside=reader.inside, new_head=bool(head))
+    held = _try_out(opening, planned, inside=reader.inside, new_head=bool(head or opening.moved))
     lost = _not_droppable([key for key, place in places.items() if place is None], reader, family)
     if lost:
         raise ModelError(
@@ -112,7 +114,11 @@ def plan_names(opening: Opening, tensors: Mapping[str, torch.Tensor], head: Mapp
     return Names(
         written={key: place.name for key, place in kept.items()},
         dropped=[key for key in places if key not in kept],
-        dtypes={key: held[place.target] for key, place in kept.items() if place.target.startswith(reader.inside)},
+        dtypes={
+            key: held[place.target]
+            for key, place in kept.items()
+            if key in opening.moved or place.target.startswith(reader.inside)
+        },
         parameters={key: place.target for key, place in kept.items() if not place.fused},
         model=reader.model,
     )
@@ -124,13 +130,15 @@ def some(names: Collection[str]) -> str:
     return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
 
 
-def _place(key: str, reader: Reader, family: Family) -> Place | None:
+def _place(key: str, reader: Reader, family: Family, moved: Mapping[str, str]) -> Place | None:
     """Where a tensor of the source goes, or None where the class has no use for it.
 
     The name on disk is kept where loading accepts it as it is. Else the backbone's prefix is added, or
     exchanged for that of the source: transformers would do so when it loads, other readers would not. What
     is left is read as the source's own class reads it, and named as the parameter that this makes.
     """
+    if key in moved:
+        return Place(moved[key], moved[key], False)
     stems = [key, *(key.removeprefix(f"{prefix}.") for prefix in (reader.backbone.base_model_prefix, "model"))]
     for name in (key, *(reader.inside + stem for stem in stems)):
         target, fused = reader.target(name)

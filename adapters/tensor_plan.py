@@ -102,6 +102,7 @@ def plan_tensors(plan: ConversionPlan) -> TensorPlan:
         wanted or getattr(torch, _main_dtype(stored.values())),
         plan.checkpoint.name,
         _source_classes(plan),
+        plan.moved,
     )
     names = plan_names(opening, {name: _meta(tensor.dtype, tensor.shape) for name, tensor in stored.items()}, head)
     dtypes = names.dtypes if wanted is not None else {}

@@ -26,6 +26,7 @@ Examples:
   vcls convert ./llama sentiment --head tokens --labels negative,positive \\
       --label-tokens 'negative= bad| terrible,positive= good| great' \\
       --prompt-template 'Review: {text}\\nSentiment:'
+  vcls convert ./llama sentiment --head sequence --label-tokens 'negative= very bad,positive= quite good'
   vcls convert ./reranker scorer --head two-way --label-tokens 'no,yes'
   vcls convert ./llama sentiment --head tokens --label-tokens 'no= bad,yes= good' --calibrate rows.jsonl
   vcls convert ./bert my-classifier --lora ./adapter
@@ -37,6 +38,7 @@ The head comes from one place, --head:
   existing   the checkpoint, or the adapter of --lora (the default where there is one)
   tokens     rows of the language model's own output layer, for --label-tokens
   two-way    one label: logit(yes) - logit(no), for --label-tokens 'no,yes'
+  sequence   labels of several tokens, by the log-probability of their whole text
   fit        fitted on the frozen model's states of the rows of --train
   file       a safetensors file, --head-weights
   random     random numbers, for training

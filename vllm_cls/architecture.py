@@ -88,15 +88,48 @@ def rescaled_bias(bias: torch.Tensor | None, scale: float, offset: torch.Tensor 
 
 
 @dataclass(frozen=True)
+class SequenceHead:
+    """A head whose labels are texts of several tokens: a label's logit is the log-probability of its text.
+
+    `logits = scale * log p(text | prompt) + offset`, by the model's own LM head,
+    `cap(lm_scale * (W @ state + b))`; a label's texts add up their probabilities.
+
+    Args:
+        texts: token ids of each label's texts, in the order of the labels' indices.
+        weight: name of the LM head's weight in the checkpoint; None where it is the input embeddings.
+        bias: name of its bias, or None.
+        lm_scale: of the LM head's logits.
+        softcap: of the LM head's logits, or None.
+        scale: of the labels' logits.
+        offset: one a label, added to its logit; empty for none.
+    """
+
+    texts: tuple[tuple[tuple[int, ...], ...], ...]
+    weight: str | None
+    bias: str | None = None
+    lm_scale: float = 1.0
+    softcap: float | None = None
+    scale: float = 1.0
+    offset: tuple[float, ...] = ()
+
+    def rescaled(self, scale: float, offset: Sequence[float]) -> SequenceHead:
+        """The head whose logits are `scale * logits + offset`; an empty offset adds nothing."""
+        before = [each * scale for each in self.offset] or [0.0] * len(self.texts)
+        after = [one + other for one, other in zip(before, offset or [0.0] * len(before), strict=True)]
+        return replace(self, scale=self.scale * scale, offset=tuple(after) if any(after) else ())
+
+
+@dataclass(frozen=True)
 class Head:
     """A head that is ready to be loaded or written.
 
-    Exactly one of `linear` and `tensors` is set, and neither for a head that is already in the checkpoint.
+    One of `linear`, `tensors` and `sequences` is set, and none for a head that is already in the checkpoint.
 
     Args:
         method: the name of its source ("tokens", "fit", …).
         linear: the head as a linear map of the pooled state.
         tensors: the head's parameters under the classifier class's own names.
+        sequences: the head as texts that the language model itself scores.
         on_features: `linear` takes the output of the class's own inner head layers (a trained
             pooler), not the pooled state itself.
         description: how it was made, a paragraph for the model card.
@@ -106,6 +139,7 @@ class Head:
     method: str
     linear: LinearHead | None = None
     tensors: Mapping[str, torch.Tensor] | None = None
+    sequences: SequenceHead | None = None
     on_features: bool = False
     description: str = ""
     report: Mapping[str, Any] = field(default_factory=dict)
@@ -157,11 +191,13 @@ class Target:
         classifier_class: transformers' own class where that computes exactly this, else one of ours.
         config: for that class.
         head_tensors: by their names in that class; None where the checkpoint's own head stays.
+        moved: tensors of the checkpoint that are parts of the head, by its names → their names in that class.
     """
 
     classifier_class: type[PreTrainedModel]
     config: PreTrainedConfig
     head_tensors: Mapping[str, torch.Tensor] | None
+    moved: Mapping[str, str] = field(default_factory=dict)
 
 
 HeadSource = Callable[[HeadRequest], HeadResult]
@@ -206,6 +242,7 @@ class ConversionPlan:
         classifier_class: the class that the written checkpoint opens as.
         head_tensors: parameters to write besides the source's, by their names in `classifier_class`;
             None keeps the head that the source has.
+        moved: tensors of the source that become parts of the head, by their names there → in `classifier_class`.
         out: the folder to make.
         card: the text of the model card.
         tokenizer: saved instead of copying the source's tokenizer files, or None.
@@ -223,6 +260,7 @@ class ConversionPlan:
     head_tensors: Mapping[str, torch.Tensor] | None
     out: Path
     card: str
+    moved: Mapping[str, str] = field(default_factory=dict)
     tokenizer: PreTrainedTokenizerBase | None = None
     dtype: str | None = None
     adapter: PeftAdapter | None = None

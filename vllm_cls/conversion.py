@@ -50,7 +50,7 @@ class ConversionReport:
 _ONE_LABEL = "one label cannot be single_label_classification (transformers refuses it); use regression or none."
 # Options that belong to some heads only: giving one to another head is a contradiction.
 _BELONGS = {
-    "label_tokens": ("tokens", "two-way"),
+    "label_tokens": ("tokens", "two-way", "sequence"),
     "train": ("fit",),
     "bias": ("fit",),  # and --calibrate
     "head_weights": ("file",),
@@ -92,7 +92,7 @@ def convert(
     Args:
         model: a folder, a hub id or a `.gguf` file.
         out: the folder to make; never half a checkpoint.
-        head: "existing", "tokens", "two-way", "fit", "file" or "random"; None is "existing" where there is one.
+        head: "existing", "tokens", "two-way", "sequence", "fit", "file" or "random"; None is "existing" where there is one.
         bias: of a fitted head, even where only our own format can hold it; of a calibration, unless it is False.
         lora: the folder of a PEFT LoRA adapter, which is merged into the weights; its head is the "existing" one.
         calibrate: a file of labelled rows, on which temperature and biases are fitted.
@@ -163,6 +163,7 @@ def convert(
     result = _with_logit_bias(source, result, logit_bias)
     target = target_for(source, result, pooling)
     if calibrate:
+        _refuse_calibration(source)
         labelled = _labelled_rows(job, "--calibrate", calibrate, text_field, text_pair_field, label_field)
         result = calibrated(
             source, options, job, result, target, labelled, rows_path=calibrate, seed=seed, intercept=bias is not False
@@ -223,6 +224,13 @@ def _refuse_strays(method: str, given: Sequence[str]) -> None:
         if method not in _BELONGS[name]:
             option, heads = name.replace("_", "-"), " or ".join(_BELONGS[name])
             raise ConfigError(f"--{option} belongs to --head {heads}, not to {method}; leave one of them out.")
+
+
+def _refuse_calibration(source: Source) -> None:
+    if source.task == "token_classify":
+        raise ConfigError("--calibrate needs one label a text; this head gives one a token. Leave it out.")
+    if source.adapter is not None:
+        raise ConfigError("--calibrate and --lora: write the merged classifier first, then calibrate that.")
 
 
 def _refuse_output_layer(adapter: PeftAdapter) -> None:
@@ -342,6 +350,7 @@ def _plan(
         config=target.config,
         classifier_class=target.classifier_class,
         head_tensors=target.head_tensors,
+        moved=target.moved,
         out=Path(out),
         tokenizer=tokenizer,
         card=registry().hook.vcls_model_card(values=_card_values(source, target, result, out, options, pooling)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -14,7 +14,7 @@ from .config import ModelConfig, RuntimeConfig
 from .errors import ModelError, PromptError
 from .loading import Classifier, load_target, pooling_of
 from .runtime.device import choose_device, choose_dtype
-from .serving import make_engine, make_runner
+from .serving import longest_prompt, make_engine, make_runner
 from .source import Source
 from .tokenization import PromptProcessor, Truncation
 from .weights import load_weights
@@ -99,8 +99,9 @@ def classifier_logits(
     dtype = choose_dtype(options.dtype, device)
     model = load_target(source, target, dtype=dtype, device=device, allow_pickle=options.allow_pickle)
     classifier = Classifier(source, model, model.config, pooling := pooling_of(source, model))
-    tokenized = _all_good(processor.tokenize(prompts, Truncation(-1)))
     runner = make_runner(classifier, pooling, longest := processor.max_model_len)
+    shorter = replace(processor, max_model_len=longest_prompt(runner, longest))
+    tokenized = _all_good(shorter.tokenize(prompts, Truncation(-1)))
     engine = make_engine(runner, RuntimeConfig(max_num_batched_tokens), longest)
     try:
         answers = _all_good(engine.logits([each.sequence for each in tokenized]))

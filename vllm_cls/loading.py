@@ -83,7 +83,9 @@ def without_head(source: Source) -> str:
 
 def heads_for(source: Source) -> str:
     """The heads that can be made for a model."""
-    return "tokens|two-way|file|random" if source.task == "token_classify" else "fit|tokens|two-way|file|random"
+    return (
+        "tokens|two-way|file|random" if source.task == "token_classify" else "fit|tokens|two-way|sequence|file|random"
+    )
 
 
 def _is_two_way(config: PreTrainedConfig) -> bool:
@@ -250,4 +252,6 @@ def load_target(
     for name, tensor in tensors.items():
         parameter = model.get_parameter(name)
         parameter.data = tensor.to(device=device, dtype=torch.float32)
+    for stored, name in target.moved.items():
+        model.get_parameter(name).data = source.checkpoint.tensor(stored).to(device=device, dtype=dtype)
     return model

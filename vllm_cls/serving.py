@@ -213,6 +213,10 @@ def serve(options: ModelConfig, runtime: RuntimeConfig) -> Served:
     )
     engine = make_engine(runner, runtime, longest)
     adapters = None
+    if runtime.max_loras and runner.scorer is not None:
+        raise ConfigError(
+            "enable_lora: a head of label texts takes no adapters at run time; merge the adapter instead."
+        )
     if runtime.max_loras:
         adapters = Adapters(
             classifier,
@@ -222,8 +226,20 @@ def serve(options: ModelConfig, runtime: RuntimeConfig) -> Served:
             max_lora_rank=runtime.max_lora_rank,
             allow_pickle=options.allow_pickle,
         )
-    processor = prompt_processor(options, classifier.source, longest)
+    processor = prompt_processor(options, classifier.source, longest_prompt(runner, longest))
     return Served(options, classifier, processor, engine, pooler, adapters)
+
+
+def longest_prompt(runner: Runner, longest: int) -> int:
+    """Tokens of the longest prompt, behind which the labels' texts have room.
+
+    Raises:
+        ConfigError: there is no room for a prompt.
+    """
+    behind = len(runner.scorer.beginnings[-1]) if runner.scorer is not None else 0
+    if behind >= longest:
+        raise ConfigError(f"the labels' texts take {behind + 1} tokens, and the model no more than {longest}.")
+    return longest - behind
 
 
 def _not_finite() -> PromptError:
@@ -282,11 +298,16 @@ def make_runner(classifier: loading.Classifier, pooling: str, longest: int, quan
     with_head = classifier.has_head or bool(classifier.missing)  # what adapters fill is tried unfilled
     head = architecture.head(model) if with_head else None
     runner = Runner(model, architecture, head, methods[pooling], Mode("single"))
+    runner.scorer = getattr(model, "scorer", None) if classifier.has_head else None
+    if runner.scorer is not None:
+        runner.head = head = None
+        if pooling != "LAST":
+            raise ConfigError(f"pooling_type={pooling!r}: a head of label texts reads the last token; leave it out.")
     parameters = sum(parameter.numel() for parameter in backbone.parameters())
     lengths, limit = selfcheck.check_lengths(backbone.config, parameters, runner.device.type, longest)
     types = architecture.takes_token_type_ids(backbone.config)
     sequences = selfcheck.check_sequences(architecture, backbone.config, lengths, types)
-    alone = selfcheck.run_alone(runner, sequences, with_head=with_head)
+    alone = selfcheck.run_alone(runner, sequences, with_head=with_head and runner.scorer is None)
     reason = None
     if alone.logits is not None:
         runner.head_dtype = head_dtype(classifier.config, backbone.dtype)

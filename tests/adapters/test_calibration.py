@@ -164,6 +164,10 @@ def test_what_cannot_be_calibrated_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--calibrate has the label 'sad', which --labels"):
         path.write_text('{"text": "a", "label": "sad"}\n' * 12)
         convert(str(lm), tmp_path / "out", head="tokens", label_tokens=TOKENS, calibrate=str(path))
+    with pytest.raises(ConfigError, match="one label a text"):
+        convert(
+            str(lm), tmp_path / "out", convert="token_classify", head="random", labels=["a", "b"], calibrate=str(path)
+        )
     with pytest.raises(ConfigError, match="other rows than --train"):
         convert(str(lm), tmp_path / "out", head="fit", train=str(path), calibrate=str(path))
     assert not (tmp_path / "out").exists()

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 
 from ..errors import ConfigError, PromptError
+from ..pooler.sequences import SequenceScorer
 from . import memory, workers
 from .batch import TokenSequence, Work
+from .continuations import Continuations, chunks
 from .cuda.pipeline import fetch, look_ahead
 from .prefix_cache import PrefixCache
 from .runner import Runner
@@ -23,6 +25,7 @@ from .sharing import MIN_TOKENS, Sharing
 
 _logger = logging.getLogger("vllm_cls")
 
+Execute = Callable[[Sequence[Work]], "list[Result]"]
 Step = Callable[[Sequence[Work]], "torch.Tensor | list[torch.Tensor]"]
 
 
@@ -80,15 +83,22 @@ class Engine:
 
     def logits(self, sequences: Sequence[TokenSequence]) -> list[Result]:
         """Each `(num_labels,)`."""
-        return self._run(sequences, self.runner.mixed_logits, share=self.prefix_cache.max_bytes > 0)
+        share = self.prefix_cache.max_bytes > 0
+        if self.runner.scorer is not None:
+            return self._run(sequences, functools.partial(self._scored, self.runner.scorer), share=share)
+        return self._run(sequences, self._by(self.runner.mixed_logits), share=share)
 
     def states(self, sequences: Sequence[TokenSequence]) -> list[Result]:
         """Each the pooled state `(hidden,)`."""
-        return self._run(sequences, self.runner.states, share=self.prefix_cache.max_bytes > 0)
+        return self._run(sequences, self._by(self.runner.states), share=self.prefix_cache.max_bytes > 0)
 
     def token_logits(self, sequences: Sequence[TokenSequence]) -> list[Result]:
         """Each `(num_tokens, num_labels)`."""
-        return self._run(sequences, self.runner.token_logits, share=False)
+        return self._run(sequences, self._by(self.runner.token_logits), share=False)
+
+    def _by(self, step: Step) -> Execute:
+        """Answers to works, by one forward of each batch."""
+        return functools.partial(self._execute, step=step)
 
     def close(self) -> None:
         """End the worker threads and let go of the prefix cache, once what runs is done."""
@@ -97,7 +107,7 @@ class Engine:
             self._workers.close()
             self.prefix_cache.clear()
 
-    def _run(self, sequences: Sequence[TokenSequence], step: Step, *, share: bool) -> list[Result]:
+    def _run(self, sequences: Sequence[TokenSequence], execute: Execute, *, share: bool) -> list[Result]:
         distinct: dict[TokenSequence, int] = {}  # identical prompts run once
         places = [distinct.setdefault(each, len(distinct)) for each in sequences]
         unique = list(distinct)
@@ -106,7 +116,7 @@ class Engine:
             if self._closed:
                 raise ConfigError("this LLM is closed; make a new one.")
             for wave in self._timed(self._waves(unique, share)):
-                answers = self._execute([work for _, work in wave], step)
+                answers = execute([work for _, work in wave])
                 results.update(zip((index for index, _ in wave), answers, strict=True))
         self._count(sequences, unique, results)
         return _apart([results[place] for place in places])
@@ -128,8 +138,53 @@ class Engine:
                 return
             yield wave
 
-    def _execute(self, works: Sequence[Work], step: Step) -> list[Result]:
-        """Answers to all works, in their order."""
+    def _scored(self, scorer: SequenceScorer, works: Sequence[Work]) -> list[Result]:
+        """Logits of label texts: the states behind each prompt and behind each beginning of a text, then their scores."""
+        texts = Continuations(scorer.beginnings, self.runner.architecture, self.runner.backbone.config)
+        results: list[Result] = []
+        for part in chunks(works, self._sharing.max_tokens):
+            states = self._continued(texts, part)
+            good = [rows for rows in states if not isinstance(rows, PromptError)]
+            with torch.inference_mode():
+                logits = iter(scorer(torch.stack(good)).float().cpu() if good else ())
+            for rows, work in zip(states, part, strict=True):
+                cached = work.num_cached_tokens
+                results.append(rows if isinstance(rows, PromptError) else Answer(next(logits), cached))
+        return results
+
+    def _continued(self, texts: Continuations, works: Sequence[Work]) -> list[torch.Tensor | PromptError]:
+        """States `(num_continuations, hidden)` of each prompt, or why there are none."""
+        execute = functools.partial(self._execute, step=self.runner.states, remember=False)
+        shares = [self._shares(texts, work.sequence) for work in works]
+        answers: list[list[Result]] = [[]] * len(works)
+        for together, run in (
+            (True, functools.partial(texts.shared, ran=lambda each: isinstance(each, Answer))),
+            (False, texts.whole),
+        ):
+            places = [place for place, each in enumerate(shares) if each is together]
+            for place, found in zip(places, run([works[place] for place in places], execute), strict=True):
+                answers[place] = found
+        for work, found in zip(works, answers, strict=True):
+            if isinstance(found[0], Answer):
+                self._sharing.finished(work)
+        failures = [next((each for each in found if isinstance(each, PromptError)), None) for found in answers]
+        return [
+            failure or torch.stack([each.row for each in found if isinstance(each, Answer)])
+            for found, failure in zip(answers, failures, strict=True)
+        ]
+
+    def _shares(self, texts: Continuations, prompt: TokenSequence) -> bool:
+        """Whether a prompt's keys and values serve all its continuations."""
+        longest = texts.behind(prompt, texts.ids[-1])
+        group = self._sharing_group(prompt)
+        return self.prefix_cache.max_bytes > 0 and group is not None and group == self._sharing_group(longest)
+
+    def _execute(self, works: Sequence[Work], step: Step, *, remember: bool = True) -> list[Result]:
+        """Answers to all works, in their order.
+
+        Args:
+            remember: what works keep is for later calls.
+        """
         with self.counters.timed("plan"):
             lengths = [len(each) for each in works]
             keys = [self._key(index, each.sequence) for index, each in enumerate(works)]
@@ -146,7 +201,7 @@ class Engine:
         for batch, given in zip(batches, answers, strict=True):
             for index, answer in zip(batch, given, strict=True):
                 results[index] = answer
-                if isinstance(answer, Answer):
+                if remember and isinstance(answer, Answer):
                     self._sharing.finished(works[index])
         return results
 

@@ -21,6 +21,7 @@ from .row import Row, running, spans_of
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from ..pooler.sequences import SequenceScorer
     from .cuda.graphs import Graphs
     from .cuda.varlen import Varlen
 
@@ -77,6 +78,7 @@ class Runner:
         self.counters = Counters()
         self.kernel: Varlen | None = None  # over whole rows; the self-check decides
         self.graphs: Graphs | None = None
+        self.scorer: SequenceScorer | None = None  # of a head made of label texts
         text = self.backbone.config.get_text_config()
         self.pad_token_id = getattr(text, "pad_token_id", None) or 0
         self.rope: RopeRule = rope_rule(self.backbone.config)

@@ -33,7 +33,7 @@ class Sharing:
         group_of: Callable[[TokenSequence], Hashable],
     ) -> None:
         self.cache = cache
-        self._max_tokens = cache.max_bytes // max(bytes_a_token, 1)
+        self.max_tokens = cache.max_bytes // max(bytes_a_token, 1)
         self._keep = keep
         self._group_of = group_of
 
@@ -46,7 +46,7 @@ class Sharing:
         groups = [self._group(each) for each in sequences]
         plan = self._plan(sequences, groups)
         rest = set(range(len(sequences)))
-        for wave in waves(plan, self._max_tokens):
+        for wave in waves(plan, self.max_tokens):
             examples = _examples(plan, wave)
             members = [index for index in sorted(rest) if plan.prefix_of[index] in examples]
             rest.difference_update(members)

@@ -1,0 +1,64 @@
+"""`--head sequence`: labels of several tokens, each scored by the log-probability of its whole text."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+from vllm_cls.architecture import OWN_MODEL_TYPE, Head, HeadRequest, HeadResult, SequenceHead
+from vllm_cls.errors import ConfigError, ModelError
+
+from .label_tokens import checked_labels, label_texts
+from .lm_head import projection_of, tensors_of
+
+
+def sequence_head(request: HeadRequest) -> HeadResult:
+    """A head of label texts; the LM head goes with it, and no other tensor is made.
+
+    A text's score is the sum over its tokens of the log softmax over the whole vocabulary. It is not divided by
+    its length: what is compared are the probabilities of the texts as continuations of the prompt. The
+    probabilities of several texts of a label add up.
+
+    Raises:
+        ModelError: the model has no LM head that is understood, or a text does not simply continue the prompt.
+        ConfigError: there are fewer than two labels, or two texts are the same, or one begins another of its label.
+    """
+    if request.config.model_type == OWN_MODEL_TYPE:
+        raise ModelError("--head sequence needs the language model itself, not a classifier made of it.")
+    if request.pooling != "LAST":
+        raise ConfigError(f"--head sequence reads the last token's state; this model pools {request.pooling}.")
+    by_label = label_texts(request)
+    labels = checked_labels(request, list(by_label))
+    if len(labels) < 2:
+        raise ConfigError("--head sequence needs two labels at least: their probabilities are compared.")
+    texts = tuple(tuple(by_label[label].values()) for label in labels)
+    _refuse_overlap(labels, texts)
+    projection = projection_of(request)
+    weight, bias = tensors_of(request, projection)
+    head = SequenceHead(
+        texts,
+        weight=None if projection.tied else weight,
+        bias=bias,
+        lm_scale=projection.scale,
+        softcap=projection.softcap,
+    )
+    if projection.tied and bias is not None:
+        raise ModelError("the LM head shares its weight with the embeddings and has a bias of its own; use --head fit.")
+    shown = "; ".join(f"`{label}`: {', '.join(map(repr, by_label[label]))}" for label in labels)
+    description = (
+        "Each label's logit is the log-probability of its text as what follows the prompt, summed over the text's tokens "
+        f"({shown}); several texts of a label add up their probabilities."
+    )
+    return HeadResult(Head("sequence", sequences=head, description=description), labels, request.problem_type)
+
+
+def _refuse_overlap(labels: list[str], texts: tuple[tuple[tuple[int, ...], ...], ...]) -> None:
+    owned = [(label, ids) for label, each in zip(labels, texts, strict=True) for ids in each]
+    for (one, first), (other, second) in combinations(owned, 2):
+        if first == second:
+            raise ConfigError(f"--label-tokens: the labels {one!r} and {other!r} have a text with the same tokens.")
+        shorter = min(len(first), len(second))
+        if one == other and first[:shorter] == second[:shorter]:
+            raise ConfigError(
+                f"--label-tokens: of the label {one!r}, one text begins another, and their probabilities would be counted "
+                "twice; leave one out."
+            )

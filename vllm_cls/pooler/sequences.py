@@ -1,0 +1,73 @@
+"""Scores of label texts: log-probabilities of token sequences as what follows a prompt."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from ..architecture import SequenceHead
+from .heads import softcapped
+
+_LOGITS_AT_ONCE = 1 << 24  # of the LM head, which has as many a state as the vocabulary
+
+
+class SequenceScorer:
+    """States at the beginnings of the labels' texts → one logit a label.
+
+    Args:
+        head: the labels' texts.
+        projection: the LM head, or the embeddings whose weight it has.
+    """
+
+    def __init__(self, head: SequenceHead, projection: nn.Linear | nn.Embedding) -> None:
+        self.head, self._projection = head, projection
+
+    @functools.cached_property
+    def beginnings(self) -> list[tuple[int, ...]]:
+        """Token ids after which a token of some text is scored, shortest first; the empty one is the prompt itself."""
+        found = {ids[:count] for label in self.head.texts for ids in label for count in range(len(ids))}
+        return sorted(found, key=lambda ids: (len(ids), ids))
+
+    def __call__(self, states: torch.Tensor) -> torch.Tensor:
+        """States `(n, num_beginnings, hidden)` behind prompt and beginning → logits `(n, num_labels)`, float32."""
+        scores = {ids: self._next_tokens(states[:, place], ids) for place, ids in enumerate(self.beginnings)}
+        labels = []
+        for texts in self.head.texts:
+            each = [sum(scores[ids[:place]][token] for place, token in enumerate(ids)) for ids in texts]
+            labels.append(torch.logsumexp(torch.stack(each), dim=0))  # type: ignore[arg-type]  # no text is empty
+        logits = torch.stack(labels, dim=1) * self.head.scale
+        return logits + logits.new_tensor(self.head.offset) if self.head.offset else logits
+
+    def _next_tokens(self, states: torch.Tensor, beginning: tuple[int, ...]) -> dict[int, torch.Tensor]:
+        """Log-probability `(n,)` of each token that some text has behind this beginning."""
+        size = len(beginning)
+        ids = [text for label in self.head.texts for text in label]
+        tokens = sorted({text[size] for text in ids if len(text) > size and text[:size] == beginning})
+        rows = max(1, _LOGITS_AT_ONCE // self._projection.weight.shape[0])
+        parts = [self._log_probabilities(part, tokens) for part in states.split(rows)]
+        return dict(zip(tokens, torch.cat(parts).unbind(1), strict=True))
+
+    def _log_probabilities(self, states: torch.Tensor, tokens: Sequence[int]) -> torch.Tensor:
+        weight, bias = self._projection.weight, getattr(self._projection, "bias", None)
+        projected = nn.functional.linear(states.to(weight.device, weight.dtype), weight, bias).float()
+        logits = softcapped(projected * self.head.lm_scale, self.head.softcap)
+        return logits[:, list(tokens)] - logits.logsumexp(dim=1, keepdim=True)
+
+
+def continued(
+    input_ids: torch.Tensor, attention_mask: torch.Tensor | None, beginnings: Sequence[Sequence[int]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each prompt with each beginning behind it, padded on the right: `(n * num_beginnings, length)` and its mask.
+
+    Args:
+        input_ids: `(n, length)`, padded where the mask is 0.
+    """
+    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    prompts = [row[kept.bool()] for row, kept in zip(input_ids, mask, strict=True)]
+    rows = [torch.cat([prompt, prompt.new_tensor(list(ids))]) for prompt in prompts for ids in beginnings]
+    ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    lengths = torch.tensor([len(row) for row in rows], device=ids.device)
+    return ids, (torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]).long()
