@@ -227,8 +227,6 @@ def _refuse_strays(method: str, given: Sequence[str]) -> None:
 
 
 def _refuse_calibration(source: Source) -> None:
-    if source.task == "token_classify":
-        raise ConfigError("--calibrate needs one label a text; this head gives one a token. Leave it out.")
     if source.adapter is not None:
         raise ConfigError("--calibrate and --lora: write the merged classifier first, then calibrate that.")
 

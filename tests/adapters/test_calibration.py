@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +23,19 @@ TOKENS = "negative= bad,positive= good,neutral= boring"
 TEXTS = [f"The film number {index} was {word}" for index in range(20) for word in ("good", "bad", "boring")]
 
 
-def rows_for(folder: Path, model: Path, *, shift: Sequence[float] | None, count: int = 300) -> Path:
+def rows_for(folder: Path, model: Path, *, biased: bool = True, count: int = 300) -> Path:
     """Labelled rows that are drawn from a model's probabilities after a rescaling of its logits, to be found again.
 
     Args:
-        shift: of the rescaled logits, which have mean 0 and deviation 2; None draws from the model's own probabilities.
+        biased: against the labels that the model prefers, which no temperature undoes; else as the model has it.
     """
     texts = (TEXTS * count)[:count]
     with LLM(str(model)) as llm:
         labels, outputs = llm.id2label, llm.classify(texts)
     logits = np.array([each.outputs.logits for each in outputs])
-    if shift is not None:
-        logits = (logits - logits.mean(axis=0)) * 2 / logits.std() + np.array(shift)
+    if biased:
+        preferred = logits.mean(axis=0) - logits.mean()
+        logits = (logits - logits.mean(axis=0)) * 2 / logits.std() - preferred / np.linalg.norm(preferred)
     generator = np.random.default_rng(0)
     drawn = [labels[int(generator.choice(len(row), p=row))] for row in softmax(logits)]
     path = folder / "rows.jsonl"
@@ -96,7 +96,7 @@ def test_what_is_written_gives_the_calibrated_logits(tmp_path: Path, source: str
         model = tiny.causal_lm(source, tmp_path / "source")
         options = {"head": "tokens", "label_tokens": TOKENS}
     convert(str(model), tmp_path / "plain", **options)
-    sharp = rows_for(tmp_path, tmp_path / "plain", shift=[2.0, 0.0, -1.0])
+    sharp = rows_for(tmp_path, tmp_path / "plain")
     report = convert(str(model), tmp_path / "out", calibrate=str(sharp), bias=None if intercept else False, **options)
     told = report.report["calibration"]
     assert told["kept"] and told["log_loss_after"] < told["log_loss_before"] and told["rows"] == 300
@@ -120,7 +120,7 @@ def test_a_calibration_that_does_not_help_is_left_out(tmp_path: Path) -> None:
     model = tiny.causal_lm("qwen2", tmp_path / "source")
     options = {"head": "tokens", "label_tokens": TOKENS}
     convert(str(model), tmp_path / "plain", **options)
-    path = rows_for(tmp_path, tmp_path / "plain", shift=None, count=30)
+    path = rows_for(tmp_path, tmp_path / "plain", biased=False, count=30)
     report = convert(str(model), tmp_path / "out", calibrate=str(path), **options)
     told = report.report["calibration"]
     assert not told["kept"] and told["log_loss_after"] >= told["log_loss_before"] and "temperature" not in told
@@ -145,7 +145,7 @@ def test_a_two_way_head_takes_the_names_of_its_two_sides(tmp_path: Path) -> None
 def test_an_own_checkpoint_is_calibrated_again(tmp_path: Path) -> None:
     model = tiny.causal_lm("gemma2", tmp_path / "source")
     convert(str(model), tmp_path / "first", head="tokens", label_tokens=TOKENS, logit_bias=0.5)
-    rows = rows_for(tmp_path, tmp_path / "first", shift=[2.0, 0.0, -1.0])
+    rows = rows_for(tmp_path, tmp_path / "first")
     told = convert(str(tmp_path / "first"), tmp_path / "second", calibrate=str(rows)).report["calibration"]
     assert told["kept"]
     with LLM(str(tmp_path / "first")) as first, LLM(str(tmp_path / "second")) as second:
@@ -164,7 +164,7 @@ def test_what_cannot_be_calibrated_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--calibrate has the label 'sad', which --labels"):
         path.write_text('{"text": "a", "label": "sad"}\n' * 12)
         convert(str(lm), tmp_path / "out", head="tokens", label_tokens=TOKENS, calibrate=str(path))
-    with pytest.raises(ConfigError, match="one label a text"):
+    with pytest.raises(ConfigError, match="learn from a label a text"):
         convert(
             str(lm), tmp_path / "out", convert="token_classify", head="random", labels=["a", "b"], calibrate=str(path)
         )
