@@ -72,9 +72,11 @@ class Continuations:
             ran: whether an answer is one; what goes on from a work that did not run gets its answer.
         """
         keeps = self.goes_on(())
-        kept = {((), place): KeyValues(len(each.sequence)) if keeps else each.keep for place, each in enumerate(works)}
+        kept: dict[tuple[tuple[int, ...], int], KeyValues | None] = {
+            ((), place): KeyValues(len(each.sequence)) if keeps else each.keep for place, each in enumerate(works)
+        }
         answers: dict[tuple[tuple[int, ...], int], T] = {}
-        level = [((), place) for place in range(len(works))]
+        level: list[tuple[tuple[int, ...], int]] = [((), place) for place in range(len(works))]
         first = [Work(each.sequence, each.past, kept[key]) for key, each in zip(level, works, strict=True)]
         answers.update(zip(level, execute(first), strict=True))
         for each, key in zip(works, level, strict=True):
