@@ -124,6 +124,11 @@ def checked_labels(request: HeadRequest, found: list[str]) -> list[str]:
 
 def _token_ids(request: HeadRequest) -> dict[str, list[int]]:
     """Label → token ids, each checked to be what the model would read at the end of the real prompt."""
+    ids = request.options.get("token_ids")
+    if ids is not None:
+        _needs_last(request)
+        assert request.tokenizer is not None
+        return {str(request.tokenizer.convert_ids_to_tokens(int(each))): [int(each)] for each in ids}
     strings = request.options.get("token_strings")
     if strings is not None:
         _needs_last(request)

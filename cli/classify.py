@@ -8,8 +8,9 @@ import click
 
 from vllm_cls.config import AGGREGATIONS
 
-from .options import Names, State, console, pass_state, running_options, say, speak
-from .show import progress, show_metrics
+from .job import show_report
+from .options import Names, State, console, pass_state, running_options, speak
+from .show import progress
 
 EPILOG = """\b
 Examples:
@@ -78,20 +79,4 @@ def classify(state: State, /, model: str, inputs: tuple[str, ...], output: str |
     options["use_template"] = not options.pop("no_template")
     with progress(console(stderr=True), not state.quiet) as on_progress:
         report = classify_file(model, inputs, output, use_activation=use_activation, on_progress=on_progress, **options)
-    # rows on stdout are for the next program: what is said about them goes beside it
-    out = console(stderr=report.output is None)
-    if not state.quiet:
-        rate = report.rows / report.seconds if report.seconds else 0.0
-        told = f"{report.rows:,} rows in {report.seconds:.1f} s ({rate:,.1f} rows/s), {report.failed:,} failed, "
-        told += f"{report.truncated:,} truncated" + (f" → {report.output}" if report.output else "")
-        out.print(told, markup=False, soft_wrap=True)
-        for note in report.notes:
-            say(f"note: {note}", style="yellow")
-    if report.metrics is not None:
-        show_metrics(out, report.metrics)
-    for failure in report.failures:
-        say(f"failed: {failure}", style="red")
-    if report.failed > len(report.failures):
-        say(f"… and {report.failed - len(report.failures):,} more", style="red")
-    if report.failed:
-        click.get_current_context().exit(3)
+    show_report(report, state.quiet)

@@ -27,7 +27,8 @@ Examples:
       --label-tokens 'negative= bad| terrible,positive= good| great' \\
       --prompt-template 'Review: {text}\\nSentiment:'
   vcls convert ./llama sentiment --head sequence --label-tokens 'negative= very bad,positive= quite good'
-  vcls convert ./reranker scorer --head two-way --label-tokens 'no,yes'
+  vcls convert ./reranker scorer --head two-way --label-tokens 'no,yes' \\
+      --score-template 'Query: {{ query }}\\nDocument: {{ document }}\\nRelevant:'
   vcls convert ./llama sentiment --head tokens --label-tokens 'no= bad,yes= good' --calibrate rows.jsonl
   vcls convert ./bert my-classifier --lora ./adapter
   vcls convert ./bert untrained --head random --num-labels 3 --seed 1
@@ -85,6 +86,11 @@ class Template(click.ParamType):
 @click.option("--calibrate", metavar="FILE", help="Labelled rows for a temperature and biases of the logits.")
 @click.option("--head-weights", metavar="FILE", help="The head's tensors, a safetensors file.")
 @click.option("--prompt-template", type=Template(), help="Put round each text: 'Review: {text}\\nSentiment:'.")
+@click.option(
+    "--score-template",
+    type=Template(),
+    help="How a reranker's pairs are written: Jinja with {{ query }} and {{ document }}, or a name.",
+)
 @click.option("--chat-template-prompt", is_flag=True, help="Put each text into the model's chat template.")
 @click.option(
     "--pooling", type=click.Choice(["cls", "last", "mean"], case_sensitive=False), help="Else as the model does."

@@ -149,7 +149,9 @@ def test_labels_and_activation_are_the_adapters(qwen2: tuple[Path, LoRARequest, 
         (single,) = llm.classify("good", lora_request=second)
         assert single.outputs.num_classes == 1
         assert single.outputs.probs[0] == pytest.approx(torch.sigmoid(torch.tensor(single.outputs.logits[0])).item())
-        (score,) = llm.score("good", "bad", lora_request=second)
+        with pytest.raises(ConfigError, match="causal reranker"):  # the adapter's one label makes it one
+            llm.score("good", "bad", lora_request=second)
+        (score,) = llm.score("good", "bad", lora_request=second, chat_template="{{ query }} {{ document }}")
         assert 0 <= score.outputs.score <= 1
         with pytest.raises(ConfigError, match="num_labels 1"):
             llm.score("good", "bad", lora_request=first)

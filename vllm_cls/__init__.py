@@ -14,12 +14,14 @@ from . import startup as _startup
 if TYPE_CHECKING:
     from .architecture import Architecture
     from .async_llm import AsyncLLM
+    from .classifier import load_classifier
     from .config import PoolerConfig
     from .conversion import ConversionReport, convert
     from .errors import ConfigError, JobError, ModelError, PluginError, PromptError, VclsError
     from .hookspecs import hookimpl
     from .jobs.classify import JobReport, classify_file
-    from .llm import LLM, load_classifier
+    from .jobs.score import score_file
+    from .llm import LLM
     from .outputs import (
         ClassificationRequestOutput,
         PoolingRequestOutput,
@@ -50,7 +52,8 @@ _HOMES = {
     "classify_file": "jobs.classify",
     "convert": "conversion",
     "hookimpl": "hookspecs",
-    "load_classifier": "llm",
+    "load_classifier": "classifier",
+    "score_file": "jobs.score",
 }
 
 __all__ = [
@@ -77,6 +80,7 @@ __all__ = [
     "convert",
     "hookimpl",
     "load_classifier",
+    "score_file",
 ]
 
 

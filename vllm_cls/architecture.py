@@ -204,6 +204,23 @@ HeadSource = Callable[[HeadRequest], HeadResult]
 
 
 @dataclass(frozen=True)
+class ScoreTemplate:
+    """The prompt that a causal reranker was trained with.
+
+    Args:
+        name: what `vcls inspect` shows and `score_template=` takes.
+        text: Jinja, with `query`, `document` and, where the model takes one, `instruction`.
+        instruction: used where a request gives none.
+        matches: `(config, name of the model)` → whether the model presents itself as one that wants this template.
+    """
+
+    name: str
+    text: str
+    instruction: str | None
+    matches: Callable[[PreTrainedConfig, str], bool]
+
+
+@dataclass(frozen=True)
 class CalibrationRequest:
     """A head, and what it says of labelled rows.
 

@@ -142,6 +142,7 @@ class ModelConfig:
         hf_overrides: values that replace those of the model's config.
         plugin: the plugin that decides where several match.
         allow_pickle: read `.bin` weights (with `weights_only`).
+        score_template: how pairs are written: Jinja with `query` and `document`, or a name (see `pair_template`).
     """
 
     model: str
@@ -158,6 +159,7 @@ class ModelConfig:
     hf_overrides: Mapping[str, Any] = field(default_factory=dict)
     pooler_config: PoolerConfig = field(default_factory=PoolerConfig)
     chat_template: str | None = None
+    score_template: str | None = None
     use_template: bool = True
 
     @classmethod

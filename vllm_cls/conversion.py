@@ -13,8 +13,9 @@ from .calibration import calibrated
 from .config import DTYPES, PROBLEM_TYPES, ModelConfig
 from .errors import ConfigError, ModelError
 from .head_job import HeadJob
-from .loading import as_reward, heads_for, lacks_head, make_head, target_for, without_head
+from .loading import as_reward, heads_for, lacks_head, make_head, target_for, token_head, without_head
 from .padding import choose_pad
+from .pair_template import to_store
 from .peft_adapter import PeftAdapter, read_adapter
 from .registry import registry
 from .source import Source, open_source
@@ -97,7 +98,7 @@ def convert(
         lora: the folder of a PEFT LoRA adapter, which is merged into the weights; its head is the "existing" one.
         calibrate: a file of labelled rows, on which temperature and biases are fitted.
         model_options: `plugin`, `tokenizer`, `allow_pickle`, `trust_remote_code`, `revision`, `hf_overrides`,
-            `device`, `max_model_len`, `max_num_batched_tokens`, `convert`.
+            `device`, `max_model_len`, `max_num_batched_tokens`, `convert`, `score_template`.
 
     Raises:
         ModelError: the model cannot be converted so.
@@ -125,7 +126,7 @@ def convert(
     if method in ("tokens", "two-way", "sequence") and source.adapter is not None:
         _refuse_output_layer(source.adapter)
     pooling = _pooling(source, pooling)
-    job = HeadJob(source, options, pooling, budget)
+    job = HeadJob(source, options, pooling, budget, 1 if method == "two-way" else len(names) or num_labels)
     head_options: dict[str, Any] = {
         "num_labels": num_labels,
         "label_tokens": label_tokens,
@@ -135,6 +136,9 @@ def convert(
         "validation_split": validation_split,
         "adapter": source.adapter,
     }
+    from_tokens = token_head(source)
+    if from_tokens is not None and from_tokens.method == method and label_tokens is None:
+        head_options |= from_tokens.options
     if method == "fit":
         if not train:
             raise ConfigError("--head fit needs --train FILE with labelled rows.")
@@ -267,6 +271,9 @@ def _method(source: Source, head: str | None) -> str:
         )
     if head is not None:
         return head
+    from_tokens = token_head(source)
+    if from_tokens is not None:
+        return from_tokens.method
     if lacks_head(source) or (not source.checkpoint.locations and not source.is_classifier):
         raise ModelError(
             f"{without_head(source)}, and a head is never invented; say where it comes from: --head {heads_for(source)}."
@@ -330,7 +337,15 @@ def _store_settings(target: Target, source: Source, method: str, options: ModelC
     length = options.max_model_len or source.sentence_transformers_length()
     if length is not None:  # that file is not written, and the head was made for texts of this length
         settings["max_model_len"] = length
+    score_template = to_store(options, source, int(target.config.num_labels))
+    if score_template is not None:
+        settings["score_template"] = score_template
     target.config.vcls = settings
+    if method != "existing":  # these ask for a head that is made now
+        for config in (target.config, getattr(target.config, "backbone_config", None)):
+            for name in ("classifier_from_token", "method", "is_original_qwen3_reranker"):
+                if hasattr(config, name):
+                    delattr(config, name)
 
 
 def _plan(

@@ -18,16 +18,28 @@ class HeadJob:
         source: the model.
         pooling: of the states.
         budget: tokens in one forward, or None.
+        num_labels: of the head to come, where it is known.
     """
 
-    def __init__(self, source: Source, options: ModelConfig, pooling: str, budget: int | None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        options: ModelConfig,
+        pooling: str,
+        budget: int | None,
+        num_labels: int | None = None,
+    ) -> None:
         self.source, self.options, self.pooling, self.budget = source, options, pooling, budget
-        self.processor: PromptProcessor = prompt_processor(options, source, max_model_len(options, source))
+        self.processor: PromptProcessor = prompt_processor(
+            options, source, max_model_len(options, source), num_labels=num_labels
+        )
         self.warnings: list[str] = []
 
     def sample(self, text: str) -> dict[str, Any]:
-        """A prompt in which every place of the template holds `text`."""
+        """A prompt in which every place of the template holds `text`; a pair, where the model's template is for pairs."""
         template = self.processor.template
+        if self.processor.pairs.template is not None:
+            return {"prompt": text, "text_pair": text}
         fields = dict.fromkeys(template.fields, text) if template else {}
         return {"prompt": text, "fields": fields}
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedConfig
 
-    from .architecture import Architecture, CalibrationRequest, HeadResult, HeadSource, Target
+    from .architecture import Architecture, CalibrationRequest, HeadResult, HeadSource, ScoreTemplate, Target
 
 hookspec = pluggy.HookspecMarker("vllm_cls")
 hookimpl = pluggy.HookimplMarker("vllm_cls")
@@ -34,6 +34,11 @@ def vcls_head_sources() -> Mapping[str, HeadSource]:
 @hookspec(firstresult=True)
 def vcls_calibrate(request: CalibrationRequest) -> HeadResult | None:
     """The head with a temperature and biases in it that labelled rows ask for, or as it was; its report says which."""
+
+
+@hookspec
+def vcls_score_templates() -> Sequence[ScoreTemplate]:
+    """Prompts that rerankers were trained with, and which models want them."""
 
 
 @hookspec(firstresult=True)

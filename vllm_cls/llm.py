@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from . import scoring
 from .config import ModelConfig, PoolerConfig, RuntimeConfig
 from .errors import ConfigError, PromptError
 from .llm_arguments import as_list, check_engine_args, per_prompt, truncation_of
@@ -14,14 +15,14 @@ from .outputs import (
     PoolingOutput,
     PoolingRequestOutput,
     RequestOutput,
-    ScoringOutput,
     ScoringRequestOutput,
     TokenClassificationRequestOutput,
 )
 from .params import PoolingParams
 from .prompt_stream import answered
 from .prompts import is_single
-from .tokenization import Tokenized, Truncation
+from .scoring import RankedDocument, ScoreOptions
+from .tokenization import PromptProcessor, Tokenized, Truncation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,6 +47,8 @@ class LLM:
             model is causal; also across calls.
         prefix_cache_bytes: memory for them; None takes the device's default.
         cuda_graphs: on a GPU, record the forwards of small batches and replay them; vLLM's `enforce_eager` overrules it.
+        score_template: how a reranker's pairs are written: Jinja with `query` and `document`, or a name that `vcls
+            inspect` shows; "concat" and "pair" do without a template.
         use_template: False ignores the prompt template that the checkpoint stores.
         enable_lora: take `lora_request`s; the model itself then needs no head.
         max_loras: adapters held in memory at once; the least recently used is let go, and read again when needed.
@@ -80,6 +83,7 @@ class LLM:
         pooler_config: PoolerConfig | Mapping[str, Any] | None = None,
         hf_overrides: Mapping[str, Any] | None = None,
         chat_template: str | None = None,
+        score_template: str | None = None,
         use_template: bool = True,
         plugin: str | None = None,
         seed: int = 0,
@@ -108,6 +112,7 @@ class LLM:
             hf_overrides=hf_overrides,
             pooler_config=pooler_config,
             chat_template=chat_template,
+            score_template=score_template,
             use_template=use_template,
         )
         runtime = RuntimeConfig(
@@ -337,27 +342,52 @@ class LLM:
         pooling_params: PoolingParams | None = None,
         lora_request: Any = None,
         tokenization_kwargs: Mapping[str, Any] | None = None,
+        chat_template: str | None = None,
+        instruction: str | None = None,
+        max_tokens_per_query: int | None = None,
+        max_tokens_per_doc: int | None = None,
     ) -> list[ScoringRequestOutput]:
         """One score a pair: 1 text to N, or N to N; only where `num_labels` is 1.
 
+        Args:
+            pooling_params: also vLLM's way to give the last three, in `extra_kwargs`.
+            chat_template: Jinja for the pair, in place of the model's own score template.
+            instruction: what the score is for, where the template has a place for it.
+            max_tokens_per_query: the first texts' tokens that are kept; None and 0 keep all.
+            max_tokens_per_doc: the second texts'.
+
         Raises:
-            ConfigError: the model has several labels, or the lengths do not fit.
+            ConfigError: the model has several labels, the lengths do not fit, or the model's pairs need a template
+                that is not known.
         """
-        first = [text_1] if isinstance(text_1, str) else list(text_1)
-        second = [text_2] if isinstance(text_2, str) else list(text_2)
-        if len(first) not in (1, len(second)) or not second:
-            raise ConfigError(f"score takes 1:1, 1:N or N:N texts; got {len(first)} and {len(second)}.")
-        pairs = list(zip(first * len(second) if len(first) == 1 else first, second, strict=True))
-        self._check_one_label("score", lora_request, len(pairs))
-        outputs = self.classify(
-            pairs, pooling_params=pooling_params, lora_request=lora_request, tokenization_kwargs=tokenization_kwargs
-        )
-        return [
-            ScoringRequestOutput(
-                each.request_id, ScoringOutput(each.outputs.probs[0]), each.prompt_token_ids, truncated=each.truncated
-            )
-            for each in outputs
-        ]
+        options = ScoreOptions(chat_template, instruction, max_tokens_per_query, max_tokens_per_doc)
+        options = options.with_params(pooling_params)
+        prompts = [options.prompt(*pair) for pair in scoring.pairs(text_1, text_2)]
+        adapters = self._open.adapters_for(lora_request, len(prompts))
+        processor = self.score_processor(options, {int(self._open.config_of(each).num_labels) for each in adapters})
+        tokenized = self._tokenize(prompts, lora_request, tokenization_kwargs, processor)
+        outputs = _all_good(self._classified(tokenized, per_prompt(pooling_params, len(prompts))))
+        return [scoring.scored(each) for each in outputs]
+
+    def score_processor(self, options: ScoreOptions, num_labels: Iterable[int] = ()) -> PromptProcessor:
+        """What makes token ids of pairs that are written so.
+
+        Args:
+            num_labels: of the adapters that run; the model's own where there is none.
+
+        Raises:
+            ConfigError: there are several labels, or the model's pairs cannot be written so.
+        """
+        for count in num_labels or (self.num_labels,):
+            scoring.check_num_labels(count)
+        return options.processor(self._open.score_processor())
+
+    def rerank(
+        self, query: str, documents: Sequence[str], *, top_n: int | None = None, **options: Any
+    ) -> list[RankedDocument]:
+        """Documents by falling score for a query; the first `top_n`, or all; other options as for `score`."""
+        documents = [documents] if isinstance(documents, str) else list(documents)
+        return scoring.rank(documents, self.score(query, documents, **options), top_n)
 
     def reward(
         self,
@@ -381,7 +411,8 @@ class LLM:
         params = list(per_prompt(pooling_params, len(listed)))
         task = self._open.pooler.config.task or "classify"
         if task == "classify":
-            self._check_one_label("reward", lora_request, len(listed))
+            for adapter in self._open.adapters_for(lora_request, len(listed)):
+                scoring.check_num_labels(int(self._open.config_of(adapter).num_labels), "reward")
             if self._open.pooler.config.use_activation is None:
                 params = [PoolingParams(use_activation=bool(each.use_activation)) for each in params]
         return self.encode(
@@ -394,17 +425,17 @@ class LLM:
 
     # -- how ----------------------------------------------------------------------------------------
 
-    def _check_one_label(self, what: str, lora_request: Any, count: int) -> None:
-        for adapter in self._open.adapters_for(lora_request, count):
-            labels = self._open.config_of(adapter).num_labels
-            if labels != 1:
-                raise ConfigError(f"{what} needs a model with num_labels 1; this one has {labels}. Use classify.")
-
-    def _tokenize(self, prompts: Sequence[Any], lora_request: Any, kwargs: Mapping[str, Any] | None) -> list[Tokenized]:
+    def _tokenize(
+        self,
+        prompts: Sequence[Any],
+        lora_request: Any,
+        kwargs: Mapping[str, Any] | None,
+        processor: PromptProcessor | None = None,
+    ) -> list[Tokenized]:
         adapters = self._open.adapters_for(lora_request, len(prompts))
         truncation, special = truncation_of(kwargs or {})
         with self._open.engine.counters.timed("tokenize"):
-            tokenized = self._open.processor.tokenize(prompts, truncation, add_special_tokens=special)
+            tokenized = (processor or self._open.processor).tokenize(prompts, truncation, add_special_tokens=special)
         good = []
         for index, (each, adapter) in enumerate(zip(tokenized, adapters, strict=True)):
             if isinstance(each, PromptError):
@@ -461,24 +492,3 @@ def _all_good(outputs: Sequence[Output | PromptError]) -> list[Output]:
             raise each
         good.append(each)
     return good
-
-
-def load_classifier(path: str, **options: Any) -> PreTrainedModel:
-    """A converted checkpoint as a transformers model, with `.logits`, ready for the Trainer.
-
-    Args:
-        options: `dtype`, `device`, `revision`, `trust_remote_code`, `allow_pickle`, `hf_overrides`, `plugin`, `convert`.
-
-    Raises:
-        ModelError: the model cannot be loaded, or has no head.
-    """
-    from .loading import load
-    from .runtime.device import choose_device, choose_dtype
-
-    config = ModelConfig.of(path, **{"device": "cpu", "dtype": "float32", **options})
-    if config.convert == "none":
-        raise ConfigError(
-            "load_classifier(convert='none') would have no head; load the bare model with transformers' AutoModel."
-        )
-    device = choose_device(config.device)
-    return load(config, dtype=choose_dtype(config.dtype, device), device=device).model

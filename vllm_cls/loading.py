@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .architecture import OWN_MODEL_TYPE, Architecture, HeadRequest, HeadResult, Target
 from .config import ModelConfig
+from .cross_encoder import CrossEncoderFiles, read_activation
 from .errors import ConfigError, ModelError
 from .registry import registry
 from .source import Source, open_source
@@ -49,10 +50,11 @@ def _head_at_load(source: Source, options: ModelConfig) -> HeadResult:
     Raises:
         ModelError: there is no head, and none was asked for.
     """
-    tokens = getattr(source.config, "classifier_from_token", None)
-    if tokens and (options.convert in (source.task, "reward") or source.is_classifier) and lacks_head(source):
-        method, labels = "two-way" if _is_two_way(source.config) else "tokens", options.label_overrides()
-        result = make_head(source, method, {"token_strings": list(tokens)})
+    from_tokens = token_head(source)
+    asked = options.convert in (source.task, "reward") or source.is_classifier
+    if from_tokens and (asked or from_tokens.is_what_it_is):
+        labels = options.label_overrides()
+        result = make_head(source, from_tokens.method, from_tokens.options)
         count = options.hf_overrides.get("num_labels", len(result.labels))
         if len(labels or result.labels) != len(result.labels) or count != len(result.labels):
             raise ConfigError(
@@ -86,6 +88,37 @@ def heads_for(source: Source) -> str:
     return (
         "tokens|two-way|file|random" if source.task == "token_classify" else "fit|tokens|two-way|sequence|file|random"
     )
+
+
+@dataclass(frozen=True)
+class TokenHead:
+    """A head of LM rows that a checkpoint or `hf_overrides` asks for: the head source and its options.
+
+    `is_what_it_is` says that the checkpoint is a CrossEncoder made so, and not only asked to be one.
+    """
+
+    method: str
+    options: Mapping[str, Any]
+    is_what_it_is: bool = False
+
+
+def token_head(source: Source) -> TokenHead | None:
+    """What `classifier_from_token` asks for (vLLM's name), or a CrossEncoder's `LogitScore`; None where there is a head.
+
+    Raises:
+        ConfigError: `method` is unknown.
+    """
+    if not lacks_head(source):
+        return None
+    config = source.config
+    original = getattr(config, "is_original_qwen3_reranker", False)
+    strings = getattr(config, "classifier_from_token", None) or (["no", "yes"] if original else None)
+    if strings:
+        return TokenHead("two-way" if _is_two_way(config) else "tokens", {"token_strings": list(strings)})
+    files = CrossEncoderFiles.of(source.checkpoint)
+    if files is not None and files.tokens:
+        return TokenHead("two-way" if len(files.tokens) == 2 else "tokens", {"token_ids": files.tokens}, True)
+    return None
 
 
 def _is_two_way(config: PreTrainedConfig) -> bool:
@@ -152,6 +185,9 @@ def target_for(source: Source, result: HeadResult, pooling: str | None = None) -
         result=result,
         pooling=pooling or source.pooling,
     )
+    files = CrossEncoderFiles.of(source.checkpoint)
+    if files is not None and files.tokens and result.head.method in ("two-way", "tokens"):
+        read_activation(source.checkpoint, target.config)  # this new head is the one that the folder speaks of
     return target
 
 

@@ -17,18 +17,21 @@ class PoolingParams:
         use_activation: False gives logits, True probabilities, None what the model's pooler says.
         step_tag_id: token id that marks a step, for STEP pooling.
         returned_token_ids: columns kept, for STEP pooling.
+        extra_kwargs: options of `LLM.score`: `max_tokens_per_query`, `max_tokens_per_doc`, and `chat_template_kwargs`
+            with an `instruction`.
 
     Raises:
         ConfigError: for `softmax`, `activation` and `normalize`, names that vLLM removed, and any other.
     """
 
-    __slots__ = ("returned_token_ids", "step_tag_id", "use_activation")
+    __slots__ = ("extra_kwargs", "returned_token_ids", "step_tag_id", "use_activation")
 
     def __init__(
         self,
         use_activation: bool | None = None,
         step_tag_id: int | None = None,
         returned_token_ids: list[int] | None = None,
+        extra_kwargs: dict[str, Any] | None = None,
         **unknown: Any,
     ) -> None:
         for name in unknown:
@@ -40,6 +43,7 @@ class PoolingParams:
         self.use_activation = use_activation
         self.step_tag_id = step_tag_id
         self.returned_token_ids = returned_token_ids
+        self.extra_kwargs = extra_kwargs
 
     def __repr__(self) -> str:
         return f"PoolingParams({', '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)})"

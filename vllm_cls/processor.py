@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .config import ModelConfig
 from .errors import ConfigError
+from .pair_template import pair_form
 from .source import Source
 from .template import PromptTemplate
 from .tokenization import PromptProcessor
@@ -11,18 +12,27 @@ from .tokenization import PromptProcessor
 _UNBOUNDED = 1 << 20  # tokens, for models that nothing bounds
 
 
-def prompt_processor(options: ModelConfig, source: Source, longest: int) -> PromptProcessor:
-    """The processor with the template that the checkpoint stores, unless `use_template` is False."""
+def prompt_processor(
+    options: ModelConfig, source: Source, longest: int, *, num_labels: int | None = None
+) -> PromptProcessor:
+    """The processor with the template that the checkpoint stores, unless `use_template` is False.
+
+    Args:
+        longest: of a sequence, in tokens.
+        num_labels: of the classifier, where its config is not the source's.
+    """
     settings = source.settings if options.use_template else {}
-    template = settings.get("prompt_template")
+    stored = settings.get("prompt_template")
+    template = PromptTemplate.parse(stored) if stored else None
+    takes_pairs = template is not None and "text_pair" in template.fields
     return PromptProcessor(
         tokenizer=source.tokenizer,
         architecture=source.architecture,
         config=source.backbone_config,
         max_model_len=longest,
-        template=PromptTemplate.parse(template) if template else None,
+        template=template,
         chat_template_prompt=bool(settings.get("chat_template_prompt")),
-        use_sep_token=getattr(source.config, "use_sep_token", True) is not False,
+        pairs=pair_form(options, source, num_labels or source.config.num_labels, takes_pairs),
         with_places=source.task == "token_classify" and getattr(source.tokenizer, "is_fast", False),
     )
 

@@ -14,12 +14,17 @@ from .errors import PromptError, nearest
 
 _KEYS = (
     "prompt", "prompt_token_ids", "text_pair", "messages", "fields", "cache_salt", "multi_modal_data", "mm_processor_kwargs",
+    "max_tokens_per_query", "max_tokens_per_doc",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt in the one form that the rest of the code reads."""
+    """One prompt in the one form that the rest of the code reads.
+
+    Of a pair, `max_tokens_per_query` and `max_tokens_per_doc` are the most tokens of its two texts (0: no limit), and
+    `shortened` says that they were applied.
+    """
 
     text: str | None = None
     text_pair: str | None = None
@@ -27,6 +32,9 @@ class Prompt:
     messages: tuple[Mapping[str, Any], ...] | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
     cache_salt: str | None = None
+    max_tokens_per_query: int = 0
+    max_tokens_per_doc: int = 0
+    shortened: bool = False
 
     @property
     def values(self) -> dict[str, Any]:
@@ -42,7 +50,7 @@ class Prompt:
         """The same prompt with no text longer than `limit` characters; cut at the end, or at the start for "left"."""
 
         def short(text: str) -> str:
-            return text if len(text) <= limit else text[:limit] if side == "right" else text[len(text) - limit :]
+            return _short(text, limit, side)
 
         messages = self.messages
         if messages is not None:
@@ -58,10 +66,18 @@ class Prompt:
             fields={name: short(value) if isinstance(value, str) else value for name, value in self.fields.items()},
         )
 
+    def cut_pair(self, limit: int, side: str) -> Prompt:
+        """The same pair with a second text of at most `limit` characters."""
+        return replace(self, text_pair=_short(self.text_pair or "", limit, side))
+
     def _texts(self) -> list[str]:
         texts = [text for text in (self.text, self.text_pair) if text is not None]
         texts += [value for value in self.fields.values() if isinstance(value, str)]
         return texts + [each["content"] for each in self.messages or () if isinstance(each.get("content"), str)]
+
+
+def _short(text: str, limit: int, side: str) -> str:
+    return text if len(text) <= limit else text[:limit] if side == "right" else text[len(text) - limit :]
 
 
 def is_single(prompts: Any) -> bool:
@@ -119,7 +135,10 @@ def _from_mapping(prompt: Mapping[str, Any]) -> Prompt:
     if salt is not None and (not isinstance(salt, str) or not salt):
         raise PromptError(f"cache_salt must be a text that is not empty; got {_shown(salt)}.")
     pair = pair if pair is not None else body.text_pair
-    return replace(body, text_pair=pair, fields=prompt.get("fields") or {}, cache_salt=salt)
+    limits = {name: prompt[name] for name in ("max_tokens_per_query", "max_tokens_per_doc") if prompt.get(name)}
+    if limits and pair is None:
+        raise PromptError(f"{', '.join(limits)}: a limit for the texts of a pair, and this prompt is none.")
+    return replace(body, text_pair=pair, fields=prompt.get("fields") or {}, cache_salt=salt, **limits)
 
 
 def _shown(value: Any) -> str:

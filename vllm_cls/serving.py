@@ -75,6 +75,12 @@ class Served:
         """What the model was made for: "classify" or "token_classify"."""
         return self.classifier.source.task
 
+    def score_processor(self) -> PromptProcessor:
+        """The processor for pairs that get one score, by the model or by an adapter of one label."""
+        if int(self.classifier.config.num_labels) == 1:
+            return self.processor
+        return prompt_processor(self.options, self.classifier.source, self.processor.max_model_len, num_labels=1)
+
     def run(self, task: str, sequences: Sequence[TokenSequence]) -> list[Result]:
         """Rows before calibration and activation: logits, logits of tokens, or pooled states."""
         if self.task == "token_classify" and task != self.task:
@@ -162,6 +168,7 @@ class Served:
             "activation": getattr(self.pooler.activation, "__name__", type(self.pooler.activation).__name__),
             "prompt_template": template.source if template else None,
             "chat_template_prompt": self.processor.chat_template_prompt,
+            "score_template": self.processor.pairs.name if int(classifier.config.num_labels) == 1 else None,
             "execution": "whole forward, " + mode.form if mode.whole else mode.form,
             "why_not_packed": mode.reason or None,
             "packed_up_to": mode.packed_limit,
@@ -226,7 +233,8 @@ def serve(options: ModelConfig, runtime: RuntimeConfig) -> Served:
             max_lora_rank=runtime.max_lora_rank,
             allow_pickle=options.allow_pickle,
         )
-    processor = prompt_processor(options, classifier.source, longest_prompt(runner, longest))
+    prompts = longest_prompt(runner, longest)
+    processor = prompt_processor(options, classifier.source, prompts, num_labels=int(config.num_labels))
     return Served(options, classifier, processor, engine, pooler, adapters)
 
 

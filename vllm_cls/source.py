@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .architecture import CLASSIFIERS, OWN_MODEL_TYPE, Architecture
 from .checkpoint import Checkpoint, resolve
 from .config import ModelConfig
+from .cross_encoder import read_activation
 from .errors import ConfigError, ModelError
 from .peft_adapter import PeftAdapter
 from .registry import registry
@@ -93,6 +94,7 @@ def open_source(options: ModelConfig) -> Source:
     if checkpoint.gguf is not None:
         checkpoint = materialize(checkpoint)
     config = _read_config(checkpoint, options)
+    read_activation(checkpoint, config)
     _apply_overrides(config, options)
     inner = config.backbone_config if config.model_type == OWN_MODEL_TYPE else config
     architecture = plugins.find(inner.model_type, tuple(config.architectures or ()), plugin=options.plugin)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .architecture import Architecture
 from .errors import ConfigError, PromptError
+from .pair_template import PairForm
 from .prompts import Prompt, parse
 from .runtime.batch import TokenSequence
 from .template import PromptTemplate
@@ -64,8 +65,19 @@ class Tokenized:
 _Encoding = tuple[list[int], "list[int] | None", Any]
 
 
-def _salted(tokenized: Tokenized, prompt: Prompt) -> Tokenized:
-    """With the prompt's `cache_salt`, which keeps its keys and values apart from those of other salts."""
+def _no_room(prompt: Prompt, limit: int) -> str:
+    if prompt.text_pair is None:
+        return f"the template alone is longer than {limit} tokens; shorten it, or raise max_model_len."
+    return (
+        f"the query and the template leave no room for the document within {limit} tokens; shorten the query "
+        "(max_tokens_per_query), or raise max_model_len."
+    )
+
+
+def _marked(tokenized: Tokenized, prompt: Prompt) -> Tokenized:
+    """With the prompt's `cache_salt`, which keeps its keys and values apart from those of other salts, and its cuts."""
+    if prompt.shortened:
+        tokenized = replace(tokenized, truncated=True)
     if prompt.cache_salt is None:
         return tokenized
     return replace(tokenized, sequence=replace(tokenized.sequence, cache_salt=prompt.cache_salt))
@@ -91,7 +103,7 @@ class PromptProcessor:
         max_model_len: longest sequence, in tokens.
         template: stored or given; None leaves texts as they are.
         chat_template_prompt: put a text into the tokenizer's chat template, as the user's message.
-        use_sep_token: whether pairs are joined by the tokenizer or simply concatenated (vLLM's name).
+        pairs: how two texts become one prompt, where `template` does not say.
         with_places: remember where tokens stand in their text.
     """
 
@@ -101,7 +113,7 @@ class PromptProcessor:
     max_model_len: int
     template: PromptTemplate | None = None
     chat_template_prompt: bool = False
-    use_sep_token: bool = True
+    pairs: PairForm = field(default_factory=PairForm)
     with_places: bool = False
     # A tokenizer keeps its truncation as state: one call at a time.
     _lock: AbstractContextManager[Any] = field(default_factory=threading.RLock, repr=False, compare=False)
@@ -123,9 +135,9 @@ class PromptProcessor:
         rendered: list[tuple[int, Prompt, Rendered]] = []
         for index, each in enumerate(prompts):
             try:
-                prompt = parse(each)
+                prompt = self._within_limits(parse(each))
                 if prompt.token_ids is not None:
-                    results[index] = _salted(self._from_ids(prompt.token_ids, truncation), prompt)
+                    results[index] = _marked(self._from_ids(prompt.token_ids, truncation), prompt)
                 else:
                     rendered.append((index, prompt, self.render(prompt, add_special_tokens)))
             except PromptError as error:
@@ -133,7 +145,7 @@ class PromptProcessor:
         encoded = self._encode_all([each for _, _, each in rendered])
         for (index, prompt, text), encoding in zip(rendered, encoded, strict=True):
             try:
-                results[index] = _salted(self._fitted(prompt, text, encoding, truncation), prompt)
+                results[index] = _marked(self._fitted(prompt, text, encoding, truncation), prompt)
             except PromptError as error:
                 results[index] = error
         return results  # type: ignore[return-value]  # every place was filled
@@ -159,6 +171,8 @@ class PromptProcessor:
             raise PromptError("this model has no tokenizer; give token ids, or a tokenizer with --tokenizer.")
         if prompt.messages is not None:
             return Rendered(self._chat(prompt.messages), None, add_special_tokens is True)
+        if prompt.text_pair is not None and (self.pairs.template is not None or self.template is None):
+            return self._pair(prompt, add_special_tokens)
         if self.template is not None:
             if prompt.text_pair is not None and "text_pair" not in self.template.fields:
                 raise PromptError(
@@ -173,9 +187,55 @@ class PromptProcessor:
             text = prompt.text
         if self.chat_template_prompt:
             return Rendered(self._chat([{"role": "user", "content": text}]), None, add_special_tokens is True)
-        if prompt.text_pair is not None and not self.use_sep_token:
-            return Rendered(text + prompt.text_pair, None, add_special_tokens is not False)
-        return Rendered(text, prompt.text_pair, add_special_tokens is not False)
+        return Rendered(text, None, add_special_tokens is not False)
+
+    def _pair(self, prompt: Prompt, add_special_tokens: bool | None) -> Rendered:
+        """Two texts, as the model wants them."""
+        form, query, document = self.pairs, prompt.text or "", prompt.text_pair or ""
+        special = add_special_tokens is not False
+        if form.refused is not None:
+            raise PromptError(form.refused)
+        if form.template is not None and self.tokenizer is not None:
+            instruction = prompt.fields.get("instruction")
+            text = form.template.render(
+                self.tokenizer, query, document, instruction if isinstance(instruction, str) else None
+            )
+            if add_special_tokens is None:
+                special = form.template.adds_special_tokens
+            begins = self.tokenizer.bos_token is not None and text.startswith(self.tokenizer.bos_token)
+            return Rendered(text, None, special and not begins)
+        if self.chat_template_prompt:
+            raise PromptError("the stored prompt is the chat template round one text; give one, not a pair.")
+        query = form.query_prefix + query
+        return Rendered(query + document, None, special) if form.concatenated else Rendered(query, document, special)
+
+    def _within_limits(self, prompt: Prompt) -> Prompt:
+        """A pair whose texts have at most as many tokens of their own as it allows."""
+        if prompt.text is None or prompt.text_pair is None:
+            return prompt
+        query = self._first_tokens(prompt.text, "max_tokens_per_query", prompt.max_tokens_per_query)
+        document = self._first_tokens(prompt.text_pair, "max_tokens_per_doc", prompt.max_tokens_per_doc)
+        if query == prompt.text and document == prompt.text_pair:
+            return prompt
+        return replace(prompt, text=query, text_pair=document, shortened=True)
+
+    def _first_tokens(self, text: str, name: str, limit: Any) -> str:
+        """The part of a text that its first `limit` tokens stand for; all of it for 0."""
+        if not isinstance(limit, int) or isinstance(limit, bool) or not 0 <= limit < self.max_model_len:
+            raise ConfigError(
+                f"{name}={limit!r} must be 0 (no limit) or less than {self.max_model_len}, the model's length."
+            )
+        if limit == 0:
+            return text
+        tokenizer: Any = self.tokenizer
+        if not getattr(tokenizer, "is_fast", False):
+            raise ConfigError(
+                f"{name} needs a tokenizer that knows where its tokens stand; this model's is not a fast one."
+            )
+        with self._lock:
+            encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        offsets = encoding["offset_mapping"]
+        return text if len(offsets) <= limit else text[: offsets[limit - 1][1]]
 
     def _chat(self, messages: Sequence[Any]) -> str:
         from jinja2 import TemplateError
@@ -236,7 +296,8 @@ class PromptProcessor:
         if truncation.limit is None:
             raise self._too_long(len(encoding[0]))
         side = self._side(truncation)
-        if prompt.messages is None and self.template is None and not self.chat_template_prompt:
+        templated = self.template is not None or (prompt.text_pair is not None and self.pairs.template is not None)
+        if prompt.messages is None and not templated and not self.chat_template_prompt:
             return self._tokenized(prompt, text, self._cut_tokens(text, limit, side), True)
         return self._tokenized(prompt, text, self._cut_text(prompt, text.add_special_tokens, limit, side), True)
 
@@ -268,18 +329,20 @@ class PromptProcessor:
         return encoding
 
     def _cut_text(self, prompt: Prompt, special: bool, limit: int, side: str) -> _Encoding:
-        """Cut the prompt's texts, never the template round them: the most characters whose tokens fit."""
-        low, high = 0, prompt.longest_text()
+        """Cut the prompt's texts, of a scored pair the document, never the template: the most characters that fit."""
+        low, high, cut = 0, prompt.longest_text(), prompt.cut
+        if prompt.text_pair is not None and self.pairs.template is not None:
+            low, high, cut = 1, len(prompt.text_pair), prompt.cut_pair
         best = None
         while low <= high:
             middle = (low + high) // 2
-            encoding = self._encode([self.render(prompt.cut(middle, side), special)])[0]
+            encoding = self._encode([self.render(cut(middle, side), special)])[0]
             if len(encoding[0]) <= limit:
                 best, low = encoding, middle + 1
             else:
                 high = middle - 1
         if best is None:
-            raise PromptError(f"the template alone is longer than {limit} tokens; shorten it, or raise max_model_len.")
+            raise PromptError(_no_room(prompt, limit))
         return best
 
     def _from_ids(self, ids: tuple[int, ...], truncation: Truncation) -> Tokenized:

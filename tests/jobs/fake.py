@@ -7,7 +7,9 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from vllm_cls.errors import ConfigError
 from vllm_cls.outputs import ClassificationOutput, ClassificationRequestOutput
+from vllm_cls.scoring import ScoreOptions, check_num_labels
 
 
 class FakeLLM:
@@ -76,7 +78,8 @@ class FakeLLM:
                 yield self._answer(prompt, use_activation, truncate)
 
     def _answer(self, prompt: dict[str, Any], use_activation: bool | None, truncate: bool) -> Any:
-        assert set(prompt) <= {"prompt", "text_pair", "messages", "fields"}
+        limits = {"max_tokens_per_query", "max_tokens_per_doc"}
+        assert set(prompt) <= {"prompt", "text_pair", "messages", "fields"} | limits
         text = prompt.get("prompt") or str(prompt.get("messages") or prompt.get("fields"))
         too_long = len(text) > self.max_model_len
         if "BOOM" in text or (too_long and not truncate):
@@ -87,6 +90,11 @@ class FakeLLM:
         return ClassificationRequestOutput(
             "0", ClassificationOutput(probs, logits, self.id2label), [1], truncated=too_long
         )
+
+    def score_processor(self, options: ScoreOptions) -> None:
+        check_num_labels(self.num_labels)
+        if options.instruction == "BOOM":
+            raise ConfigError("no place for an instruction")
 
     def close(self) -> None:
         self.closed = True

@@ -198,7 +198,7 @@ class Benchmark:
         options, source = self.config, self.source
         if os.path.isdir(options.model) and source.is_classifier and not options.hf_overrides and not options.tokenizer:
             return options.model
-        from ..llm import load_classifier
+        from ..classifier import load_classifier
 
         self.tell("writing the model for the peers")
         folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="vcls-bench-"))

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .. import startup
@@ -86,6 +86,8 @@ def classify_file(
     long_text: str = "truncate",
     truncation_side: str | None = None,
     on_progress: OnProgress | None = None,
+    prompts: PromptFields | None = None,
+    results: type[ResultColumns] = ResultColumns,
     **llm_options: Any,
 ) -> JobReport:
     """Classify the rows of files; the arguments are those of `vcls classify`.
@@ -110,6 +112,8 @@ def classify_file(
         long_text: "truncate" cuts what is longer than the model takes and says so; "error" fails the row.
         truncation_side: "left" or "right", the side that is cut off; None is the tokenizer's own.
         on_progress: called after each row with the rows so far and the share of the input, where it is known.
+        prompts: how a row's prompt is read, where the three fields do not say it all.
+        results: what a row of results holds, of a model that classifies texts.
         llm_options: options of `LLM`.
 
     Raises:
@@ -123,10 +127,8 @@ def classify_file(
         raise ConfigError(f"truncation_side={truncation_side!r} is unknown; use 'left' or 'right'.")
     sources = find_sources(inputs, format)
     target = find_target(output, sources, format)
-    prompts = PromptFields(text_field, text_pair_field, messages_field)
-    shape = ResultColumns(
-        {}, None, threshold, top_k, scores, logits, use_activation is not False
-    )  # refuses what cannot be
+    prompts = prompts or PromptFields(text_field, text_pair_field, messages_field)
+    shape = results({}, None, threshold, top_k, scores, logits, use_activation is not False)  # refuses what cannot be
     if label_field is not None and use_activation is False:
         raise ConfigError(_NEEDS_PROBABILITIES)
     strays = {
@@ -140,13 +142,13 @@ def classify_file(
         "label_field": label_field,
     }
     known = _known_columns(sources)
-    _check_columns(known, [text_pair_field, messages_field, label_field, *_named(keep_fields)])
+    _check_columns(known, [prompts.pair, prompts.messages, label_field, *_named(keep_fields)])
     with _opened(model, llm_options) as llm:
         prompts = _fitting(prompts, llm, known)
         use_activation = llm.use_activation if use_activation is None else use_activation
         if label_field is not None and not use_activation:
             raise ConfigError(_NEEDS_PROBABILITIES)
-        shape = ResultColumns(llm.id2label, llm.problem_type, threshold, top_k, scores, logits, use_activation)
+        shape = results(llm.id2label, llm.problem_type, threshold, top_k, scores, logits, use_activation)
         tally = None if label_field is None else _tally(shape)
         columns = _columns(
             llm, shape, aggregation, target, [name for name, value in strays.items() if value is not None]
@@ -211,9 +213,10 @@ def _named(keep_fields: str | Sequence[str]) -> list[str]:
 
 def _fitting(prompts: PromptFields, llm: LLM, known: _Known) -> PromptFields:
     """The columns of the prompt, without the text where the model's stored template makes do without it."""
+    prompts.check(llm)
     template = llm.describe().get("prompt_template")
     if prompts.messages is None and template is not None and "text" not in _places(template):
-        return PromptFields(None, prompts.pair)
+        return replace(prompts, text=None)
     if prompts.messages is None:
         try:
             _check_columns(known, [prompts.text])

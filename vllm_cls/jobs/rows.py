@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import PromptError, nearest
+
+if TYPE_CHECKING:
+    from ..llm import LLM
 
 
 @dataclass(slots=True)
@@ -50,6 +53,9 @@ class PromptFields:
     text: str | None = "text"
     pair: str | None = None
     messages: str | None = None
+
+    def check(self, llm: LLM) -> None:
+        """Raise `ConfigError` if the model cannot run such prompts at all."""
 
     def names(self) -> list[str]:
         """The columns that every row must have."""

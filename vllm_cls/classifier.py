@@ -1,0 +1,32 @@
+"""`load_classifier`: a converted checkpoint as an ordinary transformers model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .config import ModelConfig
+from .errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def load_classifier(path: str, **options: Any) -> PreTrainedModel:
+    """A converted checkpoint as a transformers model, with `.logits`, ready for the Trainer.
+
+    Args:
+        options: `dtype`, `device`, `revision`, `trust_remote_code`, `allow_pickle`, `hf_overrides`, `plugin`, `convert`.
+
+    Raises:
+        ModelError: the model cannot be loaded, or has no head.
+    """
+    from .loading import load
+    from .runtime.device import choose_device, choose_dtype
+
+    config = ModelConfig.of(path, **{"device": "cpu", "dtype": "float32", **options})
+    if config.convert == "none":
+        raise ConfigError(
+            "load_classifier(convert='none') would have no head; load the bare model with transformers' AutoModel."
+        )
+    device = choose_device(config.device)
+    return load(config, dtype=choose_dtype(config.dtype, device), device=device).model

@@ -1,0 +1,81 @@
+"""What a Sentence Transformers CrossEncoder folder says beside its config.json.
+
+Until version 5 the activation is in config.json; from 6 on it is in config_sentence_transformers.json, and modules.json
+may name a `LogitScore`: two tokens of a causal model whose logits make the score.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .checkpoint import Checkpoint
+from .errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+
+@dataclass(frozen=True)
+class CrossEncoderFiles:
+    """The files of one folder.
+
+    Args:
+        activation: dotted name of a torch module, or None.
+        prompt: written before every first text, or None.
+        uses_chat_template: pairs are written by the tokenizer's chat template.
+        tokens: ids whose logits make the score, the negative one first where there are two; empty where there is a head.
+    """
+
+    activation: str | None
+    prompt: str | None
+    uses_chat_template: bool
+    tokens: tuple[int, ...]
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> CrossEncoderFiles | None:
+        """What a folder says; None where it is no CrossEncoder of version 6 or later.
+
+        Raises:
+            ModelError: it holds modules that are not supported.
+        """
+        own = _read(checkpoint.folder / "config_sentence_transformers.json") or {}
+        if own.get("model_type") != "CrossEncoder":
+            return None
+        modules = _read(checkpoint.folder / "modules.json") or []
+        tokens: tuple[int, ...] = ()
+        for module in modules[1:]:
+            kind = str(module.get("type", "")).rpartition(".")[2]
+            if kind != "LogitScore":
+                raise ModelError(
+                    f"{checkpoint.name} is a CrossEncoder with a {kind} module ({module.get('path')}), which is not "
+                    "supported; only Transformer and LogitScore are."
+                )
+            score = _read(checkpoint.folder / module["path"] / "config.json") or {}
+            ids = (score.get("false_token_id"), score["true_token_id"])
+            tokens = tuple(int(each) for each in ids if each is not None)
+        transformer = _read(checkpoint.folder / "sentence_bert_config.json") or {}
+        return cls(
+            activation=own.get("activation_fn"),
+            prompt=(own.get("prompts") or {}).get(own.get("default_prompt_name")),
+            uses_chat_template="message" in (transformer.get("modality_config") or {}),
+            tokens=tokens,
+        )
+
+
+def read_activation(checkpoint: Checkpoint, config: PreTrainedConfig) -> None:
+    """Put the folder's activation where versions before 6 have it, in the config."""
+    files = CrossEncoderFiles.of(checkpoint)
+    if files is not None and files.activation and not getattr(config, "sentence_transformers", None):
+        config.sentence_transformers = {"activation_fn": files.activation}
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is not JSON ({error}); fetch the model again.") from error

@@ -1,0 +1,103 @@
+"""`score_file`: rows with two texts in, a score for each out; the same job as `classify_file`."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..scoring import ScoreOptions
+from .classify import JobReport, OnProgress, classify_file
+from .results import ResultColumns
+from .rows import PromptFields
+
+if TYPE_CHECKING:
+    from ..llm import LLM
+    from ..outputs import ClassificationRequestOutput
+
+QUERY, DOCUMENT = "query", "document"
+
+
+@dataclass(frozen=True)
+class PairFields(PromptFields):
+    """Columns of a query and a document, and how the two are written.
+
+    A column `instruction` is used where the model's template has a place for one.
+    """
+
+    options: ScoreOptions = field(default_factory=ScoreOptions)
+
+    def check(self, llm: LLM) -> None:
+        llm.score_processor(self.options)
+
+    def prompt(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        read = super().prompt(fields)
+        return self.options.prompt(read.get("prompt"), read["text_pair"], read["fields"])
+
+
+class ScoreColumns(ResultColumns):
+    """The score alone."""
+
+    @property
+    def names(self) -> list[str]:
+        return ["score"]
+
+    def of(self, output: ClassificationRequestOutput) -> dict[str, Any]:
+        (score,) = output.outputs.probs
+        if not math.isfinite(score):
+            raise ValueError(f"the model gave {score}, which is not finite; its weights or its dtype are at fault")
+        return {"score": score}
+
+
+def score_file(
+    model: str | os.PathLike | LLM,
+    inputs: str | os.PathLike | Iterable[str | os.PathLike],
+    output: str | os.PathLike | None = None,
+    *,
+    text_field: str = QUERY,
+    text_pair_field: str = DOCUMENT,
+    instruction: str | None = None,
+    max_tokens_per_query: int | None = None,
+    max_tokens_per_doc: int | None = None,
+    keep_fields: str | Sequence[str] = "all",
+    format: str | None = None,
+    use_activation: bool | None = None,
+    long_text: str = "truncate",
+    truncation_side: str | None = None,
+    on_progress: OnProgress | None = None,
+    **llm_options: Any,
+) -> JobReport:
+    """Score the pairs of texts in the rows of files; the arguments are those of `vcls score`.
+
+    Each row of the output has the kept fields of its input, then `score`. All else is as for `classify_file`.
+
+    Args:
+        text_field: the column of the query.
+        text_pair_field: the column of the document.
+        instruction: for the place of that name in the model's score template.
+        max_tokens_per_query: the query's first tokens that are kept; None and 0 keep all.
+        max_tokens_per_doc: the document's.
+        use_activation: False gives the logit.
+        llm_options: options of `LLM`, such as `score_template`.
+
+    Raises:
+        JobError, ConfigError, ModelError: as for `classify_file`; also for a model with several labels, and for a causal
+            reranker whose score template is not known.
+    """
+    options = ScoreOptions(None, instruction, max_tokens_per_query, max_tokens_per_doc)
+    return classify_file(
+        model,
+        inputs,
+        output,
+        prompts=PairFields(text_field, text_pair_field, options=options),
+        results=ScoreColumns,
+        keep_fields=keep_fields,
+        format=format,
+        use_activation=use_activation,
+        long_text=long_text,
+        truncation_side=truncation_side,
+        on_progress=on_progress,
+        **llm_options,
+    )
