@@ -15,7 +15,7 @@ from .rows import PromptFields
 
 if TYPE_CHECKING:
     from ..llm import LLM
-    from ..outputs import ClassificationRequestOutput
+    from ..outputs import ClassificationOutput, RequestOutput
 
 QUERY, DOCUMENT = "query", "document"
 
@@ -44,7 +44,7 @@ class ScoreColumns(ResultColumns):
     def names(self) -> list[str]:
         return ["score"]
 
-    def of(self, output: ClassificationRequestOutput) -> dict[str, Any]:
+    def of(self, output: RequestOutput[ClassificationOutput]) -> dict[str, Any]:
         (score,) = output.outputs.probs
         if not math.isfinite(score):
             raise ValueError(f"the model gave {score}, which is not finite; its weights or its dtype are at fault")
