@@ -133,6 +133,10 @@ class SequenceClassifier(LinearClassifier):
         """Token ids `(batch, length)` → `.logits` `(batch, num_labels)`, with `.loss` where labels are given."""
         hidden = self.hidden_states(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
         logits = self.pooled_logits(self.pool(hidden, attention_mask))
+        return self.output(logits, labels)
+
+    def output(self, logits: torch.Tensor, labels: torch.Tensor | None) -> SequenceClassifierOutput:
+        """Logits `(batch, num_labels)` with their loss, where labels are given."""
         loss = None
         if labels is not None:
             loss = self.loss_function(labels=labels, logits=logits, pooled_logits=logits, config=self.config)
@@ -271,7 +275,4 @@ class VclsForSequenceClassification(SequenceClassifier, AnyBackbone):
         hidden = self.hidden_states(input_ids=ids, attention_mask=mask, **kwargs)
         states = self.pool(hidden, mask).reshape(len(input_ids), len(scorer.beginnings), -1)
         logits = scorer(states)
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(labels=labels, logits=logits, pooled_logits=logits, config=self.config)
-        return SequenceClassifierOutput(loss=loss, logits=logits)
+        return self.output(logits, labels)

@@ -8,7 +8,7 @@ import click
 
 from vllm_cls.config import AGGREGATIONS
 
-from .job import show_report
+from .job import files_of_a_job, show_report
 from .options import Names, State, console, pass_state, running_options, speak
 from .show import progress
 
@@ -41,10 +41,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some rows failed, 130 in
 
 
 @click.command(epilog=EPILOG)
-@click.argument("model")
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
-@click.option("-o", "--output", metavar="FILE", help="Its name tells the format; without it, JSON lines on stdout.")
-@click.option("--format", metavar="NAME", help="Format of INPUT, where its name does not tell it.")
+@files_of_a_job
 @click.option("--text-field", default="text", metavar="NAME", show_default=True, help="The field of the text.")
 @click.option("--text-pair-field", metavar="NAME", help="The field of a second text.")
 @click.option("--messages-field", metavar="NAME", help="The field of chat messages, in place of a text.")

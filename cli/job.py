@@ -1,16 +1,32 @@
-"""What a command says of a job over files."""
+"""What the commands that run a job over files share: the files they name, and what they say of it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .options import console, say
+from .options import console, say, with_options
 from .show import show_metrics
 
 if TYPE_CHECKING:
     from vllm_cls.jobs.classify import JobReport
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_FILES: list[Callable[[Any], Any]] = [
+    click.argument("model"),
+    click.argument("inputs", nargs=-1, required=True, metavar="INPUT..."),
+    click.option("-o", "--output", metavar="FILE", help="Its name tells the format; without it, JSON lines on stdout."),
+    click.option("--format", metavar="NAME", help="Format of INPUT, where its name does not tell it."),
+]
+
+
+def files_of_a_job(function: F) -> F:
+    """MODEL, INPUT..., -o and --format."""
+    return with_options(function, _FILES)
 
 
 def show_report(report: JobReport, quiet: bool) -> None:

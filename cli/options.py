@@ -113,20 +113,21 @@ _SPEAKING = [
 
 def model_options(function: F) -> F:
     """Options of a command that reads a model and writes another."""
-    return _with(function, [*_COMMON, *_SPEAKING])
+    return with_options(function, [*_COMMON, *_SPEAKING])
 
 
 def running_options(function: F) -> F:
     """Options of a command that runs a model."""
-    return _with(function, [*_RUNNING, *_COMMON, *_SPEAKING])
+    return with_options(function, [*_RUNNING, *_COMMON, *_SPEAKING])
 
 
 def speaking_options(function: F) -> F:
     """-q and -v alone."""
-    return _with(function, _SPEAKING)
+    return with_options(function, _SPEAKING)
 
 
-def _with(function: F, options: Sequence[Callable[[F], F]]) -> F:
+def with_options(function: F, options: Sequence[Callable[[F], F]]) -> F:
+    """A command with these options, shown in this order."""
     for option in reversed(options):
         function = option(function)
     return function

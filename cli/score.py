@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from .convert import Template
-from .job import show_report
+from .job import files_of_a_job, show_report
 from .options import Names, State, console, pass_state, running_options, speak
 from .show import progress
 
@@ -33,10 +33,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some rows failed, 130 in
 
 
 @click.command(epilog=EPILOG)
-@click.argument("model")
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
-@click.option("-o", "--output", metavar="FILE", help="Its name tells the format; without it, JSON lines on stdout.")
-@click.option("--format", metavar="NAME", help="Format of INPUT, where its name does not tell it.")
+@files_of_a_job
 @click.option("--text-field", default="query", metavar="NAME", show_default=True, help="The field of the query.")
 @click.option(
     "--text-pair-field", default="document", metavar="NAME", show_default=True, help="The field of the document."
