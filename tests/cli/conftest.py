@@ -32,3 +32,20 @@ def run() -> Callable[..., Result]:
         return CliRunner().invoke(vcls, [str(argument) for argument in arguments], input=stdin)
 
     return run
+
+
+@pytest.fixture
+def options_of_job(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict[str, object]]:
+    """Stop the job that a command would run, by its path, and have what it was given."""
+
+    def options_of_job(path: str) -> dict[str, object]:
+        seen: dict[str, object] = {}
+
+        def stop(model: str, inputs: tuple[str, ...], output: str | None, **options: object) -> None:
+            seen.update(options, model=model, inputs=inputs, output=output)
+            raise RuntimeError("stopped")
+
+        monkeypatch.setattr(path, stop)
+        return seen
+
+    return options_of_job

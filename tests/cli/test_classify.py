@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from click.testing import Result
 
 from tests.jobs.fake import FakeLLM
@@ -67,17 +66,8 @@ def test_quiet_says_errors_only(run: Run, tmp_path: Path) -> None:
     assert result.stderr == f"failed: {path}, line 2: the tokenizer refuses this text\n"
 
 
-def test_options_reach_the_job(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: dict[str, object] = {}
-
-    class Stop(Exception):
-        pass
-
-    def classify_file(model: str, inputs: tuple[str, ...], output: str | None, **options: object) -> None:
-        seen.update(options, model=model, inputs=inputs, output=output)
-        raise Stop
-
-    monkeypatch.setattr("vllm_cls.jobs.classify.classify_file", classify_file)
+def test_options_reach_the_job(run: Run, options_of_job: Callable[[str], dict[str, object]]) -> None:
+    seen = options_of_job("vllm_cls.jobs.classify.classify_file")
     arguments = (
         "a b -o o --format csv --text-field x --text-pair-field y --messages-field z --keep-fields k,l --threshold 0.3 "
         "--top-k 4 --scores --logits --no-activation --label-field g --long-text error --truncation-side left "

@@ -10,17 +10,8 @@ from tests.jobs.fake import FakeLLM
 Run = Callable[..., Result]
 
 
-def test_options_reach_the_job(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: dict[str, object] = {}
-
-    class Stop(Exception):
-        pass
-
-    def score_file(model: str, inputs: tuple[str, ...], output: str | None, **options: object) -> None:
-        seen.update(options, model=model, inputs=inputs, output=output)
-        raise Stop
-
-    monkeypatch.setattr("vllm_cls.jobs.score.score_file", score_file)
+def test_options_reach_the_job(run: Run, options_of_job: Callable[[str], dict[str, object]]) -> None:
+    seen = options_of_job("vllm_cls.jobs.score.score_file")
     arguments = (
         "a b -o o --format csv --text-field x --text-pair-field y --keep-fields k,l --max-tokens-per-query 3 "
         "--max-tokens-per-doc 4 --instruction i --no-activation --long-text error --truncation-side left --device cpu"
