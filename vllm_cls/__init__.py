@@ -17,7 +17,17 @@ if TYPE_CHECKING:
     from .classifier import load_classifier
     from .config import PoolerConfig
     from .conversion import ConversionReport, convert
-    from .errors import ConfigError, JobError, ModelError, PluginError, PromptError, VclsError
+    from .errors import (
+        ConfigError,
+        DeadlineError,
+        EngineDeadError,
+        JobError,
+        ModelError,
+        PluginError,
+        PromptError,
+        QueueFullError,
+        VclsError,
+    )
     from .hookspecs import hookimpl
     from .jobs.classify import JobReport, classify_file
     from .jobs.score import score_file
@@ -36,6 +46,8 @@ _HOMES = {
     "ClassificationRequestOutput": "outputs",
     "ConfigError": "errors",
     "ConversionReport": "conversion",
+    "DeadlineError": "errors",
+    "EngineDeadError": "errors",
     "JobError": "errors",
     "JobReport": "jobs.classify",
     "LLM": "llm",
@@ -46,6 +58,7 @@ _HOMES = {
     "PoolingParams": "params",
     "PoolingRequestOutput": "outputs",
     "PromptError": "errors",
+    "QueueFullError": "errors",
     "ScoringRequestOutput": "outputs",
     "TokenClassificationRequestOutput": "outputs",
     "VclsError": "errors",
@@ -63,6 +76,8 @@ __all__ = [
     "ClassificationRequestOutput",
     "ConfigError",
     "ConversionReport",
+    "DeadlineError",
+    "EngineDeadError",
     "JobError",
     "JobReport",
     "LoRARequest",
@@ -72,6 +87,7 @@ __all__ = [
     "PoolingParams",
     "PoolingRequestOutput",
     "PromptError",
+    "QueueFullError",
     "ScoringRequestOutput",
     "TokenClassificationRequestOutput",
     "VclsError",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,8 +12,11 @@ from typing import Any
 
 from .errors import ConfigError
 from .llm import LLM
-from .outputs import ClassificationRequestOutput, PoolingRequestOutput, ScoringRequestOutput
+from .outputs import ScoringRequestOutput
 from .params import PoolingParams
+from .prompts import is_single
+from .scoring import RankedDocument
+from .telemetry import Telemetry
 
 
 @dataclass(frozen=True)
@@ -35,75 +38,120 @@ class _Request:
 class AsyncLLM:
     """A classifier behind `await`, safe for many tasks at once.
 
-    One thread works: it takes what is waiting, and what arrives while a batch runs makes the next one,
-    so a request alone is never delayed and many together are batched.
-
     Args:
-        model: as for `LLM`, like all other arguments.
+        model: as for `LLM`; or an `LLM`, which is then taken as it is, and not closed with this.
+        max_queued_requests: requests in flight at once; one more is refused.
+        max_queued_tokens: tokens that wait for the device; once so many do, a request more is refused.
+        telemetry: is told what happens.
+        llm_options: as for `LLM`.
+
+    Every method takes beside what `LLM`'s takes: `request_id`, which the outputs carry; `timeout` in seconds; and
+    `cache_salt`, which keeps prompts without one of their own apart from others in the prefix cache.
+
+    Raises of every method:
+        PromptError: a prompt is bad.
+        QueueFullError: too much is waiting.
+        DeadlineError: `timeout` is over.
+        EngineDeadError: the engine failed, or is shutting down.
     """
 
-    def __init__(self, model: str, **options: Any) -> None:
-        self.llm = LLM(model, **options)
+    def __init__(
+        self,
+        model: str | LLM,
+        *,
+        max_queued_requests: int = 1024,
+        max_queued_tokens: int | None = None,
+        telemetry: Telemetry | None = None,
+        **llm_options: Any,
+    ) -> None:
+        self._owns = not isinstance(model, LLM)
+        self.llm = model if isinstance(model, LLM) else LLM(model, **llm_options)
         self._waiting: list[_Request] = []
         self._lock = threading.Lock()
         self._worker: ThreadPoolExecutor | None = ThreadPoolExecutor(1, thread_name_prefix="vllm_cls")
         self._running = False
+        self.load = 0
+        self.queued_tokens = 0
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether requests are answered; once False, it stays so."""
+        return self._worker is not None
 
     async def classify(
         self,
-        prompt: Any,
+        prompts: Any,
         *,
-        pooling_params: PoolingParams | None = None,
+        pooling_params: Any = None,
         lora_request: Any = None,
-        tokenization_kwargs: Mapping[str, Any] | None = None,
-    ) -> ClassificationRequestOutput:
-        """Probabilities for one prompt; options as for `LLM.classify`."""
+        tokenization_kwargs: Any = None,
+        request_id: str | None = None,
+        timeout: float | None = None,
+        cache_salt: str | None = None,
+    ) -> Any:
+        """Probabilities: one output for one prompt, a list of them for a list; options as for `LLM.classify`."""
         options = {
             "pooling_params": pooling_params,
             "lora_request": lora_request,
             "tokenization_kwargs": tokenization_kwargs,
         }
-        output: ClassificationRequestOutput = await self._submit("classify", prompt, options)
-        return output
+        if not is_single(prompts):
+            return await self._through(self.llm.classify, list(prompts), **options)
+        return await self._submit("classify", prompts, _kept(options))
 
     async def encode(
-        self,
-        prompt: Any,
-        pooling_params: PoolingParams | None = None,
-        *,
-        lora_request: Any = None,
-        pooling_task: str | None = None,
-        tokenization_kwargs: Mapping[str, Any] | None = None,
-    ) -> PoolingRequestOutput:
-        """A tensor for one prompt; options as for `LLM.encode`."""
-        options = {
-            "pooling_params": pooling_params,
-            "lora_request": lora_request,
-            "tokenization_kwargs": tokenization_kwargs,
-        }
-        output: PoolingRequestOutput = await self._submit(f"encode:{pooling_task or ''}", prompt, options)
-        return output
+        self, prompts: Any, pooling_params: Any = None, *, pooling_task: str | None = None, **options: Any
+    ) -> Any:
+        """Tensors; options as for `LLM.encode`."""
+        options["pooling_params"] = pooling_params
+        if not is_single(prompts):
+            return await self._through(self.llm.encode, list(prompts), pooling_task=pooling_task, **options)
+        return await self._submit(f"encode:{pooling_task or ''}", prompts, _kept(options))
 
-    async def score(self, text_1: str, text_2: str, **options: Any) -> ScoringRequestOutput:
-        """The score of one pair; options as for `LLM.score`."""
-        return (await asyncio.to_thread(self.llm.score, text_1, text_2, **options))[0]
+    async def token_classify(self, prompts: Any, **options: Any) -> Any:
+        """The labelled spans of texts; options as for `LLM.token_classify`."""
+        found = await self._through(self.llm.token_classify, prompts, **options)
+        return found[0] if is_single(prompts) else found
 
-    async def chat(self, messages: list[Any], **options: Any) -> ClassificationRequestOutput:
-        """Probabilities for one conversation."""
+    async def reward(self, prompts: Any, **options: Any) -> Any:
+        """Rewards; options as for `LLM.reward`."""
+        found = await self._through(self.llm.reward, prompts, **options)
+        return found[0] if is_single(prompts) else found
+
+    async def score(self, text_1: Any, text_2: Any, **options: Any) -> list[ScoringRequestOutput]:
+        """One score a pair; options as for `LLM.score`."""
+        found: list[ScoringRequestOutput] = await self._through(self.llm.score, text_1, text_2, **options)
+        return found
+
+    async def rerank(self, query: str, documents: Sequence[str], **options: Any) -> list[RankedDocument]:
+        """Documents by falling score; options as for `LLM.rerank`."""
+        found: list[RankedDocument] = await self._through(self.llm.rerank, query, documents, **options)
+        return found
+
+    async def chat(self, messages: Any, **options: Any) -> Any:
+        """Probabilities for a conversation, or several."""
         return await self.classify(messages, **options)
+
+    async def drain(self, timeout: float | None = None) -> bool:
+        """Take no new requests and wait for those in flight; whether all were answered in time."""
+        return True
 
     def close(self) -> None:
         """Finish what is running and give the model's memory back."""
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.shutdown(wait=True)
-        self.llm.close()
+        if self._owns:
+            self.llm.close()
 
     async def __aenter__(self) -> AsyncLLM:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         await asyncio.to_thread(self.close)
+
+    async def _through(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        return await asyncio.to_thread(method, *arguments, **_kept(options))
 
     async def _submit(self, task: str, prompt: Any, options: dict[str, Any]) -> Any:
         if self._worker is None:
@@ -171,3 +219,7 @@ def _settle(future: asyncio.Future[Any], answer: Any) -> Callable[[], None]:
             future.set_result(answer)
 
     return settle
+
+
+def _kept(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in ("request_id", "timeout", "cache_salt")}

@@ -30,6 +30,26 @@ class PluginError(VclsError):
     """A plugin is broken, missing or in conflict with another; the message names it."""
 
 
+class QueueFullError(VclsError):
+    """Too much is waiting: this request was not taken; the same later may be.
+
+    Args:
+        retry_after: seconds until there should be room.
+    """
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DeadlineError(VclsError, TimeoutError):
+    """The time that this request was given is over; what had not begun was not computed."""
+
+
+class EngineDeadError(VclsError):
+    """The engine takes no requests any more: it failed, or is shutting down."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Words that point from an unknown `name` to the nearest `known` one, or "" if none is near."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
