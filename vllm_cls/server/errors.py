@@ -1,0 +1,99 @@
+"""Every answer that is no success has the same form, OpenAI's: `{"error": {"message", "type", "param", "code"}}`."""
+
+from __future__ import annotations
+
+import http
+import logging
+from collections.abc import Mapping
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+from typing_extensions import TypedDict
+
+from ..errors import ConfigError, PromptError, VclsError
+
+logger = logging.getLogger("vllm_cls.server")
+
+_TYPES = {
+    400: "BadRequestError",
+    401: "AuthenticationError",
+    404: "NotFoundError",
+    405: "MethodNotAllowedError",
+    413: "RequestTooLargeError",
+    415: "UnsupportedMediaTypeError",
+    429: "RateLimitError",
+    500: "InternalServerError",
+    503: "ServiceUnavailableError",
+    504: "TimeoutError",
+}
+
+
+class ErrorDetail(TypedDict):
+    """What was wrong; `param` is the field, `code` the HTTP status."""
+
+    message: str
+    type: str
+    param: str | None
+    code: int
+
+
+class ErrorResponse(TypedDict):
+    """The answer to a request that failed."""
+
+    error: ErrorDetail
+
+
+class RequestError(VclsError):
+    """A request that cannot be answered.
+
+    Args:
+        message: what was wrong and what to do, for the client.
+        param: the field, or None.
+        status: of HTTP.
+    """
+
+    def __init__(self, message: str, param: str | None = None, status: int = 400) -> None:
+        super().__init__(message)
+        self.param = param
+        self.status = status
+
+
+def error_response(
+    status: int, message: str, param: str | None = None, headers: Mapping[str, str] | None = None
+) -> Response:
+    """The answer to a request that failed."""
+    kind = _TYPES.get(status) or http.HTTPStatus(status).phrase.replace(" ", "") + "Error"
+    error = ErrorDetail(message=message, type=kind, param=param, code=status)
+    return JSONResponse(ErrorResponse(error=error), status, headers=dict(headers or {}))
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Answer every exception in the one form."""
+    app.add_exception_handler(VclsError, _refused)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _fault)
+
+
+def _refused(request: Request, error: Exception) -> Response:
+    if isinstance(error, RequestError):
+        return error_response(error.status, str(error), error.param)
+    if isinstance(error, PromptError | ConfigError):
+        return error_response(400, str(error))
+    return _fault(request, error)
+
+
+def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = error.detail
+    if error.status_code == 404:
+        message = f"There is no route {request.url.path}."
+    elif error.status_code == 405:
+        message = f"{request.url.path} does not take {request.method}."
+    return error_response(error.status_code, message, headers=error.headers)
+
+
+def _fault(request: Request, error: Exception) -> Response:
+    """A fault of ours: told to the log, not to the client."""
+    logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return error_response(500, "The server failed at this request; its log says why.")
