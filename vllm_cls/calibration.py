@@ -7,16 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from .architecture import CalibrationRequest, HeadResult, Target
-from .config import ModelConfig, PoolerConfig
+from .config import PoolerConfig
 from .errors import ConfigError
 from .head_job import HeadJob
 from .registry import registry
-from .source import Source
 
 
 def calibrated(
-    source: Source,
-    options: ModelConfig,
     job: HeadJob,
     result: HeadResult,
     target: Target,
@@ -29,13 +26,14 @@ def calibrated(
     """The head, calibrated where that improves the log loss of rows held out.
 
     Args:
-        job: says how prompts are read and how many tokens run at once.
+        job: the model, how prompts are read and how many tokens run at once.
         rows: prompts and their labels.
         intercept: False fits a temperature alone, which every format can hold.
 
     Raises:
         ConfigError: the head gives no probabilities, or the checkpoint calibrates its logits already.
     """
+    source = job.source
     stored = PoolerConfig.parse(source.settings.get("pooler_config"))
     if stored.mean is not None or stored.logit_sigma is not None:
         raise ConfigError(
@@ -44,7 +42,7 @@ def calibrated(
     from .features import classifier_logits  # the runtime, which other conversions do without
 
     prompts, targets = rows
-    logits, truncated = classifier_logits(source, target, options, job.processor, prompts, job.budget)
+    logits, truncated = classifier_logits(source, target, job.options, job.processor, prompts, job.budget)
     if truncated:
         job.warnings.append(f"{truncated} of {len(prompts)} rows of --calibrate were cut to the model's length")
     request = CalibrationRequest(

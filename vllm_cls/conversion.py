@@ -8,15 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .architecture import OWN_MODEL_TYPE, ConversionPlan, HeadResult, Target
+from .architecture import ConversionPlan, HeadResult, Target
 from .calibration import calibrated
-from .config import DTYPES, PROBLEM_TYPES, ModelConfig
-from .errors import ConfigError, ModelError
+from .config import DTYPES, ModelConfig
+from .errors import ConfigError
 from .head_job import HeadJob
-from .loading import as_reward, heads_for, lacks_head, make_head, target_for, token_head, without_head
+from .head_options import ONE_LABEL, HeadOptions
+from .loading import as_reward, make_head, target_for, token_head
 from .padding import choose_pad
 from .pair_template import to_store
-from .peft_adapter import PeftAdapter, read_adapter
+from .peft_adapter import read_adapter
 from .registry import registry
 from .source import Source, open_source
 from .template import PromptTemplate
@@ -46,16 +47,6 @@ class ConversionReport:
     files: list[str] = field(default_factory=list)
     num_bytes: int = 0
     dry_run: bool = False
-
-
-_ONE_LABEL = "one label cannot be single_label_classification (transformers refuses it); use regression or none."
-# Options that belong to some heads only: giving one to another head is a contradiction.
-_BELONGS = {
-    "label_tokens": ("tokens", "two-way", "sequence"),
-    "train": ("fit",),
-    "bias": ("fit",),  # and --calibrate
-    "head_weights": ("file",),
-}
 
 
 def convert(
@@ -104,193 +95,127 @@ def convert(
         ModelError: the model cannot be converted so.
         ConfigError: options contradict each other.
     """
+    written_as = {"dtype": _dtype(dtype), "max_shard_size": _size(max_shard_size), "link": link, "overwrite": overwrite}
     budget = model_options.pop("max_num_batched_tokens", None)
-    reward = model_options.get("convert") == "reward"
-    if reward:
-        if problem_type not in (None, "regression"):
-            raise ConfigError(f"--convert reward gives one number, not {problem_type}; leave --problem-type out.")
-        problem_type, num_labels = "regression", num_labels or (None if labels else 1)
     options = ModelConfig.of(model, **{**model_options, "convert": model_options.get("convert") or "auto"})
-    names = _labels(labels, num_labels, problem_type) or options.label_overrides()
-    source = open_source(options)
-    if lora is not None:
-        source = dataclasses.replace(source, adapter=read_adapter(lora, allow_pickle=options.allow_pickle))
-    if source.task == "token_classify":
-        prompt = prompt_template is not None or chat_template_prompt
-        _refuse_for_tokens(source, learns=head == "fit" or calibrate is not None, prompt=prompt, pooling=pooling)
-    _store_prompt(source, prompt_template, chat_template_prompt)
-    method = _method(source, head)
-    stray_bias = bias if calibrate is None else None
-    given = {"label_tokens": label_tokens, "train": train, "bias": stray_bias, "head_weights": head_weights}
-    _refuse_strays(method, [name for name, value in given.items() if value is not None])
-    if method in ("tokens", "two-way", "sequence") and source.adapter is not None:
-        _refuse_output_layer(source.adapter)
-    pooling = _pooling(source, pooling)
-    job = HeadJob(source, options, pooling, budget, 1 if method == "two-way" else len(names) or num_labels)
-    head_options: dict[str, Any] = {
-        "num_labels": num_labels,
-        "label_tokens": label_tokens,
-        "seed": seed,
-        "bias": bool(bias),
-        "head_weights": head_weights,
-        "validation_split": validation_split,
-        "adapter": source.adapter,
-    }
-    from_tokens = token_head(source)
-    if from_tokens is not None and from_tokens.method == method and label_tokens is None:
-        head_options |= from_tokens.options
-    if method == "fit":
-        if not train:
-            raise ConfigError("--head fit needs --train FILE with labelled rows.")
-        if calibrate and Path(calibrate).resolve() == Path(train).resolve():
-            raise ConfigError("--calibrate needs other rows than --train, which the head knows already.")
-        prompts, targets = _labelled_rows(job, "--train", train, text_field, text_pair_field, label_field)
-        head_options |= {"prompts": prompts, "targets": targets, "train_name": Path(train).name}
-    result = make_head(
-        source,
-        method,
-        head_options,
-        labels=names,
-        problem_type=problem_type or (source.config.problem_type if method == "existing" else None),
+    wanted = HeadOptions(
+        head=head,
+        labels=labels or (),
+        num_labels=num_labels,
+        problem_type=problem_type,
+        label_tokens=label_tokens,
+        train=train,
+        text_field=text_field,
+        text_pair_field=text_pair_field,
+        label_field=label_field,
+        validation_split=validation_split,
+        seed=seed,
+        bias=bias,
+        calibrate=calibrate,
+        head_weights=head_weights,
         pooling=pooling,
-        tokenize=job.token_ids,
-        states=job.states,
-    )
-    if reward:
-        result = as_reward(source, result)
-    if num_labels is not None and len(result.labels) not in (0, num_labels):
-        raise ConfigError(
-            f"--num-labels {num_labels}, but the {method} head has {len(result.labels)}: {', '.join(result.labels)}."
-        )
-    if len(result.labels) == 1 and result.problem_type == "single_label_classification":
-        raise ConfigError(_ONE_LABEL)
-    result = _with_logit_bias(source, result, logit_bias)
-    target = target_for(source, result, pooling)
-    if calibrate:
-        _refuse_calibration(source)
-        labelled = _labelled_rows(job, "--calibrate", calibrate, text_field, text_pair_field, label_field)
-        result = calibrated(
-            source, options, job, result, target, labelled, rows_path=calibrate, seed=seed, intercept=bias is not False
-        )
-        target = target_for(source, result, pooling)
-    _store_settings(target, source, method, options)
-    warnings: list[str] = []
-    tokenizer = None
-    if (
-        source.architecture.checkpoint_format(target.config) == "transformers"
-        and source.architecture.pooling(source.backbone_config) == "LAST"
-    ):
-        warnings, tokenizer = choose_pad(source, target, job)
-    plan = _plan(source, target, result, out, options, tokenizer=tokenizer, pooling=pooling)
-    plan = dataclasses.replace(
-        plan,
-        dtype=_dtype(dtype),
-        adapter=source.adapter,
-        max_shard_size=_size(max_shard_size),
-        link=link,
-        overwrite=overwrite,
-        dry_run=dry_run,
-    )
+        logit_bias=logit_bias,
+    ).checked(options)
+    source = _opened(options, lora, prompt_template, chat_template_prompt)
+    wanted = wanted.fitting(source)
+    job = HeadJob(source, options, str(wanted.pooling), budget, wanted.count)
+    result, target = _calibrated(job, wanted, _made(job, wanted))
+    _store_settings(target, source, str(wanted.head), options)
+    plan = dataclasses.replace(_plan(job, target, result, Path(out)), dry_run=dry_run, **written_as)
     written = registry().hook.vcls_write_checkpoint(plan=plan)
     return ConversionReport(
         out=str(out),
         model_class=target.classifier_class.__name__,
         format=source.architecture.checkpoint_format(target.config),
-        head=method,
-        pooling=pooling,
-        labels=[target.config.id2label[i] for i in range(target.config.num_labels)],
+        head=str(wanted.head),
+        pooling=job.pooling,
+        labels=_labels_of(target),
         report=dict(result.head.report),
-        warnings=[*job.warnings, *warnings],
+        warnings=job.warnings,
         files=list(written.files),
         num_bytes=written.num_bytes,
         dry_run=dry_run,
     )
 
 
-def _labels(labels: Sequence[str] | None, num_labels: int | None, problem_type: str | None) -> list[str]:
-    names = [str(each) for each in (labels.split(",") if isinstance(labels, str) else labels or ())]
-    if problem_type is not None and problem_type not in PROBLEM_TYPES:
-        raise ConfigError(f"--problem-type {problem_type!r} is unknown; use one of {', '.join(PROBLEM_TYPES)}.")
-    if len(set(names)) != len(names) or not all(name.strip() for name in names):
-        raise ConfigError(f"--labels {','.join(names)}: labels must be different and not empty.")
-    if num_labels is not None and num_labels < 1:
-        raise ConfigError(f"--num-labels {num_labels} must be at least 1.")
-    if names and num_labels not in (None, len(names)):
-        raise ConfigError(f"--num-labels {num_labels} contradicts --labels, which names {len(names)}.")
-    count = len(names) or num_labels
-    if count == 1 and problem_type == "single_label_classification":
-        raise ConfigError(_ONE_LABEL)
-    return names
+def _opened(options: ModelConfig, lora: str | None, prompt_template: str | None, chat_template_prompt: bool) -> Source:
+    """The model, with the adapter to be merged into it, and its prompts' form in its config."""
+    source = open_source(options)
+    if lora is not None:
+        source = dataclasses.replace(source, adapter=read_adapter(lora, allow_pickle=options.allow_pickle))
+    _store_prompt(source, prompt_template, chat_template_prompt)
+    return source
 
 
-def _refuse_strays(method: str, given: Sequence[str]) -> None:
-    for name in given:
-        if method not in _BELONGS[name]:
-            option, heads = name.replace("_", "-"), " or ".join(_BELONGS[name])
-            raise ConfigError(f"--{option} belongs to --head {heads}, not to {method}; leave one of them out.")
+def _made(job: HeadJob, wanted: HeadOptions) -> HeadResult:
+    """The head that is asked for, before any calibration.
+
+    Raises:
+        ModelError: the model cannot give it.
+        ConfigError: it has other labels than those asked for.
+    """
+    source, method = job.source, str(wanted.head)
+    result = make_head(
+        source,
+        method,
+        _source_options(job, wanted),
+        labels=wanted.labels,
+        problem_type=wanted.problem_type or (source.config.problem_type if method == "existing" else None),
+        pooling=job.pooling,
+        tokenize=job.token_ids,
+        states=job.states,
+    )
+    if job.options.convert == "reward":
+        result = as_reward(source, result)
+    if wanted.num_labels is not None and len(result.labels) not in (0, wanted.num_labels):
+        raise ConfigError(
+            f"--num-labels {wanted.num_labels}, but the {method} head has {len(result.labels)}: "
+            f"{', '.join(result.labels)}."
+        )
+    if len(result.labels) == 1 and result.problem_type == "single_label_classification":
+        raise ConfigError(ONE_LABEL)
+    return _with_logit_bias(result, wanted.logit_bias)
 
 
-def _refuse_calibration(source: Source) -> None:
+def _source_options(job: HeadJob, wanted: HeadOptions) -> dict[str, Any]:
+    """What a head source is given as its options; of `fit`, the labelled rows too."""
+    found: dict[str, Any] = {
+        "num_labels": wanted.num_labels,
+        "label_tokens": wanted.label_tokens,
+        "seed": wanted.seed,
+        "bias": bool(wanted.bias),
+        "head_weights": wanted.head_weights,
+        "validation_split": wanted.validation_split,
+        "adapter": job.source.adapter,
+    }
+    from_tokens = token_head(job.source)
+    if from_tokens is not None and from_tokens.method == wanted.head and wanted.label_tokens is None:
+        found |= from_tokens.options
+    if wanted.head == "fit" and wanted.train:
+        prompts, targets = _labelled_rows(job, "--train", wanted.train, wanted)
+        found |= {"prompts": prompts, "targets": targets, "train_name": Path(wanted.train).name}
+    return found
+
+
+def _calibrated(job: HeadJob, wanted: HeadOptions, result: HeadResult) -> tuple[HeadResult, Target]:
+    """The head, calibrated where `--calibrate` asks for it, and the class that holds it."""
+    source = job.source
+    target = target_for(source, result, job.pooling)
+    if not wanted.calibrate:
+        return result, target
     if source.adapter is not None:
         raise ConfigError("--calibrate and --lora: write the merged classifier first, then calibrate that.")
-
-
-def _refuse_output_layer(adapter: PeftAdapter) -> None:
-    """Heads that are rows of the output layer are read from the source, as it is without the adapter."""
-    outside = [name for name in adapter.low_rank if not any(part.isdigit() for part in name.split("."))]
-    if adapter.saved or outside:
-        name = next(iter(outside), None) or next(iter(adapter.saved))
-        raise ConfigError(
-            f"--lora {adapter.name} changes {name}, so the output layer's rows may not be what the model has; merge it with "
-            "PEFT first, or take --head fit."
-        )
-
-
-def _refuse_for_tokens(source: Source, *, learns: bool, prompt: bool, pooling: str | None) -> None:
-    if source.backbone_config.is_encoder_decoder and not source.architecture.is_native(type(source.backbone_config)):
-        raise ModelError(
-            f"{source.checkpoint.name} is an encoder-decoder, and transformers has no token classifier of it: its states "
-            "belong to the decoder's tokens, one behind the text's. Take an encoder."
-        )
-    if learns:
-        raise ConfigError(
-            "--head fit and --calibrate learn from a label a text (--convert classify), and this head labels tokens; train "
-            "one with transformers' Trainer (--head random to begin with), or bring it with --head file."
-        )
-    if prompt:
-        raise ConfigError("a token classifier labels the text itself; leave --prompt-template and its like out.")
-    if pooling is not None:
-        raise ConfigError(f"--pooling {pooling}: a token classifier reads every token's state; leave it out.")
-
-
-def _method(source: Source, head: str | None) -> str:
-    if head not in (None, "existing") and source.config.model_type == OWN_MODEL_TYPE:
-        raise ModelError(
-            f"{source.checkpoint.name} is a classifier in our own format already; make the new head from the model that it "
-            "was converted from."
-        )
-    if head is not None:
-        return head
-    from_tokens = token_head(source)
-    if from_tokens is not None:
-        return from_tokens.method
-    if lacks_head(source) or (not source.checkpoint.locations and not source.is_classifier):
-        raise ModelError(
-            f"{without_head(source)}, and a head is never invented; say where it comes from: --head {heads_for(source)}."
-        )
-    return "existing"
-
-
-def _pooling(source: Source, pooling: str | None) -> str:
-    if pooling is None:
-        return source.pooling
-    if pooling.upper() not in ("CLS", "LAST", "MEAN"):
-        raise ConfigError(f"--pooling {pooling!r} is unknown; use cls, last or mean.")
-    return pooling.upper()
+    rows = _labelled_rows(job, "--calibrate", wanted.calibrate, wanted)
+    result = calibrated(
+        job, result, target, rows, rows_path=wanted.calibrate, seed=wanted.seed, intercept=wanted.bias is not False
+    )
+    return result, target_for(source, result, job.pooling)
 
 
 def _store_prompt(source: Source, prompt_template: str | None, chat_template_prompt: bool) -> None:
     """Put the prompt's form into the config, where everything that runs the model reads it."""
+    if source.task == "token_classify" and (prompt_template is not None or chat_template_prompt):
+        raise ConfigError("a token classifier labels the text itself; leave --prompt-template and its like out.")
     settings = dict(source.settings)
     if prompt_template is not None:
         PromptTemplate.parse(prompt_template)
@@ -305,20 +230,18 @@ def _store_prompt(source: Source, prompt_template: str | None, chat_template_pro
         source.config.vcls = settings
 
 
-def _labelled_rows(
-    job: HeadJob, option: str, path: str, text_field: str, text_pair_field: str | None, label_field: str
-) -> tuple[list[Any], list[Any]]:
+def _labelled_rows(job: HeadJob, option: str, path: str, wanted: HeadOptions) -> tuple[list[Any], list[Any]]:
     """Prompts and labels of a file; rows that are left out become a warning."""
     from .jobs.rows import PromptFields
     from .jobs.training import read_training_rows
 
-    rows = read_training_rows(path, PromptFields(text_field, text_pair_field), label_field, option)
+    rows = read_training_rows(path, PromptFields(wanted.text_field, wanted.text_pair_field), wanted.label_field, option)
     if rows.skipped:
         job.warnings.append(f"{len(rows.skipped)} rows of {path} were left out; the first: {rows.skipped[0]}")
     return rows.prompts, rows.targets
 
 
-def _with_logit_bias(source: Source, result: HeadResult, logit_bias: float | None) -> HeadResult:
+def _with_logit_bias(result: HeadResult, logit_bias: float | None) -> HeadResult:
     """Subtract `logit_bias` from every logit by the head's own bias."""
     import torch
 
@@ -348,48 +271,47 @@ def _store_settings(target: Target, source: Source, method: str, options: ModelC
                     delattr(config, name)
 
 
-def _plan(
-    source: Source,
-    target: Target,
-    result: HeadResult,
-    out: str | Path,
-    options: ModelConfig,
-    *,
-    tokenizer: Any,
-    pooling: str,
-) -> ConversionPlan:
+def _plan(job: HeadJob, target: Target, result: HeadResult, out: Path) -> ConversionPlan:
+    """What is to be written; where transformers pools by looking for pad tokens, with one that it can look for."""
+    source, tokenizer = job.source, None
+    native = source.architecture.checkpoint_format(target.config) == "transformers"
+    if native and source.architecture.pooling(source.backbone_config) == "LAST":
+        warnings, tokenizer = choose_pad(source, target, job)
+        job.warnings += warnings
     return ConversionPlan(
         checkpoint=source.checkpoint,
         config=target.config,
         classifier_class=target.classifier_class,
         head_tensors=target.head_tensors,
         moved=target.moved,
-        out=Path(out),
+        out=out,
         tokenizer=tokenizer,
-        card=registry().hook.vcls_model_card(values=_card_values(source, target, result, out, options, pooling)),
+        adapter=source.adapter,
+        card=registry().hook.vcls_model_card(values=_card_values(job, target, result, out.name, native)),
     )
 
 
-def _card_values(
-    source: Source, target: Target, result: HeadResult, out: str | Path, options: ModelConfig, pooling: str
-) -> dict[str, Any]:
-    merged = (
-        "" if source.adapter is None else f" The LoRA adapter `{Path(source.adapter.name).name}` is merged into it."
-    )
+def _card_values(job: HeadJob, target: Target, result: HeadResult, name: str, native: bool) -> dict[str, Any]:
+    adapter = job.source.adapter
+    merged = "" if adapter is None else f" The LoRA adapter `{Path(adapter.name).name}` is merged into it."
     return {
-        "name": Path(out).name,
-        "base_model": options.model,
+        "name": name,
+        "base_model": job.options.model,
         "classifier_class": target.classifier_class.__name__,
-        "native": source.architecture.checkpoint_format(target.config) == "transformers",
+        "native": native,
         "head_method": result.head.method,
         "description": result.head.description + merged,
         "report": dict(result.head.report),
-        "labels": [target.config.id2label[i] for i in range(target.config.num_labels)],
+        "labels": _labels_of(target),
         "problem_type": target.config.problem_type,
-        "pooling": pooling,
+        "pooling": job.pooling,
         "prompt_template": target.config.vcls.get("prompt_template"),
         "command": None,
     }
+
+
+def _labels_of(target: Target) -> list[str]:
+    return [target.config.id2label[i] for i in range(target.config.num_labels)]
 
 
 def _dtype(name: str | None) -> str | None:
