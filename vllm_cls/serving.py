@@ -300,33 +300,16 @@ def make_runner(classifier: loading.Classifier, pooling: str, longest: int, quan
         longest: the model's longest sequence, in tokens.
         quantization: what the caller makes of its products afterwards.
     """
-    architecture, model = classifier.architecture, classifier.model
-    methods = {**SEQUENCE_METHODS, "ALL": every_token, **registry().collect("vcls_pooling_methods")}
-    backbone = architecture.backbone(model)
     with_head = classifier.has_head or bool(classifier.missing)  # what adapters fill is tried unfilled
-    head = architecture.head(model) if with_head else None
-    runner = Runner(model, architecture, head, methods[pooling], Mode("single"))
-    runner.scorer = getattr(model, "scorer", None) if classifier.has_head else None
-    if runner.scorer is not None:
-        runner.head = head = None
-        if pooling != "LAST":
-            raise ConfigError(f"pooling_type={pooling!r}: a head of label texts reads the last token; leave it out.")
+    runner = _bare_runner(classifier, pooling, with_head)
+    architecture, backbone = classifier.architecture, runner.backbone
     parameters = sum(parameter.numel() for parameter in backbone.parameters())
     lengths, limit = selfcheck.check_lengths(backbone.config, parameters, runner.device.type, longest)
     types = architecture.takes_token_type_ids(backbone.config)
     sequences = selfcheck.check_sequences(architecture, backbone.config, lengths, types)
     alone = selfcheck.run_alone(runner, sequences, with_head=with_head and runner.scorer is None)
-    reason = None
-    if alone.logits is not None:
-        runner.head_dtype = head_dtype(classifier.config, backbone.dtype)
-        if head is not None:
-            set_head_dtype(model, head, runner.head_dtype)
-        reason = selfcheck.why_not_split(runner, alone, comparable=pooling == classifier.pooling)
+    reason = _why_whole(runner, classifier, pooling, alone)
     if reason is not None and alone.logits is not None:
-        if pooling != classifier.pooling:
-            raise ConfigError(f"pooling_type={pooling!r} is not possible: {reason}; leave it out.")
-        if head is not None:  # the model's own forward knows one dtype
-            set_head_dtype(model, head, backbone.dtype)
         runner.mode = selfcheck.choose_whole_mode(runner, sequences, alone.logits, reason)
     else:
         why_not = architecture.why_not_packed(backbone.config)
@@ -338,6 +321,42 @@ def make_runner(classifier: loading.Classifier, pooling: str, longest: int, quan
         _warn_not_packed(classifier, runner.mode)
     runner.counters.clear()
     return runner
+
+
+def _bare_runner(classifier: loading.Classifier, pooling: str, with_head: bool) -> Runner:
+    """A runner that runs one sequence at a time, nothing made faster yet."""
+    architecture, model = classifier.architecture, classifier.model
+    methods = {**SEQUENCE_METHODS, "ALL": every_token, **registry().collect("vcls_pooling_methods")}
+    head = architecture.head(model) if with_head else None
+    runner = Runner(model, architecture, head, methods[pooling], Mode("single"))
+    runner.scorer = getattr(model, "scorer", None) if classifier.has_head else None
+    if runner.scorer is not None:
+        runner.head = None
+        if pooling != "LAST":
+            raise ConfigError(f"pooling_type={pooling!r}: a head of label texts reads the last token; leave it out.")
+    return runner
+
+
+def _why_whole(runner: Runner, classifier: loading.Classifier, pooling: str, alone: selfcheck.Alone) -> str | None:
+    """Why only the model's whole forward gives its logits, or None; the head is brought to the dtype it then has.
+
+    Raises:
+        ConfigError: another pooling was asked for, which needs a head on pooled states.
+    """
+    if alone.logits is None:
+        return None
+    backbone, model = runner.backbone, runner.model
+    runner.head_dtype = head_dtype(classifier.config, backbone.dtype)
+    if runner.head is not None:
+        set_head_dtype(model, runner.head, runner.head_dtype)
+    reason = selfcheck.why_not_split(runner, alone, comparable=pooling == classifier.pooling)
+    if reason is None:
+        return None
+    if pooling != classifier.pooling:
+        raise ConfigError(f"pooling_type={pooling!r} is not possible: {reason}; leave it out.")
+    if runner.head is not None:  # the model's own forward knows one dtype
+        set_head_dtype(model, runner.head, backbone.dtype)
+    return reason
 
 
 def _warn_not_packed(classifier: loading.Classifier, mode: Mode) -> None:
