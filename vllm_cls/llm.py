@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from . import scoring
+from .answers import all_good, classification_outputs, pooling_outputs
 from .config import ModelConfig, PoolerConfig, RuntimeConfig
 from .errors import ConfigError, PromptError
 from .llm_arguments import as_list, check_engine_args, per_prompt, truncation_of
 from .outputs import (
     ClassificationRequestOutput,
-    PoolingOutput,
     PoolingRequestOutput,
     RequestOutput,
     ScoringRequestOutput,
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from .runtime.counters import Counters
     from .serving import Served
-
-Output = TypeVar("Output")
 
 
 class LLM:
@@ -222,7 +220,7 @@ class LLM:
         listed = as_list(prompts)
         params = per_prompt(pooling_params, len(listed))
         tokenized = self._tokenize(listed, lora_request, tokenization_kwargs)
-        return _all_good(self._classified(tokenized, params))
+        return all_good(self._classified(tokenized, params))
 
     def classify_iter(
         self,
@@ -272,7 +270,7 @@ class LLM:
 
         finder = span_finder(self._open, aggregation_strategy, ignore_labels)
         tokenized = self._tokenize(as_list(prompts), lora_request, tokenization_kwargs)
-        return _all_good(classified_tokens(self._open, finder, tokenized, self._next_id))
+        return all_good(classified_tokens(self._open, finder, tokenized, self._next_id))
 
     def token_classify_iter(
         self,
@@ -316,21 +314,7 @@ class LLM:
         listed = as_list(prompts)
         params = per_prompt(pooling_params, len(listed))
         tokenized = self._tokenize(listed, lora_request, tokenization_kwargs)
-        rows = self._open.run(task, [each.sequence for each in tokenized])
-        outputs = []
-        for each, row, asked in zip(tokenized, rows, params, strict=True):
-            data = self._open.finish(task, row, each.sequence, asked)
-            ids = list(each.sequence.token_ids)
-            outputs.append(
-                PoolingRequestOutput(
-                    self._next_id(),
-                    PoolingOutput(data),
-                    ids,
-                    num_cached_tokens=row.num_cached_tokens,  # type: ignore[union-attr]  # an error was raised by now
-                    truncated=each.truncated,
-                )
-            )
-        return outputs
+        return pooling_outputs(self._open, task, tokenized, params, self._next_id)
 
     def score(
         self,
@@ -366,7 +350,7 @@ class LLM:
         adapters = self._open.adapters_for(lora_request, len(prompts))
         processor = self.score_processor(options, {int(self._open.config_of(each).num_labels) for each in adapters})
         tokenized = self._tokenize(prompts, lora_request, tokenization_kwargs, processor)
-        outputs = _all_good(self._classified(tokenized, per_prompt(pooling_params, len(prompts))))
+        outputs = all_good(self._classified(tokenized, per_prompt(pooling_params, len(prompts))))
         return [scoring.scored(each) for each in outputs]
 
     def score_processor(self, options: ScoreOptions, num_labels: Iterable[int] = ()) -> PromptProcessor:
@@ -462,33 +446,7 @@ class LLM:
         self, tokenized: Sequence[Tokenized], params: Sequence[PoolingParams]
     ) -> list[ClassificationRequestOutput | PromptError]:
         """One output for each prompt, or why there is none."""
-        sequences = [each.sequence for each in tokenized]
-        answers = self._open.run("classify", sequences)
-        with self._open.engine.counters.timed("outputs"):
-            outputs: list[ClassificationRequestOutput | PromptError] = []
-            for each, answer, found in zip(
-                tokenized, answers, self._open.classified(sequences, answers, params), strict=True
-            ):
-                if isinstance(found, PromptError) or isinstance(answer, PromptError):
-                    outputs.append(found)  # type: ignore[arg-type]  # an error that was given back is an error
-                    continue
-                ids, cached = list(each.sequence.token_ids), answer.num_cached_tokens
-                outputs.append(
-                    ClassificationRequestOutput(
-                        self._next_id(), found, ids, num_cached_tokens=cached, truncated=each.truncated
-                    )
-                )
-            return outputs
+        return classification_outputs(self._open, tokenized, params, self._next_id)
 
     def _next_id(self) -> str:
         return str(next(self._numbers))
-
-
-def _all_good(outputs: Sequence[Output | PromptError]) -> list[Output]:
-    """The outputs, or the first error."""
-    good = []
-    for each in outputs:
-        if isinstance(each, PromptError):
-            raise each
-        good.append(each)
-    return good
