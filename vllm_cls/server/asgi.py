@@ -1,0 +1,32 @@
+"""What the middlewares know of ASGI: headers, the path that is routed, the route that was taken."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, TypeAlias
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def header(scope: Scope, name: str) -> str | None:
+    """The value of the header `name` (lower case), or None where there is none or more than one."""
+    values = [value for key, value in scope["headers"] if key == name.encode()]
+    return values[0].decode("latin-1").strip() if len(values) == 1 else None
+
+
+def routed_path(scope: Scope) -> str:
+    """The path that Starlette matches routes against: decoded, without the prefix the app is mounted under.
+
+    Neither the raw path nor anything made of the Host header, which a client writes as it likes.
+    """
+    path, prefix = str(scope["path"]), str(scope.get("root_path", ""))
+    return path[len(prefix) :] if prefix and path.startswith(prefix + "/") else path
+
+
+def route_template(scope: Scope) -> str:
+    """The path of the route that was taken, such as `/items/{id}`; "unmatched" where none was."""
+    return str(getattr(scope.get("route"), "path", "unmatched"))

@@ -1,0 +1,114 @@
+"""Who may ask: API keys on every path that is not named open, and the names this server answers to."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from ..errors import ConfigError
+from .asgi import App, Receive, Scope, Send, header, routed_path
+from .errors import error_response
+
+OPEN_PATHS = frozenset({"/", "/health", "/ping", "/ready"})
+"""What needs no key: is the process alive, is it ready, and the page's static shell, which holds no model data."""
+
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+KEY_VARIABLE = "VCLS_API_KEY"
+
+
+class RequireKey:
+    """Lets requests through that carry `Authorization: Bearer KEY`; everything else is 401, an unknown path too.
+
+    Closed unless open: a route, a mount or a socket that someone adds is guarded without a word about it.
+
+    Args:
+        keys: the keys, any of which opens; none at all leaves everything open.
+        open_paths: exact routed paths that need no key.
+    """
+
+    def __init__(self, app: App, keys: Sequence[str], open_paths: Iterable[str] = OPEN_PATHS) -> None:
+        self.app = app
+        self.open_paths = frozenset(open_paths)
+        self._secret = secrets.token_bytes(32)
+        self._digests = [self._digest(key) for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" or not self._digests or self._is_open(scope) or self._has_key(scope):
+            await self.app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            message = "This server needs an API key, sent as `Authorization: Bearer KEY`."
+            await error_response(401, message, headers={"WWW-Authenticate": "Bearer"})(scope, receive, send)
+
+    def _is_open(self, scope: Scope) -> bool:
+        return scope["type"] == "http" and routed_path(scope) in self.open_paths
+
+    def _has_key(self, scope: Scope) -> bool:
+        scheme, _, given = (header(scope, "authorization") or "").partition(" ")
+        digest = self._digest(given.strip())
+        # Every key is compared, and digests under a secret are: neither a key's place nor its beginning shows in the time.
+        matches = [hmac.compare_digest(digest, each) for each in self._digests]
+        return scheme.lower() == "bearer" and any(matches)
+
+    def _digest(self, key: str) -> bytes:
+        return hmac.digest(self._secret, key.encode("utf-8", "surrogatepass"), hashlib.sha256)
+
+
+class AllowHosts:
+    """Answers only to these names in the Host header, so that a web page cannot reach a local server by rebinding DNS.
+
+    Args:
+        names: host names without ports; none at all answers to every name.
+    """
+
+    def __init__(self, app: App, names: Iterable[str]) -> None:
+        self.app = app
+        self.names = frozenset(name.lower() for name in names)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" or not self.names or host_name(header(scope, "host")) in self.names:
+            await self.app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            message = "This server does not answer to that Host; --allowed-host adds one."
+            await error_response(400, message, param="host")(scope, receive, send)
+
+
+def host_name(value: str | None) -> str:
+    """The name in a Host header, without port and brackets: `[::1]:8000` is `::1`."""
+    text = (value or "").lower()
+    if text.startswith("["):
+        return text[1:].partition("]")[0]
+    return text.partition(":")[0]
+
+
+def names_for(host: str) -> tuple[str, ...]:
+    """The names that a server bound to `host` should answer to: those of this machine on loopback, else every one."""
+    return LOOPBACK_NAMES if host in LOOPBACK_NAMES or host.startswith("127.") else ()
+
+
+def collect_keys(given: Sequence[str], file: Path | None, environment: Mapping[str, str]) -> tuple[str, ...]:
+    """The keys of the command line, of a file (one a line; # begins a comment) and of VCLS_API_KEY.
+
+    Raises:
+        ConfigError: a key is empty or could not be sent in a header, or the file has none: a server that was meant
+            to be guarded must not start open.
+    """
+    keys = [(key, "--api-key") for key in given]
+    if KEY_VARIABLE in environment:
+        keys.append((environment[KEY_VARIABLE], KEY_VARIABLE))
+    if file is not None:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        found = [line for line in lines if line and not line.startswith("#")]
+        if not found:
+            raise ConfigError(f"--api-key-file {file} holds no key; write one a line.")
+        keys += [(key, f"--api-key-file {file}") for key in found]
+    for key, where in keys:
+        if not key or not all("!" <= character <= "~" for character in key):
+            raise ConfigError(f"a key of {where} is empty, or has spaces or characters beyond ASCII; choose another.")
+    return tuple(dict.fromkeys(key for key, _ in keys))

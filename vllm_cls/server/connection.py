@@ -1,0 +1,123 @@
+"""A connection that nobody can hold open for nothing: uvicorn's, with a time for everything that the peer may delay."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from dataclasses import dataclass
+from typing import ClassVar
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from .errors import error_body
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a connection waits for its peer, and how many connections there may be.
+
+    Args:
+        header_timeout: seconds until a request's headers must be whole, counted from their first byte or from connecting.
+        write_timeout: seconds in which the peer must take what is written to it.
+        max_connections: at a time; one more is answered 503 at once.
+    """
+
+    header_timeout: float
+    write_timeout: float
+    max_connections: int
+
+
+class Connection(H11Protocol):
+    """One connection.
+
+    uvicorn times idle connections only between two requests: a peer that sends half a header, keeps sending a body that
+    was refused, or does not read its answer would hold one for ever.
+    """
+
+    patience: ClassVar[Patience]
+    _awaited: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self.patience.max_connections:
+            self._refuse(503, "The server has too many connections (--max-connections); try again.")
+            return
+        self._await_request()
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        super().data_received(data)
+        if self._answering():
+            self._stop_awaiting()
+        elif self._awaited is None and self.timeout_keep_alive_task is None:
+            self._await_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_awaiting()
+        self.resume_writing()
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.conn.their_state is h11.SEND_BODY:  # an answer that did not wait for the body, which still comes
+            self._unset_keepalive_if_required()
+            self._await_request()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = self._unread or self.loop.call_later(self.patience.write_timeout, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._abort_later()
+
+    def send_400_response(self, msg: str) -> None:
+        error = sys.exc_info()[1]
+        status = getattr(error, "error_status_hint", 400)
+        self._refuse(status if status in (414, 431, 501) else 400, "This is not a valid HTTP/1.1 request.")
+
+    def _answering(self) -> bool:
+        """Whether a whole header has come whose answer is not complete."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _await_request(self) -> None:
+        if self._awaited is None:
+            self._awaited = self.loop.call_later(self.patience.header_timeout, self._give_up)
+
+    def _stop_awaiting(self) -> None:
+        if self._awaited is not None:
+            self._awaited.cancel()
+            self._awaited = None
+
+    def _give_up(self) -> None:
+        self._awaited = None
+        if not self._answering():
+            self.transport.abort()
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answer outside of any request, and close."""
+        body = json.dumps(error_body(status, message)).encode()
+        head = f"HTTP/1.1 {status} \r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        if not self.transport.is_closing():
+            self.transport.write(head.encode() + body)
+            self.transport.close()
+            self._abort_later()
+
+    def _abort_later(self) -> None:
+        """A closed transport waits until its peer has read what is left: not for ever."""
+        self.loop.call_later(self.patience.write_timeout, self.transport.abort)
+
+
+def connection_class(patience: Patience) -> type[Connection]:
+    """The class of connections with this patience, as uvicorn makes one for each connection."""
+    return type("Connection", (Connection,), {"patience": patience})

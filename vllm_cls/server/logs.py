@@ -1,0 +1,60 @@
+"""Logs of a server, as text or JSON lines, each with the id of its request; never a text that was classified."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+import traceback
+from contextvars import ContextVar
+from datetime import datetime, timezone
+from typing import Any, Literal
+
+LogFormat = Literal["text", "json"]
+
+logger = logging.getLogger("vllm_cls.server")
+request_id: ContextVar[str | None] = ContextVar("vllm_cls_request_id", default=None)
+
+_UNSAFE = re.compile(r"[^\x21-\x7e]+")
+_LONGEST_ID = 128
+
+
+def safe_id(text: str) -> str:
+    """What of a client's request id can stand in a header and in a line of a log: at most 128 printable ASCII characters."""
+    return _UNSAFE.sub("", text)[:_LONGEST_ID]
+
+
+def failure(error: BaseException) -> str:
+    """The kind of an error and where it came from, without its message, which may quote a request."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return "\n".join([type(error).__name__, *(f"  {each.filename}:{each.lineno} in {each.name}" for each in frames)])
+
+
+class _Line(logging.Formatter):
+    """One record as one line; fields given as `extra={"fields": …}` follow the message."""
+
+    def __init__(self, form: LogFormat) -> None:
+        super().__init__()
+        self.form = form
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, Any] = {"request_id": request_id.get(), **getattr(record, "fields", {})}
+        fields = {name: value for name, value in fields.items() if value is not None}
+        moment = datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")
+        message = record.getMessage()
+        if record.exc_info and record.exc_info[1] is not None:
+            message += "\n" + failure(record.exc_info[1])
+        if self.form == "json":
+            line = {"time": moment, "level": record.levelname.lower(), "logger": record.name, "message": message}
+            return json.dumps({**line, **fields})
+        shown = " ".join(f"{name}={value}" for name, value in fields.items())
+        return f"{moment} {record.levelname:<7} {message} {shown}".rstrip()
+
+
+def configure(form: LogFormat = "text", level: str = "info") -> None:
+    """Send what this process logs to stderr, a line each. For a process that is the server, not for one that mounts it."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Line(form))
+    logging.basicConfig(handlers=[handler], level="WARNING", force=True)
+    logger.setLevel(level.upper())

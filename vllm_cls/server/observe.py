@@ -1,0 +1,108 @@
+"""The outermost middleware: gives each request its id, and says in logs, metrics and traces what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from .asgi import App, Message, Receive, Scope, Send, header, route_template
+from .errors import error_response
+from .logs import failure, logger, request_id, safe_id
+from .metrics import Metrics
+from .tracing import Tracing, describe
+
+_PROBES = frozenset({"/health", "/ping", "/ready", "/metrics", "/load"})
+"""Asked every few seconds by machines: logged only where everything is."""
+
+
+class Observe:
+    """Counts, logs and traces requests, answers those whose app failed, and puts `X-Request-Id` on every answer.
+
+    `scope["state"]["request_id"]` holds the id: the client's X-Request-Id where it sent a usable one, else a new one.
+    A route may set another, such as that of a request's body.
+
+    Args:
+        metrics: counts them.
+        tracing: makes spans of them; None makes none.
+    """
+
+    def __init__(self, app: App, metrics: Metrics, tracing: Tracing | None = None) -> None:
+        self.app = app
+        self.metrics = metrics
+        self.tracing = tracing
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        state = scope.setdefault("state", {})
+        state["request_id"] = safe_id(header(scope, "x-request-id") or "") or uuid.uuid4().hex
+        token = request_id.set(state["request_id"])
+        span: AbstractContextManager[Any] = self.tracing.span(scope) if self.tracing else nullcontext()
+        started = time.perf_counter()
+        self.metrics.request_begun()
+        answer = _Answer(scope, send)
+        try:
+            with span as opened:
+                try:
+                    await answer.of(self.app, receive)
+                finally:
+                    if opened is not None:
+                        describe(opened, scope["method"], route_template(scope), answer.status, state["request_id"])
+        finally:
+            self._note(scope, answer.status, time.perf_counter() - started)
+            request_id.reset(token)
+
+    def _note(self, scope: Scope, status: int | None, seconds: float) -> None:
+        method, route = scope["method"], route_template(scope)
+        shown = "gone" if status is None else str(status)
+        self.metrics.request_done(method, route, shown, seconds)
+        level = logging.DEBUG if route in _PROBES and status == 200 else logging.INFO
+        if logger.isEnabledFor(level):
+            request_id.set(safe_id(str(scope["state"]["request_id"])))
+            fields = {"method": method, "route": route, "status": shown, "seconds": round(seconds, 6)}
+            logger.log(level, "request", extra={"fields": fields})
+
+
+class _Answer:
+    """The answer to one request: with our headers on it, and one at all where the app fails.
+
+    Args:
+        status: of HTTP, once it is sent.
+    """
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self.scope = scope
+        self.status: int | None = None
+        self._send = send
+
+    async def of(self, app: App, receive: Receive) -> None:
+        """Let `app` answer."""
+        try:
+            await app(self.scope, receive, self.send)
+        except asyncio.CancelledError:  # the time to shut down in is over
+            if self.status is None:
+                await error_response(503, "The server is shutting down.")(self.scope, receive, self.send)
+            raise
+        except Exception as error:
+            logger.error("a request failed, which is a fault of vllm-cls: %s", failure(error))
+            if self.status is not None:  # half an answer: the server must break the connection
+                raise
+            message = "The server failed at this request; its log says why."
+            await error_response(500, message)(self.scope, receive, self.send)
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [*message.get("headers", []), *self._headers()]
+        await self._send(message)
+
+    def _headers(self) -> list[tuple[bytes, bytes]]:
+        ours = [(b"x-request-id", safe_id(str(self.scope["state"]["request_id"])).encode())]
+        if getattr(getattr(self.scope.get("app"), "state", None), "draining", False):
+            ours.append((b"connection", b"close"))  # so that no client sends another request into a closing door
+        return ours
