@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import http
 import sys
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,7 +11,7 @@ from typing import ClassVar
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from .errors import error_body
+from .errors import error_response
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Connection(H11Protocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _await_request(self) -> None:
-        if self._awaited is None:
+        if self._awaited is None and not self._answering():
             self._awaited = self.loop.call_later(self.patience.header_timeout, self._give_up)
 
     def _stop_awaiting(self) -> None:
@@ -106,12 +106,15 @@ class Connection(H11Protocol):
 
     def _refuse(self, status: int, message: str) -> None:
         """Answer outside of any request, and close."""
-        body = json.dumps(error_body(status, message)).encode()
-        head = f"HTTP/1.1 {status} \r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
-        if not self.transport.is_closing():
-            self.transport.write(head.encode() + body)
-            self.transport.close()
-            self._abort_later()
+        if self._answering() and self.cycle.response_started:  # a second answer would be read as part of the first
+            self.transport.abort()
+            return
+        body = bytes(error_response(status, message).body)
+        head = f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
+        head += f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        self.transport.write(head.encode() + body)
+        self.transport.close()
+        self._abort_later()
 
     def _abort_later(self) -> None:
         """A closed transport waits until its peer has read what is left: not for ever."""

@@ -87,13 +87,13 @@ def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = error.detail
     if error.status_code == 404:
-        message = f"There is no route {request.url.path}."
+        message = f"There is no route {request.scope['path']}."
     elif error.status_code == 405:
-        message = f"{request.url.path} does not take {request.method}."
+        message = f"{request.scope['path']} does not take {request.method}."
     return error_response(error.status_code, message, headers=error.headers)
 
 
 def _fault(request: Request, error: Exception) -> Response:
     """A fault of ours: told to the log, not to the client."""
-    logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    logger.error("%s %s failed", request.method, request.scope["path"], exc_info=error)
     return error_response(500, "The server failed at this request; its log says why.")

@@ -80,7 +80,15 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}; see --host and --port.") from error
+        raise ConfigError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}; see --host and --port."
+        ) from error
+
+
+def address(listener: socket.socket) -> str:
+    """Where a client reaches what listens there."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def run(app: FastAPI, settings: ServerSettings, listener: socket.socket, is_alive: Callable[[], bool]) -> int:

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable
 
 from .asgi import App, Message, Receive, Scope, Send, header
-from .body import Buffered, ClientGone, check_depth, read_body
 from .errors import RequestError, error_response
+from .request_body import Buffered, ClientGone, check_depth, read_body
 from .settings import ServerSettings
 
 

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-_POWERS = tuple(float(2**power) for power in range(0, 17))
+_POWERS = tuple(float(2**power) for power in range(17))
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _MOST_LABELS = 1000
 _OTHER = "(other)"
@@ -42,7 +42,11 @@ class Metrics:
             "vcls_http_requests", "Requests answered.", ("method", "route", "status"), registry=registry
         )
         self._request_seconds = Histogram(
-            "vcls_http_request_seconds", "From a request's headers to its answer.", ("route",), registry=registry, buckets=_SECONDS
+            "vcls_http_request_seconds",
+            "From a request's headers to its answer.",
+            ("route",),
+            registry=registry,
+            buckets=_SECONDS,
         )
         self._in_flight = Gauge("vcls_http_requests_in_flight", "Requests not answered yet.", registry=registry)
         self._stages = Histogram(
@@ -61,7 +65,9 @@ class Metrics:
             buckets=(0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0),
         )  # fmt: skip
         self._saved = Counter(
-            "vcls_prefix_tokens_saved", "Tokens not computed: beginnings in common, identical prompts.", registry=registry
+            "vcls_prefix_tokens_saved",
+            "Tokens not computed: beginnings in common, identical prompts.",
+            registry=registry,
         )
         self._rejections = Counter(
             "vcls_rejections", "Requests that got no result, by reason.", ("reason",), registry=registry
@@ -70,7 +76,15 @@ class Metrics:
         self._predictions = Counter("vcls_predictions", "Texts by predicted label.", ("label",), registry=registry)
         self._labels: set[str] = set()
 
-    def watch(self, engine: Load) -> None:
+    @classmethod
+    def of(cls, engine: Load) -> Metrics:
+        """The metrics that `engine` tells already, or else new ones; they show what waits in it."""
+        told = getattr(engine, "telemetry", None)
+        metrics = told if isinstance(told, cls) else cls()
+        metrics._watch(engine)
+        return metrics
+
+    def _watch(self, engine: Load) -> None:
         """Show how much waits in `engine`, and whether it lives, whenever the metrics are read."""
         for name, documentation, value in (
             ("vcls_queue_requests", "Requests in the engine: waiting or running.", lambda: engine.load),

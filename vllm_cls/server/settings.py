@@ -15,11 +15,45 @@ class ServerSettings:
         lora_modules: name → folder of LoRA adapters that clients may name as `model`.
         threshold: from which probability a model of one label names it; None never does.
         trust_request_chat_template: take `chat_template` and `chat_template_kwargs` from requests.
+        api_keys: any of them opens every route but the open ones; none leaves all open.
+        allowed_hosts: names to answer to in the Host header, without ports; none answers to all.
+        cors_origins: web pages of these origins may use the server; "*" is all.
         request_timeout: seconds until a request is given up with 504; None waits.
+        shutdown_timeout: seconds from SIGTERM until the process ends.
+        header_timeout: seconds in which a request's headers must be whole.
+        body_timeout: seconds in which a request's body must be whole.
+        write_timeout: seconds in which a client must take what is written to it.
+        keep_alive_timeout: seconds that a connection may idle between requests.
+        max_connections: at a time.
+        max_header_bytes: of a request's target and headers.
+        max_headers: of a request.
+        max_body_bytes: of a request.
+        max_buffered_bytes: of the bodies of all requests together.
+        max_json_depth: levels that a body may nest.
+        max_inputs: prompts of a request, pairs and documents too.
+        max_request_tokens: of the prompts of a request together.
+        otlp_traces_endpoint: where traces go, a full address for OTLP over HTTP; None makes none.
     """
 
     served_model_names: tuple[str, ...] = ()
     lora_modules: Mapping[str, str] = field(default_factory=dict)
     threshold: float | None = None
     trust_request_chat_template: bool = False
-    request_timeout: float | None = None
+    api_keys: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
+    request_timeout: float | None = 120.0
+    shutdown_timeout: float = 30.0
+    header_timeout: float = 10.0
+    body_timeout: float = 30.0
+    write_timeout: float = 30.0
+    keep_alive_timeout: int = 30
+    max_connections: int = 1024
+    max_header_bytes: int = 16 << 10
+    max_headers: int = 100
+    max_body_bytes: int = 8 << 20
+    max_buffered_bytes: int = 256 << 20
+    max_json_depth: int = 32
+    max_inputs: int = 2048
+    max_request_tokens: int = 1 << 20
+    otlp_traces_endpoint: str | None = None

@@ -1,8 +1,8 @@
-"""/health and /ping."""
+"""/health, /ping, /ready and /metrics: what machines ask."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from ..errors import error_response
 from ..served_model import ServedModel
@@ -17,8 +17,21 @@ def routes(model: ServedModel) -> APIRouter:
     @router.post("/ping")
     async def health() -> Response:
         """200 while the model can run, 503 when it no longer can."""
-        if not getattr(model.llm, "is_alive", True):
+        if not model.llm.is_alive:
             return error_response(503, "The engine has died; restart the server.")
         return Response()
+
+    @router.get("/ready")
+    async def ready(request: Request) -> Response:
+        """200 while new requests are welcome, 503 once the server is stopping."""
+        if getattr(request.app.state, "draining", False):
+            return error_response(503, "The server is stopping.")
+        return await health()
+
+    @router.get("/metrics")
+    async def metrics(request: Request) -> Response:
+        """Counts and times, in Prometheus' text format."""
+        told = request.app.state.metrics
+        return Response(told.render(), media_type=told.content_type)
 
     return router
