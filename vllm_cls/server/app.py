@@ -22,7 +22,8 @@ def create_app(llm: AsyncLLM | LLM, settings: ServerSettings | None = None) -> F
     Args:
         llm: stays the caller's to close.
     """
-    model = ServedModel.of(llm, settings or ServerSettings())
+    settings = settings or ServerSettings()
+    model = ServedModel.of(llm, settings)
     app = FastAPI(title="vllm-cls", version=__version__, redirect_slashes=False)
     app.state.model = model
     app.state.metrics = metrics = Metrics.of(model.llm)
