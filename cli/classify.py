@@ -19,6 +19,7 @@ Examples:
   vcls classify my-classifier test.csv -o out.csv --label-field label    # and accuracy
   vcls classify my-tagger news.jsonl -o names.jsonl --aggregation first
   echo '{"text": "Well done!"}' | vcls classify my-classifier -
+  vcls classify --server http://127.0.0.1:8000 reviews.jsonl -o classified.jsonl
 
 \b
 Each row of the output has the kept fields of its input, then
@@ -41,7 +42,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some rows failed, 130 in
 
 
 @click.command(epilog=EPILOG)
-@files_of_a_job
+@files_of_a_job("no_template")
 @click.option("--text-field", default="text", metavar="NAME", show_default=True, help="The field of the text.")
 @click.option("--text-pair-field", metavar="NAME", help="The field of a second text.")
 @click.option("--messages-field", metavar="NAME", help="The field of chat messages, in place of a text.")
@@ -64,16 +65,18 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some rows failed, 130 in
 @click.option("--no-template", is_flag=True, help="Leave out the prompt template that the model stores.")
 @running_options
 @pass_state
-def classify(state: State, /, model: str, inputs: tuple[str, ...], output: str | None, **options: Any) -> None:
+def classify(state: State, /, model: Any, inputs: tuple[str, ...], output: str | None, **options: Any) -> None:
     """Classify the rows of files.
 
-    MODEL is a folder, a hub id or a .gguf file. Rows keep their order and stream out; a bad row keeps its place.
+    MODEL is a folder, a hub id or a .gguf file; with --server it is left out, and the server's model classifies.
+    Rows keep their order and stream out; a bad row keeps its place.
     """
     speak(state)
     from vllm_cls.jobs.classify import classify_file
 
     use_activation = False if options.pop("no_activation") else None
-    options["use_template"] = not options.pop("no_template")
+    if options.pop("no_template", False):
+        options["use_template"] = False
     with progress(console(stderr=True), not state.quiet) as on_progress:
         report = classify_file(model, inputs, output, use_activation=use_activation, on_progress=on_progress, **options)
     show_report(report, state.quiet)

@@ -1,32 +1,94 @@
-"""What the commands that run a job over files share: the files they name, and what they say of it."""
+"""What the commands that run a job over files share: the files they name, the server they ask, what they say of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
-from .options import console, say, with_options
+from .options import console, running_names, say, with_options
 from .show import show_metrics
 
 if TYPE_CHECKING:
     from vllm_cls.jobs.classify import JobReport
+    from vllm_cls.jobs.remote import RemoteModel
 
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+SECONDS_FOR_A_SERVER = 600.0  # that it may be overloaded or away before a job gives up
+TRIES_OF_A_SERVER = 200
+
 _FILES: list[Callable[[Any], Any]] = [
-    click.argument("model"),
-    click.argument("inputs", nargs=-1, required=True, metavar="INPUT..."),
+    click.argument("paths", nargs=-1, required=True, metavar="MODEL INPUT..."),
     click.option("-o", "--output", metavar="FILE", help="Its name tells the format; without it, JSON lines on stdout."),
     click.option("--format", metavar="NAME", help="Format of INPUT, where its name does not tell it."),
+    click.option("--server", metavar="URL", help="Ask a running `vcls serve`; there is no MODEL before INPUT then."),
+    click.option("--server-model", metavar="NAME", help="One of the server's names, such as an adapter's."),
+    click.option("--api-key", metavar="KEY", help="Of the server; else VCLS_API_KEY of the environment."),
 ]
 
 
-def files_of_a_job(function: F) -> F:
-    """MODEL, INPUT..., -o and --format."""
-    return with_options(function, _FILES)
+def files_of_a_job(*local: str) -> Callable[[F], F]:
+    """MODEL INPUT..., -o, --format, and a server in place of MODEL; the command gets `model` and `inputs`.
+
+    Args:
+        local: options of the command that mean nothing to a server, beside those of running a model.
+    """
+
+    def decorate(command: F) -> F:
+        @functools.wraps(command)
+        def run(
+            *state: Any,
+            paths: tuple[str, ...],
+            server: str | None,
+            server_model: str | None,
+            api_key: str | None,
+            **options: Any,
+        ) -> Any:
+            if server is None:
+                _check_local(paths, server_model, api_key)
+                return command(*state, model=paths[0], inputs=paths[1:], **options)
+            names = {*running_names(), *local}
+            _refuse_given(names)
+            options = {name: value for name, value in options.items() if name not in names}
+            with _remote(server, server_model, api_key) as model:
+                return command(*state, model=model, inputs=paths, **options)
+
+        return with_options(run, _FILES)  # type: ignore[return-value]
+
+    return decorate
+
+
+def _check_local(paths: tuple[str, ...], server_model: str | None, api_key: str | None) -> None:
+    if len(paths) < 2:
+        raise click.UsageError("Missing argument 'INPUT...': MODEL comes first, or --server URL.")
+    for name, value in (("--server-model", server_model), ("--api-key", api_key)):
+        if value is not None:
+            raise click.UsageError(f"{name} is for a server; name it with --server URL.")
+
+
+def _refuse_given(names: set[str]) -> None:
+    """Refuse options that the server has decided when it was started."""
+    ctx = click.get_current_context()
+    given = [name for name in names if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE]
+    if given:
+        told = ", ".join(sorted("--" + name.replace("_", "-") for name in given))
+        raise click.UsageError(f"{told}: with --server, the model runs there; give it to `vcls serve`.")
+
+
+@contextmanager
+def _remote(server: str, name: str | None, api_key: str | None) -> Iterator[RemoteModel]:
+    from vllm_cls.client import Client
+    from vllm_cls.jobs.remote import RemoteModel
+
+    patience = {"timeout": SECONDS_FOR_A_SERVER, "max_retries": TRIES_OF_A_SERVER}
+    with Client(server, api_key=api_key, **patience) as client:
+        yield RemoteModel(client, name)
 
 
 def show_report(report: JobReport, quiet: bool) -> None:

@@ -121,6 +121,12 @@ def running_options(function: F) -> F:
     return with_options(function, [*_RUNNING, *_COMMON, *_SPEAKING])
 
 
+def running_names() -> set[str]:
+    """The names of these options, as a command gets them."""
+    command = click.command()(running_options(lambda: None))
+    return {parameter.name for parameter in command.params if parameter.name and parameter.expose_value}
+
+
 def speaking_options(function: F) -> F:
     """-q and -v alone."""
     return with_options(function, _SPEAKING)

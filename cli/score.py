@@ -16,6 +16,7 @@ Examples:
   vcls score my-reranker pairs.jsonl -o scored.jsonl
   vcls score my-reranker pairs.csv -o scored.csv --text-field question --text-pair-field passage
   vcls score my-reranker pairs.jsonl --max-tokens-per-doc 256 --instruction 'Find the answer'
+  vcls score --server http://127.0.0.1:8000 pairs.jsonl -o scored.jsonl
   echo '{"query": "who?", "document": "Harper Lee"}' | vcls score my-reranker -
 
 \b
@@ -33,7 +34,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some rows failed, 130 in
 
 
 @click.command(epilog=EPILOG)
-@files_of_a_job
+@files_of_a_job("score_template")
 @click.option("--text-field", default="query", metavar="NAME", show_default=True, help="The field of the query.")
 @click.option(
     "--text-pair-field", default="document", metavar="NAME", show_default=True, help="The field of the document."
@@ -51,11 +52,11 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some rows failed, 130 in
 @click.option("--truncation-side", type=click.Choice(["left", "right"]), help="The side that is cut off.")
 @running_options
 @pass_state
-def score(state: State, /, model: str, inputs: tuple[str, ...], output: str | None, **options: Any) -> None:
+def score(state: State, /, model: Any, inputs: tuple[str, ...], output: str | None, **options: Any) -> None:
     """Score the pairs of texts in the rows of files.
 
-    How well a document answers a query. MODEL is a folder, a hub id or a .gguf file with one label. Rows keep their
-    order and stream out.
+    How well a document answers a query. MODEL is a folder, a hub id or a .gguf file with one label; with --server it
+    is left out, and the server's model scores. Rows keep their order and stream out.
     """
     speak(state)
     from vllm_cls.jobs.score import score_file

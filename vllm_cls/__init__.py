@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .architecture import Architecture
     from .async_llm import AsyncLLM
     from .classifier import load_classifier
+    from .client import AsyncClient, Client
     from .config import PoolerConfig
     from .conversion import ConversionReport, convert
     from .errors import (
@@ -42,8 +43,10 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Architecture": "architecture",
+    "AsyncClient": "client",
     "AsyncLLM": "async_llm",
     "ClassificationRequestOutput": "outputs",
+    "Client": "client",
     "ConfigError": "errors",
     "ConversionReport": "conversion",
     "DeadlineError": "errors",
@@ -72,8 +75,10 @@ _HOMES = {
 __all__ = [
     "LLM",
     "Architecture",
+    "AsyncClient",
     "AsyncLLM",
     "ClassificationRequestOutput",
+    "Client",
     "ConfigError",
     "ConversionReport",
     "DeadlineError",

@@ -5,10 +5,12 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from click.testing import Result
 
 from tests.jobs.fake import FakeLLM
 from tests.jobs.files import jsonl, write
+from vllm_cls import Client
 from vllm_cls.cli import classify as command
 
 Run = Callable[..., Result]
@@ -116,3 +118,42 @@ def test_the_model_is_not_loaded_for_a_job_that_cannot_be(run: Run, tmp_path: Pa
 def test_the_help_of_every_column(run: Run) -> None:
     assert '"label", is kept as "input_label"' in run("classify", "--help").output
     assert command.classify.name == "classify"
+
+
+def test_a_server_in_place_of_a_model(
+    run: Run, options_of_job: Callable[[str], dict[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = options_of_job("vllm_cls.jobs.classify.classify_file")
+    made: list[tuple[object, ...]] = []
+    monkeypatch.setattr(
+        "vllm_cls.jobs.remote.RemoteModel", lambda client, name: made.append((client, name)) or "remote"
+    )
+    arguments = "--server http://host:1/ --server-model m --api-key k a.jsonl b.jsonl -o o.jsonl --scores"
+    assert run("classify", *arguments.split()).exit_code == 1
+    assert (seen["model"], seen["inputs"], seen["scores"]) == ("remote", ("a.jsonl", "b.jsonl"), True)
+    assert not {"dtype", "device", "use_template", "convert", "server", "api_key"} & set(seen)
+    ((client, name),) = made
+    assert isinstance(client, Client) and client.base_url == "http://host:1" and name == "m"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("model", "MODEL comes first, or --server URL"),
+        ("model in.jsonl --api-key k", "--api-key is for a server"),
+        ("model in.jsonl --server-model m", "--server-model is for a server"),
+        ("--server http://h in.jsonl --dtype float32 --no-template", "--dtype, --no-template: with --server"),
+        ("--server http://h", "Missing argument"),
+    ],
+)
+def test_a_model_or_a_server(run: Run, arguments: str, told: str) -> None:
+    result = run("classify", *arguments.split())
+    assert result.exit_code == 2 and told in result.stderr
+
+
+def test_a_server_that_is_not_there(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vllm_cls.cli.job.TRIES_OF_A_SERVER", 0)
+    result = run("classify", "--server", "http://127.0.0.1:9", "-")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: the server at http://127.0.0.1:9 gave no answer")
+    assert run("classify", "--server", "127.0.0.1:9", "-").stderr.startswith("error: '127.0.0.1:9' is no address")

@@ -22,8 +22,10 @@ from .tables import Layout
 from .writers import Writer, open_writer
 
 if TYPE_CHECKING:
+    from ..client import Client
     from ..llm import LLM
     from ..outputs import RequestOutput
+    from .remote import RemoteModel
 
 _SHOWN_FAILURES = 5
 _BAD_IN_A_ROW = 10_000  # rows without a prompt that are held before they are written, which bounds the memory
@@ -67,7 +69,7 @@ _NEEDS_PROBABILITIES = "label_field needs probabilities, and without activation 
 
 
 def classify_file(
-    model: str | os.PathLike | LLM,
+    model: str | os.PathLike | LLM | Client | RemoteModel,
     inputs: str | os.PathLike | Iterable[str | os.PathLike],
     output: str | os.PathLike | None = None,
     *,
@@ -96,7 +98,8 @@ def classify_file(
     of a result column is kept under `input_` and its name. A bad row keeps its place, with `error` and null results.
 
     Args:
-        model: a folder, a hub id, a `.gguf` file, or an `LLM`, which stays open.
+        model: a folder, a hub id, a `.gguf` file, or an `LLM`, which stays open; or a `Client`, and then the model of
+            its server classifies, with several requests in flight.
         inputs: paths, globs or "-" (JSON lines on standard input), one or several.
         output: a path whose name tells the format; None is JSON lines on standard output.
         keep_fields: "all", "none", or names, as a list or parted by commas.
@@ -176,18 +179,28 @@ def classify_file(
 
 
 @contextmanager
-def _opened(model: str | os.PathLike | LLM, options: dict[str, Any]) -> Iterator[LLM]:
-    """The model, loaded and closed again if it is not an open `LLM`."""
+def _opened(
+    model: str | os.PathLike | LLM | Client | RemoteModel, options: dict[str, Any]
+) -> Iterator[LLM | RemoteModel]:
+    """The model, loaded and closed again if it is not an open one."""
     if not isinstance(model, str | os.PathLike):
         if options:
-            raise ConfigError(f"{', '.join(options)}: options of LLM, and the model is an open LLM; give them to it.")
-        yield model
+            raise ConfigError(f"{', '.join(options)}: options of LLM, and the model is an open one; give them to it.")
+        yield _remote(model)
         return
     startup.import_libraries()
     from .. import llm
 
     with llm.LLM(os.fspath(model), **options) as opened:
         yield opened
+
+
+def _remote(model: LLM | Client | RemoteModel) -> LLM | RemoteModel:
+    """A server's model in place of a client of it."""
+    from ..client import Client
+    from .remote import RemoteModel
+
+    return RemoteModel(model) if isinstance(model, Client) else model
 
 
 def _known_columns(sources: Sequence[Source]) -> list[tuple[Source, list[str]]]:
@@ -211,7 +224,7 @@ def _named(keep_fields: str | Sequence[str]) -> list[str]:
     return KeptFields(keep_fields, ()).named
 
 
-def _fitting(prompts: PromptFields, llm: LLM, known: _Known) -> PromptFields:
+def _fitting(prompts: PromptFields, llm: LLM | RemoteModel, known: _Known) -> PromptFields:
     """The columns of the prompt, without the text where the model's stored template makes do without it."""
     prompts.check(llm)
     template = llm.describe().get("prompt_template")
@@ -232,7 +245,7 @@ def _places(template: str) -> list[str]:
 
 
 def _columns(
-    llm: LLM, shape: ResultColumns, aggregation: str | None, target: Target, strays: Sequence[str]
+    llm: LLM | RemoteModel, shape: ResultColumns, aggregation: str | None, target: Target, strays: Sequence[str]
 ) -> ResultColumns | SpanColumns:
     """The result columns of what the model does."""
     if llm.task != "token_classify":
@@ -246,7 +259,7 @@ def _columns(
     return SpanColumns()
 
 
-def _stream(llm: LLM, use_activation: bool, aggregation: str | None) -> Stream:
+def _stream(llm: LLM | RemoteModel, use_activation: bool, aggregation: str | None) -> Stream:
     if llm.task == "token_classify":
         return functools.partial(llm.token_classify_iter, aggregation_strategy=aggregation or "simple")
     return functools.partial(llm.classify_iter, use_activation=use_activation)

@@ -11,6 +11,7 @@ from ..errors import PromptError, nearest
 
 if TYPE_CHECKING:
     from ..llm import LLM
+    from .remote import RemoteModel
 
 
 @dataclass(slots=True)
@@ -54,7 +55,7 @@ class PromptFields:
     pair: str | None = None
     messages: str | None = None
 
-    def check(self, llm: LLM) -> None:
+    def check(self, llm: LLM | RemoteModel) -> None:
         """Raise `ConfigError` if the model cannot run such prompts at all."""
 
     def names(self) -> list[str]:

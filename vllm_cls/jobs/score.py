@@ -14,8 +14,10 @@ from .results import ResultColumns
 from .rows import PromptFields
 
 if TYPE_CHECKING:
+    from ..client import Client
     from ..llm import LLM
     from ..outputs import ClassificationOutput, RequestOutput
+    from .remote import RemoteModel
 
 QUERY, DOCUMENT = "query", "document"
 
@@ -29,7 +31,7 @@ class PairFields(PromptFields):
 
     options: ScoreOptions = field(default_factory=ScoreOptions)
 
-    def check(self, llm: LLM) -> None:
+    def check(self, llm: LLM | RemoteModel) -> None:
         llm.score_processor(self.options)
 
     def prompt(self, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,7 +54,7 @@ class ScoreColumns(ResultColumns):
 
 
 def score_file(
-    model: str | os.PathLike | LLM,
+    model: str | os.PathLike | LLM | Client | RemoteModel,
     inputs: str | os.PathLike | Iterable[str | os.PathLike],
     output: str | os.PathLike | None = None,
     *,

@@ -1,0 +1,174 @@
+"""What a server answers, typed; fields that are not known here are left out, so newer servers do no harm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of a request, those that were added to its texts included."""
+
+    prompt_tokens: int = 0
+    total_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Classification:
+    """The labels' probabilities of one text.
+
+    Args:
+        index: its place in the request.
+        label: the most probable label; None where there is one label only.
+        probs: by the labels' indices; logits where the request had `use_activation=False`.
+        num_classes: how many there are.
+        scores: label → probability, where the request asked for it; so with the following.
+        top_k: the most probable labels, each `{"label", "score"}`.
+        logits: by the labels' indices.
+        truncated: whether the text was cut.
+    """
+
+    index: int
+    label: str | None
+    probs: list[float]
+    num_classes: int
+    scores: dict[str, float] | None = None
+    top_k: list[dict[str, Any]] | None = None
+    logits: list[float] | None = None
+    truncated: bool | None = None
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """Probabilities or an embedding of one text, `(size,)`, or of each of its tokens, `(num_tokens, size)`."""
+
+    index: int
+    data: list[Any]
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well one pair of texts fits; and whether it was cut, where the request asked for that."""
+
+    index: int
+    score: float
+    truncated: bool | None = None
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A document of a ranking: its place in the request, its score, its text (None where it was not to come back)."""
+
+    index: int
+    relevance_score: float
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class Answer(Generic[T]):
+    """The results of a request, in the order of its texts (a ranking: by falling score). A sequence of them."""
+
+    id: str
+    model: str | None
+    usage: Usage
+    data: list[T]
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self.data)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> T:
+        return self.data[index]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The token ids of a text, how many there are, and how many the model takes."""
+
+    tokens: list[int]
+    count: int
+    max_model_len: int
+    token_strs: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model that the server answers for: its own (`parent` is None) or an adapter of it."""
+
+    id: str
+    root: str | None = None
+    parent: str | None = None
+    max_model_len: int | None = None
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What the served model is.
+
+    Args:
+        id: the name that requests may give as `model`.
+        task: "classify" or "token_classify".
+        labels: their names by index.
+        problem_type: as in transformers, or None.
+        use_activation: whether answers are probabilities where a request does not say.
+        max_model_len: the longest text in tokens.
+        prompt_template: that is written round each text, or None.
+        takes_instruction: whether what pairs are written with has a place for an instruction.
+        card: the text of the model card (Markdown), or None.
+    """
+
+    id: str
+    task: str
+    labels: list[str]
+    problem_type: str | None = None
+    use_activation: bool = True
+    max_model_len: int | None = None
+    prompt_template: str | None = None
+    takes_instruction: bool = False
+    card: str | None = field(default=None, repr=False)
+
+
+def read(kind: type[T], values: Any, **more: Any) -> T:
+    """A `kind`, which is a dataclass, from a JSON object of the server.
+
+    Raises:
+        ValueError: a field is missing.
+    """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"it has {values!r} where a {kind.__name__} should be")
+    known = fields(kind)  # type: ignore[arg-type]
+    given = {each.name: values[each.name] for each in known if each.name in values} | more
+    missing = [
+        each.name
+        for each in known
+        if each.default is MISSING and each.default_factory is MISSING and each.name not in given
+    ]
+    if missing:
+        raise ValueError(f"it has no {missing[0]!r}")
+    return kind(**given)
+
+
+def read_list(kind: type[T], values: Any) -> list[T]:
+    """As `read`, of a JSON array."""
+    if not isinstance(values, list):
+        raise ValueError(f"it has {values!r} where a list should be")
+    return [read(kind, each) for each in values]
+
+
+def read_answer(kind: type[T], values: Any) -> Answer[T]:
+    """The answer of a route that gives a list of `kind`."""
+    usage = read(Usage, values.get("usage") or {})
+    return Answer(values.get("id", ""), values.get("model"), usage, read_list(kind, values.get("data")))
+
+
+def read_ranking(values: Any) -> Answer[Ranked]:
+    """The answer of /rerank, whose documents lie one level deeper."""
+    usage = read(Usage, values.get("usage") or {})
+    ranked = [read(Ranked, each, text=(each.get("document") or {}).get("text")) for each in values.get("results") or []]
+    return Answer(values.get("id", ""), values.get("model"), usage, ranked)

@@ -1,0 +1,174 @@
+"""A model behind a server, as far as a job needs an `LLM`: the same job, with several requests in flight."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from ..client import Answer, Client, RejectedError, ServerError
+from ..errors import ConfigError, JobError
+from ..outputs import ClassificationOutput, ClassificationRequestOutput
+from ..scoring import ScoreOptions, check_num_labels
+from ..template import PromptTemplate
+
+T = TypeVar("T")
+
+ROWS_OF_A_REQUEST = 32
+REQUESTS_IN_FLIGHT = 8
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What the rows of one request have in common.
+
+    Args:
+        route: "classify", "chat" (one row) or "score".
+        options: of the call, beside those of the whole job.
+    """
+
+    route: str
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+class RemoteModel:
+    """The model of a server, for `classify_file` and `score_file`.
+
+    Args:
+        client: stays the caller's to close. Its `timeout` and `max_retries` say how long a job waits for a server
+            that is overloaded or away.
+        model: a name that the server knows, such as an adapter's; None is its own model.
+
+    Raises:
+        ServerError, UnreachableError: the server does not say what its model is.
+        ConfigError: its model cannot be run so.
+    """
+
+    def __init__(self, client: Client, model: str | None = None) -> None:
+        self._client, self._name = client, model
+        try:
+            self._info = client.describe(model)
+        except ServerError as error:
+            if error.status != 404 or error.param == "model":
+                raise
+            told = f"the server at {client.base_url} does not tell what its model is (GET /model)"
+            raise ConfigError(f"{told}; a job over files needs one that was started with `vcls serve`.") from error
+        self.task, self.problem_type = self._info.task, self._info.problem_type
+        self.id2label = dict(enumerate(self._info.labels))
+        self.num_labels, self.use_activation = len(self.id2label), self._info.use_activation
+        if self.task != "classify":
+            raise ConfigError(f"the server's model is for {self.task!r}, and a server classifies whole texts only.")
+        template = self._info.prompt_template
+        more = [] if template is None else [name for name in PromptTemplate.parse(template).fields if name != "text"]
+        if more:
+            raise ConfigError(
+                f"the prompt template of the server's model takes {', '.join(more)}, and a request carries the text "
+                "alone; run the model itself over the file."
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """What a job asks of it."""
+        return {"prompt_template": self._info.prompt_template, "id2label": self.id2label}
+
+    def score_processor(self, options: ScoreOptions) -> None:
+        """Raise `ConfigError` if the model scores no pairs, or not so."""
+        check_num_labels(self.num_labels)
+        if options.instruction is not None and not self._info.takes_instruction:
+            raise ConfigError(f"instruction={options.instruction!r}: the server's model has no place for one.")
+
+    def classify_iter(
+        self,
+        prompts: Iterable[Mapping[str, Any]],
+        *,
+        use_activation: bool | None = None,
+        truncate: bool = False,
+        truncation_side: str | None = None,
+    ) -> Iterator[ClassificationRequestOutput]:
+        """As `LLM.classify_iter`: one output a prompt, in order; a bad prompt has its reason in `error`."""
+        shared = {
+            "use_activation": use_activation,
+            "truncate_prompt_tokens": -1 if truncate else None,
+            "truncation_side": truncation_side,
+            "model": self._name,
+            "extra": {"logits": True, "truncated": True},
+        }
+        waiting: deque[Future[list[ClassificationRequestOutput]]] = deque()
+        pool = ThreadPoolExecutor(REQUESTS_IN_FLIGHT, thread_name_prefix="vllm_cls_request")
+        try:
+            for request, rows in _batches(prompts, self._request_of):
+                waiting.append(pool.submit(self._answers, request, rows, shared))
+                while len(waiting) > REQUESTS_IN_FLIGHT:
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _request_of(self, prompt: Mapping[str, Any]) -> _Request:
+        """Which request a prompt can be part of."""
+        if "messages" in prompt:
+            return _Request("chat")
+        if "max_tokens_per_query" not in prompt:
+            return _Request("classify")
+        options = {name: prompt[name] or None for name in ("max_tokens_per_query", "max_tokens_per_doc")}
+        if self._info.takes_instruction:
+            options["instruction"] = prompt["fields"].get("instruction")
+        return _Request("score", tuple(options.items()))
+
+    def _answers(
+        self, request: _Request, rows: Sequence[Mapping[str, Any]], shared: Mapping[str, Any]
+    ) -> list[ClassificationRequestOutput]:
+        """The outputs of the rows; where the server refuses them, a half each, until the bad one stands alone."""
+        try:
+            return self._asked(request, rows, {**shared, **dict(request.options)})
+        except RejectedError as error:
+            if len(rows) == 1:
+                return [ClassificationRequestOutput("", None, [], error=str(error))]  # type: ignore[arg-type]
+            half = len(rows) // 2
+            return self._answers(request, rows[:half], shared) + self._answers(request, rows[half:], shared)
+
+    def _asked(
+        self, request: _Request, rows: Sequence[Mapping[str, Any]], options: Mapping[str, Any]
+    ) -> list[ClassificationRequestOutput]:
+        """The outputs of one request."""
+        if request.route == "score":
+            texts = [[row[side] for row in rows] for side in ("prompt", "text_pair")]
+            scores = self._client.score(texts[0], texts[1], **options)
+            return [_output([each.score], [], {}, each.truncated) for each in _all_of(scores, rows)]
+        if request.route == "chat":
+            found = self._client.chat(rows[0]["messages"], **options)
+        else:
+            found = self._client.classify([_input(row) for row in rows], **options)
+        return [_output(each.probs, each.logits or [], self.id2label, each.truncated) for each in _all_of(found, rows)]
+
+
+def _batches(
+    prompts: Iterable[Mapping[str, Any]], request_of: Callable[[Mapping[str, Any]], _Request]
+) -> Iterator[tuple[_Request, list[Mapping[str, Any]]]]:
+    """Neighbours that can be one request, together with what they have in common."""
+    for request, group in itertools.groupby(prompts, request_of):
+        size = 1 if request.route == "chat" else ROWS_OF_A_REQUEST
+        while rows := list(itertools.islice(group, size)):
+            yield request, rows
+
+
+def _input(prompt: Mapping[str, Any]) -> Any:
+    return (prompt["prompt"], prompt["text_pair"]) if "text_pair" in prompt else prompt["prompt"]
+
+
+def _all_of(answer: Answer[T], rows: Sequence[Any]) -> list[T]:
+    if len(answer) != len(rows):
+        raise JobError(f"the server answered {len(answer)} of {len(rows)} rows; it is at fault, or is no vcls serve.")
+    return answer.data
+
+
+def _output(
+    probs: list[float], logits: list[float], id2label: dict[int, str], truncated: bool | None
+) -> ClassificationRequestOutput:
+    numbers = [math.nan if each is None else each for each in probs]  # JSON has null for what is not finite
+    outputs = ClassificationOutput(numbers, logits, id2label)
+    return ClassificationRequestOutput("", outputs, [], truncated=bool(truncated))
