@@ -271,6 +271,9 @@ def test_chat_template(lms: dict[str, Path], tmp_path: Path) -> None:
     (text,), (chat,) = llm.classify("film"), llm.chat([{"role": "user", "content": "film"}])
     assert tokenizer.decode(text.prompt_token_ids) == "<user>film\n<a>"
     assert text.outputs == chat.outputs
+    messages = [{"role": "user", "content": "film"}]
+    (plain,) = llm.classify({"messages": messages, "chat_template_kwargs": {"add_generation_prompt": False}})
+    assert tokenizer.decode(plain.prompt_token_ids) == "<user>film\n"
 
 
 def test_a_converted_checkpoint_converts_again(lms: dict[str, Path], tmp_path: Path) -> None:

@@ -18,6 +18,10 @@ class PromptError(VclsError, ValueError):
     """This prompt cannot be classified; other prompts are not affected."""
 
 
+class PromptTooLongError(PromptError):
+    """This prompt has more tokens than the model takes."""
+
+
 class ConfigError(VclsError, ValueError):
     """This option, or this combination of options, is wrong."""
 

@@ -84,3 +84,8 @@ def vcls_auto_classes() -> Sequence[tuple[type, type]]:
 
     Which Auto class it is for is told by the end of the classifier's name, as in transformers.
     """
+
+
+@hookspec
+def vcls_server_routes(model: Any) -> Any:
+    """A FastAPI router of routes for `vcls serve`, or None; `model` is a `vllm_cls.server.served_model.ServedModel`."""

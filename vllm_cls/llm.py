@@ -18,14 +18,14 @@ from .outputs import (
     ScoringRequestOutput,
     TokenClassificationRequestOutput,
 )
-from .params import PoolingParams
+from .params import LoRARequest, PoolingParams
 from .prompt_stream import answered
 from .prompts import is_single
 from .scoring import RankedDocument, ScoreOptions
 from .tokenization import PromptProcessor, Tokenized, Truncation
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from .runtime.counters import Counters
     from .serving import Served
@@ -145,6 +145,11 @@ class LLM:
         return self._open.task
 
     @property
+    def supported_tasks(self) -> tuple[str, ...]:
+        """The pooling tasks of `encode` (vLLM's name); first what the model was made for."""
+        return self._open.supported_tasks
+
+    @property
     def num_labels(self) -> int:
         return int(self._open.classifier.config.num_labels)
 
@@ -165,6 +170,28 @@ class LLM:
     @property
     def max_model_len(self) -> int:
         return self._open.processor.max_model_len
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids are below this."""
+        return int(self._open.processor.config.get_text_config().vocab_size)
+
+    def labels_of(self, lora_request: LoRARequest | None) -> dict[int, str]:
+        """The labels of an adapter, which is read now if it was not before; of the model for None."""
+        (adapter,) = self._open.adapters_for(lora_request, 1)
+        return {int(index): str(label) for index, label in self._open.config_of(adapter).id2label.items()}
+
+    def get_tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """transformers' tokenizer of the model (vLLM's name); None where it has none."""
+        return self._open.processor.tokenizer
+
+    def token_ids(self, prompt: Any, *, add_special_tokens: bool | None = None) -> list[int]:
+        """The tokens that the model would see of one prompt, however many.
+
+        Raises:
+            PromptError: the prompt is bad.
+        """
+        return self._open.processor.token_ids(prompt, add_special_tokens=add_special_tokens)
 
     def describe(self) -> dict[str, Any]:
         """What `vcls inspect` prints: architecture, plugin, pooling, labels, how it runs and why."""
@@ -423,7 +450,7 @@ class LLM:
         good = []
         for index, (each, adapter) in enumerate(zip(tokenized, adapters, strict=True)):
             if isinstance(each, PromptError):
-                raise PromptError(f"prompt {index}: {each}") if len(prompts) > 1 else each
+                raise type(each)(f"prompt {index}: {each}") if len(prompts) > 1 else each
             good.append(each.with_adapter(adapter))
         return good
 

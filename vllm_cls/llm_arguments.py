@@ -55,7 +55,7 @@ def as_list(prompts: Any) -> list[Any]:
     """
     listed = [prompts] if is_single(prompts) else list(prompts)
     if not listed:
-        raise PromptError("there is no prompt; give at least one.")
+        raise PromptError("You must pass at least one prompt.")
     return listed
 
 

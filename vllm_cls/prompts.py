@@ -1,7 +1,7 @@
 """Prompt → token ids: what a prompt may be, how it is rendered, what happens when it is too long.
 
 A prompt is a text, a pair `(text, text_pair)`, token ids, a list of chat messages, or a dict with
-`prompt`, `prompt_token_ids`, `text_pair`, `messages`, `fields` or `cache_salt`.
+`prompt`, `prompt_token_ids`, `text_pair`, `messages`, `chat_template_kwargs`, `fields` or `cache_salt`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from .errors import PromptError, nearest
 
 _KEYS = (
     "prompt", "prompt_token_ids", "text_pair", "messages", "fields", "cache_salt", "multi_modal_data", "mm_processor_kwargs",
-    "max_tokens_per_query", "max_tokens_per_doc",
+    "max_tokens_per_query", "max_tokens_per_doc", "chat_template_kwargs",
 )  # fmt: skip
+_NO_TEMPLATE_KWARGS = ("conversation", "documents", "tokenize", "return_tensors", "return_dict")
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Prompt:
     text_pair: str | None = None
     token_ids: tuple[int, ...] | None = None
     messages: tuple[Mapping[str, Any], ...] | None = None
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     fields: Mapping[str, Any] = field(default_factory=dict)
     cache_salt: str | None = None
     max_tokens_per_query: int = 0
@@ -108,7 +110,7 @@ def parse(prompt: Any) -> Prompt:
         if all(isinstance(each, Mapping) and "role" in each for each in prompt):
             return Prompt(messages=tuple(prompt))
     if isinstance(prompt, Sequence) and not prompt:
-        raise PromptError("the prompt is empty; give a text or at least one token id.")
+        raise PromptError("The decoder prompt cannot be empty; give a text or at least one token id.")
     raise PromptError(
         f"a prompt cannot be {_shown(prompt)}; give a str, a list of token ids, a (text, text_pair) tuple, a list of chat "
         "messages or a dict with 'prompt', 'prompt_token_ids' or 'messages'."
@@ -134,11 +136,24 @@ def _from_mapping(prompt: Mapping[str, Any]) -> Prompt:
     salt = prompt.get("cache_salt")
     if salt is not None and (not isinstance(salt, str) or not salt):
         raise PromptError(f"cache_salt must be a text that is not empty; got {_shown(salt)}.")
+    kwargs = _chat_template_kwargs(prompt.get("chat_template_kwargs") or {}, body)
     pair = pair if pair is not None else body.text_pair
     limits = {name: prompt[name] for name in ("max_tokens_per_query", "max_tokens_per_doc") if prompt.get(name)}
     if limits and pair is None:
         raise PromptError(f"{', '.join(limits)}: a limit for the texts of a pair, and this prompt is none.")
-    return replace(body, text_pair=pair, fields=prompt.get("fields") or {}, cache_salt=salt, **limits)
+    fields = prompt.get("fields") or {}
+    return replace(body, text_pair=pair, chat_template_kwargs=kwargs, fields=fields, cache_salt=salt, **limits)
+
+
+def _chat_template_kwargs(given: Any, body: Prompt) -> Mapping[str, Any]:
+    if not isinstance(given, Mapping):
+        raise PromptError(f"chat_template_kwargs cannot be {_shown(given)}; it takes a dict.")
+    if given and body.messages is None:
+        raise PromptError("chat_template_kwargs are for 'messages', which this prompt lacks.")
+    for name in _NO_TEMPLATE_KWARGS:
+        if name in given:
+            raise PromptError(f"chat_template_kwargs takes no {name!r}: that is not for the template's text.")
+    return given
 
 
 def _shown(value: Any) -> str:

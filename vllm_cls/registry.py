@@ -68,9 +68,18 @@ class Registry:
             found += [(implementation.plugin_name, each) for each in self._call(implementation)]
         return found
 
-    def _call(self, implementation: pluggy.HookImpl) -> Any:
+    def answers(self, hook_name: str, **arguments: Any) -> list[Any]:
+        """What each plugin answers to a hook, where it is not None.
+
+        Raises:
+            PluginError: one fails.
+        """
+        found = [self._call(each, **arguments) for each in getattr(self.hook, hook_name).get_hookimpls()]
+        return [each for each in found if each is not None]
+
+    def _call(self, implementation: pluggy.HookImpl, **arguments: Any) -> Any:
         try:
-            return implementation.function()
+            return implementation.function(*(arguments[name] for name in implementation.argnames))
         except Exception as error:
             raise PluginError(
                 f"plugin {implementation.plugin_name!r} failed in {implementation.function.__name__}: {error!r}. "

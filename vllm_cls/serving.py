@@ -75,6 +75,17 @@ class Served:
         """What the model was made for: "classify" or "token_classify"."""
         return self.classifier.source.task
 
+    @property
+    def supported_tasks(self) -> tuple[str, ...]:
+        """What `run` takes; first what the model was made for."""
+        if self.task == "token_classify":
+            return ("token_classify",)
+        if not self.classifier.has_head and not self.classifier.missing:
+            return ("embed",)
+        runs_on_tokens = self.engine.runner.head is not None and not self.engine.runner.mode.whole
+        tasks = ("classify", "token_classify", "embed") if runs_on_tokens else ("classify", "embed")
+        return tasks[1:] if self.pooler.config.task == "token_classify" else tasks
+
     def score_processor(self) -> PromptProcessor:
         """The processor for pairs that get one score, by the model or by an adapter of one label."""
         if int(self.classifier.config.num_labels) == 1:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .architecture import Architecture
-from .errors import ConfigError, PromptError
+from .errors import ConfigError, PromptError, PromptTooLongError
 from .pair_template import PairForm
 from .prompts import Prompt, parse
 from .runtime.batch import TokenSequence
@@ -150,13 +150,13 @@ class PromptProcessor:
                 results[index] = error
         return results  # type: ignore[return-value]  # every place was filled
 
-    def token_ids(self, prompt: Any, suffix: str = "") -> list[int]:
-        """Token ids of one prompt with `suffix` written behind it, untruncated.
+    def token_ids(self, prompt: Any, suffix: str = "", *, add_special_tokens: bool | None = None) -> list[int]:
+        """Token ids of one prompt with `suffix` written behind it, untruncated; `add_special_tokens` as for `tokenize`.
 
         Raises:
             PromptError: the prompt is bad.
         """
-        text = self.render(parse(prompt), None)
+        text = self.render(parse(prompt), add_special_tokens)
         joined = Rendered(
             text.text + suffix if text.text_pair is None else text.text, text.text_pair, text.add_special_tokens
         )
@@ -170,7 +170,7 @@ class PromptProcessor:
         if self.tokenizer is None:
             raise PromptError("this model has no tokenizer; give token ids, or a tokenizer with --tokenizer.")
         if prompt.messages is not None:
-            return Rendered(self._chat(prompt.messages), None, add_special_tokens is True)
+            return Rendered(self._chat(prompt.messages, prompt.chat_template_kwargs), None, add_special_tokens is True)
         if prompt.text_pair is not None and (self.pairs.template is not None or self.template is None):
             return self._pair(prompt, add_special_tokens)
         if self.template is not None:
@@ -237,7 +237,7 @@ class PromptProcessor:
         offsets = encoding["offset_mapping"]
         return text if len(offsets) <= limit else text[: offsets[limit - 1][1]]
 
-    def _chat(self, messages: Sequence[Any]) -> str:
+    def _chat(self, messages: Sequence[Any], kwargs: Mapping[str, Any] = {}) -> str:
         from jinja2 import TemplateError
 
         tokenizer: Any = self.tokenizer
@@ -247,7 +247,7 @@ class PromptProcessor:
             )
         try:
             text: str = tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=self.chat_template_prompt
+                list(messages), tokenize=False, **{"add_generation_prompt": self.chat_template_prompt, **kwargs}
             )
         except (TemplateError, ValueError, TypeError, KeyError, IndexError) as error:
             raise PromptError(f"the chat template refuses these messages: {error}") from error
@@ -374,18 +374,18 @@ class PromptProcessor:
         return truncation.limit
 
     def _too_long(self, length: int) -> PromptError:
-        return PromptError(
-            f"the prompt has {length} tokens, but this model's maximum context length is {self.max_model_len}; shorten it, or "
-            "ask for truncation (truncate_prompt_tokens=-1)."
+        return PromptTooLongError(
+            f"This model's maximum context length is {self.max_model_len} tokens. However, your prompt contains {length} input "
+            "tokens; shorten it, or ask for truncation (truncate_prompt_tokens=-1)."
         )
 
     def _sequence(self, ids: Sequence[int], types: Sequence[int] | None) -> TokenSequence:
         if not ids:
-            raise PromptError("the prompt is empty: it has no tokens.")
+            raise PromptError("The decoder prompt cannot be empty: it has no tokens.")
         vocab_size = self.config.get_text_config().vocab_size
         worst = max(ids) if min(ids) >= 0 else min(ids)
         if not 0 <= worst < vocab_size:
-            raise PromptError(f"token id {worst} is out of vocabulary (0 to {vocab_size - 1}).")
+            raise PromptError(f"Token id {worst} is out of vocabulary (0 to {vocab_size - 1}).")
         if self.architecture.takes_token_type_ids(self.config):
             types = tuple(types) if types is not None else (0,) * len(ids)
         else:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI
+from collections.abc import Callable, Iterator
+
+from fastapi import APIRouter, FastAPI
 
 from .. import __version__
 from ..async_llm import AsyncLLM
 from ..llm import LLM
+from ..registry import registry
 from .errors import add_error_handlers
 from .metrics import Metrics
 from .middleware import add_middleware
-from .routes import classify, health
+from .openapi import describe
+from .routes import classify, docs, health, invocations, models, pooling, score, tokenize
 from .served_model import ServedModel
 from .settings import ServerSettings
 from .tracing import Tracing
@@ -24,12 +28,36 @@ def create_app(llm: AsyncLLM | LLM, settings: ServerSettings | None = None) -> F
     """
     settings = settings or ServerSettings()
     model = ServedModel.of(llm, settings)
-    app = FastAPI(title="vllm-cls", version=__version__, redirect_slashes=False)
+    app = FastAPI(title="vllm-cls", version=__version__, redirect_slashes=False, docs_url=None, redoc_url=None)
     app.state.model = model
+    app.state.absent = _absent(model)
     app.state.metrics = metrics = Metrics.of(model.llm)
     tracing = Tracing.to(settings.otlp_traces_endpoint) if settings.otlp_traces_endpoint else None
     add_error_handlers(app)
     add_middleware(app, settings, metrics, tracing)
-    for routes in (classify.routes, health.routes):
+    for routes in _families(model):
         app.include_router(routes(model))
+    for router in registry().answers("vcls_server_routes", model=model):
+        app.include_router(router)
+    describe(app, model)
     return app
+
+
+def _families(model: ServedModel) -> Iterator[Callable[[ServedModel], APIRouter]]:
+    """The routes that this model has, as vLLM registers them by what a model does."""
+    if model.classifies:
+        yield classify.routes
+    if model.scores:
+        yield score.routes
+    yield from (pooling.routes, invocations.routes, tokenize.routes, models.routes, health.routes, docs.routes)
+
+
+def _absent(model: ServedModel) -> dict[str, str]:
+    """Why this model lacks a route that others have."""
+    absent = {}
+    if not model.classifies:
+        absent["/classify"] = f"this model does {', '.join(model.llm.llm.supported_tasks)}; use /pooling."
+    if not model.scores:
+        reason = f"a score is the answer of a model of one label, and this one has {model.llm.llm.num_labels}."
+        absent |= dict.fromkeys(score.PATHS, reason)
+    return absent

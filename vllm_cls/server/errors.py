@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http
 import logging
+import math
 from collections.abc import Mapping
 
 from fastapi import FastAPI, Request
@@ -11,7 +12,15 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from typing_extensions import TypedDict
 
-from ..errors import ConfigError, PromptError, VclsError
+from ..errors import (
+    ConfigError,
+    DeadlineError,
+    EngineDeadError,
+    PromptError,
+    PromptTooLongError,
+    QueueFullError,
+    VclsError,
+)
 
 logger = logging.getLogger("vllm_cls.server")
 
@@ -78,8 +87,17 @@ def add_error_handlers(app: FastAPI) -> None:
 def _refused(request: Request, error: Exception) -> Response:
     if isinstance(error, RequestError):
         return error_response(error.status, str(error), error.param)
+    if isinstance(error, PromptTooLongError):
+        return error_response(400, str(error), "input_tokens")
     if isinstance(error, PromptError | ConfigError):
         return error_response(400, str(error))
+    if isinstance(error, QueueFullError):
+        seconds = str(max(1, math.ceil(error.retry_after)))
+        return error_response(429, str(error), headers={"Retry-After": seconds})
+    if isinstance(error, DeadlineError):
+        return error_response(504, str(error))
+    if isinstance(error, EngineDeadError):
+        return error_response(503, str(error))
     return _fault(request, error)
 
 
@@ -87,7 +105,9 @@ def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = error.detail
     if error.status_code == 404:
-        message = f"There is no route {request.scope['path']}."
+        path = request.scope["path"]
+        reason = getattr(request.app.state, "absent", {}).get(path)
+        message = f"There is no route {path} here: {reason}" if reason else f"There is no route {path}."
     elif error.status_code == 405:
         message = f"{request.scope['path']} does not take {request.method}."
     return error_response(error.status_code, message, headers=error.headers)

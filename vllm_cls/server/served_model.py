@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ..async_llm import AsyncLLM
 from ..llm import LLM
@@ -20,6 +21,7 @@ class ServedModel:
     Args:
         llm: runs it.
         settings: of the server.
+        source: the model as it was given to `LLM`; a name too, but one that is not told.
         names: of the model itself; the first is the one in answers.
         adapters: LoRA adapters by the names that clients may give as `model`.
         created: in seconds since 1970.
@@ -27,20 +29,29 @@ class ServedModel:
 
     llm: AsyncLLM
     settings: ServerSettings
+    source: str
     names: tuple[str, ...]
     adapters: Mapping[str, LoRARequest] = field(default_factory=dict)
     created: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod
     def of(cls, llm: AsyncLLM | LLM, settings: ServerSettings) -> ServedModel:
-        """A loaded model as the settings want it served."""
-        served = AsyncLLM(llm) if isinstance(llm, LLM) else llm  # type: ignore[arg-type]
+        """A loaded model as the settings want it served; its adapters are read now.
+
+        Raises:
+            ConfigError: adapters are not enabled.
+            ModelError: an adapter cannot be read, or does not fit the model.
+        """
+        served = AsyncLLM(llm) if isinstance(llm, LLM) else llm
         adapters = {
             name: LoRARequest(name, number, path)
             for number, (name, path) in enumerate(settings.lora_modules.items(), start=1)
         }
-        names = settings.served_model_names or (str(served.llm.describe()["model"]),)
-        return cls(served, settings, names, adapters)
+        for adapter in adapters.values():
+            served.llm.labels_of(adapter)
+        source = str(served.llm.describe()["model"])
+        own = Path(source).resolve().name if Path(source).exists() else source
+        return cls(served, settings, source, settings.served_model_names or (own,), adapters)
 
     def adapter(self, name: str | None) -> LoRARequest | None:
         """What the `model` of a request means: an adapter, or None for the model itself.
@@ -48,13 +59,25 @@ class ServedModel:
         Raises:
             RequestError: it is no name of anything here.
         """
-        if not name or name in self.names:
+        if not name or name in (*self.names, self.source):
             return None
         if name not in self.adapters:
             known = ", ".join((*self.names, *self.adapters))
-            raise RequestError(f"The model {name!r} does not exist. Known: {known}.", "model", 404)
+            raise RequestError(f"The model {name[:100]!r} does not exist. Known: {known}.", "model", 404)
         return self.adapters[name]
 
     def name_of(self, adapter: LoRARequest | None) -> str:
         """What answers call it."""
         return self.names[0] if adapter is None else adapter.lora_name
+
+    @property
+    def classifies(self) -> bool:
+        """Whether it gives probabilities of labels for a text."""
+        return "classify" in self.llm.llm.supported_tasks
+
+    @property
+    def scores(self) -> bool:
+        """Whether there is one label, of the model or of an adapter: a score."""
+        return self.classifies and any(
+            len(self.llm.llm.labels_of(each)) == 1 for each in (None, *self.adapters.values())
+        )

@@ -2,40 +2,88 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, ClassVar, Literal
 
-from typing_extensions import TypedDict
+from pydantic import Field
+from typing_extensions import NotRequired, TypedDict
 
-from .common import CommonRequest, Usage
+from ...outputs import ClassificationRequestOutput
+from .common import WHOLE, Head, Usage
+from .prompts import ChatRequest, CompletionRequest, PromptRequest
 
 
-class ClassifyRequest(CommonRequest):
-    """Texts, or token ids."""
+class ClassifyRequest(PromptRequest):
+    """What an answer holds on top of vLLM's."""
 
-    input: Any
+    without_meaning: ClassVar[frozenset[str]] = PromptRequest.without_meaning | {
+        "dimensions", "embed_dtype", "encoding_format", "endianness",
+    }  # fmt: skip
 
-    @property
-    def prompts(self) -> list[Any]:
-        """What `AsyncLLM` takes."""
-        single = isinstance(self.input, str) or (isinstance(self.input, list) and isinstance(self.input[0], int))
-        return [self.input] if single else self.input
+    task: Literal["classify"] | None = Field(None, description="Without effect.")
+    top_k: (
+        Annotated[int, Field(ge=1, description="So many labels with their scores, the highest first."), WHOLE] | None
+    ) = None
+    scores: bool = Field(False, description="A map from labels to scores.")
+    logits: bool = Field(False, description="The logits, in the order of the labels' indices.")
+    truncated: bool = Field(False, description="Whether the prompt was cut.")
+
+
+class ClassifyInput(ClassifyRequest, CompletionRequest):
+    """Texts, pairs of texts, or token ids, to classify each."""
+
+
+class ClassifyChat(ClassifyRequest, ChatRequest):
+    """A conversation to classify."""
+
+
+class LabelScore(TypedDict):
+    """A label and its entry of `probs`."""
+
+    label: str
+    score: float
 
 
 class Classification(TypedDict):
-    """One prompt's answer."""
+    """The answer to one prompt; `probs` holds logits where use_activation is false."""
 
     index: int
     label: str | None
     probs: list[float]
     num_classes: int
+    top_k: NotRequired[list[LabelScore]]
+    scores: NotRequired[dict[str, float]]
+    logits: NotRequired[list[float]]
+    truncated: NotRequired[bool]
 
 
-class ClassifyResponse(TypedDict):
+class ClassifyResponse(Head):
     """The answers, in the order of the prompts."""
 
-    id: str
-    object: str
-    created: int
-    model: str
     data: list[Classification]
     usage: Usage
+
+
+def classification(
+    index: int, output: ClassificationRequestOutput, asked: ClassifyRequest, threshold: float | None
+) -> Classification:
+    """One entry of `data`.
+
+    Args:
+        threshold: from which probability the label of a model of one label is given; None gives none.
+    """
+    answer = output.outputs
+    label = answer.label
+    names = [answer.id2label.get(each, f"LABEL_{each}") for each in range(answer.num_classes)]
+    if answer.num_classes == 1 and threshold is not None and answer.probs[0] >= threshold:
+        label = names[0]
+    found = Classification(index=index, label=label, probs=answer.probs, num_classes=answer.num_classes)
+    if asked.top_k is not None:
+        ranked = sorted(zip(names, answer.probs, strict=True), key=lambda item: -item[1])[: asked.top_k]
+        found["top_k"] = [LabelScore(label=name, score=score) for name, score in ranked]
+    if asked.scores:
+        found["scores"] = answer.scores
+    if asked.logits:
+        found["logits"] = answer.logits
+    if asked.truncated:
+        found["truncated"] = output.truncated
+    return found

@@ -1,41 +1,102 @@
-"""What requests of several routes have in common."""
+"""What requests of several routes have in common: fields, and what becomes of those that are unknown."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from typing_extensions import TypedDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from typing_extensions import Self, TypedDict
 
 from ...errors import nearest
 from ...params import PoolingParams
 from ..errors import RequestError
 
 _REMOVED = ("softmax", "activation", "normalize")
+_OF_OPENAI = frozenset(
+    "frequency_penalty logit_bias logprobs max_completion_tokens max_tokens metadata modalities n parallel_tool_calls "
+    "presence_penalty prompt_cache_key reasoning_effort response_format safety_identifier seed service_tier stop store stream "
+    "stream_options temperature tool_choice tools top_logprobs top_p verbosity".split()
+)
+_OF_VLLM = frozenset(
+    "allowed_token_ids bad_words data_parallel_rank ignore_eos kv_transfer_params late_chunking_params min_p min_tokens "
+    "prompt_logprobs repetition_penalty return_token_ids skip_special_tokens vllm_xargs".split()
+)
 
 
 def _whole(value: Any) -> Any:
-    """3.0 is a whole number in JSON."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Whole = Annotated[int, BeforeValidator(_whole)]
+def marked(name: str, **schema: Any) -> WithJsonSchema:
+    """A schema that `openapi` completes with what it knows under `name`: the model's limits, the server's settings."""
+    return WithJsonSchema({**schema, "x-limit": name})
 
 
-class CommonRequest(BaseModel):
-    """Fields of every route that runs the model; the names are vLLM's."""
+WHOLE = BeforeValidator(_whole)
+"""On an `int`: 3.0 too."""
+TokenId = Annotated[int, marked("token_id", type="integer", minimum=0)]
+Nothing = Annotated[dict[str, Any], Field(max_length=0)]
+"""What only images and videos have a use for."""
+RequestId = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[!-~]+$")]
+CacheSalt = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^@/\\\x00]+$")]
+_Length = Annotated[
+    int,
+    Field(ge=-1),
+    WHOLE,
+    WithJsonSchema({"anyOf": [{"const": -1}, {"type": "integer", "minimum": 1, "x-limit": "length"}]}),
+]
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+
+def _complete(schema: dict[str, Any], model: type[BaseRequest]) -> None:
+    schema.update(model.schema_extra)
+    for name in sorted(model.without_meaning - set(schema["properties"])):
+        schema["properties"][name] = {"description": "Accepted, without effect."}
+
+
+class BaseRequest(BaseModel):
+    """A JSON object whose fields are all known."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, json_schema_extra=_complete)
     without_meaning: ClassVar[frozenset[str]] = frozenset()
+    """Fields of vLLM's and OpenAI's requests that are taken and dropped."""
+    schema_extra: ClassVar[Mapping[str, Any]] = {}
+    """What the JSON schema says on top of the fields'."""
 
     model: str | None = None
+
+    @classmethod
+    def read(cls, given: dict[str, Any]) -> Self:
+        """A request of this form.
+
+        Raises:
+            RequestError: a field is unknown.
+            ValidationError: a field has a bad value.
+        """
+        known = cls.model_fields
+        for name in given:
+            if name in _REMOVED:
+                raise RequestError(f"{name} was removed; use use_activation (true or false).", name)
+            if name not in known and name not in cls.without_meaning:
+                raise RequestError(f"There is no field {name[:100]!r} here.{nearest(name, known)}", name[:100])
+        return cls.model_validate({name: value for name, value in given.items() if name in known})
+
+
+class CommonRequest(BaseRequest):
+    """Fields of every route that runs the model; the names are vLLM's."""
+
+    without_meaning: ClassVar[frozenset[str]] = _OF_OPENAI | _OF_VLLM
+
     user: str | None = None
-    truncate_prompt_tokens: Annotated[Whole, Field(ge=-1)] | None = None
+    truncate_prompt_tokens: _Length | None = None
     truncation_side: Literal["left", "right"] | None = None
-    request_id: str | None = None
-    priority: Whole = 0
-    add_special_tokens: bool = True
+    padding: Literal["max_length", "do_not_pad"] | None = Field(None, description="Without effect on the result.")
+    request_id: RequestId | None = None
+    priority: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63), WHOLE] = 0
+    mm_processor_kwargs: Nothing | None = None
+    cache_salt: CacheSalt | None = None
     use_activation: bool | None = None
+    add_special_tokens: bool = True
 
     @property
     def pooling_params(self) -> PoolingParams:
@@ -44,7 +105,13 @@ class CommonRequest(BaseModel):
 
     @property
     def tokenization(self) -> dict[str, Any]:
-        """`tokenization_kwargs` of `AsyncLLM`."""
+        """`tokenization_kwargs` of `AsyncLLM`.
+
+        Raises:
+            RequestError: nothing would be left of a prompt.
+        """
+        if self.truncate_prompt_tokens == 0:
+            raise RequestError("The decoder prompt cannot be empty.", "truncate_prompt_tokens")
         given = {
             "truncate_prompt_tokens": self.truncate_prompt_tokens,
             "truncation_side": self.truncation_side,
@@ -52,19 +119,14 @@ class CommonRequest(BaseModel):
         }
         return {name: value for name, value in given.items() if value is not None}
 
-    @classmethod
-    def read(cls, given: dict[str, Any]) -> CommonRequest:
-        """A request of this form.
 
-        Raises:
-            RequestError: a field is unknown or has a bad value.
-        """
-        for name in given:
-            if name in _REMOVED:
-                raise RequestError(f"{name!r} was removed; use use_activation, true or false.", name)
-            if name not in cls.model_fields and name not in cls.without_meaning:
-                raise RequestError(f"There is no field {name!r}.{nearest(name, cls.model_fields)}", name)
-        return cls.model_validate({name: each for name, each in given.items() if name not in cls.without_meaning})
+class Head(TypedDict):
+    """What answers begin with."""
+
+    id: str
+    object: str
+    created: int
+    model: str
 
 
 class Usage(TypedDict):
@@ -74,3 +136,9 @@ class Usage(TypedDict):
     total_tokens: int
     completion_tokens: int
     prompt_tokens_details: None
+
+
+def usage(outputs: Any) -> Usage:
+    """The tokens of the prompts of some outputs."""
+    tokens = sum(len(each.prompt_token_ids) for each in outputs)
+    return Usage(prompt_tokens=tokens, total_tokens=tokens, completion_tokens=0, prompt_tokens_details=None)

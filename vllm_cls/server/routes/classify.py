@@ -2,59 +2,42 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-import uuid
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
 from ..bodies import json_response, read
-from ..protocol.classify import ClassifyRequest, ClassifyResponse
+from ..call import Call
+from ..chats import prompts_of
+from ..openapi import documented
+from ..protocol.classify import ClassifyChat, ClassifyInput, ClassifyRequest, ClassifyResponse, classification
+from ..protocol.common import usage
 from ..served_model import ServedModel
+
+
+def form(given: dict[str, Any]) -> type[ClassifyRequest]:
+    """Which form a body has."""
+    return ClassifyChat if "messages" in given else ClassifyInput
+
+
+async def answer(model: ServedModel, request: Request, asked: ClassifyRequest) -> Response:
+    """Probabilities of the labels for each prompt."""
+    call = Call.of(model, request, asked)
+    outputs = await model.llm.classify(await prompts_of(model, asked), **call.options)
+    activated = model.llm.llm.use_activation if asked.use_activation is None else asked.use_activation
+    threshold = model.settings.threshold if activated else None
+    data = [classification(index, each, asked, threshold) for index, each in enumerate(outputs)]
+    content: ClassifyResponse = {**call.head("classify"), "data": data, "usage": usage(outputs)}
+    return await json_response(content, sum(each["num_classes"] for each in data))
 
 
 def routes(model: ServedModel) -> APIRouter:
     """The router of this family."""
     router = APIRouter(tags=["classify"])
 
-    @router.post("/classify", responses={200: {"model": ClassifyResponse}})
+    @router.post("/classify", **documented(ClassifyResponse, ClassifyInput, ClassifyChat))
     async def classify(request: Request) -> Response:
-        """Probabilities of the labels for each input."""
-        asked = await read(request, ClassifyRequest.read)
-        adapter = model.adapter(asked.model)
-        outputs = await asyncio.gather(
-            *(
-                model.llm.classify(
-                    prompt,
-                    pooling_params=asked.pooling_params,
-                    lora_request=adapter,
-                    tokenization_kwargs=asked.tokenization,
-                )
-                for prompt in asked.prompts
-            )
-        )
-        tokens = sum(len(each.prompt_token_ids) for each in outputs)
-        answer = ClassifyResponse(
-            id=f"classify-{asked.request_id or uuid.uuid4().hex}",
-            object="list",
-            created=int(time.time()),
-            model=model.name_of(adapter),
-            data=[
-                {
-                    "index": index,
-                    "label": each.outputs.label,
-                    "probs": each.outputs.probs,
-                    "num_classes": each.outputs.num_classes,
-                }
-                for index, each in enumerate(outputs)
-            ],
-            usage={
-                "prompt_tokens": tokens,
-                "total_tokens": tokens,
-                "completion_tokens": 0,
-                "prompt_tokens_details": None,
-            },
-        )
-        return json_response(answer)
+        """Probabilities of the labels for each input, or for a conversation."""
+        return await answer(model, request, await read(request, form))
 
     return router

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
 
 from ..errors import error_response
+from ..openapi import ERRORS
 from ..served_model import ServedModel
 
 
 def routes(model: ServedModel) -> APIRouter:
     """The router of this family."""
-    router = APIRouter(tags=["health"])
+    router = APIRouter(tags=["health"], responses=ERRORS, default_response_class=Response)
 
     @router.get("/health")
     @router.get("/ping")
@@ -28,7 +30,7 @@ def routes(model: ServedModel) -> APIRouter:
             return error_response(503, "The server is stopping.")
         return await health()
 
-    @router.get("/metrics")
+    @router.get("/metrics", response_class=PlainTextResponse)
     async def metrics(request: Request) -> Response:
         """Counts and times, in Prometheus' text format."""
         told = request.app.state.metrics

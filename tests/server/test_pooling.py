@@ -1,0 +1,128 @@
+"""/pooling: tasks, and numbers in every encoding."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+import torch
+from starlette.testclient import TestClient
+
+from vllm_cls import LLM, PoolingParams
+
+from .conftest import client_of
+
+DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "fp8_e4m3": torch.float8_e4m3fn,
+    "fp8_e5m2": torch.float8_e5m2,
+}
+
+
+def numbers(raw: bytes, dtype: str, endianness: str) -> torch.Tensor:
+    size = DTYPES[dtype].itemsize
+    rows = torch.frombuffer(bytearray(raw), dtype=torch.uint8).reshape(-1, size)
+    if endianness == "big":  # tests run on little-endian machines
+        rows = rows.flip(1)
+    return rows.contiguous().view(DTYPES[dtype]).flatten().float()
+
+
+@pytest.mark.parametrize("task", [None, "classify", "token_classify", "embed"])
+def test_tasks(client: TestClient, llm: LLM, task: str | None) -> None:
+    answer = client.post("/pooling", json={"input": ["good", "a boring end"], "task": task}).json()
+    expected = llm.encode(["good", "a boring end"], pooling_task=task or "classify")
+    assert (answer["object"], answer["model"]) == ("list", "film-critic") and answer["id"].startswith("pooling-")
+    for index, (row, output) in enumerate(zip(answer["data"], expected, strict=True)):
+        assert (row["index"], row["object"]) == (index, "pooling")
+        torch.testing.assert_close(torch.tensor(row["data"]), output.outputs.data, atol=1e-6, rtol=0)
+
+
+def test_use_activation(client: TestClient, llm: LLM) -> None:
+    (expected,) = llm.encode("good", PoolingParams(use_activation=False), pooling_task="classify")
+    (row,) = client.post("/pooling", json={"input": "good", "use_activation": False}).json()["data"]
+    torch.testing.assert_close(torch.tensor(row["data"]), expected.outputs.data, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("endianness", ["native", "little", "big"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_encodings(client: TestClient, llm: LLM, dtype: str, endianness: str) -> None:
+    texts = ["good", "a boring end"]
+    expected = [
+        each.outputs.data.to(DTYPES[dtype]).float() for each in llm.encode(texts, pooling_task="token_classify")
+    ]
+    body = {"input": texts, "task": "token_classify", "embed_dtype": dtype, "endianness": endianness}
+    tolerance: dict[str, Any] = {"atol": 1e-6, "rtol": torch.finfo(DTYPES[dtype]).eps}
+
+    rows = client.post("/pooling", json={**body, "encoding_format": "base64"}).json()["data"]
+    for row, tensor in zip(rows, expected, strict=True):
+        found = numbers(base64.b64decode(row["data"]), dtype, endianness)
+        torch.testing.assert_close(found, tensor.flatten(), **tolerance)
+
+    answer = client.post("/pooling", json={**body, "encoding_format": "bytes"})
+    assert answer.headers["Content-Type"] == "application/octet-stream"
+    metadata = json.loads(answer.headers["metadata"])
+    assert set(metadata) == {"id", "created", "model", "data", "usage"}
+    assert set(metadata["usage"]) == {"prompt_tokens", "total_tokens"}
+    for index, (row, tensor) in enumerate(zip(metadata["data"], expected, strict=True)):
+        assert (row["index"], row["embed_dtype"], row["endianness"]) == (index, dtype, endianness)
+        found = numbers(answer.content[row["start"] : row["end"]], dtype, endianness).reshape(row["shape"])
+        torch.testing.assert_close(found, tensor, **tolerance)
+
+    only = client.post("/pooling", json={**body, "encoding_format": "bytes_only"})
+    assert only.content == answer.content and "metadata" not in only.headers
+
+
+def test_a_number_that_does_not_fit(llm: LLM) -> None:
+    from vllm_cls.server.encoding import to_bytes
+    from vllm_cls.server.errors import RequestError
+
+    with pytest.raises(RequestError, match="does not fit float16"):
+        to_bytes(torch.tensor([1e6]), "float16", "native")
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "message"),
+    [
+        ({"task": "score"}, "task", "was removed"),
+        ({"task": "encode"}, "task", "was removed"),
+        (
+            {"task": "plugin"},
+            "task",
+            "Unsupported task: 'plugin' Supported tasks: ['classify', 'token_classify', 'embed']",
+        ),
+        ({"dimensions": 3}, "dimensions", "dimensions is currently not supported"),
+        ({"encoding_format": "hex"}, "encoding_format", "'float', 'base64', 'bytes' or 'bytes_only'"),
+        ({"embed_dtype": "int8"}, "embed_dtype", "'float32'"),
+        ({"endianness": "middle"}, "endianness", "'native'"),
+        ({"data": "x", "input": None}, "data", "no field 'data'"),
+    ],
+)
+def test_bad_values(client: TestClient, body: dict[str, Any], param: str, message: str) -> None:
+    answer = client.post("/pooling", json={"input": "a", **body})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param and message in answer.json()["error"]["message"]
+
+
+def test_io_processors_are_not_there(client: TestClient) -> None:
+    answer = client.post("/pooling", json={"data": "x", "task": "plugin"})
+    assert answer.status_code == 400 and "IO processors" in answer.json()["error"]["message"]
+
+
+def test_a_token_classifier_does_tokens_alone(tagger: LLM) -> None:
+    with client_of(tagger) as client:
+        (row,) = client.post("/pooling", json={"input": "The film was good"}).json()["data"]
+        (expected,) = tagger.encode("The film was good", pooling_task="token_classify")
+        torch.testing.assert_close(torch.tensor(row["data"]), expected.outputs.data, atol=1e-6, rtol=0)
+        assert client.post("/pooling", json={"input": "a", "task": "classify"}).status_code == 400
+        missing = client.post("/classify", json={"input": "a"})
+        assert missing.status_code == 404 and "/pooling" in missing.json()["error"]["message"]
+
+
+def test_a_conversation(talker: TestClient) -> None:
+    body = {"messages": [{"role": "user", "content": "good"}]}
+    pooled, classified = talker.post("/pooling", json=body).json(), talker.post("/classify", json=body).json()
+    assert pooled["data"][0]["data"] == pytest.approx(classified["data"][0]["probs"], abs=1e-6)

@@ -1,0 +1,128 @@
+"""The OpenAPI description: what routes take and give, with the limits of the model and the server filled in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from ..errors import ConfigError
+from ..llm import LLM
+from ..scoring import ScoreOptions
+from .errors import ErrorResponse
+from .served_model import ServedModel
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    "default": {"model": ErrorResponse, "description": "Any other status: what was wrong."}
+}
+_RUN_ERRORS = {
+    400: "A bad value; `param` names the field.",
+    404: "No such model.",
+    413: "The body is too large.",
+    415: "The body is not JSON.",
+    429: "Too much is waiting; Retry-After says for how long.",
+    500: "A fault of the server.",
+    503: "Not ready, or shutting down.",
+    504: "The request took too long.",
+}
+_REF = "#/components/schemas/{model}"
+_MARK = "x-limit"
+_REQUEST_ID = {
+    "name": "X-Request-Id",
+    "in": "header",
+    "required": False,
+    "description": "Comes back in the answer's id; wins over request_id.",
+    "schema": {"type": "string", "pattern": "^[!-~]{1,256}$"},
+}
+
+_forms: dict[str, type[BaseModel]] = {}
+"""The forms of bodies that routes of this process take."""
+
+
+def documented(
+    response: Any, *requests: type[BaseModel], other_content: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Arguments of a router's decorator that say what a route takes and gives.
+
+    Args:
+        response: the type of its JSON.
+        requests: the forms of its body.
+        other_content: other media types of its answer.
+    """
+    _forms.update((each.__name__, each) for each in requests)
+    forms = [{"$ref": _REF.format(model=each.__name__)} for each in requests]
+    schema = forms[0] if len(forms) == 1 else {"oneOf": forms}
+    errors = {status: {"model": ErrorResponse, "description": told} for status, told in _RUN_ERRORS.items()}
+    good = {"model": response, **({"content": dict(other_content)} if other_content else {})}
+    return {
+        "responses": {200: good, **errors, **ERRORS},
+        "openapi_extra": {
+            "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+            "parameters": [_REQUEST_ID],
+        },
+    }
+
+
+def describe(app: FastAPI, model: ServedModel) -> None:
+    """Have the app describe itself with the limits of this model; made once, when it is first asked for."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _described(app, _limits(model))
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's way to replace it
+
+
+def _described(app: FastAPI, limits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    whole = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    named = json.dumps(whole["paths"])
+    forms = [each for name, each in _forms.items() if f'"{_REF.format(model=name)}"' in named]
+    _, schemas = models_json_schema([(each, "validation") for each in forms], ref_template=_REF)
+    whole.setdefault("components", {}).setdefault("schemas", {}).update(schemas.get("$defs", {}))
+    _fill_in(whole, limits)
+    return whole
+
+
+def _limits(model: ServedModel) -> dict[str, Mapping[str, Any]]:
+    """What the marks in the schemas of requests stand for."""
+    llm, settings = model.llm.llm, model.settings
+    longest, trusted = llm.max_model_len, settings.trust_request_chat_template
+    off = {"type": "null", "description": "Refused; the server runs without --trust-request-chat-template."}
+    return {
+        "token_id": {"maximum": llm.vocab_size - 1},
+        "length": {"maximum": longest},
+        "below_length": {"maximum": longest - 1},
+        "tokens": {"maxItems": longest},
+        "inputs": {"maxItems": settings.max_inputs},
+        "documents": {"maxItems": settings.max_inputs},
+        "task": {"type": "string", "enum": list(llm.supported_tasks)},
+        "instruction": {} if _takes_instruction(llm) else {"type": "null"},
+        "chat_template": {"type": "string"} if trusted else off,
+        "chat_template_kwargs": {"type": "object"} if trusted else off,
+    }
+
+
+def _takes_instruction(llm: LLM) -> bool:
+    try:
+        llm.score_processor(ScoreOptions(instruction="x"), [1])
+    except ConfigError:
+        return False
+    return True
+
+
+def _fill_in(schema: Any, limits: Mapping[str, Mapping[str, Any]]) -> None:
+    """Replace every mark by the limit of that name."""
+    if isinstance(schema, dict):
+        if isinstance(schema.get(_MARK), str):
+            schema.update(limits[schema.pop(_MARK)])
+        for each in schema.values():
+            _fill_in(each, limits)
+    elif isinstance(schema, list):
+        for each in schema:
+            _fill_in(each, limits)

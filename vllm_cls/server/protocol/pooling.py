@@ -1,0 +1,51 @@
+"""/pooling."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import PlainValidator
+from typing_extensions import TypedDict
+
+from ..encoding import EmbedDtype, Endianness
+from ..errors import RequestError
+from .common import Head, Usage, marked
+from .prompts import ChatRequest, CompletionRequest, PromptRequest
+
+
+def _read_dimensions(value: Any) -> None:
+    if value is not None:
+        raise RequestError("dimensions is currently not supported; leave it out.", "dimensions")
+
+
+class PoolingRequest(PromptRequest):
+    """What is pooled, and how it is written."""
+
+    task: Annotated[str, marked("task")] | None = None
+    dimensions: Annotated[None, PlainValidator(_read_dimensions, json_schema_input_type=None)] = None
+    encoding_format: Literal["float", "base64", "bytes", "bytes_only"] = "float"
+    embed_dtype: EmbedDtype = "float32"
+    endianness: Endianness = "native"
+
+
+class PoolingInput(PoolingRequest, CompletionRequest):
+    """Texts, pairs of texts, or token ids, to pool each."""
+
+
+class PoolingChat(PoolingRequest, ChatRequest):
+    """A conversation to pool."""
+
+
+class Pooled(TypedDict):
+    """The answer to one prompt: numbers, rows of numbers, or base64 of their bytes."""
+
+    index: int
+    object: str
+    data: list[float] | list[list[float]] | str
+
+
+class PoolingResponse(Head):
+    """The answers, in the order of the prompts."""
+
+    data: list[Pooled]
+    usage: Usage

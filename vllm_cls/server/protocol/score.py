@@ -1,0 +1,203 @@
+"""/score and /rerank: pairs of texts and their scores."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationInfo
+from typing_extensions import NotRequired, TypedDict
+
+from ..errors import RequestError
+from .common import WHOLE, CommonRequest, Head, Nothing, Usage
+from .prompts import NO_PROMPT, TextPart, text_of
+
+
+class Document(BaseModel):
+    """A text, as Cohere and Jina write it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: str
+
+
+class Content(BaseModel):
+    """A text, as vLLM writes what may hold images too."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    content: Annotated[list[TextPart], Field(min_length=1)]
+
+
+_Text = str | Document | Content
+
+
+def _read_text(value: Any, info: ValidationInfo) -> str:
+    name = str(info.field_name)
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict) and value.keys() == {"text"} and isinstance(value["text"], str):
+        return str(value["text"])
+    if (
+        isinstance(value, dict)
+        and value.keys() == {"content"}
+        and isinstance(value["content"], list)
+        and value["content"]
+    ):
+        return text_of(value["content"], name)
+    raise RequestError(f'{name} takes texts: "…", {{"text": "…"}} or {{"content": [{{"type": "text", …}}]}}.', name)
+
+
+def _read_texts(value: Any, info: ValidationInfo) -> list[str]:
+    if not isinstance(value, list):
+        return [_read_text(value, info)]
+    if not value:
+        raise RequestError(NO_PROMPT, str(info.field_name))
+    return [_read_text(each, info) for each in value]
+
+
+Text = Annotated[str, PlainValidator(_read_text, json_schema_input_type=_Text)]
+Texts = Annotated[
+    list[str],
+    PlainValidator(
+        _read_texts,
+        json_schema_input_type=_Text
+        | Annotated[list[_Text], Field(min_length=1, json_schema_extra={"x-limit": "documents"})],
+    ),
+]
+
+
+_Instruction = Annotated[str, Field(json_schema_extra={"x-limit": "instruction"})]
+
+
+class Instruction(BaseModel):
+    """The variables of a score template that a request may set."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    instruction: _Instruction | None = None
+
+
+class PairRequest(CommonRequest):
+    """What scores of pairs have in common."""
+
+    max_tokens_per_query: Annotated[int, Field(ge=0, json_schema_extra={"x-limit": "below_length"}), WHOLE] = 0
+    max_tokens_per_doc: Annotated[int, Field(ge=0, json_schema_extra={"x-limit": "below_length"}), WHOLE] = 0
+    instruction: _Instruction | None = None
+    chat_template_kwargs: Instruction | None = None
+    media_io_kwargs: Nothing | None = None
+
+    @property
+    def score_options(self) -> dict[str, Any]:
+        """Arguments of `AsyncLLM.score`."""
+        kwargs = self.chat_template_kwargs
+        return {
+            "instruction": self.instruction or (kwargs.instruction if kwargs else None),
+            "max_tokens_per_query": self.max_tokens_per_query,
+            "max_tokens_per_doc": self.max_tokens_per_doc,
+        }
+
+
+class ScoreRequest(PairRequest):
+    """One text against one or many, or as many against as many."""
+
+    pair: ClassVar[tuple[str, str]]
+    """The names of its two sides."""
+
+    def sides(self) -> tuple[list[str], list[str]]:
+        """The first and the second texts."""
+        first, second = self.pair
+        return getattr(self, first), getattr(self, second)
+
+
+class ScoreTexts(ScoreRequest):
+    """`text_1` against `text_2`."""
+
+    pair = ("text_1", "text_2")
+    text_1: Texts
+    text_2: Texts
+
+
+class ScoreData(ScoreRequest):
+    """`data_1` against `data_2`."""
+
+    pair = ("data_1", "data_2")
+    data_1: Texts
+    data_2: Texts
+
+
+class ScoreDocuments(ScoreRequest):
+    """`queries` against `documents`."""
+
+    pair = ("queries", "documents")
+    queries: Texts
+    documents: Texts
+
+
+class ScoreItems(ScoreRequest):
+    """`queries` against `items`."""
+
+    pair = ("queries", "items")
+    queries: Texts
+    items: Texts
+
+
+SCORE_FORMS: tuple[type[ScoreRequest], ...] = (ScoreTexts, ScoreDocuments, ScoreItems, ScoreData)
+
+
+class RerankRequest(PairRequest):
+    """Documents to put in the order of their scores for a query."""
+
+    without_meaning: ClassVar[frozenset[str]] = CommonRequest.without_meaning | {
+        "max_chunks_per_doc", "overlap_tokens", "rank_fields", "return_embeddings", "truncation",
+    }  # fmt: skip
+
+    query: Text
+    documents: Texts
+    top_n: Annotated[int, Field(ge=0, description="So many results; 0 is all."), WHOLE] = 0
+    return_documents: bool = True
+
+
+class Score(TypedDict):
+    """The score of one pair."""
+
+    index: int
+    object: str
+    score: float
+
+
+class ScoreResponse(Head):
+    """The scores, in the order of the pairs."""
+
+    data: list[Score]
+    usage: Usage
+
+
+class RankedText(TypedDict):
+    """A document's text."""
+
+    text: str
+    multi_modal: None
+
+
+class RerankResult(TypedDict):
+    """One document's place in the request, its text, its score."""
+
+    index: int
+    document: NotRequired[RankedText]
+    relevance_score: float
+
+
+class RerankUsage(TypedDict):
+    """Tokens that were read."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class RerankResponse(TypedDict):
+    """The documents by falling score."""
+
+    id: str
+    model: str
+    usage: RerankUsage
+    results: list[RerankResult]

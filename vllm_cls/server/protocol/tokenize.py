@@ -1,0 +1,54 @@
+"""/tokenize and /detokenize."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from .common import BaseRequest, TokenId
+from .prompts import ChatFields
+
+
+class TokenizePrompt(BaseRequest):
+    """A text."""
+
+    prompt: str
+    add_special_tokens: bool = True
+    return_token_strs: bool = False
+
+    @property
+    def conversation(self) -> Any:
+        """The prompt, as `LLM` takes it."""
+        return self.prompt
+
+
+class TokenizeChat(ChatFields):
+    """A conversation."""
+
+    without_meaning: ClassVar[frozenset[str]] = frozenset({"tools"})
+
+    add_generation_prompt: bool | None = True
+    return_token_strs: bool = False
+
+
+class TokenizeResponse(TypedDict):
+    """The tokens that the model would see."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None
+
+
+class DetokenizeRequest(BaseRequest):
+    """Token ids."""
+
+    tokens: Annotated[list[TokenId], Field(json_schema_extra={"x-limit": "tokens"})]
+
+
+class DetokenizeResponse(TypedDict):
+    """Their text."""
+
+    prompt: str

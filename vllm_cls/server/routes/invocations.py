@@ -1,0 +1,57 @@
+"""/invocations: SageMaker's one route, which takes a request of any other."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from ..bodies import read
+from ..errors import RequestError
+from ..openapi import documented
+from ..protocol.classify import ClassifyChat, ClassifyInput, ClassifyRequest, ClassifyResponse
+from ..protocol.common import CommonRequest
+from ..protocol.pooling import PoolingChat, PoolingInput, PoolingRequest, PoolingResponse
+from ..protocol.score import SCORE_FORMS, RerankRequest, RerankResponse, ScoreRequest, ScoreResponse
+from ..served_model import ServedModel
+from . import classify, pooling, score
+
+_OF_POOLING = ("task", "encoding_format", "embed_dtype", "endianness", "dimensions")
+
+Answer = Callable[[ServedModel, Request, Any], Awaitable[Response]]
+
+_ANSWERS: dict[type[CommonRequest], Answer] = {
+    ClassifyRequest: classify.answer,
+    PoolingRequest: pooling.answer,
+    ScoreRequest: score.score_answer,
+    RerankRequest: score.rerank_answer,
+}
+
+
+def form(given: dict[str, Any]) -> type[CommonRequest]:
+    """Which route's request a body is, and in which form."""
+    if "input" in given or "messages" in given:
+        return pooling.form(given) if any(name in given for name in _OF_POOLING) else classify.form(given)
+    if "query" in given:
+        return RerankRequest
+    try:
+        return score.form(given)
+    except RequestError:
+        raise RequestError("Give input or messages, query and documents, or two sides of texts to score.") from None
+
+
+def routes(model: ServedModel) -> APIRouter:
+    """The router of this family."""
+    router = APIRouter(tags=["invocations"])
+    answers = ClassifyResponse | PoolingResponse | ScoreResponse | RerankResponse
+    forms = (ClassifyInput, ClassifyChat, PoolingInput, PoolingChat, *SCORE_FORMS, RerankRequest)
+
+    @router.post("/invocations", **documented(answers, *forms, other_content=pooling.BINARY))
+    async def invocations(request: Request) -> Response:
+        """What the route of this form answers; `task` or an encoding makes a request one for /pooling."""
+        asked = await read(request, form)
+        (answer,) = (each for kind, each in _ANSWERS.items() if isinstance(asked, kind))
+        return await answer(model, request, asked)
+
+    return router

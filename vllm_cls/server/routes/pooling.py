@@ -1,0 +1,117 @@
+"""/pooling."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from ...outputs import PoolingRequestOutput
+from ..bodies import json_response, read
+from ..call import Call
+from ..chats import prompts_of
+from ..encoding import to_bytes
+from ..errors import RequestError
+from ..openapi import documented
+from ..protocol.common import usage
+from ..protocol.pooling import Pooled, PoolingChat, PoolingInput, PoolingRequest, PoolingResponse
+from ..served_model import ServedModel
+
+BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+
+_LONGEST_HEADER = 60_000
+"""Characters that every client takes; Python's own refuses lines of 65,536."""
+
+
+def form(given: dict[str, Any]) -> type[PoolingRequest]:
+    """Which form a body has."""
+    if "data" in given and "input" not in given:
+        raise RequestError("data is for vLLM's IO processors, of which there are none here; use input.", "data")
+    return PoolingChat if "messages" in given else PoolingInput
+
+
+async def answer(model: ServedModel, request: Request, asked: PoolingRequest) -> Response:
+    """A tensor for each prompt, as numbers or bytes."""
+    call = Call.of(model, request, asked)
+    task = task_of(model, asked.task)
+    outputs = await model.llm.encode(await prompts_of(model, asked), pooling_task=task, **call.options)
+    numbers = sum(each.outputs.data.numel() for each in outputs)
+    if asked.encoding_format in ("bytes", "bytes_only"):
+        return await asyncio.to_thread(_bytes_response, call, asked, outputs)
+    data = await asyncio.to_thread(_written, asked, outputs)
+    content: PoolingResponse = {**call.head("pooling"), "data": data, "usage": usage(outputs)}
+    return await json_response(content, numbers)
+
+
+def task_of(model: ServedModel, task: str | None) -> str:
+    """The pooling task of a request.
+
+    Raises:
+        RequestError: it is none that this model does.
+    """
+    supported = model.llm.llm.supported_tasks
+    if task in ("score", "encode"):
+        raise RequestError(f"task={task!r} was removed; use one of {list(supported)}.", "task")
+    if task is not None and task not in supported:
+        raise RequestError(f"Unsupported task: {task[:50]!r} Supported tasks: {list(supported)}.", "task")
+    return task or supported[0]
+
+
+def _written(asked: PoolingRequest, outputs: Sequence[PoolingRequestOutput]) -> list[Pooled]:
+    def data(output: PoolingRequestOutput) -> Any:
+        if asked.encoding_format == "float":
+            return output.outputs.data.tolist()
+        return base64.b64encode(to_bytes(output.outputs.data, asked.embed_dtype, asked.endianness)).decode()
+
+    return [Pooled(index=index, object="pooling", data=data(each)) for index, each in enumerate(outputs)]
+
+
+def _bytes_response(call: Call, asked: PoolingRequest, outputs: Sequence[PoolingRequestOutput]) -> Response:
+    """All rows one behind the other; what they are is in the header `metadata`, unless only bytes are asked for."""
+    parts = [to_bytes(each.outputs.data, asked.embed_dtype, asked.endianness) for each in outputs]
+    headers = {}
+    if asked.encoding_format == "bytes":
+        end, data = 0, []
+        for index, (part, each) in enumerate(zip(parts, outputs, strict=True)):
+            start, end = end, end + len(part)
+            data.append(
+                {
+                    "index": index,
+                    "embed_dtype": asked.embed_dtype,
+                    "endianness": asked.endianness,
+                    "start": start,
+                    "end": end,
+                    "shape": list(each.outputs.data.shape),
+                }
+            )
+        head, tokens = call.head("pooling"), usage(outputs)["prompt_tokens"]
+        described = {
+            "id": head["id"],
+            "created": head["created"],
+            "model": head["model"],
+            "data": data,
+            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        }
+        headers["metadata"] = json.dumps(described)
+        if len(headers["metadata"]) > _LONGEST_HEADER:
+            raise RequestError(
+                f"What {len(parts)} tensors are does not fit a header; send fewer, or take base64 or bytes_only.",
+                "encoding_format",
+            )
+    return Response(b"".join(parts), headers=headers, media_type="application/octet-stream")
+
+
+def routes(model: ServedModel) -> APIRouter:
+    """The router of this family."""
+    router = APIRouter(tags=["pooling"])
+
+    @router.post("/pooling", **documented(PoolingResponse, PoolingInput, PoolingChat, other_content=BINARY))
+    async def pooling(request: Request) -> Response:
+        """What the model makes of each input: probabilities, those of every token, or an embedding."""
+        return await answer(model, request, await read(request, form))
+
+    return router

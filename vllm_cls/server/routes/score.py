@@ -1,0 +1,96 @@
+"""/score and /rerank, where the model has one label."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from ...scoring import rank
+from ..bodies import json_response, read
+from ..call import Call
+from ..counts import check_pairs
+from ..errors import RequestError
+from ..openapi import documented
+from ..protocol.common import usage
+from ..protocol.score import (
+    SCORE_FORMS,
+    RerankRequest,
+    RerankResponse,
+    RerankResult,
+    RerankUsage,
+    Score,
+    ScoreRequest,
+    ScoreResponse,
+)
+from ..served_model import ServedModel
+
+PATHS = ("/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank")
+_PAIRS = {form: form.pair for form in SCORE_FORMS}
+
+
+def form(given: dict[str, Any]) -> type[ScoreRequest]:
+    """Which of its four pairs of names a body has."""
+    found = [form for form, names in _PAIRS.items() if any(name in given for name in names)]
+    whole = [form for form, names in _PAIRS.items() if all(name in given for name in names)]
+    if not found:
+        pairs = ", ".join(" and ".join(names) for names in _PAIRS.values())
+        raise RequestError(f"Give two sides of texts: {pairs}.")
+    return (whole or found)[0]
+
+
+def rerank_form(given: dict[str, Any]) -> type[RerankRequest]:
+    """The one form."""
+    return RerankRequest
+
+
+async def score_answer(model: ServedModel, request: Request, asked: ScoreRequest) -> Response:
+    """A score for each pair."""
+    call = Call.of(model, request, asked)
+    first, second = asked.sides()
+    check_pairs(model.settings, first, second)
+    outputs = await model.llm.score(first, second, **asked.score_options, **call.options)
+    data = [Score(index=index, object="score", score=each.outputs.score) for index, each in enumerate(outputs)]
+    content: ScoreResponse = {**call.head("score"), "data": data, "usage": usage(outputs)}
+    return await json_response(content, len(data))
+
+
+async def rerank_answer(model: ServedModel, request: Request, asked: RerankRequest) -> Response:
+    """The documents by falling score."""
+    call = Call.of(model, request, asked)
+    check_pairs(model.settings, [asked.query], asked.documents)
+    outputs = await model.llm.score(asked.query, asked.documents, **asked.score_options, **call.options)
+    results = []
+    for each in rank(asked.documents, outputs, asked.top_n):
+        result = RerankResult(index=each.index, relevance_score=each.relevance_score)
+        if asked.return_documents:
+            result["document"] = {"text": each.document, "multi_modal": None}
+        results.append(result)
+    tokens = usage(outputs)["prompt_tokens"]
+    content = RerankResponse(
+        id=f"score-{call.request_id}",
+        model=call.name,
+        usage=RerankUsage(prompt_tokens=tokens, total_tokens=tokens),
+        results=results,
+    )
+    return await json_response(content, len(results))
+
+
+def routes(model: ServedModel) -> APIRouter:
+    """The router of this family."""
+    router = APIRouter(tags=["score"])
+
+    async def score(request: Request) -> Response:
+        """Scores of pairs of texts: one against one or many, or as many against as many."""
+        return await score_answer(model, request, await read(request, form))
+
+    async def rerank(request: Request) -> Response:
+        """Documents in the order of their scores for a query."""
+        return await rerank_answer(model, request, await read(request, rerank_form))
+
+    for path in PATHS:
+        if path.endswith("/score"):
+            router.post(path, **documented(ScoreResponse, *SCORE_FORMS))(score)
+        else:
+            router.post(path, **documented(RerankResponse, RerankRequest))(rerank)
+    return router

@@ -1,0 +1,87 @@
+"""/tokenize and /detokenize."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from ..bodies import json_response, read
+from ..chats import conversation_of
+from ..counts import check_prompts
+from ..errors import RequestError
+from ..openapi import documented
+from ..protocol.tokenize import (
+    DetokenizeRequest,
+    DetokenizeResponse,
+    TokenizeChat,
+    TokenizePrompt,
+    TokenizeResponse,
+)
+from ..served_model import ServedModel
+
+
+def form(given: dict[str, Any]) -> type[TokenizePrompt | TokenizeChat]:
+    """Which form a body has."""
+    return TokenizeChat if "messages" in given else TokenizePrompt
+
+
+def detokenize_form(given: dict[str, Any]) -> type[DetokenizeRequest]:
+    """The one form."""
+    return DetokenizeRequest
+
+
+def text_of(model: ServedModel, tokens: list[int]) -> str:
+    """What token ids stand for.
+
+    Raises:
+        RequestError: one is no token.
+    """
+    tokenizer = tokenizer_of(model)
+    for each in tokens:
+        if not 0 <= each < model.llm.llm.vocab_size:
+            raise RequestError(f"Token id {each} is out of vocabulary.", "tokens")
+    return str(tokenizer.decode(tokens))
+
+
+def tokenizer_of(model: ServedModel) -> Any:
+    """The model's tokenizer.
+
+    Raises:
+        RequestError: it has none.
+    """
+    tokenizer = model.llm.llm.get_tokenizer()
+    if tokenizer is None:
+        raise RequestError("This model has no tokenizer.")
+    return tokenizer
+
+
+def routes(model: ServedModel) -> APIRouter:
+    """The router of this family."""
+    router = APIRouter(tags=["tokenize"])
+    llm = model.llm.llm
+
+    @router.post("/tokenize", **documented(TokenizeResponse, TokenizePrompt, TokenizeChat))
+    async def tokenize(request: Request) -> Response:
+        """The tokens that the model would see, however many."""
+        asked = await read(request, form)
+        model.adapter(asked.model)
+        prompt = await conversation_of(model, asked) if isinstance(asked, TokenizeChat) else asked.prompt
+        check_prompts(model.settings, [prompt])
+        tokens = await asyncio.to_thread(llm.token_ids, prompt, add_special_tokens=asked.add_special_tokens)
+        strings = tokenizer_of(model).convert_ids_to_tokens(tokens) if asked.return_token_strs else None
+        content = TokenizeResponse(
+            count=len(tokens), max_model_len=llm.max_model_len, tokens=tokens, token_strs=strings
+        )
+        return await json_response(content, len(tokens))
+
+    @router.post("/detokenize", **documented(DetokenizeResponse, DetokenizeRequest))
+    async def detokenize(request: Request) -> Response:
+        """The text that token ids stand for."""
+        asked = await read(request, detokenize_form)
+        model.adapter(asked.model)
+        text = await asyncio.to_thread(text_of, model, asked.tokens)
+        return await json_response(DetokenizeResponse(prompt=text))
+
+    return router
