@@ -23,7 +23,7 @@ class GroupedCommand(click.Command):
         title_of = {name: title for title, names in self.groups.items() for name in names}
         rows: dict[str, list[tuple[str, str]]] = {title: [] for title in (*self.groups, "Options")}
         for param in self.get_params(ctx):
-            record = param.get_help_record(ctx)
+            record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
             if record is not None:
                 rows[title_of.get(param.name or "", "Options")].append(record)
         for title, records in rows.items():

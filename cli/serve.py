@@ -2,47 +2,138 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
+from .convert import Template
+from .grouped import GroupedCommand
 from .options import Names, State, pass_state, running_options, say, speak
-from .server_options import guard_options, guard_settings
+from .server_options import GUARDS, guard_options, guard_settings
 
 EPILOG = """\b
 Examples:
   vcls serve my-classifier
-  vcls serve my-classifier --port 9000 --served-model-name sentiment
+  vcls serve my-classifier --port 9000 --served-model-name sentiment --api-key-file keys.txt
+  vcls serve my-base --lora-modules books=adapters/books --lora-modules films=adapters/films
+  vcls serve my-reranker --max-inputs 200 --request-timeout 10
+
+\b
   curl http://127.0.0.1:8000/classify -H 'Content-Type: application/json' -d '{"input": "What a film!"}'
+
+\b
+Routes: /classify /pooling /score /rerank /tokenize /detokenize /invocations /v1/models /health /ready /metrics
+/version /load /openapi.json /docs. Exit codes: 0 told to stop, and everything in flight answered; 1 failed.
 """
 
+_SERVED = ("host", "port", "uds", "root_path", "served_model_name", "threshold", "trust_request_chat_template")
+_QUEUE = ("max_num_seqs", "max_queued_requests", "max_queued_tokens")
+_ADAPTERS = ("lora_modules", "max_loras", "max_lora_rank")
+_GROUPS = {"Server": _SERVED, "Guards": GUARDS, "Queue": _QUEUE, "Adapters": _ADAPTERS}
 
-@click.command(epilog=EPILOG)
+
+class TemplateOrFile(Template):
+    """A template, or the name of a file that holds one (vLLM's way)."""
+
+    name = "TEMPLATE|FILE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if "{" not in str(value) and Path(value).is_file():
+            return Path(value).read_text(encoding="utf-8")
+        return super().convert(value, param, ctx)
+
+
+class Adapter(click.ParamType):
+    """NAME=PATH."""
+
+    name = "NAME=PATH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        name, equals, path = value.partition("=")
+        if not equals or not name.strip() or not path.strip():
+            self.fail(f"{value!r} is not NAME=PATH.", param, ctx)
+        return name.strip(), path.strip()
+
+
+@click.command(cls=GroupedCommand, groups=_GROUPS, epilog=EPILOG)
 @click.argument("model")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is all.")
-@click.option("--port", type=int, default=8000, show_default=True)
-@click.option("--served-model-name", type=Names(), default=(), metavar="NAME", help="What clients call the model.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
+@click.option("--uds", type=click.Path(path_type=Path), help="Listen on this Unix socket instead.")
+@click.option("--root-path", default="", metavar="PATH", help="What a proxy in front takes off the paths.")
+@click.option("--served-model-name", type=Names(), default=(), metavar="A,B,…", help="What clients call the model.")
+@click.option(
+    "--threshold", type=click.FloatRange(0, 1), help="A model of one label gives it from this probability; else never."
+)
+@click.option(
+    "--trust-request-chat-template", is_flag=True, help="Render chat templates of requests, in a process of their own."
+)
 @guard_options
+@click.option("--max-num-seqs", type=click.IntRange(1), default=256, show_default=True, help="Prompts in one batch.")
+@click.option(
+    "--max-queued-requests",
+    type=click.IntRange(1),
+    default=1024,
+    show_default=True,
+    help="In flight; one more is answered 429.",
+)
+@click.option("--max-queued-tokens", type=click.IntRange(1), help="That wait; once so many do, 429. Else by the model.")
+@click.option(
+    "--lora-modules",
+    type=Adapter(),
+    multiple=True,
+    help="A LoRA adapter that clients may name as model; may be repeated.",
+)
+@click.option("--max-loras", type=click.IntRange(1), help="Adapters held in memory; else all of them.")
+@click.option("--max-lora-rank", type=click.IntRange(1), help="Of an adapter; else any.")
+@click.option("--chat-template", type=TemplateOrFile(), help="Jinja for conversations, and for pairs.")
+@click.option(
+    "--score-template", type=Template(), metavar="TEXT", help="How pairs are written; see `vcls score --help`."
+)
+@click.option("--no-template", is_flag=True, help="Leave out the prompt template that the model stores.")
 @running_options
 @pass_state
-def serve(state: State, /, model: str, host: str, port: int, served_model_name: Any, **options: Any) -> int:
+def serve(
+    state: State,
+    /,
+    model: str,
+    host: str,
+    port: int,
+    uds: Path | None,
+    lora_modules: Any,
+    max_loras: int | None,
+    **options: Any,
+) -> int:
     """Answer vLLM's classification API over HTTP.
 
-    MODEL is a folder, a hub id or a .gguf file.
-    """
+    MODEL is a folder, a hub id or a .gguf file. SIGTERM stops: what is in flight is answered first.
+    """  # fmt: skip
     speak(state)
     from vllm_cls.async_llm import AsyncLLM
     from vllm_cls.server import ServerSettings, create_app, lifecycle, logs
     from vllm_cls.server.metrics import Metrics
 
     logs.configure(options.pop("log_format"), options.pop("log_level"))
-    settings = ServerSettings(served_model_names=tuple(served_model_name), **guard_settings(host, options))
-    listener = lifecycle.listen(host, port)
+    settings = ServerSettings(
+        served_model_names=tuple(options.pop("served_model_name")),
+        lora_modules=dict(lora_modules),
+        threshold=options.pop("threshold"),
+        trust_request_chat_template=options.pop("trust_request_chat_template"),
+        root_path=options.pop("root_path"),
+        **guard_settings(host, options),
+    )
+    options["use_template"] = not options.pop("no_template")
+    listener = lifecycle.listen_at(uds) if uds else lifecycle.listen(host, port)
+    if lora_modules:
+        options |= {"enable_lora": True, "max_loras": max_loras or len(lora_modules)}
     llm = AsyncLLM(model, telemetry=Metrics(), **options)
-    app = create_app(llm, settings)
-    if not state.quiet:
-        say(f"serving {model} at {lifecycle.address(listener)}")
     try:
+        app = create_app(llm, settings)
+        if not state.quiet:
+            say(f"serving {model} at {uds or lifecycle.address(listener)}")
         return lifecycle.run(app, settings, listener, lambda: llm.is_alive)
     finally:
         llm.close()

@@ -32,6 +32,10 @@ _SETTINGS: dict[str, tuple[Any, str]] = {
     "max_inputs": (click.IntRange(min=1), "Prompts, pairs or documents of a request."),
     "max_request_tokens": (click.IntRange(min=1), "Of a request's prompts together."),
 }
+GUARDS = ("api_key", "api_key_file", "allowed_host", "allowed_origin", *_SETTINGS, "log_format", "log_level",
+          "otlp_traces_endpoint")  # fmt: skip
+"""The names of the options of `guard_options`."""
+
 _DEFAULTS = {each.name: each.default for each in dataclasses.fields(ServerSettings)}
 
 _GUARDS = [

@@ -28,7 +28,14 @@ def create_app(llm: AsyncLLM | LLM, settings: ServerSettings | None = None) -> F
     """
     settings = settings or ServerSettings()
     model = ServedModel.of(llm, settings)
-    app = FastAPI(title="vllm-cls", version=__version__, redirect_slashes=False, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="vllm-cls",
+        version=__version__,
+        root_path=settings.root_path,
+        redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
+    )
     app.state.model = model
     app.state.absent = _absent(model)
     app.state.metrics = metrics = Metrics.of(model.llm)

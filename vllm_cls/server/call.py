@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import time
-import uuid
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
 
 from ..params import LoRARequest
-from .errors import RequestError
 from .protocol.common import CommonRequest, Head
 from .served_model import ServedModel
-
-_ID = re.compile(r"[!-~]{1,256}")
 
 
 @dataclass(frozen=True)
@@ -24,7 +19,7 @@ class Call:
 
     Args:
         name: of the model in the answer.
-        request_id: the client's, or a random one.
+        request_id: the client's, in the header X-Request-Id or in the body, or a random one.
         options: keyword arguments of `AsyncLLM`'s methods.
     """
 
@@ -37,10 +32,13 @@ class Call:
         """The call that a request means.
 
         Raises:
-            RequestError: its model or its id is none.
+            RequestError: its model is none.
         """
         adapter: LoRARequest | None = model.adapter(asked.model)
-        request_id = request_id_of(request) or asked.request_id or uuid.uuid4().hex
+        state = request.scope["state"]  # the header's id, or a new one
+        if asked.request_id is not None and "x-request-id" not in request.headers:
+            state["request_id"] = asked.request_id
+        request_id = str(state["request_id"])
         options = {
             "pooling_params": asked.pooling_params,
             "lora_request": adapter,
@@ -53,15 +51,3 @@ class Call:
     def head(self, kind: str) -> Head:
         """What the answer begins with; `kind` is in front of the id."""
         return Head(id=f"{kind}-{self.request_id}", object="list", created=int(time.time()), model=self.name)
-
-
-def request_id_of(request: Request) -> str | None:
-    """The header X-Request-Id, or None.
-
-    Raises:
-        RequestError: it is nothing that could be sent back.
-    """
-    given = request.headers.get("x-request-id")
-    if given is not None and not _ID.fullmatch(given):
-        raise RequestError("X-Request-Id takes 1 to 256 visible ASCII characters.", "x-request-id")
-    return given

@@ -38,7 +38,9 @@ async def conversation_of(model: ServedModel, asked: ChatFields) -> dict[str, An
         name = "chat_template" if asked.chat_template is not None else "chat_template_kwargs"
         raise RequestError(f"{name} from a request is refused (--trust-request-chat-template allows it).", name)
     tokenizer: Any = model.llm.llm.get_tokenizer()
-    template = asked.chat_template or getattr(tokenizer, "chat_template", None)
+    template = asked.chat_template
+    if template is None:
+        template = getattr(tokenizer, "chat_template", None)
     if not isinstance(template, str):
         raise RequestError("This model's tokenizer has no one chat template; give chat_template.", "chat_template")
     options = {

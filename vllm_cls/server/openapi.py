@@ -37,7 +37,7 @@ _REQUEST_ID = {
     "in": "header",
     "required": False,
     "description": "Comes back in the answer's id; wins over request_id.",
-    "schema": {"type": "string", "pattern": "^[!-~]{1,256}$"},
+    "schema": {"type": "string"},
 }
 
 _forms: dict[str, type[BaseModel]] = {}
@@ -80,7 +80,9 @@ def describe(app: FastAPI, model: ServedModel) -> None:
 
 
 def _described(app: FastAPI, limits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    whole = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    whole = get_openapi(
+        title=app.title, version=app.version, description=app.description, routes=app.routes, servers=app.servers
+    )
     named = json.dumps(whole["paths"])
     forms = [each for name, each in _forms.items() if f'"{_REF.format(model=name)}"' in named]
     _, schemas = models_json_schema([(each, "validation") for each in forms], ref_template=_REF)

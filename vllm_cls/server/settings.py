@@ -18,6 +18,7 @@ class ServerSettings:
         api_keys: any of them opens every route but the open ones; none leaves all open.
         allowed_hosts: names to answer to in the Host header, without ports; none answers to all.
         cors_origins: web pages of these origins may use the server; "*" is all.
+        root_path: what a proxy in front takes off the paths.
         request_timeout: seconds until a request is given up with 504; None waits.
         shutdown_timeout: seconds from SIGTERM until the process ends.
         header_timeout: seconds in which a request's headers must be whole.
@@ -39,6 +40,7 @@ class ServerSettings:
     lora_modules: Mapping[str, str] = field(default_factory=dict)
     threshold: float | None = None
     trust_request_chat_template: bool = False
+    root_path: str = ""
     api_keys: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()

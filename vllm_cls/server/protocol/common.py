@@ -38,7 +38,7 @@ WHOLE = BeforeValidator(_whole)
 TokenId = Annotated[int, marked("token_id", type="integer", minimum=0)]
 Nothing = Annotated[dict[str, Any], Field(max_length=0)]
 """What only images and videos have a use for."""
-RequestId = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[!-~]+$")]
+RequestId = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[!-~]+$")]
 CacheSalt = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^@/\\\x00]+$")]
 _Length = Annotated[
     int,
