@@ -1,66 +1,84 @@
-"""From tokenized prompts to `LLM`'s outputs, one for each, in their order."""
+"""From the engine's answers to `LLM`'s outputs: one a prompt, in their order, or the reason why there is none."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from . import scoring
 from .errors import PromptError
-from .outputs import ClassificationRequestOutput, PoolingOutput, PoolingRequestOutput
+from .outputs import ClassificationRequestOutput, PoolingOutput, PoolingRequestOutput, ScoringRequestOutput
 from .params import PoolingParams
 
 if TYPE_CHECKING:
+    from .runtime.engine import Result
     from .serving import Served
     from .tokenization import Tokenized
 
 Output = TypeVar("Output")
+NextId = Callable[[], str]
 
 
-def classification_outputs(
-    served: Served, tokenized: Sequence[Tokenized], params: Sequence[PoolingParams], next_id: Callable[[], str]
+def classified(
+    served: Served,
+    tokenized: Sequence[Tokenized],
+    results: Sequence[Result],
+    params: Sequence[PoolingParams],
+    next_id: NextId,
 ) -> list[ClassificationRequestOutput | PromptError]:
-    """Probabilities of each prompt, or why there are none."""
-    sequences = [each.sequence for each in tokenized]
-    answers = served.run("classify", sequences)
+    """Probabilities of each prompt."""
     with served.engine.counters.timed("outputs"):
         outputs: list[ClassificationRequestOutput | PromptError] = []
-        for each, answer, found in zip(tokenized, answers, served.classified(sequences, answers, params), strict=True):
-            if isinstance(found, PromptError) or isinstance(answer, PromptError):
+        payloads = served.classified([each.sequence for each in tokenized], results, params)
+        for each, result, found in zip(tokenized, results, payloads, strict=True):
+            if isinstance(found, PromptError) or isinstance(result, PromptError):
                 outputs.append(found)  # type: ignore[arg-type]  # an error that was given back is an error
                 continue
-            ids, cached = list(each.sequence.token_ids), answer.num_cached_tokens
+            ids, cached = list(each.sequence.token_ids), result.num_cached_tokens
             outputs.append(
                 ClassificationRequestOutput(next_id(), found, ids, num_cached_tokens=cached, truncated=each.truncated)
             )
         return outputs
 
 
-def pooling_outputs(
+def scored(
     served: Served,
-    task: str,
     tokenized: Sequence[Tokenized],
+    results: Sequence[Result],
     params: Sequence[PoolingParams],
-    next_id: Callable[[], str],
-) -> list[PoolingRequestOutput]:
-    """Tensors for each prompt; see `LLM.encode`.
+    next_id: NextId,
+) -> list[ScoringRequestOutput | PromptError]:
+    """The one probability of each pair."""
+    outputs = classified(served, tokenized, results, params, next_id)
+    return [each if isinstance(each, PromptError) else scoring.scored(each) for each in outputs]
 
-    Raises:
-        PromptError: a prompt has none.
-    """
-    rows = served.run(task, [each.sequence for each in tokenized])
-    outputs = []
-    for each, row, asked in zip(tokenized, rows, params, strict=True):
-        data = served.finish(task, row, each.sequence, asked)
-        ids = list(each.sequence.token_ids)
-        outputs.append(
-            PoolingRequestOutput(
-                next_id(),
-                PoolingOutput(data),
-                ids,
-                num_cached_tokens=row.num_cached_tokens,  # type: ignore[union-attr]  # an error was raised by now
-                truncated=each.truncated,
+
+def encoded(
+    task: str,
+    served: Served,
+    tokenized: Sequence[Tokenized],
+    results: Sequence[Result],
+    params: Sequence[PoolingParams],
+    next_id: NextId,
+) -> list[PoolingRequestOutput | PromptError]:
+    """A tensor for each prompt; see `LLM.encode`."""
+    outputs: list[PoolingRequestOutput | PromptError] = []
+    with served.engine.counters.timed("outputs"):
+        for each, result, asked in zip(tokenized, results, params, strict=True):
+            try:
+                data = served.finish(task, result, each.sequence, asked)
+            except PromptError as error:
+                outputs.append(error)
+                continue
+            outputs.append(
+                PoolingRequestOutput(
+                    next_id(),
+                    PoolingOutput(data),
+                    list(each.sequence.token_ids),
+                    num_cached_tokens=result.num_cached_tokens,  # type: ignore[union-attr]  # else it was an error
+                    truncated=each.truncated,
+                )
             )
-        )
     return outputs
 
 

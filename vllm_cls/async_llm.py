@@ -1,55 +1,89 @@
-"""`AsyncLLM`: the same results with `await`; requests that arrive together share batches."""
+"""`AsyncLLM`: `LLM` behind `await`; requests that arrive together share batches."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Callable, Sequence
+import functools
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from .errors import ConfigError
+from . import calls, scoring
+from .answers import NextId
+from .calls import Call
+from .continuous import ContinuousBatching
+from .errors import ConfigError, DeadlineError, EngineDeadError, QueueFullError
 from .llm import LLM
-from .outputs import ScoringRequestOutput
+from .outputs import ClassificationRequestOutput, RequestOutput, ScoringRequestOutput
 from .params import PoolingParams
 from .prompts import is_single
-from .scoring import RankedDocument
-from .telemetry import Telemetry
+from .scoring import RankedDocument, ScoreOptions
+from .telemetry import Silence, Telemetry
+from .tokenization import Tokenized
+from .waiting_queue import Request, WaitingQueue, Window
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .runtime.batch import TokenSequence
+    from .runtime.engine import Result
+    from .serving import Served
+
+_TOKENIZERS = 2  # threads: one tokenizes at a time, the other reads an adapter or writes outputs meanwhile
+_PROMPTS_AT_ONCE = 64  # tokenized before another request has its turn
+_QUEUED_WINDOWS = 64  # that wait at most, unless told otherwise
 
 
-@dataclass(frozen=True)
-class _Request:
-    """One prompt's call and where its answer goes."""
+class Sending(TypedDict, total=False):
+    """What every method takes beside what `LLM`'s takes."""
 
-    prompt: Any
-    options: dict[str, Any]
-    task: str
-    future: asyncio.Future[Any]
-    loop: asyncio.AbstractEventLoop
+    request_id: str | None
+    timeout: float | None
+    cache_salt: str | None
 
-    @property
-    def group(self) -> str:
-        """Requests with equal groups can be answered by one call."""
-        return repr((self.task, self.options.get("tokenization_kwargs")))
+
+@dataclass(eq=False)
+class _Asked(Request):
+    """A request with all that its outputs take, and where they go."""
+
+    call: Call[Any] = field(kw_only=True)
+    tokenized: Sequence[Tokenized] = field(kw_only=True)
+    next_id: NextId = field(kw_only=True)
+    future: asyncio.Future[list[Any]] = field(kw_only=True)
+    loop: asyncio.AbstractEventLoop = field(kw_only=True)
+
+    def outcome(self) -> list[Any] | BaseException:
+        """The outputs, or why there are none."""
+        if self.error is not None:
+            return self.error
+        try:
+            return self.call.outputs(self.tokenized, self.answers, self.next_id)  # type: ignore[arg-type]  # all are there
+        except Exception as error:  # whatever it is belongs to the caller that awaits
+            return error
 
 
 class AsyncLLM:
     """A classifier behind `await`, safe for many tasks at once.
 
+    Its methods are those of `LLM`; one prompt gives one output and a list of them a list. Beside what `LLM`'s take, each
+    takes `request_id`, which the outputs carry (with `-0`, `-1`, … where there are several); `timeout` in seconds; and
+    `cache_salt`, for prompts without one of their own. Cancelling the task that awaits drops what has not begun.
+
     Args:
         model: as for `LLM`; or an `LLM`, which is then taken as it is, and not closed with this.
         max_queued_requests: requests in flight at once; one more is refused.
-        max_queued_tokens: tokens that wait for the device; once so many do, a request more is refused.
+        max_queued_tokens: tokens that wait for the device; once so many do, a request more is refused. None: as many as take
+            64 full windows (see `docs/server.md`).
         telemetry: is told what happens.
         llm_options: as for `LLM`.
 
-    Every method takes beside what `LLM`'s takes: `request_id`, which the outputs carry; `timeout` in seconds; and
-    `cache_salt`, which keeps prompts without one of their own apart from others in the prefix cache.
-
-    Raises of every method:
+    Every method raises, for its request alone:
         PromptError: a prompt is bad.
+        ConfigError: an option is.
         QueueFullError: too much is waiting.
         DeadlineError: `timeout` is over.
         EngineDeadError: the engine failed, or is shutting down.
@@ -64,83 +98,47 @@ class AsyncLLM:
         telemetry: Telemetry | None = None,
         **llm_options: Any,
     ) -> None:
+        if isinstance(model, LLM) and llm_options:
+            raise ConfigError(f"{', '.join(llm_options)}: give these to the LLM; it is taken as it is.")
         self._owns = not isinstance(model, LLM)
         self.llm = model if isinstance(model, LLM) else LLM(model, **llm_options)
-        self._waiting: list[_Request] = []
-        self._lock = threading.Lock()
-        self._worker: ThreadPoolExecutor | None = ThreadPoolExecutor(1, thread_name_prefix="vllm_cls")
-        self._running = False
-        self.load = 0
-        self.queued_tokens = 0
+        self.telemetry: Telemetry = telemetry or Silence()
+        if max_queued_tokens is None:
+            max_queued_tokens = _QUEUED_WINDOWS * self._window().num_tokens
+        self._queue = WaitingQueue(max_queued_requests, max_queued_tokens)
+        self._threads = ThreadPoolExecutor(_TOKENIZERS, thread_name_prefix="vllm_cls_tokenizer")
+        self._batching = ContinuousBatching(self._queue, self._run, self._window, self._finished, self.telemetry)
+        self._numbers = itertools.count()
+
+    # -- how it is ----------------------------------------------------------------------------------
 
     @property
     def is_alive(self) -> bool:
         """Whether requests are answered; once False, it stays so."""
-        return self._worker is not None
+        return self._batching.is_alive
 
-    async def classify(
-        self,
-        prompts: Any,
-        *,
-        pooling_params: Any = None,
-        lora_request: Any = None,
-        tokenization_kwargs: Any = None,
-        request_id: str | None = None,
-        timeout: float | None = None,
-        cache_salt: str | None = None,
-    ) -> Any:
-        """Probabilities: one output for one prompt, a list of them for a list; options as for `LLM.classify`."""
-        options = {
-            "pooling_params": pooling_params,
-            "lora_request": lora_request,
-            "tokenization_kwargs": tokenization_kwargs,
-        }
-        if not is_single(prompts):
-            return await self._through(self.llm.classify, list(prompts), **options)
-        return await self._submit("classify", prompts, _kept(options))
+    @property
+    def load(self) -> int:
+        """Requests in flight: tokenized, waiting, running."""
+        return self._queue.num_requests
 
-    async def encode(
-        self, prompts: Any, pooling_params: Any = None, *, pooling_task: str | None = None, **options: Any
-    ) -> Any:
-        """Tensors; options as for `LLM.encode`."""
-        options["pooling_params"] = pooling_params
-        if not is_single(prompts):
-            return await self._through(self.llm.encode, list(prompts), pooling_task=pooling_task, **options)
-        return await self._submit(f"encode:{pooling_task or ''}", prompts, _kept(options))
-
-    async def token_classify(self, prompts: Any, **options: Any) -> Any:
-        """The labelled spans of texts; options as for `LLM.token_classify`."""
-        found = await self._through(self.llm.token_classify, prompts, **options)
-        return found[0] if is_single(prompts) else found
-
-    async def reward(self, prompts: Any, **options: Any) -> Any:
-        """Rewards; options as for `LLM.reward`."""
-        found = await self._through(self.llm.reward, prompts, **options)
-        return found[0] if is_single(prompts) else found
-
-    async def score(self, text_1: Any, text_2: Any, **options: Any) -> list[ScoringRequestOutput]:
-        """One score a pair; options as for `LLM.score`."""
-        found: list[ScoringRequestOutput] = await self._through(self.llm.score, text_1, text_2, **options)
-        return found
-
-    async def rerank(self, query: str, documents: Sequence[str], **options: Any) -> list[RankedDocument]:
-        """Documents by falling score; options as for `LLM.rerank`."""
-        found: list[RankedDocument] = await self._through(self.llm.rerank, query, documents, **options)
-        return found
-
-    async def chat(self, messages: Any, **options: Any) -> Any:
-        """Probabilities for a conversation, or several."""
-        return await self.classify(messages, **options)
+    @property
+    def queued_tokens(self) -> int:
+        """Tokens that wait for the device."""
+        return self._queue.num_tokens
 
     async def drain(self, timeout: float | None = None) -> bool:
-        """Take no new requests and wait for those in flight; whether all were answered in time."""
-        return True
+        """Let no request in any more and wait for those in flight; whether all were answered in time."""
+        self._queue.refuse("the engine is shutting down and takes no new requests.")
+        deadline = time.monotonic() + (timeout if timeout is not None else float("inf"))
+        while self.load and self.is_alive and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        return not self.load
 
     def close(self) -> None:
-        """Finish what is running and give the model's memory back."""
-        worker, self._worker = self._worker, None
-        if worker is not None:
-            worker.shutdown(wait=True)
+        """Finish what is running, and give the model's memory back; requests that wait fail with `EngineDeadError`."""
+        self._batching.close()
+        self._threads.shutdown(wait=True)
         if self._owns:
             self.llm.close()
 
@@ -150,76 +148,236 @@ class AsyncLLM:
     async def __aexit__(self, *exc_info: object) -> None:
         await asyncio.to_thread(self.close)
 
-    async def _through(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        return await asyncio.to_thread(method, *arguments, **_kept(options))
+    # -- what it does -------------------------------------------------------------------------------
 
-    async def _submit(self, task: str, prompt: Any, options: dict[str, Any]) -> Any:
-        if self._worker is None:
-            raise ConfigError("this AsyncLLM is closed; make a new one.")
-        loop = asyncio.get_running_loop()
-        request = _Request(prompt, options, task, loop.create_future(), loop)
-        with self._lock:
-            self._waiting.append(request)
-            if not self._running:
-                self._running = True
-                self._worker.submit(self._work)
-        return await request.future
+    async def classify(
+        self,
+        prompts: Any,
+        *,
+        pooling_params: PoolingParams | Sequence[PoolingParams] | None = None,
+        lora_request: Any = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        **sending: Unpack[Sending],
+    ) -> Any:
+        """Probabilities; options as for `LLM.classify`."""
+        build = functools.partial(
+            calls.classify,
+            prompts=prompts,
+            pooling_params=pooling_params,
+            lora_request=lora_request,
+            tokenization_kwargs=tokenization_kwargs,
+        )
+        return _as_given(prompts, await self._answer(build, **sending))
 
-    def _work(self) -> None:
-        while True:
-            with self._lock:
-                taken, self._waiting = self._waiting, []
-                if not taken:
-                    self._running = False
-                    return
-            groups: dict[str, list[_Request]] = {}
-            for request in taken:
-                groups.setdefault(request.group, []).append(request)
-            for requests in groups.values():
-                self._answer(requests)
+    async def encode(
+        self,
+        prompts: Any,
+        pooling_params: PoolingParams | Sequence[PoolingParams] | None = None,
+        *,
+        pooling_task: str | None = None,
+        lora_request: Any = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        **sending: Unpack[Sending],
+    ) -> Any:
+        """Tensors; options as for `LLM.encode`."""
+        build = functools.partial(
+            calls.encode,
+            prompts=prompts,
+            pooling_params=pooling_params,
+            pooling_task=pooling_task,
+            lora_request=lora_request,
+            tokenization_kwargs=tokenization_kwargs,
+        )
+        return _as_given(prompts, await self._answer(build, **sending))
 
-    def _answer(self, requests: list[_Request]) -> None:
-        """One call for all; if it fails, one call each, so that a bad prompt costs itself alone."""
+    async def token_classify(
+        self,
+        prompts: Any,
+        *,
+        aggregation_strategy: str = "simple",
+        ignore_labels: Sequence[str] = ("O",),
+        lora_request: Any = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        **sending: Unpack[Sending],
+    ) -> Any:
+        """The labelled spans of texts; options as for `LLM.token_classify`."""
+        build = functools.partial(
+            calls.token_classify,
+            prompts=prompts,
+            aggregation_strategy=aggregation_strategy,
+            ignore_labels=ignore_labels,
+            lora_request=lora_request,
+            tokenization_kwargs=tokenization_kwargs,
+        )
+        return _as_given(prompts, await self._answer(build, **sending))
+
+    async def reward(
+        self,
+        prompts: Any,
+        *,
+        pooling_params: PoolingParams | Sequence[PoolingParams] | None = None,
+        lora_request: Any = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        **sending: Unpack[Sending],
+    ) -> Any:
+        """Rewards; options as for `LLM.reward`."""
+        build = functools.partial(
+            calls.reward,
+            prompts=prompts,
+            pooling_params=pooling_params,
+            lora_request=lora_request,
+            tokenization_kwargs=tokenization_kwargs,
+        )
+        return _as_given(prompts, await self._answer(build, **sending))
+
+    async def score(
+        self,
+        text_1: str | Sequence[str],
+        text_2: str | Sequence[str],
+        /,
+        *,
+        pooling_params: PoolingParams | None = None,
+        lora_request: Any = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        chat_template: str | None = None,
+        instruction: str | None = None,
+        max_tokens_per_query: int | None = None,
+        max_tokens_per_doc: int | None = None,
+        **sending: Unpack[Sending],
+    ) -> list[ScoringRequestOutput]:
+        """One score a pair; options as for `LLM.score`."""
+        build = functools.partial(
+            calls.score,
+            text_1=text_1,
+            text_2=text_2,
+            options=ScoreOptions(chat_template, instruction, max_tokens_per_query, max_tokens_per_doc),
+            pooling_params=pooling_params,
+            lora_request=lora_request,
+            tokenization_kwargs=tokenization_kwargs,
+        )
+        return await self._answer(build, **sending)
+
+    async def rerank(
+        self, query: str, documents: Sequence[str], *, top_n: int | None = None, **options: Any
+    ) -> list[RankedDocument]:
+        """Documents by falling score for a query; other options as for `score`."""
+        documents = [documents] if isinstance(documents, str) else list(documents)
+        return scoring.rank(documents, await self.score(query, documents, **options), top_n)
+
+    async def chat(self, messages: Any, **options: Any) -> Any:
+        """Probabilities for a conversation, or for each of a list of them; options as for `classify`."""
+        return await self.classify(messages if is_single(messages) else list(messages), **options)
+
+    # -- how ----------------------------------------------------------------------------------------
+
+    async def _answer(
+        self,
+        build: Callable[[Served], Call[Any]],
+        *,
+        request_id: str | None = None,
+        timeout: float | None = None,
+        cache_salt: str | None = None,
+    ) -> list[Any]:
+        served = self.llm._open
+        deadline = time.monotonic() + (timeout if timeout is not None else float("inf"))
         try:
-            answers: list[Any] = self._call(requests)
-        except Exception as error:  # whatever it is belongs to the caller that awaits
-            if len(requests) > 1:
-                for request in requests:
-                    self._answer([request])
-                return
-            answers = [error]
-        for request, answer in zip(requests, answers, strict=True):
-            with suppress(RuntimeError):  # the caller's loop is closed: nobody waits for this answer
-                request.loop.call_soon_threadsafe(_settle(request.future, answer))
+            with self._queue.place():
+                work = self._run_through(lambda: calls.salted(build(served), cache_salt), request_id, deadline)
+                return await (work if timeout is None else asyncio.wait_for(work, timeout))
+        except QueueFullError:
+            self.telemetry.rejected("queue_full")
+            raise
+        except EngineDeadError:
+            self.telemetry.rejected("dead")
+            raise
+        except asyncio.CancelledError:
+            self.telemetry.rejected("cancelled")
+            raise
+        except asyncio.TimeoutError as error:
+            self.telemetry.rejected("deadline")
+            raise DeadlineError(f"no answer within {timeout:g} s, the time that this request was given.") from error
 
-    def _call(self, requests: list[_Request]) -> list[Any]:
-        first = requests[0]
-        adapters = [each.options.get("lora_request") for each in requests]
-        shared: dict[str, Any] = {
-            "tokenization_kwargs": first.options.get("tokenization_kwargs"),
-            "lora_request": adapters,
-        }
-        params = [each.options.get("pooling_params") or PoolingParams() for each in requests]
-        prompts = [each.prompt for each in requests]
-        if first.task.startswith("encode:"):
-            task = first.task.removeprefix("encode:") or None
-            return list(self.llm.encode(prompts, params, pooling_task=task, **shared))
-        return list(self.llm.classify(prompts, pooling_params=params, **shared))
+    async def _run_through(self, build: Callable[[], Call[Any]], request_id: str | None, deadline: float) -> list[Any]:
+        """Tokenize, wait for the turn, and for the outputs."""
+        began, loop = time.perf_counter(), asyncio.get_running_loop()
+        call, tokenized = await loop.run_in_executor(self._threads, _begun, build)
+        while len(tokenized) < len(call.prompts):
+            stop = len(tokenized) + _PROMPTS_AT_ONCE
+            tokenized += await loop.run_in_executor(self._threads, call.tokenize, len(tokenized), stop)
+        self.telemetry.stage("tokenize", time.perf_counter() - began)
+        asked = _Asked(
+            call.kind.task,
+            [each.sequence for each in tokenized],
+            deadline,
+            call=call,
+            tokenized=tokenized,
+            next_id=self._ids(request_id, len(tokenized)),
+            future=loop.create_future(),
+            loop=loop,
+        )
+        self._queue.put(asked)
+        try:
+            self.telemetry.request_queued(len(tokenized), sum(map(len, asked.sequences)))
+            if cut := sum(each.truncated for each in tokenized):
+                self.telemetry.truncated(cut)
+            return await asked.future
+        finally:
+            self._queue.discard(asked)
 
+    def _ids(self, request_id: str | None, count: int) -> NextId:
+        if request_id is None:
+            return lambda: str(next(self._numbers))
+        return functools.partial(
+            next, iter([request_id] if count == 1 else [f"{request_id}-{i}" for i in range(count)])
+        )
 
-def _settle(future: asyncio.Future[Any], answer: Any) -> Callable[[], None]:
-    """Give a future its answer, unless its caller has gone."""
+    def _run(self, task: str, sequences: Sequence[TokenSequence]) -> Sequence[Result]:
+        return self.llm._open.run(task, sequences)
 
-    def settle() -> None:
-        if future.cancelled():
+    def _window(self) -> Window:
+        return Window(*self.llm._open.engine.window)
+
+    def _finished(self, requests: Sequence[Request]) -> None:
+        """In the engine's thread: outputs are made in another, while the next window runs."""
+        self._threads.submit(self._deliver, requests)
+
+    def _deliver(self, requests: Sequence[_Asked]) -> None:
+        loops: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], list[Any] | BaseException]]] = {}
+        for request in requests:
+            outcome = request.outcome()
+            loops.setdefault(request.loop, []).append((request.future, outcome))
+            self._tell(request, outcome)
+        for loop, outcomes in loops.items():
+            with suppress(RuntimeError):  # the caller's loop is closed: nobody waits for these answers
+                loop.call_soon_threadsafe(_settle, outcomes)
+
+    def _tell(self, request: _Asked, outcome: list[RequestOutput[Any]] | BaseException) -> None:
+        if isinstance(outcome, BaseException):
             return
-        if isinstance(answer, BaseException):
-            future.set_exception(answer)
+        self.telemetry.stage("queue", request.began_at - request.queued_at)
+        self.telemetry.stage("compute", request.ended_at - request.began_at)
+        for each in outcome:
+            if isinstance(each, ClassificationRequestOutput) and each.outputs.label is not None:
+                self.telemetry.predicted(each.outputs.label)
+
+
+def _begun(build: Callable[[], Call[Any]]) -> tuple[Call[Any], list[Tokenized]]:
+    """A call, checked, and its first prompts, tokenized."""
+    call = build()
+    return call, call.tokenize(0, _PROMPTS_AT_ONCE)
+
+
+def _settle(outcomes: Sequence[tuple[asyncio.Future[Any], list[Any] | BaseException]]) -> None:
+    """Give futures their answers, except those whose callers have gone."""
+    for future, outcome in outcomes:
+        if future.done():
+            continue
+        if isinstance(outcome, BaseException):
+            future.set_exception(outcome)
         else:
-            future.set_result(answer)
-
-    return settle
+            future.set_result(outcome)
 
 
-def _kept(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name not in ("request_id", "timeout", "cache_salt")}
+def _as_given(prompts: Any, outputs: list[Any]) -> Any:
+    """One output for one prompt."""
+    return outputs[0] if is_single(prompts) else outputs

@@ -6,15 +6,14 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import scoring
-from .answers import all_good, classification_outputs, pooling_outputs
+from . import calls, scoring
+from .calls import Kind
 from .config import ModelConfig, PoolerConfig, RuntimeConfig
-from .errors import ConfigError, PromptError
-from .llm_arguments import as_list, check_engine_args, per_prompt, truncation_of
+from .errors import ConfigError
+from .llm_arguments import check_engine_args
 from .outputs import (
     ClassificationRequestOutput,
     PoolingRequestOutput,
-    RequestOutput,
     ScoringRequestOutput,
     TokenClassificationRequestOutput,
 )
@@ -244,10 +243,14 @@ class LLM:
         Raises:
             PromptError: a prompt is bad; it is named by its index.
         """
-        listed = as_list(prompts)
-        params = per_prompt(pooling_params, len(listed))
-        tokenized = self._tokenize(listed, lora_request, tokenization_kwargs)
-        return all_good(self._classified(tokenized, params))
+        call = calls.classify(
+            self._open,
+            prompts,
+            pooling_params=pooling_params,
+            lora_request=lora_request,
+            tokenization_kwargs=tokenization_kwargs,
+        )
+        return call.answered(self._next_id)
 
     def classify_iter(
         self,
@@ -266,11 +269,8 @@ class LLM:
             One output a prompt; a bad prompt has its reason in `error` and affects no other.
         """
         params = PoolingParams(use_activation=use_activation)
-
-        def answer(tokenized: Sequence[Tokenized]) -> list[ClassificationRequestOutput | PromptError]:
-            return self._classified(tokenized, [params] * len(tokenized))
-
-        return self._stream(prompts, truncate, truncation_side, answer, ClassificationRequestOutput)
+        truncation = Truncation(-1 if truncate else None, truncation_side)
+        return self._stream(prompts, calls.CLASSIFY, params, truncation, ClassificationRequestOutput)
 
     def token_classify(
         self,
@@ -293,11 +293,15 @@ class LLM:
             ConfigError: the model does not classify tokens.
             PromptError: a prompt is bad, or no plain text.
         """
-        from .spans import classified_tokens, span_finder
-
-        finder = span_finder(self._open, aggregation_strategy, ignore_labels)
-        tokenized = self._tokenize(as_list(prompts), lora_request, tokenization_kwargs)
-        return all_good(classified_tokens(self._open, finder, tokenized, self._next_id))
+        call = calls.token_classify(
+            self._open,
+            prompts,
+            aggregation_strategy=aggregation_strategy,
+            ignore_labels=ignore_labels,
+            lora_request=lora_request,
+            tokenization_kwargs=tokenization_kwargs,
+        )
+        return call.answered(self._next_id)
 
     def token_classify_iter(
         self,
@@ -309,14 +313,9 @@ class LLM:
         truncation_side: str | None = None,
     ) -> Iterator[TokenClassificationRequestOutput]:
         """The spans of a stream of texts; as `classify_iter`."""
-        from .spans import classified_tokens, span_finder
-
-        finder = span_finder(self._open, aggregation_strategy, ignore_labels)
-
-        def answer(tokenized: Sequence[Tokenized]) -> list[TokenClassificationRequestOutput | PromptError]:
-            return classified_tokens(self._open, finder, tokenized, self._next_id)
-
-        return self._stream(prompts, truncate, truncation_side, answer, TokenClassificationRequestOutput)
+        kind = calls.spans(self._open, aggregation_strategy, ignore_labels)
+        truncation = Truncation(-1 if truncate else None, truncation_side)
+        return self._stream(prompts, kind, PoolingParams(), truncation, TokenClassificationRequestOutput)
 
     def encode(
         self,
@@ -335,13 +334,15 @@ class LLM:
                 `(hidden,)`: the pooled state, of unit length unless `use_activation=False`. A token classifier does
                 "token_classify" where nothing else is said.
         """
-        task = pooling_task or self._open.pooler.config.task or (self.task if self.task == "token_classify" else None)
-        if task not in ("classify", "token_classify", "embed"):
-            raise ConfigError(f"pooling_task={task!r}: LLM.encode needs 'classify', 'token_classify' or 'embed'.")
-        listed = as_list(prompts)
-        params = per_prompt(pooling_params, len(listed))
-        tokenized = self._tokenize(listed, lora_request, tokenization_kwargs)
-        return pooling_outputs(self._open, task, tokenized, params, self._next_id)
+        call = calls.encode(
+            self._open,
+            prompts,
+            pooling_params,
+            pooling_task=pooling_task,
+            lora_request=lora_request,
+            tokenization_kwargs=tokenization_kwargs,
+        )
+        return call.answered(self._next_id)
 
     def score(
         self,
@@ -372,13 +373,16 @@ class LLM:
                 that is not known.
         """
         options = ScoreOptions(chat_template, instruction, max_tokens_per_query, max_tokens_per_doc)
-        options = options.with_params(pooling_params)
-        prompts = [options.prompt(*pair) for pair in scoring.pairs(text_1, text_2)]
-        adapters = self._open.adapters_for(lora_request, len(prompts))
-        processor = self.score_processor(options, {int(self._open.config_of(each).num_labels) for each in adapters})
-        tokenized = self._tokenize(prompts, lora_request, tokenization_kwargs, processor)
-        outputs = all_good(self._classified(tokenized, per_prompt(pooling_params, len(prompts))))
-        return [scoring.scored(each) for each in outputs]
+        call = calls.score(
+            self._open,
+            text_1,
+            text_2,
+            options,
+            pooling_params=pooling_params,
+            lora_request=lora_request,
+            tokenization_kwargs=tokenization_kwargs,
+        )
+        return call.answered(self._next_id)
 
     def score_processor(self, options: ScoreOptions, num_labels: Iterable[int] = ()) -> PromptProcessor:
         """What makes token ids of pairs that are written so.
@@ -389,9 +393,7 @@ class LLM:
         Raises:
             ConfigError: there are several labels, or the model's pairs cannot be written so.
         """
-        for count in num_labels or (self.num_labels,):
-            scoring.check_num_labels(count)
-        return options.processor(self._open.score_processor())
+        return calls.score_processor(self._open, options, num_labels)
 
     def rerank(
         self, query: str, documents: Sequence[str], *, top_n: int | None = None, **options: Any
@@ -418,17 +420,14 @@ class LLM:
         Raises:
             ConfigError: the model has several labels, and does not judge steps.
         """
-        listed = as_list(prompts)
-        params = list(per_prompt(pooling_params, len(listed)))
-        task = self._open.pooler.config.task or "classify"
-        if task == "classify":
-            for adapter in self._open.adapters_for(lora_request, len(listed)):
-                scoring.check_num_labels(int(self._open.config_of(adapter).num_labels), "reward")
-            if self._open.pooler.config.use_activation is None:
-                params = [PoolingParams(use_activation=bool(each.use_activation)) for each in params]
-        return self.encode(
-            listed, params, pooling_task=task, lora_request=lora_request, tokenization_kwargs=tokenization_kwargs
+        call = calls.reward(
+            self._open,
+            prompts,
+            pooling_params=pooling_params,
+            lora_request=lora_request,
+            tokenization_kwargs=tokenization_kwargs,
         )
+        return call.answered(self._next_id)
 
     def chat(self, messages: Any, **options: Any) -> list[ClassificationRequestOutput]:
         """Classify conversations: one list of messages, or a list of them; options as for `classify`."""
@@ -436,44 +435,18 @@ class LLM:
 
     # -- how ----------------------------------------------------------------------------------------
 
-    def _tokenize(
-        self,
-        prompts: Sequence[Any],
-        lora_request: Any,
-        kwargs: Mapping[str, Any] | None,
-        processor: PromptProcessor | None = None,
-    ) -> list[Tokenized]:
-        adapters = self._open.adapters_for(lora_request, len(prompts))
-        truncation, special = truncation_of(kwargs or {})
-        with self._open.engine.counters.timed("tokenize"):
-            tokenized = (processor or self._open.processor).tokenize(prompts, truncation, add_special_tokens=special)
-        good = []
-        for index, (each, adapter) in enumerate(zip(tokenized, adapters, strict=True)):
-            if isinstance(each, PromptError):
-                raise type(each)(f"prompt {index}: {each}") if len(prompts) > 1 else each
-            good.append(each.with_adapter(adapter))
-        return good
-
     def _stream(
-        self,
-        prompts: Iterable[Any],
-        truncate: bool,
-        side: str | None,
-        answer: Callable[[Sequence[Tokenized]], Sequence[Any]],
-        kind: type[RequestOutput[Any]],
+        self, prompts: Iterable[Any], kind: Kind[Any], params: PoolingParams, truncation: Truncation, output: type[Any]
     ) -> Iterator[Any]:
-        """Outputs of a `kind` for a stream of prompts, those without an answer included."""
+        """Outputs for a stream of prompts, those without an answer included."""
 
-        def failed(reason: str) -> RequestOutput[Any]:
-            return kind(self._next_id(), None, [], error=reason)
+        def answer(tokenized: Sequence[Tokenized]) -> Sequence[Any]:
+            return kind.answered(self._open, tokenized, [params] * len(tokenized), self._next_id)
 
-        return answered(self._open, prompts, Truncation(-1 if truncate else None, side), answer, failed)
+        def failed(reason: str) -> Any:
+            return output(self._next_id(), None, [], error=reason)
 
-    def _classified(
-        self, tokenized: Sequence[Tokenized], params: Sequence[PoolingParams]
-    ) -> list[ClassificationRequestOutput | PromptError]:
-        """One output for each prompt, or why there is none."""
-        return classification_outputs(self._open, tokenized, params, self._next_id)
+        return answered(self._open, prompts, truncation, answer, failed)
 
     def _next_id(self) -> str:
         return str(next(self._numbers))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,8 +92,8 @@ class Served:
             return self.processor
         return prompt_processor(self.options, self.classifier.source, self.processor.max_model_len, num_labels=1)
 
-    def run(self, task: str, sequences: Sequence[TokenSequence]) -> list[Result]:
-        """Rows before calibration and activation: logits, logits of tokens, or pooled states."""
+    def check(self, task: str, adapters: Iterable[Adapter | None]) -> None:
+        """Raise `ConfigError` unless the model does a task, with each of these adapters or (None) as it is."""
         if self.task == "token_classify" and task != self.task:
             raise ConfigError(
                 f"this model classifies tokens, not texts, so it cannot {task}; use LLM.token_classify, or "
@@ -105,19 +105,28 @@ class Served:
                 "LLM.encode(pooling_task='token_classify')."
             )
         if task == "embed":
-            return self.engine.states(sequences)
-        if not self.classifier.has_head and not all(each.adapter for each in sequences):
+            return
+        if not self.classifier.has_head and not all(adapters):
             raise ConfigError(
                 "this model has no head of its own; it runs with a lora_request whose adapter has one."
                 if self.classifier.missing
                 else "this model was loaded with convert='none' and has no head; only pooling_task='embed' runs."
             )
-        if task == "token_classify":
+        if task == "token_classify" and self.task != task:
             whole = self.engine.runner.head is None or self.engine.runner.mode.whole
-            if whole and self.task != "token_classify":
+            if whole:
                 raise ConfigError("token_classify needs a head that runs on any token's state; this model's does not.")
-            return self.engine.token_logits(sequences)
-        return self.engine.logits(sequences)
+
+    def run(self, task: str, sequences: Sequence[TokenSequence]) -> list[Result]:
+        """Rows before calibration and activation: logits, logits of tokens, or pooled states.
+
+        Raises:
+            ConfigError: as `check`.
+        """
+        self.check(task, (each.adapter for each in sequences))
+        if task == "embed":
+            return self.engine.states(sequences)
+        return self.engine.token_logits(sequences) if task == "token_classify" else self.engine.logits(sequences)
 
     def finish(self, task: str, answer: Result, sequence: TokenSequence, params: PoolingParams) -> torch.Tensor:
         """What one request gets of its row.

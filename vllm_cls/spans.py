@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerBase
 
+    from .runtime.engine import Result
     from .serving import Served
 
 _OF_WORDS = ("first", "average", "max")
@@ -164,10 +165,14 @@ def span_finder(served: Served, aggregation: str, ignore_labels: Sequence[str]) 
 
 
 def classified_tokens(
-    served: Served, finder: SpanFinder, tokenized: Sequence[Tokenized], next_id: Callable[[], str]
+    finder: SpanFinder,
+    served: Served,
+    tokenized: Sequence[Tokenized],
+    answers: Sequence[Result],
+    _: Sequence[PoolingParams],
+    next_id: Callable[[], str],
 ) -> list[TokenClassificationRequestOutput | PromptError]:
-    """One output for each prompt, or why there is none."""
-    answers = served.run("token_classify", [each.sequence for each in tokenized])
+    """One output for each prompt, or why there is none; of probabilities, whatever else the params ask for."""
     params = PoolingParams(use_activation=True)
     outputs: list[TokenClassificationRequestOutput | PromptError] = []
     with served.engine.counters.timed("outputs"):

@@ -56,9 +56,12 @@ class Tokenized:
     truncated: bool
     places: Places | None = None
 
-    def with_adapter(self, adapter: Adapter | None) -> Tokenized:
-        """The same, to be run with a LoRA adapter."""
-        return self if adapter is None else replace(self, sequence=replace(self.sequence, adapter=adapter))
+    def run_with(self, adapter: Adapter | None, cache_salt: str | None = None) -> Tokenized:
+        """The same, to be run with a LoRA adapter, and with a salt unless it has its own."""
+        if adapter is None and cache_salt is None:
+            return self
+        salt = self.sequence.cache_salt or cache_salt
+        return replace(self, sequence=replace(self.sequence, adapter=adapter, cache_salt=salt))
 
 
 # Token ids, their types, and what a fast tokenizer knows of their places.

@@ -16,7 +16,7 @@ from transformers.masking_utils import (
 )
 
 from tests.models import tiny
-from vllm_cls import LLM
+from vllm_cls import LLM, calls
 from vllm_cls.runtime import kernels, selfcheck
 from vllm_cls.runtime.batch import Work
 from vllm_cls.runtime.cuda import fp8, varlen
@@ -150,7 +150,7 @@ def test_the_choice_of_kernel_does_not_depend_on_the_batch(tmp_path: Path) -> No
 def test_a_forward_never_waits_for_the_device(name: str, dtype: str, tmp_path: Path) -> None:
     llm = LLM(str(tiny.classifier(name, tmp_path)), device="cuda", dtype=dtype)
     engine = llm._open.engine
-    sequences = [each.sequence for each in llm._tokenize(prompts(), None, None)]
+    sequences = [each.sequence for each in calls.classify(llm._open, prompts()).tokenize()]
     works = [Work(each) for each in sequences]
     engine.runner.logits(works)  # libraries are opened the first time
     torch.cuda.synchronize()

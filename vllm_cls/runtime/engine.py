@@ -272,6 +272,12 @@ class Engine:
         """Forwards that run at once."""
         return self._workers.count if self.runner.parallel else 1
 
+    @property
+    def window(self) -> tuple[int, int]:
+        """Tokens and sequences that keep the device busy once: a batch a worker, or those that run and come next."""
+        count = self.num_parallel + self._looks_ahead
+        return count * self.max_num_batched_tokens, count * self.max_num_seqs
+
     def _key(self, index: int, sequence: TokenSequence) -> Hashable:
         """Sequences of equal keys may share a forward; of different adapters only where rows are packed."""
         key = self.runner.key(index, len(sequence))

@@ -1,0 +1,234 @@
+"""What a call of `LLM` or `AsyncLLM` asks: its prompts, what runs for them, and what the answers become."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from . import answers, scoring
+from .answers import NextId, all_good
+from .errors import ConfigError, PromptError
+from .llm_arguments import as_list, per_prompt, truncation_of
+from .outputs import (
+    ClassificationRequestOutput,
+    PoolingRequestOutput,
+    RequestOutput,
+    ScoringRequestOutput,
+    TokenClassificationRequestOutput,
+)
+from .params import PoolingParams
+from .scoring import ScoreOptions
+from .tokenization import PromptProcessor, Tokenized, Truncation
+
+if TYPE_CHECKING:
+    from .runtime.engine import Result
+    from .runtime.lora import Adapter
+    from .serving import Served
+
+Output = TypeVar("Output", bound=RequestOutput[Any])
+Finish = Callable[
+    ["Served", Sequence[Tokenized], "Sequence[Result]", Sequence[PoolingParams], NextId], "list[Output | PromptError]"
+]
+
+
+@dataclass(frozen=True)
+class Kind(Generic[Output]):
+    """What is asked of prompts.
+
+    Args:
+        task: what the engine runs: "classify", "token_classify" or "embed".
+        finish: an output for each prompt, or why there is none, of its answer.
+    """
+
+    task: str
+    finish: Finish[Output]
+
+    def answered(
+        self, served: Served, tokenized: Sequence[Tokenized], params: Sequence[PoolingParams], next_id: NextId
+    ) -> list[Output | PromptError]:
+        """Run prompts at once: an output for each, or why there is none."""
+        results = served.run(self.task, [each.sequence for each in tokenized])
+        return self.finish(served, tokenized, results, params, next_id)
+
+
+@dataclass(frozen=True)
+class Call(Generic[Output]):
+    """One call.
+
+    Args:
+        kind: what is asked.
+        prompts: of which.
+        params: one a prompt.
+        adapters: one a prompt, None for the model as it is.
+        processor: makes token ids of the prompts.
+        cache_salt: of prompts without one of their own.
+    """
+
+    served: Served
+    kind: Kind[Output]
+    prompts: Sequence[Any]
+    params: Sequence[PoolingParams]
+    adapters: Sequence[Adapter | None]
+    processor: PromptProcessor
+    truncation: Truncation
+    add_special_tokens: bool | None = None
+    cache_salt: str | None = None
+
+    def tokenize(self, start: int = 0, stop: int | None = None) -> list[Tokenized]:
+        """Prompts `start` to `stop` (all) as the model will see them.
+
+        Raises:
+            PromptError: a prompt is bad; it is named by its index.
+        """
+        with self.served.engine.counters.timed("tokenize"):
+            tokenized = self.processor.tokenize(
+                self.prompts[start:stop], self.truncation, add_special_tokens=self.add_special_tokens
+            )
+        good = []
+        for index, (each, adapter) in enumerate(zip(tokenized, self.adapters[start:stop], strict=True), start):
+            if isinstance(each, PromptError):
+                raise type(each)(f"prompt {index}: {each}") if len(self.prompts) > 1 else each
+            good.append(each.run_with(adapter, self.cache_salt))
+        return good
+
+    def outputs(self, tokenized: Sequence[Tokenized], results: Sequence[Result], next_id: NextId) -> list[Output]:
+        """What the caller gets.
+
+        Raises:
+            PromptError: a prompt has no answer; the first of them.
+        """
+        return all_good(self.kind.finish(self.served, tokenized, results, self.params, next_id))
+
+    def answered(self, next_id: NextId) -> list[Output]:
+        """All of it, here and now."""
+        tokenized = self.tokenize()
+        return all_good(self.kind.answered(self.served, tokenized, self.params, next_id))
+
+
+CLASSIFY = Kind("classify", answers.classified)
+_SCORE = Kind("classify", answers.scored)
+
+
+def spans(
+    served: Served, aggregation_strategy: str, ignore_labels: Sequence[str]
+) -> Kind[TokenClassificationRequestOutput]:
+    """The labelled spans of texts.
+
+    Raises:
+        ConfigError: the model does not classify tokens, or an argument is unknown.
+    """
+    from .spans import classified_tokens, span_finder
+
+    finder = span_finder(served, aggregation_strategy, ignore_labels)
+    return Kind("token_classify", functools.partial(classified_tokens, finder))
+
+
+# -- the calls; what they take and raise is said at `LLM`'s methods ------------------------------------
+
+
+def classify(
+    served: Served,
+    prompts: Any,
+    *,
+    pooling_params: PoolingParams | Sequence[PoolingParams] | None = None,
+    lora_request: Any = None,
+    tokenization_kwargs: Mapping[str, Any] | None = None,
+) -> Call[ClassificationRequestOutput]:
+    return _call(served, CLASSIFY, as_list(prompts), pooling_params, lora_request, tokenization_kwargs)
+
+
+def token_classify(
+    served: Served,
+    prompts: Any,
+    *,
+    aggregation_strategy: str = "simple",
+    ignore_labels: Sequence[str] = ("O",),
+    lora_request: Any = None,
+    tokenization_kwargs: Mapping[str, Any] | None = None,
+) -> Call[TokenClassificationRequestOutput]:
+    kind = spans(served, aggregation_strategy, ignore_labels)
+    return _call(served, kind, as_list(prompts), None, lora_request, tokenization_kwargs)
+
+
+def encode(
+    served: Served,
+    prompts: Any,
+    pooling_params: PoolingParams | Sequence[PoolingParams] | None = None,
+    *,
+    pooling_task: str | None = None,
+    lora_request: Any = None,
+    tokenization_kwargs: Mapping[str, Any] | None = None,
+) -> Call[PoolingRequestOutput]:
+    task = pooling_task or served.pooler.config.task or (served.task if served.task == "token_classify" else None)
+    if task not in ("classify", "token_classify", "embed"):
+        raise ConfigError(f"pooling_task={task!r}: LLM.encode needs 'classify', 'token_classify' or 'embed'.")
+    kind = Kind(task, functools.partial(answers.encoded, task))
+    return _call(served, kind, as_list(prompts), pooling_params, lora_request, tokenization_kwargs)
+
+
+def reward(
+    served: Served,
+    prompts: Any,
+    *,
+    pooling_params: PoolingParams | Sequence[PoolingParams] | None = None,
+    lora_request: Any = None,
+    tokenization_kwargs: Mapping[str, Any] | None = None,
+) -> Call[PoolingRequestOutput]:
+    listed = as_list(prompts)
+    params = list(per_prompt(pooling_params, len(listed)))
+    task = served.pooler.config.task or "classify"
+    if task == "classify":
+        for adapter in served.adapters_for(lora_request, len(listed)):
+            scoring.check_num_labels(int(served.config_of(adapter).num_labels), "reward")
+        if served.pooler.config.use_activation is None:
+            params = [PoolingParams(use_activation=bool(each.use_activation)) for each in params]
+    return encode(
+        served, listed, params, pooling_task=task, lora_request=lora_request, tokenization_kwargs=tokenization_kwargs
+    )
+
+
+def score(
+    served: Served,
+    text_1: str | Sequence[str],
+    text_2: str | Sequence[str],
+    options: ScoreOptions,
+    *,
+    pooling_params: PoolingParams | None = None,
+    lora_request: Any = None,
+    tokenization_kwargs: Mapping[str, Any] | None = None,
+) -> Call[ScoringRequestOutput]:
+    options = options.with_params(pooling_params)
+    prompts = [options.prompt(*pair) for pair in scoring.pairs(text_1, text_2)]
+    adapters = served.adapters_for(lora_request, len(prompts))
+    processor = score_processor(served, options, {int(served.config_of(each).num_labels) for each in adapters})
+    return _call(served, _SCORE, prompts, pooling_params, lora_request, tokenization_kwargs, processor)
+
+
+def score_processor(served: Served, options: ScoreOptions, num_labels: Iterable[int] = ()) -> PromptProcessor:
+    for count in num_labels or (int(served.classifier.config.num_labels),):
+        scoring.check_num_labels(count)
+    return options.processor(served.score_processor())
+
+
+def _call(
+    served: Served,
+    kind: Kind[Output],
+    prompts: Sequence[Any],
+    pooling_params: PoolingParams | Sequence[PoolingParams] | None,
+    lora_request: Any,
+    tokenization_kwargs: Mapping[str, Any] | None,
+    processor: PromptProcessor | None = None,
+) -> Call[Output]:
+    adapters = served.adapters_for(lora_request, len(prompts))
+    served.check(kind.task, adapters)
+    params = per_prompt(pooling_params, len(prompts))
+    truncation, special = truncation_of(tokenization_kwargs or {})
+    return Call(served, kind, prompts, params, adapters, processor or served.processor, truncation, special)
+
+
+def salted(call: Call[Output], cache_salt: str | None) -> Call[Output]:
+    """The same call, whose prompts share keys and values only with those of the same salt."""
+    return call if cache_salt is None else dataclasses.replace(call, cache_salt=cache_salt)
