@@ -177,8 +177,17 @@ class LLM:
 
     def labels_of(self, lora_request: LoRARequest | None) -> dict[int, str]:
         """The labels of an adapter, which is read now if it was not before; of the model for None."""
+        return {int(index): str(label) for index, label in self.config_of(lora_request).id2label.items()}
+
+    def config_of(self, lora_request: LoRARequest | None) -> Any:
+        """transformers' config of an adapter, as `labels_of` its labels."""
         (adapter,) = self._open.adapters_for(lora_request, 1)
-        return {int(index): str(label) for index, label in self._open.config_of(adapter).id2label.items()}
+        return self._open.config_of(adapter)
+
+    def model_card(self) -> str | None:
+        """The README.md that lies beside the weights, or None."""
+        file = self._open.classifier.source.checkpoint.folder / "README.md"
+        return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None
 
     def get_tokenizer(self) -> PreTrainedTokenizerBase | None:
         """transformers' tokenizer of the model (vLLM's name); None where it has none."""

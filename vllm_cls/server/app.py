@@ -14,7 +14,7 @@ from .errors import add_error_handlers
 from .metrics import Metrics
 from .middleware import add_middleware
 from .openapi import describe
-from .routes import classify, docs, health, invocations, models, pooling, score, tokenize
+from .routes import classify, description, docs, health, invocations, models, page, pooling, score, tokenize
 from .served_model import ServedModel
 from .settings import ServerSettings
 from .tracing import Tracing
@@ -56,7 +56,8 @@ def _families(model: ServedModel) -> Iterator[Callable[[ServedModel], APIRouter]
         yield classify.routes
     if model.scores:
         yield score.routes
-    yield from (pooling.routes, invocations.routes, tokenize.routes, models.routes, health.routes, docs.routes)
+    yield from (pooling.routes, invocations.routes, tokenize.routes, models.routes, description.routes)
+    yield from (health.routes, docs.routes, page.routes)
 
 
 def _absent(model: ServedModel) -> dict[str, str]:

@@ -104,13 +104,14 @@ def _limits(model: ServedModel) -> dict[str, Mapping[str, Any]]:
         "inputs": {"maxItems": settings.max_inputs},
         "documents": {"maxItems": settings.max_inputs},
         "task": {"type": "string", "enum": list(llm.supported_tasks)},
-        "instruction": {} if _takes_instruction(llm) else {"type": "null"},
+        "instruction": {} if takes_instruction(llm) else {"type": "null"},
         "chat_template": {"type": "string"} if trusted else off,
         "chat_template_kwargs": {"type": "object"} if trusted else off,
     }
 
 
-def _takes_instruction(llm: LLM) -> bool:
+def takes_instruction(llm: LLM) -> bool:
+    """Whether the prompt of the model's pairs has a place for an instruction."""
     try:
         llm.score_processor(ScoreOptions(instruction="x"), [1])
     except ConfigError:

@@ -100,6 +100,7 @@ class PairRequest(CommonRequest):
 class ScoreRequest(PairRequest):
     """One text against one or many, or as many against as many."""
 
+    truncated: bool = Field(False, description="Say of each pair whether it was cut.")
     pair: ClassVar[tuple[str, str]]
     """The names of its two sides."""
 
@@ -163,6 +164,7 @@ class Score(TypedDict):
     index: int
     object: str
     score: float
+    truncated: NotRequired[bool]
 
 
 class ScoreResponse(Head):

@@ -51,6 +51,9 @@ async def score_answer(model: ServedModel, request: Request, asked: ScoreRequest
     check_pairs(model.settings, first, second)
     outputs = await model.llm.score(first, second, **asked.score_options, **call.options)
     data = [Score(index=index, object="score", score=each.outputs.score) for index, each in enumerate(outputs)]
+    if asked.truncated:
+        for score, output in zip(data, outputs, strict=True):
+            score["truncated"] = output.truncated
     content: ScoreResponse = {**call.head("score"), "data": data, "usage": usage(outputs)}
     return await json_response(content, len(data))
 

@@ -1,0 +1,46 @@
+"""/model: what a client has to know of the model to show its answers."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from ..openapi import ERRORS, takes_instruction
+from ..protocol.description import ModelDescription
+from ..served_model import ServedModel
+
+_LONGEST_CARD = 200_000  # characters
+
+
+def routes(model: ServedModel) -> APIRouter:
+    """The router of this family."""
+    router = APIRouter(tags=["models"], responses=ERRORS)
+    llm = model.llm.llm
+    card = (llm.model_card() or "")[:_LONGEST_CARD] or None
+    described = llm.describe()
+    instructed = takes_instruction(llm)
+
+    # Not awaited: an adapter that was let go is read from its file again.
+    @router.get("/model")
+    def describe(
+        name: Annotated[str | None, Query(alias="model", description="Of an adapter.")] = None,
+    ) -> ModelDescription:
+        """The labels, the limits and the model card of the model or of an adapter."""
+        adapter = model.adapter(name)
+        config = llm.config_of(adapter)
+        labels = list(llm.labels_of(adapter).values())
+        return ModelDescription(
+            id=model.name_of(adapter),
+            task=described["task"],
+            labels=labels,
+            problem_type=config.problem_type,
+            use_activation=llm.use_activation,
+            scores=model.classifies and len(labels) == 1,
+            takes_instruction=instructed,
+            prompt_template=described["prompt_template"],
+            max_model_len=llm.max_model_len,
+            card=card if adapter is None else None,
+        )
+
+    return router
