@@ -51,10 +51,11 @@ class Client(Connection):
     The arguments are those of `Connection`.
     """
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._http = httpx.Client(**self.options)
+    _http: httpx.Client
+
+    def _opened(self, **options: Any) -> httpx.Client:
         self._closed = threading.Event()
+        return httpx.Client(**options)
 
     classify = _blocking(calls.classify)
     chat = _blocking(calls.chat)
@@ -101,9 +102,10 @@ class Client(Connection):
 class AsyncClient(Connection):
     """The same with `await`. Close it with `aclose`, or use it in an `async with`."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._http = httpx.AsyncClient(**self.options)
+    _http: httpx.AsyncClient
+
+    def _opened(self, **options: Any) -> httpx.AsyncClient:
+        return httpx.AsyncClient(**options)
 
     classify = _awaited(calls.classify)
     chat = _awaited(calls.chat)

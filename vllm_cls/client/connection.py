@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import json
 import os
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ T = TypeVar("T")
 _REJECTED = frozenset({400, 413, 415, 422})
 
 
-class Connection:
+class Connection(abc.ABC):
     """Where the server is, and how long it is waited for; the two clients differ in how they wait.
 
     Args:
@@ -51,7 +52,11 @@ class Connection:
             raise ConfigError(f"max_retries={max_retries!r} must be 0 or more.")
         self.base_url = _checked_url(base_url)
         self.timeout, self.max_retries = timeout, max_retries
-        self.options: dict[str, Any] = {"transport": transport, "headers": _headers(api_key, headers)}
+        self._http = self._opened(transport=transport, headers=_headers(api_key, headers))
+
+    @abc.abstractmethod
+    def _opened(self, **options: Any) -> Any:
+        """httpx's client."""
 
     def attempts(self) -> Attempts:
         return Attempts(self.max_retries, self.timeout)
