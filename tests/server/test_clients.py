@@ -190,7 +190,7 @@ def test_cohere(ranking: str, ranker: LLM) -> None:
     assert [each.relevance_score for each in answer.results] == pytest.approx(
         [each.relevance_score for each in expected], abs=1e-6
     )
-    with pytest.raises(cohere.errors.not_found_error.NotFoundError):
+    with pytest.raises(cohere.NotFoundError):
         client.rerank(model="other", query=QUERY, documents=DOCUMENTS)
 
 
