@@ -40,6 +40,8 @@ class Served:
         body = json.loads(request.content)
         self.asked.append((request.url.path, body))
         time.sleep(random.random() / 100)
+        if request.url.path == "/score" and "logits" in body:
+            return httpx.Response(400, json={"error": {"message": "There is no field 'logits' here."}})
         if self.refused:
             return httpx.Response(401, json={"error": {"message": "no key"}})
         prompts = [{"messages": body["messages"]}] if "messages" in body else _prompts(body)

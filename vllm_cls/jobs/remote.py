@@ -94,7 +94,7 @@ class RemoteModel:
             "truncate_prompt_tokens": -1 if truncate else None,
             "truncation_side": truncation_side,
             "model": self._name,
-            "extra": {"logits": True, "truncated": True},
+            "extra": {"truncated": True},
         }
         waiting: deque[Future[list[ClassificationRequestOutput]]] = deque()
         pool = ThreadPoolExecutor(REQUESTS_IN_FLIGHT, thread_name_prefix="vllm_cls_request")
@@ -139,6 +139,7 @@ class RemoteModel:
             texts = [[row[side] for row in rows] for side in ("prompt", "text_pair")]
             scores = self._client.score(texts[0], texts[1], **options)
             return [_output([each.score], [], {}, each.truncated) for each in _all_of(scores, rows)]
+        options = {**options, "extra": {**options["extra"], "logits": True}}
         if request.route == "chat":
             found = self._client.chat(rows[0]["messages"], **options)
         else:
