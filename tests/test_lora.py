@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -225,3 +227,17 @@ def test_what_an_adapter_adds_comes_before_the_activation(tmp_path: Path, monkey
     with LLM(str(base), enable_lora=True) as llm:
         wanted = expected(base, Path(request.lora_path), 3, ids(llm))
         torch.testing.assert_close(logits(llm, request), wanted, atol=1e-4, rtol=0)
+
+
+def test_an_adapter_that_was_let_go_is_not_held_by_shared_beginnings(
+    qwen2: tuple[Path, LoRARequest, LoRARequest],
+) -> None:
+    base, first, second = qwen2
+    with LLM(str(base), enable_lora=True, max_loras=1) as llm:
+        prompts = [[*range(20, 40), 50 + i] for i in range(5)]
+        llm.encode(prompts, pooling_task="classify", lora_request=first)
+        adapters: Any = llm._open.adapters
+        (adapter,) = map(weakref.ref, adapters._held.values())
+        llm.encode(prompts, pooling_task="classify", lora_request=second)
+        gc.collect()
+        assert adapter() is None

@@ -171,3 +171,12 @@ def test_texts_that_cannot_be_are_refused(tmp_path: Path) -> None:
     base = str(tiny.base_model("qwen2", tmp_path / "base"))
     with pytest.raises(ModelError, match="no LM head"):
         convert(base, out, head="sequence", label_tokens="a= very good,b= bad")
+
+
+def test_without_sharing_prompts_still_share_batches(tmp_path: Path) -> None:
+    source = tiny.causal_lm("qwen2", tmp_path / "source")
+    convert(str(source), tmp_path / "out", head="sequence", label_tokens=SEQUENCES, prompt_template=TEMPLATE)
+    with LLM(str(tmp_path / "out"), enable_prefix_caching=False, max_num_batched_tokens=10**6) as llm:
+        before = llm.counters
+        llm.classify(TEXTS[:2] * 3 + ["one more"])
+        assert (llm.counters - before).num_forwards == 1

@@ -103,6 +103,8 @@ def test_threads_default_to_what_torch_uses_and_to_the_cores() -> None:
     assert for_device(torch.device("cpu"), None).num_threads == min(torch.get_num_threads(), physical_cores())
     assert physical_cores() >= 1
     assert Workers(64).count == 16 and Workers(64)._threads_each == 4
+    assert Workers(24).count == 12 and Workers(24)._threads_each == 2
+    assert [Workers(count).count for count in (0, 1, 2, 16, 17)] == [1, 1, 2, 16, 8]
 
 
 def test_memory_settings_of_the_user_stand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,6 +143,27 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
         pytest.fail("the child hangs")
     assert status == 0
     workers.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_uses_no_pool_of_openmp() -> None:
+    workers, x = Workers(2), torch.ones(600, 600)
+    assert workers.run(lambda _: torch.get_num_threads(), [0], parallel=True) == [2]
+    workers.run(lambda _: (x @ x).sin(), [0], parallel=True)  # now the pool has threads
+    child = os.fork()
+    if child == 0:
+        workers.run(lambda _: (x @ x).sin(), [0], parallel=True)
+        os._exit(0)
+    for _ in range(100):
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        pytest.fail("the child hangs")
+    assert status == 0
 
 
 def test_a_running_forward_does_not_change_what_the_next_model_gets() -> None:

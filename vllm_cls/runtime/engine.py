@@ -6,6 +6,7 @@ import functools
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -142,7 +143,9 @@ class Engine:
         """Logits of label texts: the states behind each prompt and behind each beginning of a text, then their scores."""
         texts = Continuations(scorer.beginnings, self.runner.architecture, self.runner.backbone.config)
         results: list[Result] = []
-        for part in chunks(works, self._sharing.max_tokens):
+        # Without keys and values to hold, all prompts go together.
+        shares = self.prefix_cache.max_bytes > 0
+        for part in chunks(works, self._sharing.max_tokens) if shares else [works]:
             states = self._continued(texts, part)
             good = [rows for rows in states if not isinstance(rows, PromptError)]
             with torch.inference_mode():
@@ -285,7 +288,9 @@ class Engine:
 
     def _sharing_group(self, sequence: TokenSequence) -> Hashable:
         key = self.runner.sharing_key(len(sequence))
-        return None if key is None else (key, sequence.cache_salt, sequence.adapter)
+        # Weakly, so that an adapter that was let go does not live on in the prefix cache.
+        adapter = None if sequence.adapter is None else weakref.ref(sequence.adapter)
+        return None if key is None else (key, sequence.cache_salt, adapter)
 
     def _count(
         self, sequences: Sequence[TokenSequence], unique: Sequence[TokenSequence], results: dict[int, Result]

@@ -33,7 +33,9 @@ class Workers:
 
     def __init__(self, num_threads: int) -> None:
         self.num_threads = num_threads
-        self.count = max(1, min(num_threads, _MAX_WORKERS))
+        # As many workers as leave no thread without one: 24 threads are 12 workers of two.
+        self.count = max(1, num_threads // max(1, -(-num_threads // _MAX_WORKERS)))
+        self._made_in = os.getpid()
         self._pool: ThreadPoolExecutor | None = None
         self._process = 0
 
@@ -48,7 +50,8 @@ class Workers:
         before = torch.get_num_threads()
         try:
             if not parallel or self.count == 1 or len(batches) < self.count:
-                torch.set_num_threads(self.num_threads)
+                # A forked process has OpenMP's pool and none of its threads: to use several would wait for ever.
+                torch.set_num_threads(self.num_threads if self._made_in == os.getpid() else 1)
                 return [function(batch) for batch in batches]
             torch.set_num_threads(self._threads_each)  # MKL's number is one for all threads
             futures = [self._threads.submit(function, batch) for batch in batches]
