@@ -32,6 +32,7 @@ from .runtime.fusion import linear
 from .runtime.lora import Adapter, let_adapt
 from .runtime.prepacking import PackedLinear, pays
 from .runtime.runner import Mode, Runner
+from .runtime.workers import bound_kernel_caches
 from .tokenization import PromptProcessor
 
 # Random prompts that quantization watches.
@@ -215,6 +216,8 @@ def serve(options: ModelConfig, runtime: RuntimeConfig) -> Served:
         ConfigError: an option does not fit it.
     """
     device = choose_device(options.device)
+    if device.type == "cpu":
+        bound_kernel_caches()
     # int8 starts from float32, whatever else this processor is good at.
     exact = options.quantization == "int8" and options.dtype == "auto" and device.type == "cpu"
     dtype = torch.float32 if exact else choose_dtype(options.dtype, device)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -176,3 +178,30 @@ def test_a_running_forward_does_not_change_what_the_next_model_gets() -> None:
     finally:
         torch.set_num_threads(before)
         default_num_threads.cache_clear()
+
+
+_MANY_SIZES = """
+import random, sys
+from pathlib import Path
+from vllm_cls import LLM
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4 // 1024
+
+random.seed(0)
+with LLM(sys.argv[1], num_threads=1) as llm:
+    for step in range(240):
+        if step == 40:
+            before = resident()
+        llm.classify([[random.randrange(10, 90) for _ in range(3 + step)], [10 + step % 80] * 8], use_tqdm=False)
+    print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="needs Linux")
+def test_batches_of_ever_other_sizes_do_not_fill_the_memory(tmp_path: Path) -> None:
+    model = tiny.classifier("bert", tmp_path / "model", max_position_embeddings=512)
+    ran = subprocess.run(
+        [sys.executable, "-c", _MANY_SIZES, str(model)], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert int(ran.stdout.split()[-1]) < 150  # MiB; all kernels kept, it was several hundred

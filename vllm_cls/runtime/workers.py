@@ -20,6 +20,7 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 _MAX_WORKERS = 16  # beyond, threads of Python wait for each other more than for the processor
+_KEPT_KERNELS = "32"
 # glibc's names and numbers (malloc.h).
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -50,8 +51,7 @@ class Workers:
         before = torch.get_num_threads()
         try:
             if not parallel or self.count == 1 or len(batches) < self.count:
-                # A forked process has OpenMP's pool and none of its threads: to use several would wait for ever.
-                torch.set_num_threads(self.num_threads if self._made_in == os.getpid() else 1)
+                torch.set_num_threads(1 if self._is_forked else self.num_threads)
                 return [function(batch) for batch in batches]
             torch.set_num_threads(self._threads_each)  # MKL's number is one for all threads
             futures = [self._threads.submit(function, batch) for batch in batches]
@@ -70,8 +70,13 @@ class Workers:
             self._pool = None
 
     @property
+    def _is_forked(self) -> bool:
+        """A forked process has OpenMP's pool and none of its threads: an operator that uses several waits for ever."""
+        return self._made_in != os.getpid()
+
+    @property
     def _threads_each(self) -> int:
-        return self.num_threads // self.count
+        return 1 if self._is_forked else self.num_threads // self.count
 
     @property
     def _threads(self) -> ThreadPoolExecutor:
@@ -80,6 +85,17 @@ class Workers:
             start = functools.partial(torch.set_num_threads, self._threads_each)
             self._pool = ThreadPoolExecutor(self.count, "vllm_cls_worker", start)
         return self._pool
+
+
+def bound_kernel_caches() -> None:
+    """Have oneDNN keep the kernels of a few shapes, not of a thousand: each number of rows gets some of its own.
+
+    They take 1 to 5 MB each, so that batches of ever other sizes filled gigabytes (measured); within a forward the
+    layers repeat a few shapes. oneDNN and the layer that torch puts over it read these names when they first
+    multiply. The user's own stand.
+    """
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(name, _KEPT_KERNELS)
 
 
 def for_device(device: torch.device, num_threads: int | None) -> Workers:
