@@ -268,3 +268,22 @@ def test_options_of_a_request(bert: Path) -> None:
         llm.classify({"prompt_token_ids": "hello"})
     with pytest.raises(ConfigError, match="no option 'foo'"):
         load_classifier(str(bert), foo=1)
+
+
+@pytest.mark.parametrize("task", ["classify", "embed", "token_classify"])
+def test_a_tensor_that_encode_gives_is_its_callers(bert: Path, task: str) -> None:
+    (output,) = LLM(str(bert)).encode("a film", pooling_task=task)
+    row: torch.Tensor = output.outputs.data
+    row.mul_(2)
+    assert not row.is_inference()
+    (row.clone().requires_grad_() * 3).sum().backward()
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"max_num_batched_tokens": 1.5}, {"num_threads": "2"}, {"max_num_seqs": True}, {"cuda_graphs": True}],
+    ids=str,
+)
+def test_an_option_of_another_type_or_without_effect_is_refused(bert: Path, option: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(option))):
+        LLM(str(bert), device="cpu", **option)

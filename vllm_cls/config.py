@@ -244,7 +244,7 @@ class RuntimeConfig:
     def __post_init__(self) -> None:
         for name in ("max_num_batched_tokens", "max_num_seqs", "num_threads", "max_lora_rank"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name}={value} must be at least 1.")
+            if value is not None and (type(value) is not int or value < 1):
+                raise ConfigError(f"{name}={value!r} must be a whole number, at least 1.")
         if self.prefix_cache_bytes is not None and self.prefix_cache_bytes < 0:
             raise ConfigError(f"prefix_cache_bytes={self.prefix_cache_bytes} must be 0 or more.")

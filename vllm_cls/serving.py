@@ -218,6 +218,8 @@ def serve(options: ModelConfig, runtime: RuntimeConfig) -> Served:
     device = choose_device(options.device)
     if device.type == "cpu":
         bound_kernel_caches()
+        if runtime.cuda_graphs:
+            raise ConfigError("cuda_graphs=True needs a GPU, and this model is to run on a CPU; leave it out.")
     # int8 starts from float32, whatever else this processor is good at.
     exact = options.quantization == "int8" and options.dtype == "auto" and device.type == "cpu"
     dtype = torch.float32 if exact else choose_dtype(options.dtype, device)

@@ -42,7 +42,7 @@ def fetch(rows: torch.Tensor | list[torch.Tensor]) -> Callable[[], list[torch.Te
         all_rows = _to_host(rows)
         return lambda: list(all_rows())
     if not rows or rows[0].device.type == "cpu":
-        return lambda: rows
+        return lambda: [row.clone() for row in rows]  # the caller's, outside inference mode
     if len({row.shape[1:] for row in rows}) > 1:  # adapters with other numbers of labels
         copies = [_to_host(row) for row in rows]
         return lambda: [copy() for copy in copies]
@@ -53,7 +53,7 @@ def fetch(rows: torch.Tensor | list[torch.Tensor]) -> Callable[[], list[torch.Te
 
 def _to_host(tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
     if tensor.device.type == "cpu":
-        return lambda: tensor
+        return tensor.clone  # the caller's, outside inference mode
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     host.copy_(tensor, non_blocking=True)
     copied = torch.cuda.Event()
