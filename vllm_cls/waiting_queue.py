@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from .equal_shares import EqualShares
 from .errors import EngineDeadError, QueueFullError
 
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ class Request:
     queued_at: float = field(default=0.0, init=False)
     began_at: float = field(default=0.0, init=False)
     ended_at: float = field(default=0.0, init=False)
-    turn: float = field(default=0.0, init=False)
     waits: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
@@ -79,9 +79,8 @@ class Window(NamedTuple):
 class WaitingQueue:
     """Requests in flight and, of these, the sequences that wait; safe from any thread.
 
-    Fair by tokens between requests, as start-time fair queueing has it (Goyal, Vin, Cheng, 1996): whose tokens that were
-    taken are fewest has its turn, counted from where the others were when it came. Requests of one sequence are thus
-    served as they come, and one of a thousand gives way to each of them.
+    Whose request would be done first, if all shared the device equally, has the next turn (see `EqualShares`): one of a
+    thousand sequences gives way to small ones, without being starved by them.
 
     Args:
         max_requests: in flight.
@@ -94,7 +93,7 @@ class WaitingQueue:
         self.num_tokens = 0
         self._heap: list[tuple[float, int, Request]] = []
         self._numbers = itertools.count()
-        self._now = 0.0  # the turn of what was taken last
+        self._shares = EqualShares()
         self._refusal: str | None = None  # why no request is let in any more
         self._closed = False
         self._changed = threading.Condition()
@@ -130,9 +129,10 @@ class WaitingQueue:
             if self._closed:
                 raise EngineDeadError(self._refusal or "")
             self._check_room(arriving=False)
-            request.queued_at, request.turn, request.waits = time.perf_counter(), self._now, True
+            request.queued_at, request.waits = time.perf_counter(), True
             self.num_tokens += request.num_waiting_tokens
-            self._push(request)
+            end = self._shares.join(request.num_waiting_tokens)
+            heapq.heappush(self._heap, (end, next(self._numbers), request))
             self._changed.notify()
 
     def discard(self, request: Request) -> None:
@@ -193,33 +193,30 @@ class WaitingQueue:
         while self._heap and len(seen) < window.num_sequences:
             request = self._heap[0][-1]
             if not request.waits or request.deadline <= now:
-                self._leave(request)
                 heapq.heappop(self._heap)
+                self._leave(request)
                 continue
             sequence = request.sequences[request.num_begun]
             key = (request.task, sequence)
             repeated = key in seen
             if taken and not repeated and num_tokens + len(sequence) > window.num_tokens:
                 break
-            heapq.heappop(self._heap)
-            self._now = max(self._now, request.turn)
-            taken.append(Taken(request, request.num_begun, repeated))
-            self.num_tokens -= len(sequence)
-            request.num_begun += 1
             if not repeated:  # what runs once costs once
                 seen.add(key)
                 num_tokens += len(sequence)
-                request.turn += len(sequence)
+            taken.append(Taken(request, request.num_begun, repeated))
+            request.num_begun += 1
             request.began_at = request.began_at or time.perf_counter()
             request.waits = request.num_begun < len(request.sequences)
-            if request.waits:
-                self._push(request)
+            self._gone(len(sequence))
         return taken
-
-    def _push(self, request: Request) -> None:
-        heapq.heappush(self._heap, (request.turn, next(self._numbers), request))
 
     def _leave(self, request: Request) -> None:
         if request.waits:
-            self.num_tokens -= request.num_waiting_tokens
+            self._gone(request.num_waiting_tokens)
             request.waits = False
+
+    def _gone(self, num_tokens: int) -> None:
+        """So many tokens wait no longer."""
+        self.num_tokens -= num_tokens
+        self._shares.served(num_tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.models import tiny
-from vllm_cls import LLM, ConfigError, PoolingParams, PromptError
+from vllm_cls import LLM, AsyncLLM, ConfigError, EngineDeadError, PoolingParams, PromptError
 from vllm_cls.runtime.batch import TokenSequence, Work, packed_batch, padded_batch
 from vllm_cls.runtime.schedule import Budget, plan_batches
 
@@ -68,6 +69,26 @@ def test_a_batch_that_fails_is_run_one_by_one(llm: LLM, monkeypatch: pytest.Monk
     assert "refuses this prompt of 9 tokens: out of something" in str(bad.error)
     with pytest.raises(PromptError, match="9 tokens"):
         llm.classify([20] * 9)
+
+
+def test_a_device_that_failed_is_no_prompts_fault(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(works: list[Work]) -> torch.Tensor:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nsome advice")
+
+    monkeypatch.setattr(llm._open.engine.runner, "logits", fails)
+    with pytest.raises(
+        EngineDeadError, match=r"the device failed \(CUDA error: an illegal memory access was encountered\)"
+    ):
+        llm.classify([[20] * 5, [21] * 5])
+
+    async def ask() -> None:
+        async with AsyncLLM(llm) as engine:
+            with pytest.raises(EngineDeadError, match="the engine died"):
+                await engine.classify([20] * 5)
+            engine._batching._thread.join(30)
+            assert not engine.is_alive
+
+    asyncio.run(ask())
 
 
 @given(

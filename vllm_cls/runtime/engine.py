@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ..errors import ConfigError, PromptError
+from ..errors import ConfigError, EngineDeadError, PromptError
 from ..pooler.sequences import SequenceScorer
 from . import memory, workers
 from .batch import TokenSequence, Work
@@ -244,6 +244,8 @@ class Engine:
         """Answers to a batch that failed."""
         _logger.debug("a forward of %d prompts failed", len(works), exc_info=failure)
         exhausted = memory.is_exhausted(failure)
+        if isinstance(failure, torch.AcceleratorError) and not exhausted:  # it answers nobody any more
+            raise EngineDeadError(f"the device failed ({str(failure).splitlines()[0]}); start again.") from failure
         if exhausted:
             memory.release(self.runner.device)
         if len(works) > 1:
