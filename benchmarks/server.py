@@ -86,10 +86,10 @@ def load(
         if number / offline[0] > LONGEST_ROUND:
             print(f"  {number} connections: left out, one round would take {number / offline[0]:.0f} s", flush=True)
             continue
-        length = max(seconds, 2 * number / offline[0])
+        length = max(seconds, 1.2 * number / offline[0])
         closed.append(timed(server, closed_loop(server.port, number, cycle, min(2.0, seconds), length)))
     for share in RATES:
-        length = max(seconds, 5 / offline[0])
+        length = max(seconds, 4 / offline[0])
         found = timed(server, open_loop(server.port, share * offline[0], cycle, min(2.0, seconds), length))
         opened.append({"share_of_offline": share, **found})
     offline.append(offline_rate(run, count, seconds))

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .runtime.engine import Result
     from .serving import Served
 
-_TOKENIZERS = 2  # threads: one tokenizes at a time, the other reads an adapter or writes outputs meanwhile
+_TOKENIZERS = 2  # threads: one tokenizes at a time, the other reads an adapter meanwhile
 _PROMPTS_AT_ONCE = 64  # tokenized before another request has its turn
 _QUEUED_WINDOWS = 64  # that wait at most, unless told otherwise
 
@@ -106,7 +106,8 @@ class AsyncLLM:
         if max_queued_tokens is None:
             max_queued_tokens = _QUEUED_WINDOWS * self._window().num_tokens
         self._queue = WaitingQueue(max_queued_requests, max_queued_tokens)
-        self._threads = ThreadPoolExecutor(_TOKENIZERS, thread_name_prefix="vllm_cls_tokenizer")
+        self._tokenizers = ThreadPoolExecutor(_TOKENIZERS, thread_name_prefix="vllm_cls_tokenizer")
+        self._outputs = ThreadPoolExecutor(1, thread_name_prefix="vllm_cls_outputs")
         self._batching = ContinuousBatching(self._queue, self._run, self._window, self._finished, self.telemetry)
         self._numbers = itertools.count()
 
@@ -138,7 +139,8 @@ class AsyncLLM:
     def close(self) -> None:
         """Finish what is running, and give the model's memory back; requests that wait fail with `EngineDeadError`."""
         self._batching.close()
-        self._threads.shutdown(wait=True)
+        self._tokenizers.shutdown(wait=True)
+        self._outputs.shutdown(wait=True)
         if self._owns:
             self.llm.close()
 
@@ -294,16 +296,18 @@ class AsyncLLM:
             self.telemetry.rejected("cancelled")
             raise
         except asyncio.TimeoutError as error:
+            if timeout is None:  # of something else
+                raise
             self.telemetry.rejected("deadline")
             raise DeadlineError(f"no answer within {timeout:g} s, the time that this request was given.") from error
 
     async def _run_through(self, build: Callable[[], Call[Any]], request_id: str | None, deadline: float) -> list[Any]:
         """Tokenize, wait for the turn, and for the outputs."""
         began, loop = time.perf_counter(), asyncio.get_running_loop()
-        call, tokenized = await loop.run_in_executor(self._threads, _begun, build)
+        call, tokenized = await loop.run_in_executor(self._tokenizers, _begun, build)
         while len(tokenized) < len(call.prompts):
             stop = len(tokenized) + _PROMPTS_AT_ONCE
-            tokenized += await loop.run_in_executor(self._threads, call.tokenize, len(tokenized), stop)
+            tokenized += await loop.run_in_executor(self._tokenizers, call.tokenize, len(tokenized), stop)
         self.telemetry.stage("tokenize", time.perf_counter() - began)
         asked = _Asked(
             call.kind.task,
@@ -339,7 +343,7 @@ class AsyncLLM:
 
     def _finished(self, requests: Sequence[Request]) -> None:
         """In the engine's thread: outputs are made in another, while the next window runs."""
-        self._threads.submit(self._deliver, requests)
+        self._outputs.submit(self._deliver, [each for each in requests if isinstance(each, _Asked)])
 
     def _deliver(self, requests: Sequence[_Asked]) -> None:
         loops: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], list[Any] | BaseException]]] = {}
