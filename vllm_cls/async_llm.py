@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _TOKENIZERS = 2  # threads: one tokenizes at a time, the other reads an adapter meanwhile
 _PROMPTS_AT_ONCE = 64  # tokenized before another request has its turn
+_LONGEST_WINDOW = 0.25  # seconds
 _QUEUED_WINDOWS = 64  # that wait at most, unless told otherwise
 
 
@@ -104,7 +105,7 @@ class AsyncLLM:
         self.llm = model if isinstance(model, LLM) else LLM(model, **llm_options)
         self.telemetry: Telemetry = telemetry or Silence()
         if max_queued_tokens is None:
-            max_queued_tokens = _QUEUED_WINDOWS * self._window().num_tokens
+            max_queued_tokens = _QUEUED_WINDOWS * self.llm._open.engine.window[0]
         self._queue = WaitingQueue(max_queued_requests, max_queued_tokens)
         self._tokenizers = ThreadPoolExecutor(_TOKENIZERS, thread_name_prefix="vllm_cls_tokenizer")
         self._outputs = ThreadPoolExecutor(1, thread_name_prefix="vllm_cls_outputs")
@@ -339,7 +340,12 @@ class AsyncLLM:
         return self.llm._open.run(task, sequences)
 
     def _window(self) -> Window:
-        return Window(*self.llm._open.engine.window)
+        """What keeps the device busy once; where that takes long, since who comes next waits for it, half as much."""
+        tokens, sequences = self.llm._open.engine.window
+        rate = self._queue.tokens_per_second
+        if rate is not None:
+            tokens = max(tokens // 2, min(tokens, int(rate * _LONGEST_WINDOW)))
+        return Window(tokens, sequences)
 
     def _finished(self, requests: Sequence[Request]) -> None:
         """In the engine's thread: outputs are made in another, while the next window runs."""

@@ -105,13 +105,13 @@ class ContinuousBatching:
             self._queue.discard(requests[0])
             return
         for each, answer in zip(taken, answers, strict=True):
-            each.request.answers[each.index] = answer
+            each.request.answers[each.place] = answer
             each.request.num_answered += 1
 
     def _measure(self, taken: Sequence[Taken], seconds: float) -> None:
         tokens = saved = 0
         for each in taken:
-            answer, length = each.request.answers[each.index], len(each.sequence)
+            answer, length = each.request.answers[each.place], len(each.sequence)
             tokens += length
             if each.repeated:
                 saved += length

@@ -61,12 +61,12 @@ class Taken(NamedTuple):
     """One sequence whose turn has come; `repeated` where an identical one was taken with it."""
 
     request: Request
-    index: int
+    place: int
     repeated: bool
 
     @property
     def sequence(self) -> TokenSequence:
-        return self.request.sequences[self.index]
+        return self.request.sequences[self.place]
 
 
 class Window(NamedTuple):
