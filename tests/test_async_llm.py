@@ -252,9 +252,14 @@ def test_a_bad_prompt_costs_its_request_alone(bert: LLM) -> None:
 
     good, listed, long, cut, params, score, encode, empty = run(bert, body)
     same(good, bert.classify("good"))
-    assert isinstance(listed, PromptError) and "prompt 1: token id 1000000" in str(listed)
+    assert isinstance(listed, PromptError) and "prompt 1: Token id 1000000" in str(listed)
     assert isinstance(long, PromptError) and cut.truncated
-    for each, words in ((params, "same"), (score, "num_labels 1"), (encode, "pooling_task"), (empty, "no prompt")):
+    for each, words in (
+        (params, "same"),
+        (score, "num_labels 1"),
+        (encode, "pooling_task"),
+        (empty, "at least one prompt"),
+    ):
         assert isinstance(each, (ConfigError, PromptError)) and words in str(each), each
 
 
