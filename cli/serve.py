@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,13 @@ class Adapter(click.ParamType):
         return name.strip(), path.strip()
 
 
+def _distinct(ctx: click.Context, param: click.Parameter, value: Sequence[tuple[str, str]]) -> dict[str, str]:
+    for name, _ in value:
+        if [each for each, _ in value].count(name) > 1:
+            raise click.BadParameter(f"{name!r} twice; give each adapter a name of its own.", ctx, param)
+    return dict(value)
+
+
 @click.command(cls=GroupedCommand, groups=_GROUPS, epilog=EPILOG)
 @click.argument("model")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is all.")
@@ -85,6 +93,7 @@ class Adapter(click.ParamType):
     "--lora-modules",
     type=Adapter(),
     multiple=True,
+    callback=_distinct,
     help="A LoRA adapter that clients may name as model; may be repeated.",
 )
 @click.option("--max-loras", type=click.IntRange(1), help="Adapters held in memory; else all of them.")
@@ -110,7 +119,7 @@ def serve(
     """Answer vLLM's classification API over HTTP.
 
     MODEL is a folder, a hub id or a .gguf file. SIGTERM stops: what is in flight is answered first.
-    """  # fmt: skip
+    """
     speak(state)
     from vllm_cls.async_llm import AsyncLLM
     from vllm_cls.server import ServerSettings, create_app, lifecycle, logs
@@ -119,7 +128,7 @@ def serve(
     logs.configure(options.pop("log_format"), options.pop("log_level"))
     settings = ServerSettings(
         served_model_names=tuple(options.pop("served_model_name")),
-        lora_modules=dict(lora_modules),
+        lora_modules=lora_modules,
         threshold=options.pop("threshold"),
         trust_request_chat_template=options.pop("trust_request_chat_template"),
         root_path=options.pop("root_path"),

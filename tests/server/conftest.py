@@ -44,7 +44,7 @@ def ranker(folders: Path) -> Iterator[LLM]:
 @pytest.fixture(scope="session")
 def chatty(folders: Path) -> Iterator[LLM]:
     """A decoder with a chat template."""
-    folder = tiny.classifier("llama", folders / "chatty", max_position_embeddings=256)
+    folder = tiny.classifier("llama", folders / "chatty", max_position_embeddings=8192)
     tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder)
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(folder)

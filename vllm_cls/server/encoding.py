@@ -16,14 +16,15 @@ Endianness = Literal["native", "big", "little"]
 _TORCH_NAMES = {"fp8_e4m3": "float8_e4m3fn", "fp8_e5m2": "float8_e5m2"}
 
 
-def to_bytes(tensor: torch.Tensor, dtype: EmbedDtype, endianness: Endianness) -> bytes:
-    """The numbers of a tensor, row by row.
+def to_bytes(tensor: torch.Tensor, dtype: EmbedDtype | None = None, endianness: Endianness | None = None) -> bytes:
+    """The numbers of a tensor, row by row; float32 in the machine's own order unless something else is said.
 
     Raises:
         RequestError: one is too large for the dtype.
     """
     import torch
 
+    dtype, endianness = dtype or "float32", endianness or "native"
     numbers = tensor.detach().cpu().to(getattr(torch, _TORCH_NAMES.get(dtype, dtype))).contiguous()
     if not bool(torch.isfinite(numbers.to(torch.float32)).all()):
         raise RequestError(f"A number of the answer does not fit {dtype}; use float32.", "embed_dtype")

@@ -21,6 +21,7 @@ from ..errors import (
     QueueFullError,
     VclsError,
 )
+from .asgi import routed_path
 
 logger = logging.getLogger("vllm_cls.server")
 
@@ -110,7 +111,11 @@ def _http(request: Request, error: Exception) -> Response:
         message = f"There is no route {path} here: {reason}" if reason else f"There is no route {path}."
     elif error.status_code == 405:
         message = f"{request.scope['path']} does not take {request.method}."
-    return error_response(error.status_code, message, headers=error.headers)
+    headers = dict(error.headers or {})
+    if "Allow" in headers:  # Starlette names the methods of one of the path's routes
+        methods = request.app.openapi()["paths"].get(routed_path(request.scope), {})
+        headers["Allow"] = ", ".join(sorted(each.upper() for each in methods)) or headers["Allow"]
+    return error_response(error.status_code, message, headers=headers)
 
 
 def _fault(request: Request, error: Exception) -> Response:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -14,7 +14,11 @@ from pydantic.json_schema import models_json_schema
 from ..errors import ConfigError
 from ..llm import LLM
 from ..scoring import ScoreOptions
+from .auth import OPEN_PATHS
 from .errors import ErrorResponse
+from .protocol.classify import ClassifyRequest
+from .protocol.prompts import ChatFields
+from .protocol.score import PairRequest
 from .served_model import ServedModel
 
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -56,7 +60,7 @@ def documented(
     """
     _forms.update((each.__name__, each) for each in requests)
     forms = [{"$ref": _REF.format(model=each.__name__)} for each in requests]
-    schema = forms[0] if len(forms) == 1 else {"oneOf": forms}
+    schema = forms[0] if len(forms) == 1 else {"anyOf": forms}
     errors = {status: {"model": ErrorResponse, "description": told} for status, told in _RUN_ERRORS.items()}
     good = {"model": response, **({"content": dict(other_content)} if other_content else {})}
     return {
@@ -73,29 +77,50 @@ def describe(app: FastAPI, model: ServedModel) -> None:
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _described(app, _limits(model))
+            app.openapi_schema = _described(app, model)
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's way to replace it
 
 
-def _described(app: FastAPI, limits: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _described(app: FastAPI, model: ServedModel) -> dict[str, Any]:
     whole = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes, servers=app.servers
     )
+    there: dict[type[BaseModel], bool] = {
+        ChatFields: model.chats,
+        PairRequest: model.scores,
+        ClassifyRequest: model.classifies,
+    }
+    absent = tuple(kind for kind, is_there in there.items() if not is_there)
+    _leave_out(whole["paths"], [name for name, each in _forms.items() if issubclass(each, absent)])
     named = json.dumps(whole["paths"])
     forms = [each for name, each in _forms.items() if f'"{_REF.format(model=name)}"' in named]
     _, schemas = models_json_schema([(each, "validation") for each in forms], ref_template=_REF)
     whole.setdefault("components", {}).setdefault("schemas", {}).update(schemas.get("$defs", {}))
-    _fill_in(whole, limits)
+    _fill_in(whole, _limits(model))
+    if model.settings.api_keys:
+        whole["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        for path in whole["paths"].keys() - OPEN_PATHS:
+            for operation in whole["paths"][path].values():
+                operation["security"] = [{"key": []}]
     return whole
+
+
+def _leave_out(paths: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Take forms of these names from the bodies that have several."""
+    refs = [{"$ref": _REF.format(model=name)} for name in names]
+    for operation in (each for path in paths.values() for each in path.values() if "requestBody" in each):
+        schema = operation["requestBody"]["content"]["application/json"]["schema"]
+        if "anyOf" in schema:
+            schema["anyOf"] = [each for each in schema["anyOf"] if each not in refs]
 
 
 def _limits(model: ServedModel) -> dict[str, Mapping[str, Any]]:
     """What the marks in the schemas of requests stand for."""
     llm, settings = model.llm.llm, model.settings
     longest, trusted = llm.max_model_len, settings.trust_request_chat_template
-    off = {"type": "null", "description": "Refused; the server runs without --trust-request-chat-template."}
+    off = {"description": "Refused: the server runs without --trust-request-chat-template."}
     return {
         "token_id": {"maximum": llm.vocab_size - 1},
         "length": {"maximum": longest},
@@ -105,8 +130,8 @@ def _limits(model: ServedModel) -> dict[str, Mapping[str, Any]]:
         "documents": {"maxItems": settings.max_inputs},
         "task": {"type": "string", "enum": list(llm.supported_tasks)},
         "instruction": {} if takes_instruction(llm) else {"type": "null"},
-        "chat_template": {"type": "string"} if trusted else off,
-        "chat_template_kwargs": {"type": "object"} if trusted else off,
+        "chat_template": {"type": "string"} if trusted else {"type": "null", **off},
+        "chat_template_kwargs": {"type": "object"} if trusted else {"type": "object", "maxProperties": 0, **off},
     }
 
 

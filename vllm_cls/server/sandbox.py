@@ -6,13 +6,14 @@ Jinja's sandbox keeps a template from the interpreter, not from running for ever
 from __future__ import annotations
 
 import asyncio
+import atexit
 import functools
 import json
-import multiprocessing
+import select
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 from .errors import RequestError
@@ -20,8 +21,7 @@ from .errors import RequestError
 SECONDS = 2.0
 """That a template may take."""
 _STARTING_SECONDS = 120.0
-_MEMORY = 1 << 30  # bytes that a template may use
-_MAX_TEXT = 1 << 22  # characters that it may write
+_WORKER = [sys.executable, "-m", "vllm_cls.server.template_worker"]
 
 
 async def render(template: str, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> str:
@@ -33,7 +33,7 @@ async def render(template: str, messages: Sequence[Mapping[str, Any]], options: 
     Raises:
         RequestError: the template fails, or takes too much time or memory.
     """
-    job = json.dumps({"chat_template": template, "conversations": [list(messages)], **options}).encode()
+    job = json.dumps({**options, "chat_template": template, "conversations": [list(messages)]})
     answer = await asyncio.get_running_loop().run_in_executor(_thread(), _renderer().run, job)
     if "error" in answer:
         raise RequestError(f"The chat template fails: {answer['error']}", "chat_template")
@@ -44,73 +44,65 @@ class _Renderer:
     """A process that renders one template after the other; a new one takes its place when it was ended."""
 
     def __init__(self) -> None:
-        self._process: Any = None
-        self._pipe: Any = None
+        self._process: subprocess.Popen[str] | None = None
 
-    def run(self, job: bytes) -> dict[str, Any]:
+    def run(self, job: str) -> dict[str, Any]:
         """What the process makes of a job."""
         if self._process is None:
-            self._start()
-        try:
-            self._pipe.send_bytes(job)
-            if self._pipe.poll(SECONDS):
-                answer: dict[str, Any] = json.loads(self._pipe.recv_bytes())
-                return answer
-            reason = f"it takes longer than {SECONDS:g} s."
-        except (EOFError, OSError):
-            reason = "it ended the process that rendered it."
-        self._process.kill()
-        self._process = None
-        return {"error": reason}
+            self._process = self._started()
+        answer = self._ask(self._process, job)
+        if answer is None:
+            self.close()
+            answer = {"error": f"it takes longer than {SECONDS:g} s, or ended the process that rendered it."}
+        return answer
 
-    def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs,), daemon=True, name="vcls-templates")
-        self._process.start()
-        theirs.close()
-        if not self._pipe.poll(_STARTING_SECONDS):
-            raise TimeoutError("the process that renders chat templates does not start")
-        self._pipe.recv_bytes()
+    def _started(self) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            _WORKER,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            encoding="ascii",
+        )
+        if self._line(process, _STARTING_SECONDS) is None:
+            process.kill()
+            process.communicate()
+            raise RuntimeError("the process that renders chat templates does not start")
+        return process
+
+    def _ask(self, process: subprocess.Popen[str], job: str) -> dict[str, Any] | None:
+        assert process.stdin is not None
+        try:
+            print(job, file=process.stdin, flush=True)
+        except BrokenPipeError:
+            return None
+        return self._line(process, SECONDS)
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+    @staticmethod
+    def _line(process: subprocess.Popen[str], seconds: float) -> dict[str, Any] | None:
+        """The next answer, or None where none comes in time."""
+        assert process.stdout is not None
+        ready, _, _ = select.select([process.stdout], [], [], seconds)
+        line = process.stdout.readline() if ready else ""
+        return dict(json.loads(line)) if line else None
 
 
 @functools.cache
 def _renderer() -> _Renderer:
-    return _Renderer()
+    renderer = _Renderer()
+    atexit.register(renderer.close)
+    return renderer
 
 
 @functools.cache
 def _thread() -> ThreadPoolExecutor:
     """Where one template after the other is waited for."""
     return ThreadPoolExecutor(1, thread_name_prefix="vcls-templates")
-
-
-def _work(pipe: Connection) -> None:
-    """The process: jobs in, answers out, until the server is gone."""
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    _bound_memory()
-    pipe.send_bytes(b"ready")
-    while True:
-        try:
-            job = pipe.recv_bytes()
-        except EOFError:
-            return
-        try:
-            ((text,), _) = render_jinja_template(**json.loads(job))
-            answer = {"text": text} if len(text) <= _MAX_TEXT else {"error": f"it writes {len(text)} characters."}
-        except MemoryError:
-            answer = {"error": "it takes too much memory."}
-        except Exception as error:  # whatever a template of a client's can bring about
-            answer = {"error": f"{type(error).__name__}: {str(error)[:200]}"}
-        pipe.send_bytes(json.dumps(answer).encode())
-
-
-def _bound_memory() -> None:
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return
-    pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").exists() else 0
-    limit = pages * resource.getpagesize() + _MEMORY
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -76,6 +76,12 @@ class ServedModel:
         return "classify" in self.llm.llm.supported_tasks
 
     @property
+    def chats(self) -> bool:
+        """Whether it reads conversations: there is a template for them, or clients may bring one."""
+        tokenizer = self.llm.llm.get_tokenizer()
+        return self.settings.trust_request_chat_template or bool(getattr(tokenizer, "chat_template", None))
+
+    @property
     def scores(self) -> bool:
         """Whether there is one label, of the model or of an adapter: a score."""
         return self.classifies and any(

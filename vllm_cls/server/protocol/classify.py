@@ -9,15 +9,13 @@ from typing_extensions import NotRequired, TypedDict
 
 from ...outputs import ClassificationRequestOutput
 from .common import WHOLE, Head, Usage
-from .prompts import ChatRequest, CompletionRequest, PromptRequest
+from .prompts import ChatRequest, CompletionRequest, EncodingFields, PromptRequest
 
 
-class ClassifyRequest(PromptRequest):
-    """What an answer holds on top of vLLM's."""
+class ClassifyRequest(EncodingFields, PromptRequest):
+    """What an answer holds on top of vLLM's; it is always JSON, whatever encoding is named."""
 
-    without_meaning: ClassVar[frozenset[str]] = PromptRequest.without_meaning | {
-        "dimensions", "embed_dtype", "encoding_format", "endianness",
-    }  # fmt: skip
+    without_meaning: ClassVar[frozenset[str]] = PromptRequest.without_meaning | {"dimensions"}
 
     task: Literal["classify"] | None = Field(None, description="Without effect.")
     top_k: (

@@ -35,7 +35,7 @@ def marked(name: str, **schema: Any) -> WithJsonSchema:
 
 WHOLE = BeforeValidator(_whole)
 """On an `int`: 3.0 too."""
-TokenId = Annotated[int, marked("token_id", type="integer", minimum=0)]
+TokenId = Annotated[int, WHOLE, marked("token_id", type="integer", minimum=0)]
 Nothing = Annotated[dict[str, Any], Field(max_length=0)]
 """What only images and videos have a use for."""
 RequestId = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[!-~]+$")]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import PlainValidator
 from typing_extensions import TypedDict
 
-from ..encoding import EmbedDtype, Endianness
 from ..errors import RequestError
 from .common import Head, Usage, marked
-from .prompts import ChatRequest, CompletionRequest, PromptRequest
+from .prompts import ChatRequest, CompletionRequest, EncodingFields, PromptRequest
 
 
 def _read_dimensions(value: Any) -> None:
@@ -18,14 +17,11 @@ def _read_dimensions(value: Any) -> None:
         raise RequestError("dimensions is currently not supported; leave it out.", "dimensions")
 
 
-class PoolingRequest(PromptRequest):
-    """What is pooled, and how it is written."""
+class PoolingRequest(EncodingFields, PromptRequest):
+    """What is pooled."""
 
     task: Annotated[str, marked("task")] | None = None
     dimensions: Annotated[None, PlainValidator(_read_dimensions, json_schema_input_type=None)] = None
-    encoding_format: Literal["float", "base64", "bytes", "bytes_only"] = "float"
-    embed_dtype: EmbedDtype = "float32"
-    endianness: Endianness = "native"
 
 
 class PoolingInput(PoolingRequest, CompletionRequest):

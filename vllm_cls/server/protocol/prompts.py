@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 from typing_extensions import NotRequired, TypedDict
 
+from ..encoding import EmbedDtype, Endianness
 from ..errors import RequestError
 from .common import BaseRequest, CommonRequest, Nothing, TokenId, marked
 
@@ -83,6 +84,8 @@ Input = Annotated[list[Any], PlainValidator(read_input, json_schema_input_type=_
 class TextPart(TypedDict):
     """A part of a message."""
 
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]  # pydantic's way to say it of a TypedDict
+
     type: Literal["text"]
     text: str
 
@@ -136,6 +139,14 @@ Messages = Annotated[
     list[Any],
     PlainValidator(read_messages, json_schema_input_type=Annotated[list[Message], Field(min_length=1)]),
 ]
+
+
+class EncodingFields(CommonRequest):
+    """How numbers are written; null is the first of each."""
+
+    encoding_format: Literal["float", "base64", "bytes", "bytes_only"] | None = None
+    embed_dtype: EmbedDtype | None = None
+    endianness: Endianness | None = None
 
 
 class PromptRequest(CommonRequest):

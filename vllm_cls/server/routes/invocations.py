@@ -17,7 +17,8 @@ from ..protocol.score import SCORE_FORMS, RerankRequest, RerankResponse, ScoreRe
 from ..served_model import ServedModel
 from . import classify, pooling, score
 
-_OF_POOLING = ("task", "encoding_format", "embed_dtype", "endianness", "dimensions")
+_OF_POOLING = ("task", "encoding_format", "embed_dtype", "endianness")
+_OF_CLASSIFY = {"top_k", "scores", "logits", "truncated"}
 
 Answer = Callable[[ServedModel, Request, Any], Awaitable[Response]]
 
@@ -32,7 +33,9 @@ _ANSWERS: dict[type[CommonRequest], Answer] = {
 def form(given: dict[str, Any]) -> type[CommonRequest]:
     """Which route's request a body is, and in which form."""
     if "input" in given or "messages" in given:
-        return pooling.form(given) if any(name in given for name in _OF_POOLING) else classify.form(given)
+        of_pooling = any(given.get(name) is not None for name in _OF_POOLING)
+        of_classify = given.keys() & _OF_CLASSIFY or given.get("dimensions") is not None
+        return pooling.form(given) if of_pooling and not of_classify else classify.form(given)
     if "query" in given:
         return RerankRequest
     try:
@@ -45,7 +48,14 @@ def routes(model: ServedModel) -> APIRouter:
     """The router of this family."""
     router = APIRouter(tags=["invocations"])
     answers = ClassifyResponse | PoolingResponse | ScoreResponse | RerankResponse
-    forms = (ClassifyInput, ClassifyChat, PoolingInput, PoolingChat, *SCORE_FORMS, RerankRequest)
+    forms: tuple[type[CommonRequest], ...] = (
+        ClassifyInput,
+        ClassifyChat,
+        PoolingInput,
+        PoolingChat,
+        *SCORE_FORMS,
+        RerankRequest,
+    )
 
     @router.post("/invocations", **documented(answers, *forms, other_content=pooling.BINARY))
     async def invocations(request: Request) -> Response:

@@ -63,7 +63,7 @@ def task_of(model: ServedModel, task: str | None) -> str:
 
 def _written(asked: PoolingRequest, outputs: Sequence[PoolingRequestOutput]) -> list[Pooled]:
     def data(output: PoolingRequestOutput) -> Any:
-        if asked.encoding_format == "float":
+        if asked.encoding_format in (None, "float"):
             return output.outputs.data.tolist()
         return base64.b64encode(to_bytes(output.outputs.data, asked.embed_dtype, asked.endianness)).decode()
 
@@ -81,8 +81,8 @@ def _bytes_response(call: Call, asked: PoolingRequest, outputs: Sequence[Pooling
             data.append(
                 {
                     "index": index,
-                    "embed_dtype": asked.embed_dtype,
-                    "endianness": asked.endianness,
+                    "embed_dtype": asked.embed_dtype or "float32",
+                    "endianness": asked.endianness or "native",
                     "start": start,
                     "end": end,
                     "shape": list(each.outputs.data.shape),

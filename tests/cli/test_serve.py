@@ -1,0 +1,101 @@
+"""`vcls serve`: its options reach the model and the server; the server itself is tested in tests/server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+import vllm_cls.async_llm
+import vllm_cls.server
+from vllm_cls.server import ServerSettings, lifecycle
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the command gives to the model, the app and the server, none of which runs."""
+    seen: dict[str, Any] = {}
+
+    def model(name: str, **options: Any) -> Any:
+        seen.update(model=name, options=options)
+        return SimpleNamespace(is_alive=True, close=lambda: seen.update(closed=True))
+
+    def run(app: Any, settings: ServerSettings, listener: Any, is_alive: Any) -> int:
+        seen.update(address=listener.getsockname())
+        listener.close()
+        return 0
+
+    monkeypatch.setattr(vllm_cls.async_llm, "AsyncLLM", model)
+    monkeypatch.setattr(
+        vllm_cls.server, "create_app", lambda llm, settings: seen.update(settings=settings), raising=False
+    )
+    monkeypatch.setattr(lifecycle, "run", run)
+    return seen
+
+
+def test_options_reach_the_model_and_the_server(run: Run, seen: dict[str, Any], tmp_path: Path) -> None:
+    template = tmp_path / "template.jinja"
+    template.write_text("{{ messages }}")
+    result = run(
+        "serve", "model", "--port", "0", "--served-model-name", "a,b", "--threshold", "0.3", "--root-path", "/x",
+        "--trust-request-chat-template", "--max-num-seqs", "3", "--max-queued-requests", "4", "--max-queued-tokens", "5",
+        "--max-inputs", "6", "--api-key", "k", "--lora-modules", "c=d", "--lora-modules", "e=f", "--max-lora-rank", "7",
+        "--chat-template", template, "--score-template", r"{{ query }}\n{{ document }}", "--no-template", "--device", "cpu",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    settings: ServerSettings = seen["settings"]
+    assert settings.served_model_names == ("a", "b") and settings.lora_modules == {"c": "d", "e": "f"}
+    assert (settings.threshold, settings.root_path, settings.trust_request_chat_template) == (0.3, "/x", True)
+    assert (settings.max_inputs, settings.api_keys) == (6, ("k",))
+    expected = {
+        "max_num_seqs": 3,
+        "max_queued_requests": 4,
+        "max_queued_tokens": 5,
+        "enable_lora": True,
+        "max_loras": 2,
+        "max_lora_rank": 7,
+        "chat_template": "{{ messages }}",
+        "score_template": "{{ query }}\n{{ document }}",
+        "use_template": False,
+        "device": "cpu",
+    }
+    assert seen["model"] == "model" and {name: seen["options"][name] for name in expected} == expected
+    host, port = seen["address"]
+    assert host == "127.0.0.1" and port > 0
+    assert f"serving model at http://127.0.0.1:{port}" in result.stderr and seen["closed"]
+
+
+def test_a_unix_socket(run: Run, seen: dict[str, Any], tmp_path: Path) -> None:
+    result = run("serve", "model", "--uds", tmp_path / "s")
+    assert result.exit_code == 0 and seen["address"] == str(tmp_path / "s")
+    assert "enable_lora" not in seen["options"]
+    taken = run("serve", "model", "--uds", tmp_path / "s")
+    assert taken.exit_code == 1 and "--uds" in taken.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--lora-modules", "a"], "NAME=PATH"),
+        (["--lora-modules", "a=b", "--lora-modules", "a=c"], "'a' twice"),
+        (["--threshold", "2"], "0<=x<=1"),
+        (["--port", "70000"], "65535"),
+    ],
+)
+def test_wrong_usage(run: Run, seen: dict[str, Any], arguments: list[str], message: str) -> None:
+    result = run("serve", "model", *arguments)
+    assert result.exit_code == 2 and message in result.stderr
+
+
+def test_the_help_is_in_groups(run: Run) -> None:
+    shown = run("serve", "--help").output
+    places = [shown.index(f"\n{title}:\n") for title in ("Server", "Guards", "Queue", "Adapters", "Options")]
+    assert places == sorted(places)
+    assert "vcls serve my-classifier --port 9000" in shown
+    assert shown.index("--host") < places[1] < shown.index("--api-key") < places[2]
