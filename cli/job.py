@@ -86,8 +86,7 @@ def _remote(server: str, name: str | None, api_key: str | None) -> Iterator[Remo
     from vllm_cls.client import Client
     from vllm_cls.jobs.remote import RemoteModel
 
-    patience = {"timeout": SECONDS_FOR_A_SERVER, "max_retries": TRIES_OF_A_SERVER}
-    with Client(server, api_key=api_key, **patience) as client:
+    with Client(server, api_key=api_key, timeout=SECONDS_FOR_A_SERVER, max_retries=TRIES_OF_A_SERVER) as client:
         yield RemoteModel(client, name)
 
 

@@ -259,7 +259,7 @@ def _columns(
     return SpanColumns()
 
 
-def _stream(llm: LLM | RemoteModel, use_activation: bool, aggregation: str | None) -> Stream:
+def _stream(llm: Any, use_activation: bool, aggregation: str | None) -> Stream:
     if llm.task == "token_classify":
         return functools.partial(llm.token_classify_iter, aggregation_strategy=aggregation or "simple")
     return functools.partial(llm.classify_iter, use_activation=use_activation)

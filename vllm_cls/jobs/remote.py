@@ -168,7 +168,7 @@ def _all_of(answer: Answer[T], rows: Sequence[Any]) -> list[T]:
 
 
 def _output(
-    probs: list[float], logits: list[float], id2label: dict[int, str], truncated: bool | None
+    probs: Sequence[float | None], logits: list[float], id2label: dict[int, str], truncated: bool | None
 ) -> ClassificationRequestOutput:
     numbers = [math.nan if each is None else each for each in probs]  # JSON has null for what is not finite
     outputs = ClassificationOutput(numbers, logits, id2label)
