@@ -125,7 +125,6 @@ def _limits(model: ServedModel) -> dict[str, Mapping[str, Any]]:
         "token_id": {"maximum": llm.vocab_size - 1},
         "length": {"maximum": longest},
         "below_length": {"maximum": longest - 1},
-        "tokens": {"maxItems": longest},
         "inputs": {"maxItems": settings.max_inputs},
         "documents": {"maxItems": settings.max_inputs},
         "task": {"type": "string", "enum": list(llm.supported_tasks)},

@@ -18,7 +18,7 @@ EMPTY = "The decoder prompt cannot be empty."
 _FORMS = 'a text, token ids, {"text": …, "text_pair": …}, or a list of texts, of such pairs or of lists of token ids'
 
 _Text = Annotated[str, Field(min_length=1)]
-_TokenIds = Annotated[list[TokenId], Field(min_length=1, json_schema_extra={"x-limit": "tokens"})]
+_TokenIds = Annotated[list[TokenId], Field(min_length=1)]
 
 
 class TextPair(BaseModel):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
-from pydantic import Field
 from typing_extensions import TypedDict
 
 from .common import BaseRequest, TokenId
@@ -45,7 +44,7 @@ class TokenizeResponse(TypedDict):
 class DetokenizeRequest(BaseRequest):
     """Token ids."""
 
-    tokens: Annotated[list[TokenId], Field(json_schema_extra={"x-limit": "tokens"})]
+    tokens: list[TokenId]
 
 
 class DetokenizeResponse(TypedDict):

@@ -81,6 +81,7 @@ def routes(model: ServedModel) -> APIRouter:
         """The text that token ids stand for."""
         asked = await read(request, detokenize_form)
         model.adapter(asked.model)
+        check_prompts(model.settings, [asked.tokens])
         text = await asyncio.to_thread(text_of, model, asked.tokens)
         return await json_response(DetokenizeResponse(prompt=text))
 
