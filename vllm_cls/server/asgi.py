@@ -27,13 +27,6 @@ def routed_path(scope: Scope) -> str:
     return path[len(prefix) :] if prefix and path.startswith(prefix + "/") else path
 
 
-def route_template(scope: Scope) -> str:
-    """The path of the route that was taken, such as `/items/{id}`; "unmatched" where there is none.
-
-    Where a request was refused before it was routed, the route with just this path, if there is one.
-    """
-    if "route" in scope:
-        return str(getattr(scope["route"], "path", "unmatched"))
-    path = routed_path(scope)
-    known = {getattr(route, "path", None) for route in getattr(scope.get("app"), "routes", ())}
-    return path if path in known else "unmatched"
+def route_template(scope: Scope) -> str | None:
+    """The path of the route that was taken, such as `/items/{id}`, or None before and without one."""
+    return getattr(scope.get("route"), "path", None)

@@ -9,7 +9,7 @@ import uuid
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from .asgi import App, Message, Receive, Scope, Send, header, route_template
+from .asgi import App, Message, Receive, Scope, Send, header, route_template, routed_path
 from .errors import error_response
 from .logs import failure, logger, request_id, safe_id
 from .metrics import Metrics
@@ -34,6 +34,7 @@ class Observe:
         self.app = app
         self.metrics = metrics
         self.tracing = tracing
+        self._taken: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -52,13 +53,22 @@ class Observe:
                     await answer.of(self.app, receive)
                 finally:
                     if opened is not None:
-                        describe(opened, scope["method"], route_template(scope), answer.status, state["request_id"])
+                        describe(opened, scope["method"], self._route(scope), answer.status, state["request_id"])
         finally:
             self._note(scope, answer.status, time.perf_counter() - started)
             request_id.reset(token)
 
+    def _route(self, scope: Scope) -> str:
+        """The route as a template; of a request that was refused before it took one, if another has taken it; bounded."""
+        taken = route_template(scope)
+        if taken is not None:
+            self._taken.add(taken)
+            return taken
+        path = routed_path(scope)
+        return path if path in self._taken else "unmatched"
+
     def _note(self, scope: Scope, status: int | None, seconds: float) -> None:
-        method, route = scope["method"], route_template(scope)
+        method, route = scope["method"], self._route(scope)
         shown = "gone" if status is None else str(status)
         self.metrics.request_done(method, route, shown, seconds)
         level = logging.DEBUG if route in _PROBES and status == 200 else logging.INFO
