@@ -36,7 +36,7 @@ def test_starting_imports_nothing_heavy(code: str) -> None:
 
 def project_files() -> list[Path]:
     """Files of the project, without what is generated."""
-    folders = ["vllm_cls", "adapters", "plugins", "cli", "tests", "examples", "benchmarks", "docs", ".ci"]
+    folders = ["vllm_cls", "adapters", "plugins", "cli", "tests", "attacks", "examples", "benchmarks", "docs", ".ci"]
     files = [path for folder in folders for path in (ROOT / folder).rglob("*")] + list(ROOT.glob("*"))
     kinds = {".py", ".md", ".toml", ".sh", ".txt", ""}
     return [path for path in files if path.is_file() and path.suffix in kinds and "__pycache__" not in path.parts]

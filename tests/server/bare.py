@@ -42,6 +42,11 @@ def app_with(settings: ServerSettings | None = None, tracing: Tracing | None = N
             raise
         return {}
 
+    @app.post("/nap")
+    async def nap() -> dict[str, int]:
+        await asyncio.sleep(0.2)
+        return {"slept": 1}
+
     @app.post("/fail")
     async def fail() -> None:
         raise ValueError("the text of a prompt")

@@ -21,11 +21,13 @@ class Call:
         name: of the model in the answer.
         request_id: the client's, in the header X-Request-Id or in the body, or a random one.
         options: keyword arguments of `AsyncLLM`'s methods.
+        state: of the request; `answered_at` is when the model had answered, on the clock `time.perf_counter`.
     """
 
     name: str
     request_id: str
     options: dict[str, Any]
+    state: dict[str, Any]
 
     @classmethod
     def of(cls, model: ServedModel, request: Request, asked: CommonRequest) -> Call:
@@ -46,8 +48,9 @@ class Call:
             "request_id": request_id,
             "cache_salt": asked.cache_salt,
         }
-        return cls(model.name_of(adapter), request_id, options)
+        return cls(model.name_of(adapter), request_id, options, state)
 
     def head(self, kind: str) -> Head:
-        """What the answer begins with; `kind` is in front of the id."""
+        """What an answer begins with, which is written from now on; `kind` is in front of the id."""
+        self.state["answered_at"] = time.perf_counter()
         return Head(id=f"{kind}-{self.request_id}", object="list", created=int(time.time()), model=self.name)

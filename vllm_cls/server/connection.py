@@ -84,7 +84,7 @@ class Connection(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         error = sys.exc_info()[1]
         status = getattr(error, "error_status_hint", 400)
-        self._refuse(status if status in (414, 431, 501) else 400, "This is not a valid HTTP/1.1 request.")
+        self._refuse(status if status in (414, 431, 501) else 400, "This is no valid HTTP request.")
 
     def _answering(self) -> bool:
         """Whether a whole header has come whose answer is not complete."""

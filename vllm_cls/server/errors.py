@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http
-import logging
 import math
 from collections.abc import Mapping
 
@@ -22,8 +21,6 @@ from ..errors import (
     VclsError,
 )
 from .asgi import routed_path
-
-logger = logging.getLogger("vllm_cls.server")
 
 _TYPES = {
     400: "BadRequestError",
@@ -79,10 +76,9 @@ def error_response(
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Answer every exception in the one form."""
+    """Answer every exception that is meant for the client in the one form; `observe` answers the others."""
     app.add_exception_handler(VclsError, _refused)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(Exception, _fault)
 
 
 def _refused(request: Request, error: Exception) -> Response:
@@ -99,7 +95,7 @@ def _refused(request: Request, error: Exception) -> Response:
         return error_response(504, str(error))
     if isinstance(error, EngineDeadError):
         return error_response(503, str(error))
-    return _fault(request, error)
+    raise error
 
 
 def _http(request: Request, error: Exception) -> Response:
@@ -116,9 +112,3 @@ def _http(request: Request, error: Exception) -> Response:
         methods = request.app.openapi()["paths"].get(routed_path(request.scope), {})
         headers["Allow"] = ", ".join(sorted(each.upper() for each in methods)) or headers["Allow"]
     return error_response(error.status_code, message, headers=headers)
-
-
-def _fault(request: Request, error: Exception) -> Response:
-    """A fault of ours: told to the log, not to the client."""
-    logger.error("%s %s failed", request.method, request.scope["path"], exc_info=error)
-    return error_response(500, "The server failed at this request; its log says why.")

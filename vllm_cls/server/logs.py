@@ -17,11 +17,11 @@ logger = logging.getLogger("vllm_cls.server")
 request_id: ContextVar[str | None] = ContextVar("vllm_cls_request_id", default=None)
 
 _UNSAFE = re.compile(r"[^\x21-\x7e]+")
-_LONGEST_ID = 128
+_LONGEST_ID = 256
 
 
 def safe_id(text: str) -> str:
-    """What of a client's request id can stand in a header and in a line of a log: at most 128 printable ASCII characters."""
+    """What of a client's request id can stand in a header and in a line of a log: at most 256 printable ASCII characters."""
     return _UNSAFE.sub("", text)[:_LONGEST_ID]
 
 
@@ -31,7 +31,7 @@ def failure(error: BaseException) -> str:
     return "\n".join([type(error).__name__, *(f"  {each.filename}:{each.lineno} in {each.name}" for each in frames)])
 
 
-class _Line(logging.Formatter):
+class Line(logging.Formatter):
     """One record as one line; fields given as `extra={"fields": …}` follow the message."""
 
     def __init__(self, form: LogFormat) -> None:
@@ -55,6 +55,6 @@ class _Line(logging.Formatter):
 def configure(form: LogFormat = "text", level: str = "info") -> None:
     """Send what this process logs to stderr, a line each. For a process that is the server, not for one that mounts it."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Line(form))
+    handler.setFormatter(Line(form))
     logging.basicConfig(handlers=[handler], level="WARNING", force=True)
     logger.setLevel(level.upper())

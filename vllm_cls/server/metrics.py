@@ -75,17 +75,20 @@ class Metrics:
         self._truncations = Counter("vcls_truncated_prompts", "Prompts that were cut.", registry=registry)
         self._predictions = Counter("vcls_predictions", "Texts by predicted label.", ("label",), registry=registry)
         self._labels: set[str] = set()
+        self._watched: Load | None = None
 
     @classmethod
     def of(cls, engine: Load) -> Metrics:
         """The metrics that `engine` tells already, or else new ones; they show what waits in it."""
         told = getattr(engine, "telemetry", None)
         metrics = told if isinstance(told, cls) else cls()
-        metrics._watch(engine)
+        if metrics._watched is not engine:
+            metrics._watch(engine)
         return metrics
 
     def _watch(self, engine: Load) -> None:
         """Show how much waits in `engine`, and whether it lives, whenever the metrics are read."""
+        self._watched = engine
         for name, documentation, value in (
             ("vcls_queue_requests", "Requests in the engine: waiting or running.", lambda: engine.load),
             ("vcls_queue_tokens", "Tokens that wait for the device.", lambda: engine.queued_tokens),

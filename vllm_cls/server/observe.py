@@ -71,6 +71,8 @@ class Observe:
         method, route = scope["method"], self._route(scope)
         shown = "gone" if status is None else str(status)
         self.metrics.request_done(method, route, shown, seconds)
+        if "answered_at" in scope["state"]:
+            self.metrics.stage("respond", time.perf_counter() - scope["state"]["answered_at"])
         level = logging.DEBUG if route in _PROBES and status == 200 else logging.INFO
         if logger.isEnabledFor(level):
             request_id.set(safe_id(str(scope["state"]["request_id"])))
