@@ -114,7 +114,7 @@ def test_a_signal_under_load_loses_no_request(start: Start) -> None:
     for thread in threads:
         thread.join(30)
     assert process.wait(20) == 0
-    assert len(counts) == 20 and all(isinstance(each, int) and each >= 2 for each in counts), counts
+    assert len(counts) == 20 and all(isinstance(each, int) and each >= 1 for each in counts), counts
 
 
 def test_a_stopping_server_closes_connections_and_then_the_door(start: Start) -> None:
@@ -137,7 +137,7 @@ def test_a_stopping_server_closes_connections_and_then_the_door(start: Start) ->
 
 
 def test_what_takes_longer_than_the_timeout_is_told_so(start: Start) -> None:
-    process, port = start(2)
+    process, port = start(3)
     waiting: list[Any] = []
     thread = in_background(lambda: post(port, "/sleep"), waiting)
     time.sleep(0.5)

@@ -159,7 +159,7 @@ def test_the_work_of_a_client_that_left_is_dropped() -> None:
             "query_string": b"",
             "root_path": "",
         }
-        await app(scope, receiver(whole, {"type": "http.disconnect"}), send)
+        await app(scope, receive, send)
         assert sent == []
 
     run(leave)
@@ -170,10 +170,9 @@ def test_the_work_of_a_client_that_left_is_dropped() -> None:
 def test_work_after_the_answer_is_not_cut_off() -> None:
     """A server says that the client is gone as soon as it has the whole answer."""
     done: list[str] = []
-    answered = asyncio.Event
 
     async def scenario() -> None:
-        over = answered()
+        over = asyncio.Event()
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
             await send({"type": "http.response.start", "status": 200, "headers": []})

@@ -34,6 +34,7 @@ def test_requests_by_route_and_status() -> None:
     ask(app, "GET", "/nowhere/2")
     ask(app, "POST", "/size", content=b"{}", headers=JSON)
     ask(app, "POST", "/size", content=b" " * 11, headers=JSON)
+    ask(app, "GET", "/health")
     ask(app, "BREW", "/health")
     counts = "vcls_http_requests_total"
     assert value(metrics, f'{counts}{{method="GET",route="/items/{{number}}",status="200"}}') == 3

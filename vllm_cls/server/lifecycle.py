@@ -133,7 +133,7 @@ def run(app: FastAPI, settings: ServerSettings, listener: socket.socket, is_aliv
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=settings.keep_alive_timeout,
-        timeout_graceful_shutdown=max(1, math.floor(settings.shutdown_timeout - 2 * GOODBYE)),
+        timeout_graceful_shutdown=max(1, math.floor(settings.shutdown_timeout - 3 * GOODBYE)),
         h11_max_incomplete_event_size=settings.max_header_bytes,
     )
     server = Server(config, app, is_alive, settings.shutdown_timeout)
