@@ -150,7 +150,14 @@ def test_the_work_of_a_client_that_left_is_dropped() -> None:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        whole = {"type": "http.request", "body": b"", "more_body": False}
+        waiting = [{"type": "http.request", "body": b"", "more_body": False}]
+
+        async def receive() -> Any:
+            if waiting:
+                return waiting.pop()
+            await asyncio.sleep(0.05)
+            return {"type": "http.disconnect"}
+
         scope = {
             "type": "http",
             "method": "POST",
