@@ -83,7 +83,7 @@ format: venv
 	$(BIN)/ruff format .
 
 bench: venv
-	@for file in benchmarks/[!_]*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for file in $(filter-out benchmarks/coverage.py,$(wildcard benchmarks/[!_]*.py)); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 clean:
 	rm -rf .venv $(LINT) build demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

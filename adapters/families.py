@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ def base_class(config_class: type[PreTrainedConfig]) -> type[PreTrainedModel]:
     """
     from transformers import MODEL_MAPPING
 
-    found = MODEL_MAPPING.get(config_class, None)
+    found = MODEL_MAPPING.get(config_class, None) or _inside_language_model(config_class)
     if found is None:
         raise ModelError(
             f"transformers has no base model for {config_class.__name__} (model_type {config_class.model_type!r}); "
@@ -53,6 +54,32 @@ def native_token_class(config_class: type[PreTrainedConfig]) -> type[PreTrainedM
     from transformers import MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING as MAPPING
 
     return MAPPING.get(config_class, None)
+
+
+def _inside_language_model(config_class: type[PreTrainedConfig]) -> type[PreTrainedModel] | None:
+    """The model inside a causal LM whose config has no base model of its own (`MllamaTextModel`), or None."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    for causal in [MODEL_FOR_CAUSAL_LM_MAPPING.get(config_class, None), *_causal_classes(config_class)]:
+        stem = getattr(causal, "__name__", "").removesuffix("ForCausalLM")
+        module = vars(sys.modules[causal.__module__]) if causal is not None else {}
+        for name in (f"{stem}TextModel", f"{stem}Model"):
+            if getattr(module.get(name), "config_class", None) is config_class:
+                return module[name]
+    return None
+
+
+def _causal_classes(config_class: type[PreTrainedConfig]) -> list[Any]:
+    """Causal LMs of the config's own modeling file that take it, where the mapping names a composite config."""
+    modeling = sys.modules.get(config_class.__module__.replace(".configuration_", ".modeling_"))
+    members = vars(modeling).values() if modeling else ()
+    return [
+        each
+        for each in members
+        if isinstance(each, type)
+        and each.__name__.endswith("ForCausalLM")
+        and getattr(each, "config_class", None) is config_class
+    ]
 
 
 class _Family(Architecture):
@@ -85,6 +112,12 @@ class _ForTokens(_Family):
 
     def pooling(self, config: PreTrainedConfig) -> str:
         return "ALL"
+
+    def pooled_tokens(self, config: PreTrainedConfig, input_ids: Sequence[int]) -> int:
+        return len(input_ids)
+
+    def decoder_ids(self, config: PreTrainedConfig, input_ids: Sequence[int]) -> None:
+        return None  # its own forward makes them, where it has a decoder
 
     def head(self, model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor] | None:
         from vllm_cls.pooler.heads import ReplayedHead

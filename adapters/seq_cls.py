@@ -12,11 +12,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from vllm_cls.architecture import OWN_MODEL_TYPE, LinearHead
+from vllm_cls.architecture import OWN_MODEL_TYPE, LinearHead, decoder_start
+from vllm_cls.errors import ModelError
 from vllm_cls.pooler.heads import softcapped
 from vllm_cls.pooler.sequences import SequenceScorer, continued
 
@@ -72,7 +74,24 @@ def head_tensors(head: LinearHead) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in named.items() if tensor is not None}
 
 
-class LinearClassifier:
+class AsTransformersOwn:
+    """What transformers reads off a class's own file, answered as it would be for the backbone's. A mixin.
+
+    Loading initialises what is not stored (rotary frequencies, Falcon-H1's multipliers) differently for custom code.
+    """
+
+    experts_of: type[PreTrainedModel] | None = None
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        return False
+
+    @classmethod
+    def _can_set_experts_implementation(cls) -> bool:
+        return cls.experts_of is not None and bool(cls.experts_of._can_set_experts_implementation())
+
+
+class LinearClassifier(AsTransformersOwn):
     """What the classes made here and in `token_cls` have in common: `score` behind a base model. Their next base is a
     `PreTrainedModel`."""
 
@@ -98,7 +117,12 @@ class LinearClassifier:
     def hidden_states(self, **inputs: Any) -> torch.Tensor:
         """The base model's output for what `forward` is given: `(batch, length, hidden)`."""
         inputs.pop("return_dict", None)
-        hidden: torch.Tensor = getattr(self, self.base_model_prefix)(**inputs)[0]
+        backbone = getattr(self, self.base_model_prefix)
+        start = decoder_start(backbone.config)
+        if start is not None:
+            ids = inputs["input_ids"]
+            inputs.setdefault("decoder_input_ids", torch.cat([torch.full_like(ids[:, :1], start), ids[:, :-1]], dim=1))
+        hidden: torch.Tensor = backbone(**inputs)[0]
         return hidden
 
 
@@ -166,7 +190,7 @@ def class_on(model_class: type[PreTrainedModel], kind: type[LinearClassifier], e
 def _made(model_class: Any, kind: type[LinearClassifier], ending: str) -> type[PreTrainedModel]:
     family = [base for base in model_class.__mro__ if issubclass(base, PreTrainedModel) and base is not PreTrainedModel]
     parent = family[-1] if family[-1] is not model_class else PreTrainedModel
-    prefix = model_class.base_model_prefix or "model"
+    prefix = (model_class.base_model_prefix or "model").rpartition(".")[2]  # "language_model.model" names two modules
 
     def __init__(self: Any, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
         super(made, self).__init__(config, *args, **kwargs)
@@ -184,6 +208,7 @@ def _made(model_class: Any, kind: type[LinearClassifier], ending: str) -> type[P
             "__doc__": f"{model_class.__name__} with a linear head.",
             "base_model_prefix": prefix,
             "config_class": model_class.config_class,
+            "experts_of": model_class,
         },
     )
     return made
@@ -212,6 +237,23 @@ class VclsConfig(PreTrainedConfig):
         return text
 
 
+def _backbone(config: VclsConfig) -> PreTrainedModel:
+    """A new backbone: the base model of its config, or the part of a language model that `backbone_of` names.
+
+    Raises:
+        ModelError: `backbone_of` is no class of transformers.
+    """
+    name = own_settings(config).get("backbone_of")
+    if name is None:
+        model: PreTrainedModel = AutoModel.from_config(config.backbone_config)
+        return model
+    whole = getattr(transformers, name, None)
+    if not isinstance(whole, type) or not issubclass(whole, PreTrainedModel):
+        raise ModelError(f"the checkpoint's backbone is a part of {name!r}, which transformers does not have.")
+    part: PreTrainedModel = whole(config.backbone_config).base_model
+    return part
+
+
 class AnyBackbone(PreTrainedModel):
     """A model whose config holds another model's; plain transformers refuses its `model_type`."""
 
@@ -224,7 +266,7 @@ class AnyBackbone(PreTrainedModel):
 
     def __init__(self, config: VclsConfig, backbone: PreTrainedModel | None = None) -> None:
         super().__init__(config)
-        self.model = backbone if backbone is not None else AutoModel.from_config(config.backbone_config)
+        self.model = backbone if backbone is not None else _backbone(config)
         if isinstance(
             getattr(self.model, "pooler", None), nn.Module
         ):  # its output is not used, and few models have one

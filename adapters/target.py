@@ -7,6 +7,7 @@ pooler. So what its class cannot compute is never written under that class's nam
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from vllm_cls.architecture import OWN_MODEL_TYPE, Architecture, HeadResult, LinearHead, Target
@@ -46,6 +47,10 @@ def target(architecture: Architecture, config: PreTrainedConfig, result: HeadRes
     classifier_class = architecture.classifier_class(type(config))
     default = architecture.pooling(config)
     ours = issubclass(classifier_class, LinearClassifier)
+    if architecture.own_type:
+        return _wrapped(
+            config, _as_linear(result), pooling, _OWN_CLASSES[architecture.task], of=config.architectures[0]
+        )
     if head.linear is None:
         if pooling != (own_settings(config).get("pooling", default) if ours else default):
             raise ConfigError(_other_pooling(classifier_class.__name__, result, default, pooling))
@@ -73,10 +78,29 @@ def _other_pooling(name: str, result: HeadResult, made_for: str, asked: str) -> 
     )
 
 
-def _wrapped(config: PreTrainedConfig, result: HeadResult, pooling: str, own_class: type[PreTrainedModel]) -> Target:
-    """Our own model type round the backbone's config."""
+def _as_linear(result: HeadResult) -> HeadResult:
+    """A head of one `score` layer as the linear map that it is."""
+    if result.head.linear is not None:
+        return result
+    tensors = result.head.tensors or {}
+    if set(tensors) != {"score.weight"}:
+        raise ConfigError(f"the {result.head.method} head is not score.weight alone; use --head fit, tokens or random.")
+    linear = LinearHead(tensors["score.weight"])
+    return dataclasses.replace(result, head=dataclasses.replace(result.head, linear=linear, tensors=None))
+
+
+def _wrapped(
+    config: PreTrainedConfig, result: HeadResult, pooling: str, own_class: type[PreTrainedModel], of: str | None = None
+) -> Target:
+    """Our own model type round the backbone's config.
+
+    Args:
+        of: the class that the backbone is part of, where the config alone does not tell.
+    """
     assert result.head.linear is not None
     outer = _outer_config(config, result)
+    if of:
+        outer.vcls = {**own_settings(outer), "backbone_of": of}
     _set_form(outer, result.head.linear, pooling)
     outer.architectures = [own_class.__name__]
     return Target(own_class, outer, head_tensors(result.head.linear))

@@ -67,6 +67,17 @@ class XLNet(Encoder):
         return True
 
 
+class Funnel(Encoder):
+    """Its blocks halve the sequence, so there is no state for every token."""
+
+    name = "funnel"
+    model_types = ("funnel",)
+    final_linear = "classifier.linear_out"
+
+    def min_tokens(self, config: PreTrainedConfig) -> int:
+        return 5
+
+
 @hookimpl
 def vcls_architectures() -> list[Encoder]:
     return [
@@ -90,6 +101,14 @@ def vcls_architectures() -> list[Encoder]:
         roberta_like("data2vec-text"),
         roberta_like("roberta-prelayernorm"),
         roberta_like("esm"),
+        roberta_like("xmod"),
+        roberta_like("ibert"),
+        roberta_like("lilt"),
+        roberta_like("longformer"),
+        encoder("layoutlmv3", final_linear="classifier.out_proj", offset_positions=True),
+        encoder("luke", offset_positions=True),
+        encoder("markuplm", offset_positions=True),
+        Funnel(),
         ModernBert(),
         XLNet(),
     ]

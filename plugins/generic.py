@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from vllm_cls.adapters import Decoder, Encoder
+from vllm_cls.adapters.families import base_class
+from vllm_cls.errors import ModelError
 from vllm_cls.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -30,12 +33,17 @@ class Generic(Encoder):
     def pooling(self, config: PreTrainedConfig) -> str:
         from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
-        # Encoders that can also be decoders (BERT's family) have is_decoder, and it is False.
-        encoder = getattr(config, "is_decoder", None) is False or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING
-        return "CLS" if encoder and not config.is_encoder_decoder else "LAST"
+        if config.is_encoder_decoder:
+            return "LAST"
+        if getattr(config, "is_decoder", None) is False:  # an encoder that could also be a decoder (BERT's family)
+            return "CLS"
+        return "LAST" if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or _is_causal(type(config)) else "CLS"
 
     def head(self, model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor] | None:
-        return self._decoder.head(model) if hasattr(model, "score") else super().head(model)
+        if hasattr(model, "score"):
+            return self._decoder.head(model)
+        # An encoder-decoder's own class makes the decoder's inputs in its forward.
+        return None if model.config.is_encoder_decoder else super().head(model)
 
     def express(
         self, config: PreTrainedConfig, linear: LinearHead, *, on_features: bool
@@ -43,6 +51,15 @@ class Generic(Encoder):
         if self.pooling(config) == "LAST":
             return self._decoder.express(config, linear, on_features=on_features)
         return super().express(config, linear, on_features=on_features)
+
+
+def _is_causal(config_class: type[PreTrainedConfig]) -> bool:
+    """Whether the base model's own file makes causal masks only."""
+    try:
+        names = vars(sys.modules[base_class(config_class).__module__])
+    except ModelError:
+        return False
+    return "create_causal_mask" in names and "create_bidirectional_mask" not in names
 
 
 @hookimpl

@@ -301,7 +301,7 @@ def test_one_row_holds_many_lengths_and_equals_each_alone(cases: Any, name: str)
 
 def test_prompts_beyond_what_packing_was_checked_for_run_alone_and_share_nothing(cases: Any) -> None:
     case = cases("qwen2")
-    case.runner.mode = replace(case.chosen, packed_limit=20)
+    case.runner.mode = replace(case.chosen, checked_up_to=20)
     try:
         engine = make_engine(case.runner, RuntimeConfig(), tiny.LENGTH)
         sequences = [case.sequence([*range(20, 30), *[50 + i] * n]) for i, n in enumerate([1, 2, 3] * 4 + [15, 20])]

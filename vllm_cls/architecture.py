@@ -287,6 +287,22 @@ class ConversionPlan:
     dry_run: bool = False
 
 
+def decoder_start(config: PreTrainedConfig) -> int | None:
+    """The first token id that the decoder of an encoder-decoder reads, None without a decoder.
+
+    Where the config does not say it: its decoder's first token, or padding, as T5 has it.
+    """
+    if not config.is_encoder_decoder:
+        return None
+    decoder = getattr(config, "decoder", None)
+    stated = [
+        getattr(config, "decoder_start_token_id", None),
+        getattr(decoder, "bos_token_id", None),
+        getattr(config, "pad_token_id", None),
+    ]
+    return next((each for each in stated if isinstance(each, int)), 0)
+
+
 class Architecture:
     """A family of models and how it becomes a classifier.
 
@@ -297,6 +313,7 @@ class Architecture:
         generic: it matches whatever no other one does.
         final_linear: path of the last linear layer in the classifier class.
         task: "classify", or "token_classify" for what `for_tokens` gives.
+        own_type: a config alone would open as another class, so classifiers are written with our own model type.
     """
 
     name: str = ""
@@ -305,6 +322,7 @@ class Architecture:
     generic: bool = False
     final_linear: str = "score"
     task: str = "classify"
+    own_type: bool = False
 
     def specificity(self, model_type: str, class_names: Sequence[str] = ()) -> int:
         """3 for a match by class name, 2 by model type, 1 for a generic one, 0 for none."""
@@ -376,6 +394,29 @@ class Architecture:
         """Position ids of one sequence as the model itself would number it."""
         return range(len(input_ids))
 
+    def decoder_ids(self, config: PreTrainedConfig, input_ids: Sequence[int]) -> Sequence[int] | None:
+        """What the decoder of an encoder-decoder reads for one sequence: the same text behind a start token.
+
+        As in BART's and T5's classifiers; where a model does it otherwise, the self-check finds that and its own forward
+        runs. None for all others.
+        """
+        start = decoder_start(config)
+        return None if start is None else [start, *input_ids[:-1]]
+
+    def pooled_tokens(self, config: PreTrainedConfig, input_ids: Sequence[int]) -> int:
+        """How many of a sequence's tokens are pooled: all, but where the model classifies at an end-of-text token.
+
+        Raises:
+            PromptError: it has no such token.
+        """
+        return len(input_ids)
+
+    def pooling_method(
+        self, model: PreTrainedModel, method: Callable[..., torch.Tensor]
+    ) -> Callable[..., torch.Tensor]:
+        """What is done for a pooling method; a model may put a part of its head before the mean."""
+        return method
+
     def max_positions(self, config: PreTrainedConfig) -> int | None:
         """The longest sequence the model takes, in tokens, or None where nothing bounds it."""
         text = config.get_text_config()
@@ -384,6 +425,14 @@ class Architecture:
             if isinstance(value, int) and value > 0:
                 return value
         return None
+
+    def min_tokens(self, config: PreTrainedConfig) -> int:
+        """The shortest sequence the model takes, in tokens; a shorter prompt is refused."""
+        return 1
+
+    def vocab_size(self, config: PreTrainedConfig) -> int:
+        """How many token ids there are."""
+        return int(config.get_text_config().vocab_size)
 
     def takes_token_type_ids(self, config: PreTrainedConfig) -> bool:
         """Whether the backbone embeds token types, which tell the two texts of a pair apart."""

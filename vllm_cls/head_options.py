@@ -147,7 +147,8 @@ def _method(source: Source, head: str | None) -> str:
     from_tokens = token_head(source)
     if from_tokens is not None:
         return from_tokens.method
-    if lacks_head(source) or (not source.checkpoint.locations and not source.is_classifier):
+    # A checkpoint that says it is a classifier is held to it when its weights are planned.
+    if not source.is_classifier and (lacks_head(source) or not source.checkpoint.locations):
         raise ModelError(
             f"{without_head(source)}, and a head is never invented; say where it comes from: --head {heads_for(source)}."
         )

@@ -240,7 +240,7 @@ def load(
 
 def pooling_of(source: Source, model: PreTrainedModel) -> str:
     """The pooling that a classifier's own forward does."""
-    own: str | None = getattr(model, "pooling", None)
+    own: str | None = getattr(model, "pooling", None) if hasattr(model, "pooled_logits") else None
     return own or source.architecture.pooling(source.backbone_config)
 
 

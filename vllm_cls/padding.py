@@ -20,7 +20,7 @@ def choose_pad(source: Source, target: Target, job: HeadJob) -> tuple[list[str],
     tokenizer = source.tokenizer
     if tokenizer is None:
         return [], None
-    vocab_size = target.config.get_text_config().vocab_size
+    vocab_size = source.architecture.vocab_size(source.backbone_config)
     endings = {job.token_ids(sample)[-1] for sample in _ENDINGS}
     special = [tokenizer.pad_token_id, tokenizer.unk_token_id, *tokenizer.all_special_ids]
     usable = [i for i in special if i is not None and i not in endings and i < vocab_size]

@@ -11,7 +11,7 @@ import torch
 
 from . import loading
 from .config import ModelConfig, PoolerConfig, RuntimeConfig
-from .errors import ConfigError, PromptError
+from .errors import ConfigError, ModelError, PromptError
 from .lora import Adapters, backbone_layers, requests_for
 from .outputs import ClassificationOutput
 from .params import PoolingParams
@@ -192,7 +192,7 @@ class Served:
             "score_template": self.processor.pairs.name if int(classifier.config.num_labels) == 1 else None,
             "execution": "whole forward, " + mode.form if mode.whole else mode.form,
             "why_not_packed": mode.reason or None,
-            "packed_up_to": mode.packed_limit,
+            "packed_up_to": mode.checked_up_to,
             "prefix_sharing": self.engine.prefix_cache.max_bytes > 0,
             "pruned_last_layer": mode.pruned,
             "attention_kernel": self.engine.runner.attention_kernel,
@@ -329,19 +329,27 @@ def make_runner(classifier: loading.Classifier, pooling: str, longest: int, quan
     runner = _bare_runner(classifier, pooling, with_head)
     architecture, backbone = classifier.architecture, runner.backbone
     parameters = sum(parameter.numel() for parameter in backbone.parameters())
-    lengths, limit = selfcheck.check_lengths(backbone.config, parameters, runner.device.type, longest)
+    lengths, limit = selfcheck.check_lengths(
+        backbone.config, parameters, runner.device.type, longest, architecture.min_tokens(backbone.config)
+    )
     types = architecture.takes_token_type_ids(backbone.config)
     sequences = selfcheck.check_sequences(architecture, backbone.config, lengths, types)
     alone = selfcheck.run_alone(runner, sequences, with_head=with_head and runner.scorer is None)
-    reason = _why_whole(runner, classifier, pooling, alone)
-    if reason is not None and alone.logits is not None:
-        runner.mode = selfcheck.choose_whole_mode(runner, sequences, alone.logits, reason)
-    else:
+    reason, mode = _why_whole(runner, classifier, pooling, alone), None
+    if reason is None:
         why_not = architecture.why_not_packed(backbone.config)
         make = PackedLinear if quantization in (None, "none") and pays(backbone) else linear
-        runner.mode = optimize.choose_fused_mode(runner, sequences, alone, why_not, limit, make)
-        if runner.mode.form == "packed":
-            runner.mode = optimize.quicken(runner, architecture.layers(backbone), sequences, alone)
+        mode = optimize.choose_fused_mode(runner, sequences, alone, why_not, limit, make)
+        reason = "its backbone by itself gives other states than within the model's forward"
+    if mode is None and alone.logits is None:
+        raise ModelError("the model gives other states when it runs the same text again; it cannot be classified with.")
+    if mode is None and alone.logits is not None:
+        _use_whole(runner, classifier, pooling, reason)
+        mode = selfcheck.choose_whole_mode(runner, sequences, alone.logits, reason, limit)
+    assert mode is not None
+    runner.mode = mode
+    if mode.form == "packed":
+        runner.mode = optimize.quicken(runner, architecture.layers(backbone), sequences, alone)
     if runner.mode.form != "packed":
         _warn_not_packed(classifier, runner.mode)
     runner.counters.clear()
@@ -353,7 +361,7 @@ def _bare_runner(classifier: loading.Classifier, pooling: str, with_head: bool) 
     architecture, model = classifier.architecture, classifier.model
     methods = {**SEQUENCE_METHODS, "ALL": every_token, **registry().collect("vcls_pooling_methods")}
     head = architecture.head(model) if with_head else None
-    runner = Runner(model, architecture, head, methods[pooling], Mode("single"))
+    runner = Runner(model, architecture, head, architecture.pooling_method(model, methods[pooling]), Mode("single"))
     runner.scorer = getattr(model, "scorer", None) if classifier.has_head else None
     if runner.scorer is not None:
         runner.head = None
@@ -363,25 +371,25 @@ def _bare_runner(classifier: loading.Classifier, pooling: str, with_head: bool) 
 
 
 def _why_whole(runner: Runner, classifier: loading.Classifier, pooling: str, alone: selfcheck.Alone) -> str | None:
-    """Why only the model's whole forward gives its logits, or None; the head is brought to the dtype it then has.
+    """Why only the model's whole forward gives its logits, or None; the head is brought to its own dtype."""
+    if alone.logits is None:
+        return None
+    runner.head_dtype = head_dtype(classifier.config, runner.backbone.dtype)
+    if runner.head is not None:
+        set_head_dtype(runner.model, runner.head, runner.head_dtype)
+    return selfcheck.why_not_split(runner, alone, comparable=pooling == classifier.pooling)
+
+
+def _use_whole(runner: Runner, classifier: loading.Classifier, pooling: str, reason: str) -> None:
+    """Bring the head to the dtype that the model's whole forward has.
 
     Raises:
         ConfigError: another pooling was asked for, which needs a head on pooled states.
     """
-    if alone.logits is None:
-        return None
-    backbone, model = runner.backbone, runner.model
-    runner.head_dtype = head_dtype(classifier.config, backbone.dtype)
-    if runner.head is not None:
-        set_head_dtype(model, runner.head, runner.head_dtype)
-    reason = selfcheck.why_not_split(runner, alone, comparable=pooling == classifier.pooling)
-    if reason is None:
-        return None
     if pooling != classifier.pooling:
         raise ConfigError(f"pooling_type={pooling!r} is not possible: {reason}; leave it out.")
     if runner.head is not None:  # the model's own forward knows one dtype
-        set_head_dtype(model, runner.head, backbone.dtype)
-    return reason
+        set_head_dtype(runner.model, runner.head, runner.backbone.dtype)
 
 
 def _warn_not_packed(classifier: loading.Classifier, mode: Mode) -> None:

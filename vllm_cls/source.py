@@ -97,7 +97,9 @@ def open_source(options: ModelConfig) -> Source:
     read_activation(checkpoint, config)
     _apply_overrides(config, options)
     inner = config.backbone_config if config.model_type == OWN_MODEL_TYPE else config
-    architecture = plugins.find(inner.model_type, tuple(config.architectures or ()), plugin=options.plugin)
+    part_of = (getattr(config, "vcls", None) or {}).get("backbone_of")
+    names = (*(config.architectures or ()), *([part_of] if part_of else []))
+    architecture = plugins.find(inner.model_type, names, plugin=options.plugin)
     architecture.complete(inner)
     if _task(options, config) == "token_classify":
         architecture = architecture.for_tokens(type(inner))

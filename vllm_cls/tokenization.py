@@ -12,7 +12,7 @@ from .architecture import Architecture
 from .errors import ConfigError, PromptError, PromptTooLongError
 from .pair_template import PairForm
 from .prompts import Prompt, parse
-from .runtime.batch import TokenSequence
+from .runtime.batch import TokenSequence, token_sequence
 from .template import PromptTemplate
 
 if TYPE_CHECKING:
@@ -385,12 +385,12 @@ class PromptProcessor:
     def _sequence(self, ids: Sequence[int], types: Sequence[int] | None) -> TokenSequence:
         if not ids:
             raise PromptError("The decoder prompt cannot be empty: it has no tokens.")
-        vocab_size = self.config.get_text_config().vocab_size
+        vocab_size = self.architecture.vocab_size(self.config)
         worst = max(ids) if min(ids) >= 0 else min(ids)
         if not 0 <= worst < vocab_size:
             raise PromptError(f"Token id {worst} is out of vocabulary (0 to {vocab_size - 1}).")
         if self.architecture.takes_token_type_ids(self.config):
-            types = tuple(types) if types is not None else (0,) * len(ids)
+            types = types if types is not None else (0,) * len(ids)
         else:
             types = None
-        return TokenSequence(tuple(ids), tuple(self.architecture.position_ids(self.config, ids)), types)
+        return token_sequence(self.architecture, self.config, ids, types)

@@ -79,7 +79,19 @@ def load_weights(
     refuse_nonfinite(model, source.checkpoint.name, skip=missing)
     if source.adapter is not None:
         merge_into(model, source.adapter, skip=allowed)
+    _let_see_both_ways(model)
     return model.eval(), missing & allowed
+
+
+def _let_see_both_ways(model: PreTrainedModel) -> None:
+    """Make a decoder bidirectional whose config says `is_causal: false`.
+
+    transformers then masks nothing, but SDPA without a mask reads the flag of the attention modules, which stays.
+    """
+    if getattr(model.config.get_text_config(), "is_causal", True) is False:
+        for module in model.modules():
+            if getattr(module, "is_causal", False) is True:
+                module.is_causal = False  # type: ignore[assignment]  # no parameter
 
 
 def refuse_nonfinite(model: PreTrainedModel, name: str, skip: Iterable[str] = ()) -> None:

@@ -26,7 +26,7 @@ def test_sequences_beyond_an_unchecked_window_run_alone(tmp_path: Path) -> None:
     llm = LLM(str(tiny.classifier("qwen2-window", tmp_path)))
     runner: Any = llm._open.engine.runner
     expected = llm.classify([[20] * 30, [21] * 30, [22] * 5])
-    runner.mode = type(runner.mode)("packed", packed_limit=8)
+    runner.mode = type(runner.mode)("packed", checked_up_to=8)
     before = llm.counters.num_forwards
     outputs = llm.classify([[20] * 30, [21] * 30, [22] * 5])
     assert llm.counters.num_forwards - before == 3

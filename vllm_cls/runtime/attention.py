@@ -37,17 +37,18 @@ def packed_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: PackedMask | None,
+    attention_mask: PackedMask | torch.Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
     is_causal: bool | None = None,
     softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention interface over `(1, heads, num_queries, head_dim)` → `(1, num_queries, heads, head_dim)`.
 
     Raises:
-        NotPackable: the model passes a mask of its own, a position bias or attention sinks.
+        NotPackable: the model passes a mask of its own or a position bias.
         ModelError: the model is called by somebody else than its runner.
         KeysReady: the last layer's keys and values are there, and only pooled positions are wanted of it.
     """
@@ -57,21 +58,28 @@ def packed_attention(
             "this model runs packed rows for an LLM. To call it yourself, first call its "
             "set_attn_implementation('sdpa'), or take a model of your own from load_classifier."
         )
-    for name in ("position_bias", "s_aux", "cache"):
+    for name in ("position_bias", "cache"):
         if kwargs.get(name) is not None:
             raise NotPackable(f"its attention passes {name}")
     if attention_mask is None:
         causal = bool(getattr(module, "is_causal", True)) if is_causal is None else is_causal
         attention_mask = PackedMask.causal_() if causal else PackedMask(None)
+    elif _masks_nothing(attention_mask):
+        attention_mask = PackedMask(None)
     if not isinstance(attention_mask, PackedMask):
         raise NotPackable("its attention gets a mask that the model built itself")
     spans = _spans_now(row, query, key, value)
     key, value = row.last_keys or (key, value)
     if row.causal:
         row.causal = attention_mask.is_causal(max(span.num_keys for span in spans), query.device)
-    output = kernels.attend(query, key, value, spans, attention_mask, scaling, softcap, row)
+    output = kernels.attend(query, key, value, spans, attention_mask, scaling, softcap, row, s_aux)
     row.layer += 1
     return output, None
+
+
+def _masks_nothing(mask: PackedMask | torch.Tensor) -> bool:
+    """Whether it is what a model makes of the row's mask of ones by itself: zero for every key, the same of all queries."""
+    return isinstance(mask, torch.Tensor) and mask.ndim == 4 and mask.shape[-2] == 1 and not bool(mask.any())
 
 
 def _spans_now(row: Row, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> list[Span]:

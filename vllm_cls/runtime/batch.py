@@ -11,6 +11,9 @@ import torch
 from .row import KeyValues
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+    from ..architecture import Architecture
     from .lora import Adapter
 
 
@@ -24,6 +27,8 @@ class TokenSequence:
         token_type_ids: `(num_tokens,)`, or None where the model takes none.
         cache_salt: prompts of different salts share no keys and values (vLLM's name).
         adapter: LoRA adapter that it runs with, or None.
+        decoder_ids: `(num_tokens,)`, what the decoder of an encoder-decoder reads, or None.
+        num_behind: tokens at the end that are not pooled.
     """
 
     token_ids: tuple[int, ...]
@@ -31,9 +36,29 @@ class TokenSequence:
     token_type_ids: tuple[int, ...] | None = None
     cache_salt: str | None = None
     adapter: Adapter | None = None
+    decoder_ids: tuple[int, ...] | None = None
+    num_behind: int = 0
 
     def __len__(self) -> int:
         return len(self.token_ids)
+
+
+def token_sequence(
+    architecture: Architecture, config: PreTrainedConfig, ids: Sequence[int], types: Sequence[int] | None
+) -> TokenSequence:
+    """A prompt with all that an architecture derives of its token ids.
+
+    Args:
+        types: token types, or None where the model takes none.
+    """
+    decoder_ids = architecture.decoder_ids(config, ids)
+    return TokenSequence(
+        tuple(ids),
+        tuple(architecture.position_ids(config, ids)),
+        None if types is None else tuple(types),
+        decoder_ids=None if decoder_ids is None else tuple(decoder_ids),
+        num_behind=len(ids) - architecture.pooled_tokens(config, ids),
+    )
 
 
 @dataclass(frozen=True)
@@ -61,10 +86,15 @@ class Work:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each sequence's rows are among the batch's: `rows[starts[i] : starts[i] + lengths[i]]`."""
+    """Where each sequence's pooled rows are among the batch's: `rows[starts[i] : starts[i] + lengths[i]]`."""
 
     starts: torch.Tensor
     lengths: torch.Tensor
+
+    @classmethod
+    def of(cls, works: Sequence[Work], starts: torch.Tensor) -> Layout:
+        """Of sequences whose rows begin at `starts`."""
+        return cls(starts, torch.tensor([len(each) - each.sequence.num_behind for each in works]))
 
 
 @dataclass(frozen=True)
@@ -73,6 +103,12 @@ class Batch:
 
     inputs: dict[str, Any]
     layout: Layout
+
+    @property
+    def positions(self) -> torch.Tensor | None:
+        """`(num_tokens,)` of a packed row, each token's place in its text."""
+        given = self.inputs.get("position_ids")
+        return None if given is None else given[0]
 
 
 def packed_batch(works: Sequence[Work], device: torch.device) -> Batch:
@@ -91,14 +127,15 @@ def packed_batch(works: Sequence[Work], device: torch.device) -> Batch:
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     if works[0].sequence.token_type_ids is not None:
         inputs["token_type_ids"] = row("token_type_ids")
-    return Batch({name: to_device(value, device) for name, value in inputs.items()}, Layout(starts, lengths))
+    if works[0].sequence.decoder_ids is not None:
+        inputs |= {"decoder_input_ids": row("decoder_ids"), "decoder_position_ids": inputs["position_ids"]}
+    return Batch({name: to_device(value, device) for name, value in inputs.items()}, Layout.of(works, starts))
 
 
 def padded_batch(works: Sequence[Work], device: torch.device, pad_token_id: int) -> Batch:
     """Rows `(num_sequences, longest)`, padded on the right under an attention mask; the model numbers the tokens."""
     sequences = [each.sequence for each in works]
     longest = max(len(each) for each in sequences)
-    lengths = torch.tensor([len(each) for each in sequences])
     starts = torch.arange(len(sequences)) * longest
 
     def rows(values: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
@@ -111,7 +148,9 @@ def padded_batch(works: Sequence[Work], device: torch.device, pad_token_id: int)
     }
     if sequences[0].token_type_ids is not None:
         inputs["token_type_ids"] = rows([each.token_type_ids or () for each in sequences], 0)
-    return Batch(inputs, Layout(starts, lengths))
+    if sequences[0].decoder_ids is not None:
+        inputs["decoder_input_ids"] = rows([each.decoder_ids or () for each in sequences], pad_token_id)
+    return Batch(inputs, Layout.of(works, starts))
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

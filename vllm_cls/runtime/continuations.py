@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from ..architecture import Architecture
-from .batch import TokenSequence, Work
+from .batch import TokenSequence, Work, token_sequence
 from .row import KeyValues
 
 T = TypeVar("T")
@@ -36,14 +36,10 @@ class Continuations:
         """A prompt that goes on with `ids`."""
         if not ids:
             return prompt
-        together = (*prompt.token_ids, *ids)
         types = prompt.token_type_ids
-        return replace(
-            prompt,
-            token_ids=together,
-            position_ids=tuple(self.architecture.position_ids(self.config, together)),
-            token_type_ids=None if types is None else (*types, *[types[-1]] * len(ids)),
-        )
+        types = None if types is None else (*types, *[types[-1]] * len(ids))
+        made = token_sequence(self.architecture, self.config, (*prompt.token_ids, *ids), types)
+        return replace(made, cache_salt=prompt.cache_salt, adapter=prompt.adapter)
 
     def levels(self) -> Iterator[list[tuple[int, ...]]]:
         """The continuations by length, from that of one token on."""

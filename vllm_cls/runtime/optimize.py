@@ -33,7 +33,7 @@ def choose_fused_mode(
     why_not_packed: str | None,
     limit: int | None,
     make: MakeProduct = linear,
-) -> Mode:
+) -> Mode | None:
     """As `selfcheck.choose_mode`, with joined projections where the packed form is exact with them.
 
     Args:
@@ -44,7 +44,7 @@ def choose_fused_mode(
         changed += prepack(runner.backbone)
     if changed:
         mode = choose_mode(runner, sequences, alone, None, limit)
-        if mode.form == "packed":
+        if mode is not None and mode.form == "packed":
             return mode
         unfuse(runner.backbone)
         unpack(runner.backbone)

@@ -85,6 +85,7 @@ class Row:
         kernel: runs all spans at once where it can; None runs each by itself.
         plans: what the kernel made for the row's spans (False) and for the pooled ones (True), read by every layer.
         static: the forward is being recorded, so it may depend on nothing but `plans`.
+        positions: `(num_tokens,)`, each token's place in its text, for models that take no position ids.
     """
 
     spans: Sequence[Span]
@@ -98,6 +99,7 @@ class Row:
     kernel: Varlen | None = None
     plans: dict[bool, Plan] = field(default_factory=dict)
     static: bool = False
+    positions: torch.Tensor | None = None
 
     @property
     def wants_keys_only(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from . import attention
 from .batch import Batch, Layout, Work, packed_batch, padded_batch, to_device
 from .counters import Counters
 from .lora import Adapter, adapted
+from .positions import restart_positions
 from .rope import RopeRule, reset_grown_frequencies, rope_rule
 from .row import Row, running, spans_of
 
@@ -37,7 +39,7 @@ class Mode:
         shared: prompts with the same first tokens share their keys and values.
         bytes_a_token: of these, all layers together.
         reason: why this form and not a faster one; "" for packed.
-        packed_limit: longer sequences run alone, because packing was not checked beyond it (None: no limit).
+        checked_up_to: longer sequences run alone, because sharing was not checked beyond it (None: no limit).
     """
 
     form: str
@@ -46,7 +48,7 @@ class Mode:
     shared: bool = False
     bytes_a_token: int = 0
     reason: str = ""
-    packed_limit: int | None = None
+    checked_up_to: int | None = None
 
 
 class Runner:
@@ -84,6 +86,7 @@ class Runner:
         self.rope: RopeRule = rope_rule(self.backbone.config)
         self._stock = self.backbone.config._attn_implementation
         self._one_at_a_time = threading.Lock()
+        restart_positions(self.backbone)
 
     @property
     def device(self) -> torch.device:
@@ -99,7 +102,7 @@ class Runner:
     @property
     def parallel(self) -> bool:
         """Whether several threads may run batches at once: nothing of the model changes from batch to batch."""
-        return self.mode.form == "packed" and self.mode.packed_limit is None and self.rope.switch is None
+        return self.mode.form == "packed" and self.mode.checked_up_to is None and self.rope.switch is None
 
     @property
     def shares(self) -> bool:
@@ -119,7 +122,7 @@ class Runner:
         return None if rope < 0 or self._beyond_limit(length) else rope
 
     def _beyond_limit(self, length: int) -> bool:
-        return self.mode.packed_limit is not None and length > self.mode.packed_limit
+        return self.mode.checked_up_to is not None and length > self.mode.checked_up_to
 
     @torch.inference_mode()
     def hidden(
@@ -135,9 +138,9 @@ class Runner:
             self._use_attention(attention.NAME)
             batch = packed_batch(works, self.device)
             spans = spans_of(
-                batch.layout.lengths.tolist(), [each.past for each in works], [each.keep for each in works]
+                [len(each) for each in works], [each.past for each in works], [each.keep for each in works]
             )
-            row = Row(spans, causal=True if probe else None, kernel=self.kernel)
+            row = Row(spans, causal=True if probe else None, kernel=self.kernel, positions=batch.positions)
             places = pooled_places(self.pool, batch.layout.starts, batch.layout.lengths) if pooled_only else None
             if places is not None:
                 row.pooled, row.places = to_device(places, self.device), places.tolist()
@@ -155,10 +158,10 @@ class Runner:
     def keep(self, works: Sequence[Work]) -> None:
         """Run prompts for their keys and values alone."""
         batch = packed_batch(works, self.device)
-        spans = spans_of(batch.layout.lengths.tolist(), [each.past for each in works], [each.keep for each in works])
+        spans = spans_of([len(each) for each in works], [each.past for each in works], [each.keep for each in works])
         nothing = torch.empty(0, dtype=torch.long, device=self.device) if self.mode.pruned else None
         self._use_attention(attention.NAME)
-        with running(Row(spans, nothing, kernel=self.kernel)) as row, adapted(works):
+        with running(Row(spans, nothing, kernel=self.kernel, positions=batch.positions)) as row, adapted(works):
             self._forward(self.backbone, batch)
         self.counters.add(num_pruned_tokens=row.num_pruned)
 
@@ -188,6 +191,7 @@ class Runner:
         adapter = works[0].sequence.adapter
         if self.mode.whole or self.head is None:
             batch = self._padded(works)
+            batch.inputs.pop("decoder_input_ids", None)  # its own forward makes them
             with adapted(works):
                 logits: torch.Tensor = self._forward(adapter.model if adapter else self.model, batch).logits.float()
             if self.pool is every_token:
@@ -249,4 +253,6 @@ class Runner:
 
     def options(self, module: PreTrainedModel) -> dict[str, bool]:
         """Keyword arguments of a forward beside its inputs."""
+        if module.config.is_encoder_decoder and "use_cache" not in inspect.signature(module.forward).parameters:
+            return {}  # T5Gemma's classifier says it itself
         return {"use_cache": False} if hasattr(module.config.get_text_config(), "use_cache") else {}

@@ -17,7 +17,7 @@ from ..architecture import Architecture
 from ..errors import ModelError
 from ..pooler.methods import every_token
 from . import attention
-from .batch import TokenSequence, Work
+from .batch import TokenSequence, Work, token_sequence
 from .cuda.varlen import kernels_for
 from .runner import Mode, Runner
 
@@ -29,30 +29,37 @@ T = TypeVar("T")
 # Largest relative error of one token's state: rounding stays well below, a leak between sequences far above.
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1.5e-1}
 _LENGTHS = (5, 1, 17, 33)
-_WINDOWS = ("sliding_window", "attention_chunk_size", "local_attention", "window_size", "attention_window")
+_WINDOWS = (
+    "sliding_window", "sliding_window_size", "attention_chunk_size", "local_attention", "window_size",
+    "attention_window", "attention_window_size",
+)  # fmt: skip
+# Texts of more tokens than these attend to the best keys only. Equal scores are common there, and which of them win
+# depends on the padding: such a text always runs alone.
+_SELECTIONS = ("keep_window_size", "index_topk", "indexer_budget")
 FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError, attention.NotPackable)
 # Arithmetic the check may cost, in multiply-adds: a second or two.
 _BUDGET = {"cpu": 1.5e11, "cuda": 2e14}
 
 
 def check_lengths(
-    config: PreTrainedConfig, num_parameters: int, device: str, longest: int
+    config: PreTrainedConfig, num_parameters: int, device: str, longest: int, shortest: int = 1
 ) -> tuple[list[int], int | None]:
-    """Lengths to check with, and the length beyond which packing stays unchecked (None: nowhere).
+    """Lengths to check with, and the length beyond which sharing a forward stays unchecked (None: nowhere).
 
     Args:
         config: names the windows and chunks, each of which some length has to cross.
         num_parameters: of the backbone, for the cost.
         device: "cpu" or "cuda".
         longest: the model's longest sequence, in tokens.
+        shortest: its shortest.
     """
-    lengths = [length for length in _LENGTHS if length <= longest]
-    limit = None
     text = config.get_text_config()
-    for name in _WINDOWS:
-        window = getattr(text, name, None)
-        if not isinstance(window, int) or window < 2 or window >= longest:
-            continue
+    selections = [getattr(text, name, None) for name in _SELECTIONS]
+    limit = min((each for each in selections if isinstance(each, int) and each > 0), default=None)
+    lengths = [length for length in _LENGTHS if shortest <= length <= min(longest, limit or longest)]
+    lengths = lengths or [min(shortest, longest)]
+    windows = {each for name in _WINDOWS for each in _values(text, name) if isinstance(each, int)}
+    for window in sorted(each for each in windows if 2 <= each < longest):
         if num_parameters * (window + 7) <= _BUDGET.get(device, _BUDGET["cuda"]):
             lengths.append(min(window + 7, longest))
         else:
@@ -60,21 +67,31 @@ def check_lengths(
     return lengths, limit
 
 
+def _values(config: PreTrainedConfig, name: str) -> list[Any]:
+    """What a config says under a name: one value, none, or several where its layers differ."""
+    try:
+        value = getattr(config, name, None)
+    except RuntimeError:  # transformers' answer where they do
+        value = [getattr(each, name, None) for each in config.per_layer_config]
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
 def check_sequences(
     architecture: Architecture, config: PreTrainedConfig, lengths: Sequence[int], with_token_types: bool
 ) -> list[TokenSequence]:
     """Random sequences of these lengths, without special tokens, which some models treat apart."""
     text = config.get_text_config()
+    ending = getattr(text, "eos_token_id", None) if config.is_encoder_decoder else None
     special = {value for name, value in vars(text).items() if name.endswith("_token_id") and isinstance(value, int)}
     generator = torch.Generator().manual_seed(0)
-    allowed = torch.tensor([i for i in range(min(text.vocab_size, 4096)) if i not in special])
+    allowed = torch.tensor([i for i in range(min(architecture.vocab_size(config), 4096)) if i not in special])
     made = []
     for length in lengths:
         ids = allowed[torch.randint(len(allowed), (length,), generator=generator)].tolist()
-        if config.is_encoder_decoder and getattr(text, "eos_token_id", None) is not None:
-            ids[-1] = text.eos_token_id  # BART and its kin pool there, and refuse texts without it
+        if ending is not None:
+            ids[-1] = ending  # BART and its kin pool there, and refuse texts without it
         types = tuple(int(i >= length // 2) for i in range(length)) if with_token_types else None
-        made.append(TokenSequence(tuple(ids), tuple(architecture.position_ids(config, ids)), types))
+        made.append(token_sequence(architecture, config, ids, types))
     return made
 
 
@@ -83,7 +100,7 @@ class Alone:
     """What each sequence gives by itself, by transformers' own attention; all else is held to it.
 
     Args:
-        states: every token's state, `(num_tokens, hidden)` a sequence, float32.
+        states: every token's state, `(num_tokens, hidden)` a sequence, float32; empty where only the whole model runs.
         logits: of the model's own forward, float32, `(num_sequences, num_labels)`, or `(num_tokens, num_labels)` of a
             token classifier; None for a model without a head.
     """
@@ -114,9 +131,11 @@ def run_alone(runner: Runner, sequences: Sequence[TokenSequence], *, with_head: 
                 hook.remove()
         if len(seen) == 1 and isinstance(seen[0], torch.Tensor) and seen[0].shape[:-1] == (1, len(each)):
             states.append(seen[0][0].float())
-        else:
+        elif not with_head:
             states.append(_reference(functools.partial(_token_states, runner), work)[0])
-    if not all(bool(torch.isfinite(each).all()) for each in states):
+    if len(states) < len(sequences):
+        states = []
+    if not all(bool(torch.isfinite(each).all()) for each in [*states, *logits]):
         raise ModelError(
             "the model gives NaN or infinite hidden states; its weights or its dtype are wrong (try --dtype float32)."
         )
@@ -129,8 +148,8 @@ def choose_mode(
     alone: Alone,
     why_not_packed: str | None,
     limit: int | None,
-) -> Mode:
-    """The fastest form whose results equal those of each sequence alone.
+) -> Mode | None:
+    """The fastest form whose results equal those of each sequence alone; None if the backbone by itself gives others.
 
     Args:
         runner: of the loaded model.
@@ -140,7 +159,7 @@ def choose_mode(
         limit: what `check_lengths` gave.
     """
     reasons: list[str] = []
-    for form in ("packed", "padded", "equal"):
+    for form in ("packed", "padded", "equal", "single"):
         reason = (why_not_packed or _not_packable(runner)) if form == "packed" else None
         if reason is None:
             runner.mode = Mode(form)
@@ -151,12 +170,14 @@ def choose_mode(
                 if reason is None:
                     break
         if reason is None:
-            return Mode(form, reason="; ".join(reasons), packed_limit=limit if form == "packed" else None)
+            return Mode(form, reason="; ".join(reasons), checked_up_to=limit)
         reasons.append(f"not {form}: {reason}")
-    return Mode("single", reason="; ".join(reasons))
+    return None
 
 
-def choose_whole_mode(runner: Runner, sequences: Sequence[TokenSequence], own: torch.Tensor, reason: str) -> Mode:
+def choose_whole_mode(
+    runner: Runner, sequences: Sequence[TokenSequence], own: torch.Tensor, reason: str, limit: int | None
+) -> Mode:
     """As `choose_mode`, for a model whose own forward gives the logits, `own`."""
     reasons = [reason]
     for form in ("padded", "equal"):
@@ -172,7 +193,7 @@ def choose_whole_mode(runner: Runner, sequences: Sequence[TokenSequence], own: t
             reasons.append(f"not {form}: {_short(failure)}")
             continue
         if error <= tolerance(runner):
-            return Mode(form, whole=True, reason="; ".join(reasons))
+            return Mode(form, whole=True, reason="; ".join(reasons), checked_up_to=limit)
         reasons.append(f"not {form}: logits differ by {error:.1e}")
     return Mode("single", whole=True, reason="; ".join(reasons))
 
@@ -256,6 +277,8 @@ def why_not_split(runner: Runner, alone: Alone, *, comparable: bool) -> str | No
     assert own is not None
     if runner.head is None:
         return "its head is part of its forward"
+    if not alone.states:
+        return "its backbone gives no state for every token"
     lengths = torch.tensor([len(states) for states in alone.states])
     try:
         with torch.inference_mode():

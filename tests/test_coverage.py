@@ -1,0 +1,40 @@
+"""A fixed sample of `python -m benchmarks.coverage`: each architecture converts, is exact in every form and reopens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks._coverage_case import run_case
+
+# How each runs is a part of the claim: an architecture that stops packing fails here.
+SAMPLE = {
+    "packed": """
+        llama qwen2 qwen3 mistral gemma gemma2 gemma3_text phi phi3 opt mixtral qwen2_moe gpt2 olmo olmo2 cohere
+        starcoder2 granite stablelm smollm3 glm4 exaone4 ministral whisper gpt_neox gpt_oss bart marian
+    """.split(),
+    "padded": """
+        bloom mpt falcon gptj codegen mamba falcon_mamba jamba recurrent_gemma rwkv bamba zamba2 trocr
+        falcon_h1 blt inkling2_text
+    """.split(),
+}
+CLASSIFIERS = {
+    "packed": "bert roberta modernbert electra distilbert bart mbart t5gemma eurobert layoutlm xmod mistral4".split(),
+    "padded": "t5 deberta deberta-v2 mpnet xlnet".split(),
+    "whole forward, padded": "longformer perceiver".split(),
+    "whole forward, equal": "funnel canine".split(),
+}
+CASES = [("causal", form, name) for form, names in SAMPLE.items() for name in names]
+CASES += [("classifier", form, name) for form, names in CLASSIFIERS.items() for name in names]
+
+
+@pytest.mark.parametrize(("mapping", "form", "model_type"), CASES, ids=[f"{one[0]}-{one[2]}" for one in CASES])
+def test_a_sample_of_the_architectures(mapping: str, form: str, model_type: str, tmp_path: Path) -> None:
+    row = run_case(mapping, model_type, tmp_path)
+    assert row.status == "exact", row.why
+    assert row.form == form, row.reason
+
+
+def test_the_sample_is_large() -> None:
+    assert len({name for _, _, name in CASES}) >= 40
