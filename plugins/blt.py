@@ -12,13 +12,14 @@ if TYPE_CHECKING:
 
 
 class Blt(Decoder):
-    """Its states are the byte decoder's, whose width the config says for that part alone."""
+    """Its states are the byte decoder's, whose sizes the config says for that part alone."""
 
     name = "blt"
     model_types = ("blt",)
 
     def complete(self, config: PreTrainedConfig) -> None:
         config.hidden_size = config.decoder_config.hidden_size
+        config.num_hidden_layers = config.decoder_config.num_hidden_layers  # a cache is made by it
 
     def max_positions(self, config: PreTrainedConfig) -> int:
         return int(config.decoder_config.max_position_embeddings)

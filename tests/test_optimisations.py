@@ -57,7 +57,7 @@ EXPECTED: dict[str, tuple[str, bool, bool]] = {
     "phi": ("packed", True, True),
     "opt": ("packed", True, True),
     "bloom": ("padded", False, False),
-    "bart": ("whole forward, padded", False, False),
+    "bart": ("packed", False, False),
     "xlm-roberta-xl": ("packed", True, False),
     "data2vec-text": ("packed", True, False),
     "roberta-prelayernorm": ("packed", True, False),

@@ -91,7 +91,7 @@ def _let_see_both_ways(model: PreTrainedModel) -> None:
     if getattr(model.config.get_text_config(), "is_causal", True) is False:
         for module in model.modules():
             if getattr(module, "is_causal", False) is True:
-                module.is_causal = False  # type: ignore[assignment]  # no parameter
+                module.is_causal = False
 
 
 def refuse_nonfinite(model: PreTrainedModel, name: str, skip: Iterable[str] = ()) -> None:

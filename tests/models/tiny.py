@@ -173,7 +173,6 @@ ARCHITECTURES: dict[str, Tiny] = {
             forced_eos_token_id=None,
         ),
         tokenizers.roberta,
-        form="padded",
     ),
 }
 _OTHER_ENCODERS: dict[str, dict[str, Any]] = {

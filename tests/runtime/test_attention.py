@@ -67,7 +67,25 @@ def test_a_window_wider_than_the_sequence_needs_no_mask() -> None:
     assert mask.of(0, 1, 1, torch.device("cpu"))[0] is None
 
 
-@pytest.mark.parametrize("extra", ["position_bias", "s_aux", "cache"])
+@pytest.mark.parametrize("causal", [True, False])
+def test_sinks_are_a_key_without_a_value_in_each_sequence(causal: bool) -> None:
+    query, key, value = random_qkv()
+    sinks = torch.tensor([0.5, -1.0, 2.0, 0.0][: query.shape[1]])
+    mask = PackedMask.causal_() if causal else PackedMask(None)
+    with running(Row(spans_of(LENGTHS))):
+        output, _ = packed_attention(torch.nn.Module(), query, key, value, mask, scaling=1.0, s_aux=sinks)
+    groups, start = query.shape[1] // key.shape[1], 0
+    for length in LENGTHS:
+        here = slice(start, start := start + length)
+        k, v = (each[:, :, here].repeat_interleave(groups, dim=1) for each in (key, value))
+        scores = query[:, :, here] @ k.transpose(2, 3)
+        if causal:
+            scores = scores.masked_fill(~torch.ones(length, length).tril().bool(), float("-inf"))
+        weights = scores.exp() / (scores.exp().sum(-1, keepdim=True) + sinks.exp().view(1, -1, 1, 1))
+        assert torch.allclose(output[:, here], (weights @ v).transpose(1, 2), atol=1e-5)
+
+
+@pytest.mark.parametrize("extra", ["position_bias", "cache"])
 def test_what_it_cannot_do_is_refused(extra: str) -> None:
     query, key, value = random_qkv()
     with running(Row(spans_of(LENGTHS))), pytest.raises(NotPackable, match=extra):

@@ -263,6 +263,8 @@ def _short(failure: Exception) -> str:
     if isinstance(failure, attention.NotPackable):
         return str(failure)
     text = str(failure).strip().splitlines()
+    if text and attention.PackedMask.__name__ in text[0]:
+        return "it computes with its attention's mask itself"
     return f"{type(failure).__name__}: {text[0][:120] if text else 'no message'}"
 
 
