@@ -26,7 +26,7 @@ from vllm_cls.bench.environment import environment
 from vllm_cls.runtime.workers import physical_cores
 
 CLIENTS = 24
-WARM_UP, COMPARED = 1 / 6, 1 / 6  # of the whole time
+WARM_UP, COMPARED = 1 / 3, 1 / 6  # of the whole time; until then the allocator has seen every size of batch
 GROWTH = 0.02  # the target
 LEAVES = 0.05  # share of clients that leave before their answer
 BEFORE_TERM = 3.0  # seconds of load
