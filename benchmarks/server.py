@@ -31,6 +31,7 @@ from vllm_cls.runtime.workers import physical_cores
 TEXTS, DOCUMENTS = 1024, 100
 RATES = (0.5, 0.8)  # of the offline throughput
 SATURATED, FACTOR, MILLISECONDS = 0.85, 1.3, 3.0  # the targets
+FEWEST = 10  # requests, for a rate
 LONGEST_ROUND = 60.0  # seconds: more connections than are answered once within them are not tried
 
 
@@ -57,7 +58,8 @@ def measure(folder: str, threads: int, seconds: float, connections: Sequence[int
     reranks = [(texts[i], texts[i + 1 : i + 1 + DOCUMENTS]) for i in range(0, len(texts) - DOCUMENTS, 7)]
     bodies = [post("/rerank", {"query": query, "documents": listed}) for query, listed in reranks]
     with LLM(folder, num_threads=threads) as llm, serving(folder, "--num-threads", str(threads)) as server:
-        found: dict[str, Any] = {"bare_forward_ms": bare_forward(folder, texts, threads)}
+        bare = [bare_forward(folder, texts, threads)]
+        found: dict[str, Any] = {}
         classify = itertools.cycle(texts[i : i + 256] for i in range(0, len(texts), 256))
         score = itertools.cycle(reranks)
         for name, requests, run, count in (
@@ -66,8 +68,8 @@ def measure(folder: str, threads: int, seconds: float, connections: Sequence[int
         ):
             print(f"\n== {Path(folder).name}, {name}", flush=True)
             found[name] = load(server, requests, run, count, seconds, connections)
-        found["bare_forward_ms"] = statistics.mean([found["bare_forward_ms"], bare_forward(folder, texts, threads)])
-    return found
+        bare.append(bare_forward(folder, texts, threads))
+    return {"bare_forward_ms": min(bare), "bare_forwards_ms": bare, **found}
 
 
 def load(
@@ -86,11 +88,10 @@ def load(
         if number / offline[0] > LONGEST_ROUND:
             print(f"  {number} connections: left out, one round would take {number / offline[0]:.0f} s", flush=True)
             continue
-        length = max(seconds, 1.2 * number / offline[0])
+        length = max(seconds, FEWEST / offline[0])
         closed.append(timed(server, closed_loop(server.port, number, cycle, min(2.0, seconds), length)))
-    for share in RATES:
-        length = max(seconds, 4 / offline[0])
-        found = timed(server, open_loop(server.port, share * offline[0], cycle, min(2.0, seconds), length))
+    for share in RATES if FEWEST / offline[0] <= seconds else ():
+        found = timed(server, open_loop(server.port, share * offline[0], cycle, min(2.0, seconds), seconds))
         opened.append({"share_of_offline": share, **found})
     offline.append(offline_rate(run, count, seconds))
     rate = statistics.mean(offline)
