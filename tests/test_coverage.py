@@ -16,7 +16,7 @@ SAMPLE = {
     """.split(),
     "padded": """
         bloom mpt falcon gptj codegen mamba falcon_mamba jamba recurrent_gemma rwkv bamba zamba2 trocr
-        falcon_h1 inkling2_text
+        falcon_h1 blt inkling2_text
     """.split(),
 }
 CLASSIFIERS = {
