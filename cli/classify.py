@@ -27,6 +27,7 @@ Each row of the output has the kept fields of its input, then
   labels, probs          several labels: those with at least --threshold
   value                  regression
   spans                  token classifiers: a list of label, score, start, end (characters) and word
+  steps                  process reward models: a list of score (of a good step) and probs
 and truncated, where the text was cut, and error, where the row failed. A model with one label has no
 label, and score is its probability. A kept field that has the name of a column of the results, such as
 "label", is kept as "input_label".

@@ -31,7 +31,7 @@ def inspect(state: State, /, model: str, as_json: bool, **options: Any) -> None:
     speak(state)
     from vllm_cls import llm
 
-    if options["convert"] == "auto":  # a model without a head can be looked at, too
+    if options["convert"] == "auto" and options["lora"] is None:  # a model without a head can be looked at, too
         options["convert"] = "none"
     with llm.LLM(model, **options) as opened:
         described = opened.describe()

@@ -91,6 +91,7 @@ _RUNNING = [
     ),
     click.option("--pooler-config", type=JsonObject(), help='Such as \'{"pooling_type": "MEAN"}\'; or @FILE.'),
     click.option("--convert", type=click.Choice(CONVERT_MODES), default="auto", show_default=True),
+    click.option("--lora", metavar="FOLDER", help="A PEFT LoRA adapter: merged into the weights, and its head is taken."),
 ]  # fmt: skip
 
 

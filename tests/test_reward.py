@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -93,6 +94,46 @@ def test_a_process_reward_model_gives_each_steps_probabilities(tmp_path: Path) -
         torch.testing.assert_close(llm.reward([prompts[1]])[0].outputs.data, wanted, atol=1e-5, rtol=0)
 
 
+def test_a_file_of_texts_gets_the_scores_of_its_steps(tmp_path: Path) -> None:
+    folder, base, head = checkpoint(tmp_path / "prm", "Qwen2ForProcessRewardModel", 2)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tag = tokenizer("!").input_ids[0]
+    texts = ["The film! was good!", "no step", "a boring end!", "yes " * 60 + "!"]
+    (tmp_path / "in.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+
+    def run(out: str, **options: Any) -> list[Any]:
+        config = {"step_tag_id": tag}
+        report = classify_file(str(folder), tmp_path / "in.jsonl", tmp_path / out, pooler_config=config, **options)
+        assert report.failed == 2 and report.truncated == 1  # one has no step, of the other its step is cut off
+        return [json.loads(line) for line in (tmp_path / out).read_text().splitlines()]
+
+    rows = run("out.jsonl")
+    for text, row in zip(texts, rows, strict=True):
+        ids = tokenizer(text).input_ids
+        if row["steps"] is None:
+            assert "no step" in row["error"]
+            continue
+        wanted = by_hand(base, head, ids).softmax(-1)[[i for i in range(len(ids)) if ids[i] == tag]]
+        assert [step["probs"] for step in row["steps"]] == [pytest.approx(each, abs=1e-5) for each in wanted.tolist()]
+        assert [step["score"] for step in row["steps"]] == pytest.approx(wanted[:, 1].tolist(), abs=1e-5)
+    assert len(rows[0]["steps"]) == 2 and rows[3]["truncated"]
+    raw = run("raw.jsonl", use_activation=False)
+    assert torch.tensor(raw[0]["steps"][0]["logits"]).softmax(-1).tolist() == pytest.approx(
+        rows[0]["steps"][0]["probs"], abs=1e-5
+    )
+    for strange in ({"top_k": 1}, {"aggregation": "first"}, {"label_field": "text"}, {"text_pair_field": "text"}):
+        with pytest.raises(ConfigError, match=next(iter(strange))):
+            run("none.jsonl", **strange)
+
+
+def test_a_token_classifier_that_judges_steps(tmp_path: Path) -> None:
+    folder = tiny.token_classifier("qwen2", tmp_path, id2label={0: "bad", 1: "good"})
+    with LLM(str(folder), pooler_config={"tok_pooling_type": "STEP", "step_tag_id": STEP}) as llm:
+        (all_tokens,) = LLM(str(folder)).encode([[5, STEP, 6, STEP]])
+        (steps,) = llm.reward([[5, STEP, 6, STEP]])
+        torch.testing.assert_close(steps.outputs.data, all_tokens.outputs.data[[1, 3]], atol=1e-5, rtol=0)
+
+
 def test_a_classifier_of_one_label_is_a_reward_model(tmp_path: Path) -> None:
     folder = tiny.classifier("qwen2", tmp_path / "one", num_labels=1)
     with LLM(str(folder)) as plain, LLM(str(folder), convert="reward") as reward:
@@ -117,6 +158,21 @@ def test_a_reward_head_is_made(tmp_path: Path) -> None:
     convert(str(base), tmp_path / "fit", convert="reward", head="fit", train=str(tmp_path / "train.jsonl"))
     with LLM(str(tmp_path / "fit")) as llm:
         assert llm.problem_type == "regression" and llm.reward("yes")[0].outputs.data.shape == (1,)
+
+
+@pytest.mark.parametrize(("name", "count"), [("Qwen2ForRewardModel", 1), ("Qwen2ForProcessRewardModel", 2)])
+def test_the_auto_class_of_transformers_takes_the_head_that_is_there(name: str, count: int, tmp_path: Path) -> None:
+    auto: Any = transformers.AutoModelForSequenceClassification
+    folder, base, head = checkpoint(tmp_path / "rm", name, count)
+    model = auto.from_pretrained(folder).eval()  # plain transformers makes up a `score` of its own here
+    assert type(model).__name__ == name
+    with torch.no_grad():
+        found = model(torch.tensor([[5, 6, 7]])).logits[0]
+    torch.testing.assert_close(found, by_hand(base, head, [5, 6, 7])[-1], atol=1e-5, rtol=0)
+    assert type(auto.from_config(model.config)) is type(model)
+    plain = tiny.classifier("qwen2", tmp_path / "plain")
+    assert type(auto.from_pretrained(plain)) is transformers.Qwen2ForSequenceClassification
+    assert type(auto.from_config(tiny.config_of("qwen2"))) is transformers.Qwen2ForSequenceClassification
 
 
 def test_several_labels_are_no_reward(tmp_path: Path) -> None:

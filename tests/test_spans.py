@@ -22,6 +22,7 @@ TEXTS = [
     *tokenizers.SENTENCES[:8],
     "  Two  spaces, a tab\tand\nnew lines ",
     "Ünïcödé, naïve café — 中文 mixed 😀 in!",
+    " 👩🏽‍🚀🪿 e\u0301\u00a0x\u200b ✈️",
     "word",
     "?!... (brackets) [x] don't",
 ]

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .llm import LLM
     from .outputs import (
         ClassificationRequestOutput,
+        EmbeddingRequestOutput,
         PoolingRequestOutput,
         ScoringRequestOutput,
         TokenClassificationRequestOutput,
@@ -51,6 +52,7 @@ _HOMES = {
     "ConversionReport": "conversion",
     "DeadlineError": "errors",
     "EngineDeadError": "errors",
+    "EmbeddingRequestOutput": "outputs",
     "JobError": "errors",
     "JobReport": "jobs.classify",
     "LLM": "llm",
@@ -82,6 +84,7 @@ __all__ = [
     "ConfigError",
     "ConversionReport",
     "DeadlineError",
+    "EmbeddingRequestOutput",
     "EngineDeadError",
     "JobError",
     "JobReport",

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 from . import scoring
 from .errors import PromptError
-from .outputs import ClassificationRequestOutput, PoolingOutput, PoolingRequestOutput, ScoringRequestOutput
+from .outputs import (
+    ClassificationRequestOutput,
+    EmbeddingOutput,
+    EmbeddingRequestOutput,
+    PoolingOutput,
+    PoolingRequestOutput,
+    ScoringRequestOutput,
+)
 from .params import PoolingParams
 
 if TYPE_CHECKING:
@@ -80,6 +87,28 @@ def encoded(
                 )
             )
     return outputs
+
+
+def embedded(
+    served: Served,
+    tokenized: Sequence[Tokenized],
+    results: Sequence[Result],
+    params: Sequence[PoolingParams],
+    next_id: NextId,
+) -> list[EmbeddingRequestOutput | PromptError]:
+    """The numbers of each text."""
+    return [
+        each
+        if isinstance(each, PromptError)
+        else EmbeddingRequestOutput(
+            each.request_id,
+            EmbeddingOutput(each.outputs.data.tolist()),
+            each.prompt_token_ids,
+            num_cached_tokens=each.num_cached_tokens,
+            truncated=each.truncated,
+        )
+        for each in encoded("embed", served, tokenized, results, params, next_id)
+    ]
 
 
 def all_good(outputs: Sequence[Output | PromptError]) -> list[Output]:

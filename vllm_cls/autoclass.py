@@ -42,17 +42,57 @@ def _extend_one(auto: Any, task: str) -> None:
 
         def __getitem__(self, key: Any) -> Any:
             try:
-                return native[key]
+                found = native[key]
             except KeyError:
-                found = _classifier_class(key, task)
-                if found is None:
+                made = _classifier_class(key, task)
+                if made is None:
                     raise
-                return found
+                return made
+            return _ByClassName(found) if task == "classify" and _has_other_heads(key) else found
 
     mapping = WithClassifiers(native._config_mapping, native._model_mapping)
     native._model_mapping._model_mapping = native  # its constructor points this at the new mapping
     mapping._extra_content = native._extra_content  # registrations made through either are seen by both
     auto._model_mapping = mapping
+
+
+class _ByClassName:
+    """Stands for transformers' class where some checkpoints of its config have another head, as `architectures` says.
+
+    transformers' own class would leave that head out, and make up a random one.
+    """
+
+    def __init__(self, native: Any) -> None:
+        self._native = native
+        self.config_class, self.__name__, self.__module__ = native.config_class, native.__name__, native.__module__
+
+    def from_pretrained(self, *args: Any, config: Any, **options: Any) -> Any:
+        return self._class_for(config).from_pretrained(*args, config=config, **options)
+
+    def _from_config(self, config: Any, **options: Any) -> Any:
+        return self._class_for(config)._from_config(config, **options)
+
+    def _class_for(self, config: Any) -> Any:
+        from .registry import registry
+
+        names = set(getattr(config, "architectures", None) or ())
+        for _, architecture in registry().architectures():
+            if names & set(architecture.class_names):
+                architecture.complete(config)
+                return architecture.classifier_class(type(config))
+        return self._native
+
+
+def _has_other_heads(config_class: Any) -> bool:
+    """Whether a plugin knows checkpoints of this config by the name of their class alone."""
+    from .errors import VclsError
+    from .registry import registry
+
+    try:
+        named = [each for _, each in registry().architectures() if each.class_names and not each.model_types]
+        return any(each.classifier_class(config_class).config_class is config_class for each in named)
+    except VclsError:  # a plugin that is broken, or takes other models: transformers' own class stands
+        return False
 
 
 def _register_config() -> None:

@@ -14,6 +14,7 @@ from .errors import ConfigError, PromptError
 from .llm_arguments import as_list, per_prompt, truncation_of
 from .outputs import (
     ClassificationRequestOutput,
+    EmbeddingRequestOutput,
     PoolingRequestOutput,
     RequestOutput,
     ScoringRequestOutput,
@@ -109,7 +110,9 @@ class Call(Generic[Output]):
 
 
 CLASSIFY = Kind("classify", answers.classified)
+STEPS = Kind("token_classify", functools.partial(answers.encoded, "token_classify"))
 _SCORE = Kind("classify", answers.scored)
+_EMBED = Kind("embed", answers.embedded)
 
 
 def spans(
@@ -162,11 +165,22 @@ def encode(
     lora_request: Any = None,
     tokenization_kwargs: Mapping[str, Any] | None = None,
 ) -> Call[PoolingRequestOutput]:
-    task = pooling_task or served.pooler.config.task or (served.task if served.task == "token_classify" else None)
+    task = pooling_task or served.pooler.config.task or (served.task if served.task != "classify" else None)
     if task not in ("classify", "token_classify", "embed"):
         raise ConfigError(f"pooling_task={task!r}: LLM.encode needs 'classify', 'token_classify' or 'embed'.")
     kind = Kind(task, functools.partial(answers.encoded, task))
     return _call(served, kind, as_list(prompts), pooling_params, lora_request, tokenization_kwargs)
+
+
+def embed(
+    served: Served,
+    prompts: Any,
+    *,
+    pooling_params: PoolingParams | Sequence[PoolingParams] | None = None,
+    lora_request: Any = None,
+    tokenization_kwargs: Mapping[str, Any] | None = None,
+) -> Call[EmbeddingRequestOutput]:
+    return _call(served, _EMBED, as_list(prompts), pooling_params, lora_request, tokenization_kwargs)
 
 
 def reward(
@@ -179,7 +193,7 @@ def reward(
 ) -> Call[PoolingRequestOutput]:
     listed = as_list(prompts)
     params = list(per_prompt(pooling_params, len(listed)))
-    task = served.pooler.config.task or "classify"
+    task = "token_classify" if served.judges_steps else served.pooler.config.task or "classify"
     if task == "classify":
         for adapter in served.adapters_for(lora_request, len(listed)):
             scoring.check_num_labels(int(served.config_of(adapter).num_labels), "reward")
@@ -204,7 +218,8 @@ def score(
     prompts = [options.prompt(*pair) for pair in scoring.pairs(text_1, text_2)]
     adapters = served.adapters_for(lora_request, len(prompts))
     processor = score_processor(served, options, {int(served.config_of(each).num_labels) for each in adapters})
-    return _call(served, _SCORE, prompts, pooling_params, lora_request, tokenization_kwargs, processor)
+    params = None if pooling_params is None else PoolingParams(use_activation=pooling_params.use_activation)
+    return _call(served, _SCORE, prompts, params, lora_request, tokenization_kwargs, processor)
 
 
 def score_processor(served: Served, options: ScoreOptions, num_labels: Iterable[int] = ()) -> PromptProcessor:
@@ -225,6 +240,7 @@ def _call(
     adapters = served.adapters_for(lora_request, len(prompts))
     served.check(kind.task, adapters)
     params = per_prompt(pooling_params, len(prompts))
+    served.check_params(kind.task, params)
     truncation, special = truncation_of(tokenization_kwargs or {})
     return Call(served, kind, prompts, params, adapters, processor or served.processor, truncation, special)
 

@@ -9,8 +9,8 @@ import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 from .errors import ModelError
 
@@ -37,13 +37,16 @@ class Checkpoint:
 
     @functools.cached_property
     def shards(self) -> list[Path]:
-        """The safetensors files that hold the weights (those of the index, where there is one)."""
-        index = self.folder / "model.safetensors.index.json"
-        if index.is_file():
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-            return [self.folder / name for name in names]
+        """The safetensors files that hold the weights: one, or those that the index names.
+
+        Raises:
+            ModelError: the index is damaged, or names a file outside the folder.
+        """
         single = self.folder / "model.safetensors"
-        return [single] if single.is_file() else sorted(self.folder.glob("*.safetensors"))
+        if single.is_file():  # which transformers takes, too, where there are both
+            return [single]
+        indexed = self._indexed("model.safetensors.index.json")
+        return indexed if indexed is not None else sorted(self.folder.glob("*.safetensors"))
 
     @functools.cached_property
     def locations(self) -> dict[str, Path]:
@@ -61,6 +64,40 @@ class Checkpoint:
                 raise ModelError(f"{shard} is not a readable safetensors file: {error}. Fetch it again.") from error
         return found
 
+    def json(self, name: str) -> Any:
+        """What a JSON file of the folder says; None where there is no such file.
+
+        Raises:
+            ModelError: it is not JSON.
+        """
+        path = self.folder / name
+        if not path.is_file():
+            return None
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ModelError(f"{path} is not JSON ({error}); fetch the model again.") from error
+
+    def _indexed(self, index: str) -> list[Path] | None:
+        """The files that an index names, all within the folder; None where there is no such index."""
+        found = self.json(index)
+        if found is None:
+            return None
+        weight_map = found.get("weight_map") if isinstance(found, dict) else None
+        if (
+            not isinstance(weight_map, dict)
+            or not weight_map
+            or not all(isinstance(v, str) for v in weight_map.values())
+        ):
+            raise ModelError(f"{self.name}: {index} has no weight_map of tensors to files; fetch the model again.")
+        for name in weight_map.values():
+            if PurePosixPath(name).name != name or "\\" in name or name == "..":
+                raise ModelError(
+                    f"{self.name}: {index} names {name!r}, which is no file of the folder itself; an index that points "
+                    "elsewhere is not followed."
+                )
+        return [self.folder / name for name in sorted(set(weight_map.values()))]
+
     @property
     def pickles(self) -> list[Path]:
         """Files in pickle formats, which can run code when they are read."""
@@ -70,6 +107,8 @@ class Checkpoint:
 
     def refuse_pickle(self, allowed: bool) -> None:
         """Raise `ModelError` if there are no weights, or only pickles and these are not `allowed`."""
+        if allowed and not self.shards:
+            self._indexed("pytorch_model.bin.index.json")
         if self.gguf is not None or self.shards or (self.pickles and allowed):
             return
         if not self.pickles:

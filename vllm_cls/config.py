@@ -143,6 +143,7 @@ class ModelConfig:
         plugin: the plugin that decides where several match.
         allow_pickle: read `.bin` weights (with `weights_only`).
         score_template: how pairs are written: Jinja with `query` and `document`, or a name (see `pair_template`).
+        lora: the folder of a PEFT LoRA adapter, merged into the weights; its head is the model's.
     """
 
     model: str
@@ -161,6 +162,7 @@ class ModelConfig:
     chat_template: str | None = None
     score_template: str | None = None
     use_template: bool = True
+    lora: str | None = None
 
     @classmethod
     def of(cls, model: object, **options: Any) -> ModelConfig:

@@ -17,7 +17,6 @@ from .head_options import ONE_LABEL, HeadOptions
 from .loading import as_reward, make_head, target_for, token_head
 from .padding import choose_pad
 from .pair_template import to_store
-from .peft_adapter import read_adapter
 from .registry import registry
 from .source import Source, open_source
 from .template import PromptTemplate
@@ -97,7 +96,7 @@ def convert(
     """
     written_as = {"dtype": _dtype(dtype), "max_shard_size": _size(max_shard_size), "link": link, "overwrite": overwrite}
     budget = model_options.pop("max_num_batched_tokens", None)
-    options = ModelConfig.of(model, **{**model_options, "convert": model_options.get("convert") or "auto"})
+    options = ModelConfig.of(model, lora=lora, **{**model_options, "convert": model_options.get("convert") or "auto"})
     wanted = HeadOptions(
         head=head,
         labels=labels or (),
@@ -116,7 +115,7 @@ def convert(
         pooling=pooling,
         logit_bias=logit_bias,
     ).checked(options)
-    source = _opened(options, lora, prompt_template, chat_template_prompt)
+    source = _opened(options, prompt_template, chat_template_prompt)
     wanted = wanted.fitting(source)
     job = HeadJob(source, options, str(wanted.pooling), budget, wanted.count)
     result, target = _calibrated(job, wanted, _made(job, wanted))
@@ -138,11 +137,9 @@ def convert(
     )
 
 
-def _opened(options: ModelConfig, lora: str | None, prompt_template: str | None, chat_template_prompt: bool) -> Source:
-    """The model, with the adapter to be merged into it, and its prompts' form in its config."""
+def _opened(options: ModelConfig, prompt_template: str | None, chat_template_prompt: bool) -> Source:
+    """The model, with its prompts' form in its config."""
     source = open_source(options)
-    if lora is not None:
-        source = dataclasses.replace(source, adapter=read_adapter(lora, allow_pickle=options.allow_pickle))
     _store_prompt(source, prompt_template, chat_template_prompt)
     return source
 
@@ -278,6 +275,8 @@ def _plan(job: HeadJob, target: Target, result: HeadResult, out: Path) -> Conver
     if native and source.architecture.pooling(source.backbone_config) == "LAST":
         warnings, tokenizer = choose_pad(source, target, job)
         job.warnings += warnings
+    if source.lower_cases:  # which the written tokenizer does by itself, as the one that was read does now
+        tokenizer = source.tokenizer
     return ConversionPlan(
         checkpoint=source.checkpoint,
         config=target.config,

@@ -6,10 +6,8 @@ may name a `LogitScore`: two tokens of a causal model whose logits make the scor
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .checkpoint import Checkpoint
 from .errors import ModelError
@@ -41,10 +39,10 @@ class CrossEncoderFiles:
         Raises:
             ModelError: it holds modules that are not supported.
         """
-        own = _read(checkpoint.folder / "config_sentence_transformers.json") or {}
+        own = checkpoint.json("config_sentence_transformers.json") or {}
         if own.get("model_type") != "CrossEncoder":
             return None
-        modules = _read(checkpoint.folder / "modules.json") or []
+        modules = checkpoint.json("modules.json") or []
         tokens: tuple[int, ...] = ()
         for module in modules[1:]:
             kind = str(module.get("type", "")).rpartition(".")[2]
@@ -53,10 +51,10 @@ class CrossEncoderFiles:
                     f"{checkpoint.name} is a CrossEncoder with a {kind} module ({module.get('path')}), which is not "
                     "supported; only Transformer and LogitScore are."
                 )
-            score = _read(checkpoint.folder / module["path"] / "config.json") or {}
+            score = checkpoint.json(f"{module['path']}/config.json") or {}
             ids = (score.get("false_token_id"), score["true_token_id"])
             tokens = tuple(int(each) for each in ids if each is not None)
-        transformer = _read(checkpoint.folder / "sentence_bert_config.json") or {}
+        transformer = checkpoint.json("sentence_bert_config.json") or {}
         return cls(
             activation=own.get("activation_fn"),
             prompt=(own.get("prompts") or {}).get(own.get("default_prompt_name")),
@@ -70,12 +68,3 @@ def read_activation(checkpoint: Checkpoint, config: PreTrainedConfig) -> None:
     files = CrossEncoderFiles.of(checkpoint)
     if files is not None and files.activation and not getattr(config, "sentence_transformers", None):
         config.sentence_transformers = {"activation_fn": files.activation}
-
-
-def _read(path: Path) -> Any:
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{path} is not JSON ({error}); fetch the model again.") from error

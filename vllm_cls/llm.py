@@ -13,6 +13,7 @@ from .errors import ConfigError
 from .llm_arguments import check_engine_args
 from .outputs import (
     ClassificationRequestOutput,
+    EmbeddingRequestOutput,
     PoolingRequestOutput,
     ScoringRequestOutput,
     TokenClassificationRequestOutput,
@@ -47,9 +48,11 @@ class LLM:
         score_template: how a reranker's pairs are written: Jinja with `query` and `document`, or a name that `vcls
             inspect` shows; "concat" and "pair" do without a template.
         use_template: False ignores the prompt template that the checkpoint stores.
+        lora: a PEFT LoRA adapter's folder: merged into the weights, and its head is the model's.
         enable_lora: take `lora_request`s; the model itself then needs no head.
         max_loras: adapters held in memory at once; the least recently used is let go, and read again when needed.
         max_lora_rank: adapters of a larger rank are refused; None takes any.
+        seed: taken for vLLM's sake, as `use_tqdm` of the methods is: nothing here is random, and no bar is shown.
         engine_args: vLLM's engine arguments; those without meaning here are accepted with a warning.
 
     Raises:
@@ -84,6 +87,7 @@ class LLM:
         use_template: bool = True,
         plugin: str | None = None,
         seed: int = 0,
+        lora: str | None = None,
         enable_lora: bool = False,
         max_loras: int = 8,
         max_lora_rank: int | None = None,
@@ -111,6 +115,7 @@ class LLM:
             chat_template=chat_template,
             score_template=score_template,
             use_template=use_template,
+            lora=lora,
         )
         runtime = RuntimeConfig(
             max_num_batched_tokens,
@@ -140,8 +145,13 @@ class LLM:
 
     @property
     def task(self) -> str:
-        """What the model was made for: "classify" or "token_classify"."""
-        return self._open.task
+        """What the model was made for: "classify", "token_classify", or "embed" where it has no head."""
+        return "token_classify" if self.judges_steps else self._open.task
+
+    @property
+    def judges_steps(self) -> bool:
+        """Whether it is a process reward model, which gives an answer for each step of a text."""
+        return self._open.judges_steps
 
     @property
     def supported_tasks(self) -> tuple[str, ...]:
@@ -340,8 +350,9 @@ class LLM:
 
         Args:
             pooling_task: "classify" `(num_labels,)`, "token_classify" `(num_tokens, num_labels)`, or "embed"
-                `(hidden,)`: the pooled state, of unit length unless `use_activation=False`. A token classifier does
-                "token_classify" where nothing else is said.
+                `(hidden,)`: what a Sentence Transformers folder makes of a text, else the pooled state; of unit length
+                unless the folder or `use_activation=False` says otherwise. A token classifier and an embedder do what
+                they are for where nothing else is said.
         """
         call = calls.encode(
             self._open,
@@ -352,6 +363,12 @@ class LLM:
             tokenization_kwargs=tokenization_kwargs,
         )
         return call.answered(self._next_id)
+
+    def embed(
+        self, prompts: Any, *, use_tqdm: bool | Callable[..., Any] = True, **options: Any
+    ) -> list[EmbeddingRequestOutput]:
+        """`encode(pooling_task="embed")` as lists of numbers, in `outputs.embedding`; options as for `classify`."""
+        return calls.embed(self._open, prompts, **options).answered(self._next_id)
 
     def score(
         self,
@@ -437,6 +454,19 @@ class LLM:
             tokenization_kwargs=tokenization_kwargs,
         )
         return call.answered(self._next_id)
+
+    def step_iter(
+        self,
+        prompts: Iterable[Any],
+        *,
+        use_activation: bool | None = None,
+        truncate: bool = False,
+        truncation_side: str | None = None,
+    ) -> Iterator[PoolingRequestOutput]:
+        """The rewards of the steps of a stream of texts, `(num_steps, num_labels)` each; as `classify_iter`."""
+        params = PoolingParams(use_activation=use_activation)
+        truncation = Truncation(-1 if truncate else None, truncation_side)
+        return self._stream(prompts, calls.STEPS, params, truncation, PoolingRequestOutput)
 
     def chat(self, messages: Any, **options: Any) -> list[ClassificationRequestOutput]:
         """Classify conversations: one list of messages, or a list of them; options as for `classify`."""

@@ -11,6 +11,7 @@ from .config import ModelConfig
 from .cross_encoder import CrossEncoderFiles, read_activation
 from .errors import ConfigError, ModelError
 from .registry import registry
+from .sentence_transformer import Embedder, read_embedder
 from .source import Source, open_source
 from .weights import load_weights
 
@@ -65,8 +66,9 @@ def _head_at_load(source: Source, options: ModelConfig) -> HeadResult:
     if "classifier_from_token" in options.hf_overrides and not lacks_head(source):
         raise ConfigError(f"{options.model} has a head already; leave classifier_from_token out of hf_overrides.")
     # A checkpoint that says it is a classifier is held to it when its weights are read.
-    if source.is_classifier or (options.convert in (source.task, "reward") and not lacks_head(source)):
-        return make_head(source, "existing", {})
+    asked = options.convert in (source.task, "reward") or source.adapter is not None
+    if source.is_classifier or (asked and not lacks_head(source)):
+        return make_head(source, "existing", {"adapter": source.adapter})
     raise ModelError(
         f"{without_head(source)}, and a head is never invented. Make one with `vcls convert {options.model} OUT --convert "
         f"{source.task} --head {heads_for(source)} …`, or pass convert='{source.task}' with "
@@ -202,6 +204,7 @@ class Classifier:
         pooling: of the classifier, before any override.
         has_head: False for `convert="none"`, which gives embeddings, and where LoRA adapters bring the heads.
         missing: parameters that the checkpoint lacks, which adapters bring; the class's own are there unfilled.
+        embedder: what a Sentence Transformers folder makes of the states, where it was opened as what it is.
     """
 
     source: Source
@@ -210,6 +213,12 @@ class Classifier:
     pooling: str
     has_head: bool = True
     missing: frozenset[str] = frozenset()
+    embedder: Embedder | None = None
+
+    @property
+    def task(self) -> str:
+        """What it does: "classify", "token_classify", or "embed" where neither it nor an adapter has a head."""
+        return self.source.task if self.has_head or self.missing else "embed"
 
     @property
     def architecture(self) -> Architecture:
@@ -228,8 +237,13 @@ def load(
         ModelError: it cannot be loaded, or has no head and none was asked for.
     """
     source = open_source(options)
-    if options.convert == "none" and not source.is_classifier:
-        return _without_head(source, options, dtype, device)
+    embedder = None
+    heads = adapters_have_heads or (source.adapter is not None and not lacks_head(source))
+    if options.convert in ("auto", "none") and not source.is_classifier and not heads:
+        embedder = read_embedder(source, allow_pickle=options.allow_pickle)
+    is_embedder = embedder is not None and "classifier_from_token" not in options.hf_overrides
+    if is_embedder or (options.convert == "none" and not source.is_classifier):
+        return _without_head(source, options, embedder, dtype, device)
     if adapters_have_heads and lacks_head(source) and not source.is_classifier:
         return _for_adapters(source, options, dtype, device)
     head = head_at_load(source, options)
@@ -244,9 +258,12 @@ def pooling_of(source: Source, model: PreTrainedModel) -> str:
     return own or source.architecture.pooling(source.backbone_config)
 
 
-def _without_head(source: Source, options: ModelConfig, dtype: torch.dtype, device: torch.device) -> Classifier:
+def _without_head(
+    source: Source, options: ModelConfig, embedder: Embedder | None, dtype: torch.dtype, device: torch.device
+) -> Classifier:
     model, _ = _bare(source, dtype, device, options.allow_pickle)
-    return Classifier(source, model, model.config, pooling_of(source, model), has_head=False)
+    pooling = pooling_of(source, model) if embedder is None else embedder.pooling
+    return Classifier(source, model, model.config, pooling, has_head=False, embedder=embedder)
 
 
 def _for_adapters(source: Source, options: ModelConfig, dtype: torch.dtype, device: torch.device) -> Classifier:

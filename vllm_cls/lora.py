@@ -71,6 +71,7 @@ class Adapters:
 
     def _load(self, request: LoRARequest) -> Adapter:
         stored = read_adapter(request.lora_path, allow_pickle=self.allow_pickle)
+        stored.check_task(self.classifier.source.task)
         if self.max_lora_rank is not None and stored.rank > self.max_lora_rank:
             raise ModelError(
                 f"{stored.name} has rank {stored.rank}, above max_lora_rank={self.max_lora_rank}; raise that."

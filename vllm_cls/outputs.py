@@ -75,6 +75,17 @@ class TokenClassificationOutput:
 
 
 @dataclass(frozen=True)
+class EmbeddingOutput:
+    """`embedding`: the numbers that a text comes to."""
+
+    embedding: list[float]
+
+    @property
+    def hidden_size(self) -> int:
+        return len(self.embedding)
+
+
+@dataclass(frozen=True)
 class ScoringOutput:
     """`score`: a number, a probability unless the model's activation says otherwise."""
 
@@ -111,3 +122,7 @@ class TokenClassificationRequestOutput(RequestOutput[TokenClassificationOutput])
 
 class ScoringRequestOutput(RequestOutput[ScoringOutput]):
     """Output of `LLM.score`."""
+
+
+class EmbeddingRequestOutput(RequestOutput[EmbeddingOutput]):
+    """Output of `LLM.embed`."""

@@ -24,6 +24,7 @@ _PREFIX = "base_model.model."
 _FILE, _PICKLE = "adapter_model.safetensors", "adapter_model.bin"
 # Ways to begin a training that take something out of the model's own weights, which this adapter then lacks.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+_TASKS = {"SEQ_CLS": "classify", "TOKEN_CLS": "token_classify"}
 _UNSUPPORTED = {
     "use_dora": "DoRA, which rescales the weights",
     "lora_bias": "biases in its low-rank parts",
@@ -81,12 +82,23 @@ class PeftAdapter:
         low_rank: linear layer's path → what is added to it.
         saved: parameters that it brings along whole (`modules_to_save`), float32: a head, as a rule.
         config: `config.json` beside it, which names labels where somebody put it there; else empty.
+        task: what it was trained for, "classify" or "token_classify"; None for anything else.
     """
 
     name: str
     low_rank: Mapping[str, LowRank]
     saved: Mapping[str, torch.Tensor]
     config: Mapping[str, Any]
+    task: str | None = None
+
+    def check_task(self, task: str) -> None:
+        """Raise `ModelError` if it brings a head for another task than `task`."""
+        if self.saved and self.task not in (None, task):
+            what = {"classify": "whole texts (SEQ_CLS)", "token_classify": "tokens (TOKEN_CLS)"}
+            raise ModelError(
+                f"{self.name} brings a head that classifies {what[str(self.task)]}, and the model is opened for "
+                f"{what[task]}; pass convert={self.task!r} (--convert)."
+            )
 
     @property
     def rank(self) -> int:
@@ -167,7 +179,11 @@ def read_adapter(path: str, *, allow_pickle: bool = False) -> PeftAdapter:
             saved[stem.replace(".modules_to_save", "").replace(".base_layer", "")] = tensor
     config = _read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     return PeftAdapter(
-        path, {name: _low_rank(path, name, each, settings) for name, each in low_rank.items()}, saved, config
+        path,
+        {name: _low_rank(path, name, each, settings) for name, each in low_rank.items()},
+        saved,
+        config,
+        _TASKS.get(str(settings.get("task_type"))),
     )
 
 

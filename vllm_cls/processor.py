@@ -48,7 +48,9 @@ def max_model_len(options: ModelConfig, source: Source) -> int:
         if positions is not None and options.max_model_len > positions:
             raise ConfigError(f"max_model_len={options.max_model_len} is more than the model's {positions} positions.")
         return options.max_model_len
-    bounds = [positions, source.settings.get("max_model_len"), source.sentence_transformers_length()]
-    length = getattr(source.tokenizer, "model_max_length", None)
+    length = source.sentence_transformers_length()
+    if length is None:  # which otherwise takes the place of the tokenizer's
+        length = getattr(source.tokenizer, "model_max_length", None)
+    bounds = [positions, source.settings.get("max_model_len")]
     bounds.append(int(length) if length is not None and length < _UNBOUNDED else None)
     return min([bound for bound in bounds if bound], default=_UNBOUNDED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from .outputs import ClassificationOutput
 from .params import PoolingParams
 from .pooler.activations import activation_for
 from .pooler.heads import head_dtype, set_head_dtype
-from .pooler.methods import SEQUENCE_METHODS, every_token, step_rows
+from .pooler.methods import EMBEDDING_METHODS, every_token, joined, step_rows
 from .pooler.pooler import Pooler
 from .processor import max_model_len, prompt_processor
 from .registry import registry
@@ -73,8 +74,8 @@ class Served:
 
     @property
     def task(self) -> str:
-        """What the model was made for: "classify" or "token_classify"."""
-        return self.classifier.source.task
+        """What the model was made for: "classify", "token_classify", or "embed" where it has no head."""
+        return self.classifier.task
 
     @property
     def supported_tasks(self) -> tuple[str, ...]:
@@ -86,6 +87,12 @@ class Served:
         runs_on_tokens = self.engine.runner.head is not None and not self.engine.runner.mode.whole
         tasks = ("classify", "token_classify", "embed") if runs_on_tokens else ("classify", "embed")
         return tasks[1:] if self.pooler.config.task == "token_classify" else tasks
+
+    @property
+    def judges_steps(self) -> bool:
+        """Whether it is a process reward model, which answers for tokens, and of these for those that end a step."""
+        answers = (self.pooler.config.task, self.classifier.source.task)
+        return self.pooler.config.tok_pooling_type == "STEP" and "token_classify" in answers
 
     def score_processor(self) -> PromptProcessor:
         """The processor for pairs that get one score, by the model or by an adapter of one label."""
@@ -111,7 +118,8 @@ class Served:
             raise ConfigError(
                 "this model has no head of its own; it runs with a lora_request whose adapter has one."
                 if self.classifier.missing
-                else "this model was loaded with convert='none' and has no head; only pooling_task='embed' runs."
+                else f"{self.options.model} has no head as it was opened; only pooling_task='embed' runs. "
+                f"Make one with `vcls convert {self.options.model} OUT --convert classify --head …`."
             )
         if task == "token_classify" and self.task != task:
             whole = self.engine.runner.head is None or self.engine.runner.mode.whole
@@ -129,6 +137,20 @@ class Served:
             return self.engine.states(sequences)
         return self.engine.token_logits(sequences) if task == "token_classify" else self.engine.logits(sequences)
 
+    def check_params(self, task: str, params: Sequence[PoolingParams]) -> None:
+        """Raise `ConfigError` if a request asks for what its task does not have."""
+        judges_steps = task == "token_classify" and self.pooler.config.tok_pooling_type == "STEP"
+        for each in params:
+            if not judges_steps and (each.step_tag_id is not None or each.returned_token_ids is not None):
+                raise ConfigError(
+                    f"step_tag_id and returned_token_ids are for the steps of a process reward model (STEP pooling), not for "
+                    f"{task}; leave them out, or open the model with pooler_config={{'tok_pooling_type': 'STEP'}}."
+                )
+            if each.extra_kwargs:
+                raise ConfigError(
+                    f"extra_kwargs has {', '.join(map(str, each.extra_kwargs))}: options of LLM.score, not of {task}."
+                )
+
     def finish(self, task: str, answer: Result, sequence: TokenSequence, params: PoolingParams) -> torch.Tensor:
         """What one request gets of its row.
 
@@ -141,6 +163,7 @@ class Served:
         if not bool(torch.isfinite(row).all()):
             raise _not_finite()
         if task == "embed":
+            row = self.classifier.embedder.of(row) if self.classifier.embedder is not None else row
             return torch.nn.functional.normalize(row, dim=-1) if self.pooler.activates(params.use_activation) else row
         data = self.pooler_of(sequence.adapter).finish(self.pooler.calibrated(row), params.use_activation)
         config = self.pooler.config
@@ -177,12 +200,13 @@ class Served:
             "model": self.options.model,
             "model_type": source.backbone_config.model_type,
             "model_class": type(classifier.model).__name__,
-            "task": self.task if classifier.has_head else "embed",
+            "task": self.task,
             "format": classifier.architecture.checkpoint_format(classifier.config),
             "plugin": classifier.architecture.name,
             "backbone": type(self.engine.runner.backbone).__name__,
             "head": source.settings.get("head_method", "existing") if classifier.has_head else None,
             "pooling": self.pooler.pooling,
+            "embedding": classifier.embedder.description if classifier.embedder is not None else None,
             "num_labels": int(classifier.config.num_labels),
             "id2label": {int(k): v for k, v in classifier.config.id2label.items()},
             "problem_type": classifier.config.problem_type,
@@ -233,7 +257,18 @@ def serve(options: ModelConfig, runtime: RuntimeConfig) -> Served:
     config = classifier.config
     stored = PoolerConfig.parse(classifier.source.settings.get("pooler_config"))
     pooler_config = options.pooler_config.over(stored)
+    embedder = classifier.embedder
+    if embedder is not None:
+        pooler_config = pooler_config.over(PoolerConfig(use_activation=embedder.normalizes))
     pooling = pooler_config.seq_pooling_type or classifier.pooling
+    if embedder is not None and embedder.stages and pooling.count("+") != embedder.pooling.count("+"):
+        raise ConfigError(
+            f"pooling_type={pooling!r}: the folder's Dense module reads {embedder.pooling}; leave it out."
+        )
+    if pooler_config.tok_pooling_type != "STEP" and (
+        pooler_config.step_tag_id is not None or pooler_config.returned_token_ids is not None
+    ):
+        raise ConfigError("pooler_config: step_tag_id and returned_token_ids need tok_pooling_type='STEP'.")
     if pooling != classifier.pooling == "ALL":
         raise ConfigError(f"pooling_type={pooling!r}: a token classifier reads every token's state; leave it out.")
     pooler = Pooler(pooling, activation_for(config, registry().collect("vcls_activations")), pooler_config)
@@ -260,6 +295,8 @@ def serve(options: ModelConfig, runtime: RuntimeConfig) -> Served:
         )
     prompts = longest_prompt(runner, longest)
     processor = prompt_processor(options, classifier.source, prompts, num_labels=int(config.num_labels))
+    if embedder is not None and options.use_template:
+        processor = dataclasses.replace(processor, prefix=embedder.prompt)
     return Served(options, classifier, processor, engine, pooler, adapters)
 
 
@@ -359,9 +396,10 @@ def make_runner(classifier: loading.Classifier, pooling: str, longest: int, quan
 def _bare_runner(classifier: loading.Classifier, pooling: str, with_head: bool) -> Runner:
     """A runner that runs one sequence at a time, nothing made faster yet."""
     architecture, model = classifier.architecture, classifier.model
-    methods = {**SEQUENCE_METHODS, "ALL": every_token, **registry().collect("vcls_pooling_methods")}
+    methods = {**EMBEDDING_METHODS, "ALL": every_token, **registry().collect("vcls_pooling_methods")}
     head = architecture.head(model) if with_head else None
-    runner = Runner(model, architecture, head, architecture.pooling_method(model, methods[pooling]), Mode("single"))
+    pool = joined([methods[name] for name in pooling.split("+")])
+    runner = Runner(model, architecture, head, architecture.pooling_method(model, pool), Mode("single"))
     runner.scorer = getattr(model, "scorer", None) if classifier.has_head else None
     if runner.scorer is not None:
         runner.head = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,9 +12,10 @@ from .architecture import CLASSIFIERS, OWN_MODEL_TYPE, Architecture
 from .checkpoint import Checkpoint, resolve
 from .config import ModelConfig
 from .cross_encoder import read_activation
-from .errors import ConfigError, ModelError
-from .peft_adapter import PeftAdapter
+from .errors import ConfigError, ModelError, nearest
+from .peft_adapter import PeftAdapter, read_adapter
 from .registry import registry
+from .sentence_transformer import lower_case, transformer_settings
 from .startup import without_collector
 
 if TYPE_CHECKING:
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
 
 # What a checkpoint keeps of its head under `vcls`.
 _OF_THE_HEAD = ("pooling", "head", "head_method", "pooler_config", "prompt_template", "chat_template_prompt")
+# Fields that no config of transformers has, and that are read here or by vLLM.
+_READ_HERE = (
+    "classifier_from_token", "method", "is_original_qwen3_reranker", "use_sep_token", "use_pad_token", "head_dtype",
+    "sentence_transformers", "sbert_ce_default_activation_function", "is_causal", "vcls", "pooling", "classifier_pooling",
+)  # fmt: skip
 _REWARDS = ("ForRewardModel", "ForProcessRewardModel")
 
 
@@ -73,11 +80,13 @@ class Source:
 
     def sentence_transformers_length(self) -> int | None:
         """`max_seq_length` of a Sentence Transformers folder, in tokens, or None."""
-        for file in sorted(self.checkpoint.folder.glob("sentence_*_config.json")):
-            length = json.loads(file.read_text()).get("max_seq_length")
-            if isinstance(length, int) and length > 0:
-                return length
-        return None
+        length = transformer_settings(self.checkpoint).get("max_seq_length")
+        return length if isinstance(length, int) and length > 0 else None
+
+    @property
+    def lower_cases(self) -> bool:
+        """Whether a Sentence Transformers folder lower-cases its texts, which its tokenizer then does by itself."""
+        return bool(transformer_settings(self.checkpoint).get("do_lower_case"))
 
 
 def open_source(options: ModelConfig) -> Source:
@@ -93,6 +102,7 @@ def open_source(options: ModelConfig) -> Source:
     checkpoint.refuse_pickle(options.allow_pickle)
     if checkpoint.gguf is not None:
         checkpoint = materialize(checkpoint)
+    adapter = read_adapter(options.lora, allow_pickle=options.allow_pickle) if options.lora else None
     config = _read_config(checkpoint, options)
     read_activation(checkpoint, config)
     _apply_overrides(config, options)
@@ -101,18 +111,37 @@ def open_source(options: ModelConfig) -> Source:
     names = (*(config.architectures or ()), *([part_of] if part_of else []))
     architecture = plugins.find(inner.model_type, names, plugin=options.plugin)
     architecture.complete(inner)
-    if _task(options, config) == "token_classify":
+    if _task(options, config, adapter) == "token_classify":
         architecture = architecture.for_tokens(type(inner))
-    source = Source(checkpoint, config, architecture, _read_tokenizer(checkpoint, options, inner))
+    source = Source(checkpoint, config, architecture, _read_tokenizer(checkpoint, options, inner), adapter)
+    if adapter is not None:
+        adapter.check_task(source.task)
+    if source.lower_cases and source.tokenizer is not None:
+        lower_case(source.tokenizer, checkpoint.name)
+    if source.is_classifier:
+        _check_labels(source)
     if source.is_other_classifier:  # what is stored of its head says nothing of the one to come
         config.vcls = {name: value for name, value in source.settings.items() if name not in _OF_THE_HEAD}
     return source
 
 
-def _task(options: ModelConfig, config: PreTrainedConfig) -> str:
-    """What a checkpoint is opened for: as `convert` says, else what its class does."""
+def _check_labels(source: Source) -> None:
+    """Raise `ModelError` if the labels of a classifier are not those of its outputs, 0, 1, 2 …, each with its own name."""
+    named = {int(index): str(label) for index, label in source.config.id2label.items()}
+    if sorted(named) != list(range(source.config.num_labels)) or len(set(named.values())) != len(named):
+        raise ModelError(
+            f"{source.checkpoint.name}: id2label of config.json is {named}, and has to name 0 to "
+            f"{source.config.num_labels - 1}, each differently; correct it with hf_overrides={{'id2label': …}} "
+            "(--hf-overrides)."
+        )
+
+
+def _task(options: ModelConfig, config: PreTrainedConfig, adapter: PeftAdapter | None) -> str:
+    """What a checkpoint is opened for: as `convert` says, else what the adapter's head or its class does."""
     if options.convert in CLASSIFIERS:
         return options.convert
+    if options.convert == "auto" and adapter is not None and adapter.saved and adapter.task is not None:
+        return adapter.task
     name = next(iter(config.architectures or ()), "")
     return next((task for task, ending in CLASSIFIERS.items() if name.endswith(ending)), "classify")
 
@@ -166,6 +195,13 @@ def _apply_overrides(config: PreTrainedConfig, options: ModelConfig) -> None:
     from huggingface_hub.errors import StrictDataclassError
 
     values = dict(options.hf_overrides)
+    for name in values:
+        if not hasattr(config, name) and name not in _READ_HERE:
+            warnings.warn(
+                f"hf_overrides: {type(config).__name__} has no {name!r}, so it may mean nothing."
+                f"{nearest(name, [*vars(config), 'num_labels', *_READ_HERE])}",
+                stacklevel=2,
+            )
     labels = options.label_overrides()
     count = len(labels) or values.get("num_labels", config.num_labels)
     for name in ("id2label", "label2id", "num_labels"):

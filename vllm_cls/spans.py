@@ -149,7 +149,7 @@ def span_finder(served: Served, aggregation: str, ignore_labels: Sequence[str]) 
     if isinstance(ignore_labels, str):
         raise ConfigError(f"ignore_labels={ignore_labels!r} is a text; give a list of labels.")
     config, processor = served.classifier.config, served.processor
-    if served.task != "token_classify" or not served.classifier.has_head:
+    if served.task != "token_classify":
         raise ConfigError(
             "this model classifies no tokens; convert one with --convert token_classify, or use classify."
         )

@@ -108,6 +108,7 @@ class PromptProcessor:
         chat_template_prompt: put a text into the tokenizer's chat template, as the user's message.
         pairs: how two texts become one prompt, where `template` does not say.
         with_places: remember where tokens stand in their text.
+        prefix: written before every text, and cut with it; an embedder's own prompt.
     """
 
     tokenizer: PreTrainedTokenizerBase | None
@@ -118,6 +119,7 @@ class PromptProcessor:
     chat_template_prompt: bool = False
     pairs: PairForm = field(default_factory=PairForm)
     with_places: bool = False
+    prefix: str = ""
     # A tokenizer keeps its truncation as state: one call at a time.
     _lock: AbstractContextManager[Any] = field(default_factory=threading.RLock, repr=False, compare=False)
 
@@ -173,6 +175,10 @@ class PromptProcessor:
         if self.tokenizer is None:
             raise PromptError("this model has no tokenizer; give token ids, or a tokenizer with --tokenizer.")
         if prompt.messages is not None:
+            if self.prefix:
+                raise PromptError(
+                    "this model writes a prompt before a text, and a chat has no place for it; give a text."
+                )
             return Rendered(self._chat(prompt.messages, prompt.chat_template_kwargs), None, add_special_tokens is True)
         if prompt.text_pair is not None and (self.pairs.template is not None or self.template is None):
             return self._pair(prompt, add_special_tokens)
@@ -187,7 +193,7 @@ class PromptProcessor:
         elif prompt.text is None:
             raise PromptError("the prompt has no text.")
         else:
-            text = prompt.text
+            text = self.prefix + prompt.text
         if self.chat_template_prompt:
             return Rendered(self._chat([{"role": "user", "content": text}]), None, add_special_tokens is True)
         return Rendered(text, None, add_special_tokens is not False)
@@ -209,7 +215,7 @@ class PromptProcessor:
             return Rendered(text, None, special and not begins)
         if self.chat_template_prompt:
             raise PromptError("the stored prompt is the chat template round one text; give one, not a pair.")
-        query = form.query_prefix + query
+        query = self.prefix + form.query_prefix + query
         return Rendered(query + document, None, special) if form.concatenated else Rendered(query, document, special)
 
     def _within_limits(self, prompt: Prompt) -> Prompt:

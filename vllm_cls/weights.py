@@ -63,6 +63,8 @@ def load_weights(
     allowed = set(may_miss)
     for key in info["mismatched_keys"]:
         name, found, expected = (*key, "", "")[:3] if isinstance(key, (tuple, list)) else (key, "?", "?")
+        if name in allowed:  # another head comes in its place
+            continue
         raise ModelError(
             f"{source.checkpoint.name}: {name} has shape {_shape(found)}, but the config (num_labels="
             f"{config.num_labels}) asks for {_shape(expected)}; correct num_labels or the file."

@@ -22,6 +22,7 @@ class FakeLLM:
     made: list[FakeLLM] = []
 
     task = "classify"
+    judges_steps = False
 
     def __init__(
         self,

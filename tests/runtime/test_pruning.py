@@ -134,13 +134,16 @@ def test_a_last_layer_that_mixes_tokens_outside_attention_is_found(
 def test_the_rows_of_arguments() -> None:
     rows = torch.tensor([1, 3])
     states, positions = torch.arange(40.0).view(1, 4, 10), torch.arange(4)[None]
-    assert torch.equal(_cut(states, rows, 4), states[:, [1, 3]])
-    assert torch.equal(_cut(positions, rows, 4), positions[:, [1, 3]])
+    cuts: dict[Any, bool] = {}
+    assert torch.equal(_cut(states, rows, 4, cuts, (0,)), states[:, [1, 3]])
+    assert torch.equal(_cut(positions, rows, 4, cuts, ("ids",)), positions[:, [1, 3]])
     three = torch.arange(12).view(3, 1, 4, 1)
-    cosine, sine = _cut((three, three), rows, 4)
+    cosine, sine = _cut((three, three), rows, 4, cuts, ("rope",))
     assert torch.equal(cosine, three[:, :, [1, 3]]) and torch.equal(sine, cosine)
     for same in (None, True, "sdpa", torch.arange(4), torch.zeros(1, 7, 10)):
-        assert _cut(same, rows, 4) is same
+        assert _cut(same, rows, 4, cuts, ("same",)) is same
+    heads = torch.zeros(1, 7, 10)  # seven heads, as the first run found: not tokens in a row of seven either
+    assert _cut(heads, rows, 7, cuts, ("same",)) is heads
 
 
 def test_without_a_row_the_layer_is_as_it_was() -> None:

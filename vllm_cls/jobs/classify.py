@@ -15,7 +15,7 @@ from .. import startup
 from ..errors import ConfigError, JobError, PromptError
 from ..metrics import Metrics, Tally
 from .readers import columns_of, read_rows
-from .results import ERROR, TRUNCATED, KeptFields, ResultColumns, SpanColumns
+from .results import ERROR, TRUNCATED, KeptFields, ResultColumns, SpanColumns, StepColumns
 from .rows import PromptFields, Row, missing
 from .sources import Source, Target, find_sources, find_target
 from .tables import Layout
@@ -152,6 +152,10 @@ def classify_file(
         if label_field is not None and not use_activation:
             raise ConfigError(_NEEDS_PROBABILITIES)
         shape = results(llm.id2label, llm.problem_type, threshold, top_k, scores, logits, use_activation)
+        if threshold != 0.5 and not shape.multi_label:
+            raise ConfigError(
+                f"threshold={threshold}: of labels that exclude each other the most probable is given; leave it out."
+            )
         tally = None if label_field is None else _tally(shape)
         columns = _columns(
             llm, shape, aggregation, target, [name for name, value in strays.items() if value is not None]
@@ -246,8 +250,16 @@ def _places(template: str) -> list[str]:
 
 def _columns(
     llm: LLM | RemoteModel, shape: ResultColumns, aggregation: str | None, target: Target, strays: Sequence[str]
-) -> ResultColumns | SpanColumns:
+) -> ResultColumns | SpanColumns | StepColumns:
     """The result columns of what the model does."""
+    if llm.judges_steps:
+        strange = [name for name in strays if name not in ("messages_field", "use_activation")]
+        if strange or aggregation is not None:
+            names = ", ".join([*strange, "aggregation"] if aggregation is not None else strange)
+            raise ConfigError(f"{names}: this model judges the steps of a text; leave it out.")
+        if target.format == "txt":
+            raise ConfigError("a .txt output holds a label a line, and this model judges steps; write .jsonl.")
+        return StepColumns(shape.use_activation)
     if llm.task != "token_classify":
         if aggregation is not None:
             raise ConfigError(f"aggregation={aggregation!r} is for token classifiers, and this model classifies texts.")
@@ -260,6 +272,8 @@ def _columns(
 
 
 def _stream(llm: Any, use_activation: bool, aggregation: str | None) -> Stream:
+    if llm.judges_steps:
+        return functools.partial(llm.step_iter, use_activation=use_activation)
     if llm.task == "token_classify":
         return functools.partial(llm.token_classify_iter, aggregation_strategy=aggregation or "simple")
     return functools.partial(llm.classify_iter, use_activation=use_activation)
@@ -314,7 +328,7 @@ def _answers(
 def _finish(
     row: Row,
     answer: RequestOutput[Any] | None,
-    shape: ResultColumns | SpanColumns,
+    shape: ResultColumns | SpanColumns | StepColumns,
     kept: KeptFields,
     writer: Writer,
     report: JobReport,

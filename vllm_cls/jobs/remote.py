@@ -48,6 +48,8 @@ class RemoteModel:
         ConfigError: its model cannot be run so.
     """
 
+    judges_steps = False
+
     def __init__(self, client: Client, model: str | None = None) -> None:
         self._client, self._name = client, model
         try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
-    from ..outputs import ClassificationOutput, RequestOutput, TokenClassificationOutput
+    from ..outputs import ClassificationOutput, PoolingOutput, RequestOutput, TokenClassificationOutput
 
 TRUNCATED = "truncated"
 ERROR = "error"
@@ -112,6 +112,36 @@ class SpanColumns:
     def of(self, output: RequestOutput[TokenClassificationOutput]) -> dict[str, Any]:
         """The results of one answer; `output.outputs` is set."""
         return {"spans": [asdict(each) for each in output.outputs.spans]}
+
+
+@dataclass(frozen=True)
+class StepColumns:
+    """What a row of a process reward model's results has: `steps`, a list of `{score, probs}`.
+
+    `score` is the last label's probability, that of a good step; without activation, `{score, logits}`.
+
+    Args:
+        use_activation: False gives logits.
+    """
+
+    use_activation: bool
+    names: Sequence[str] = ("steps",)
+
+    def empty(self) -> dict[str, Any]:
+        """The results of a row that has none."""
+        return {"steps": None}
+
+    def of(self, output: RequestOutput[PoolingOutput]) -> dict[str, Any]:
+        """The results of one answer; `output.outputs` is set.
+
+        Raises:
+            ValueError: the text has no step.
+        """
+        rows = output.outputs.data.tolist()
+        if not rows:
+            raise ValueError("the text has no step: none of its tokens is the one that ends a step (step_tag_id)")
+        numbers = "probs" if self.use_activation else "logits"
+        return {"steps": [{"score": row[-1], numbers: row} for row in rows]}
 
 
 @dataclass

@@ -34,7 +34,39 @@ def mean_pool(hidden: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor)
     return torch.stack(pooled)
 
 
+def max_pool(hidden: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """The largest value of each dimension (Sentence Transformers' "max")."""
+    return torch.stack([rows.amax(dim=0) for rows in all_tokens(hidden, starts, lengths)])
+
+
+def mean_sqrt_len_pool(hidden: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """The sum over the tokens, by the square root of their number (Sentence Transformers' "mean_sqrt_len_tokens")."""
+    return mean_pool(hidden, starts, lengths) * lengths.to(hidden.device).float().sqrt()[:, None]
+
+
+def weighted_mean_pool(hidden: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """The mean weighted by places, 1 for the first token (Sentence Transformers' "weightedmean", SGPT)."""
+    pooled = []
+    for rows in all_tokens(hidden, starts, lengths):
+        weights = torch.arange(1, len(rows) + 1, device=hidden.device, dtype=torch.float32)
+        pooled.append(weights @ rows.float() / weights.sum())
+    return torch.stack(pooled)
+
+
 SEQUENCE_METHODS: dict[str, PoolingMethod] = {"CLS": cls_pool, "LAST": last_pool, "MEAN": mean_pool}
+EMBEDDING_METHODS: dict[str, PoolingMethod] = {
+    **SEQUENCE_METHODS,
+    "MAX": max_pool,
+    "MEAN_SQRT_LEN": mean_sqrt_len_pool,
+    "WEIGHTED_MEAN": weighted_mean_pool,
+}
+
+
+def joined(methods: Sequence[PoolingMethod]) -> PoolingMethod:
+    """A method that gives what several give, one behind the other."""
+    if len(methods) == 1:
+        return methods[0]
+    return lambda hidden, starts, lengths: torch.cat([each(hidden, starts, lengths) for each in methods], dim=-1)
 
 
 def pooled_places(method: PoolingMethod, starts: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor | None:

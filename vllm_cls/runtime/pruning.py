@@ -20,22 +20,24 @@ from torch import nn
 from .attention import NotPackable
 from .row import KeysReady, Row, current
 
+Cuts = dict[tuple[int | str, ...], bool]
+
 
 def prune_last_layer(layers: Sequence[nn.Module]) -> None:
     """Make the last of a backbone's layers run as above whenever the row says which tokens are pooled."""
     layer: Any = layers[-1]
     # Of functions that a copy of the model makes its own: a closure would go on running this layer.
-    layer.forward = functools.partial(_forward, layer.forward)
+    layer.forward = functools.partial(_forward, layer.forward, {})
 
 
-def _forward(whole: Any, *args: Any, **kwargs: Any) -> Any:
+def _forward(whole: Any, cuts: Cuts, *args: Any, **kwargs: Any) -> Any:
     row = current()
     if row is None or row.pooled is None:
         return whole(*args, **kwargs)
-    return _pruned(whole, row, args, kwargs)
+    return _pruned(whole, cuts, row, args, kwargs)
 
 
-def _pruned(whole: Any, row: Row, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _pruned(whole: Any, cuts: Cuts, row: Row, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     assert row.pooled is not None
     hidden = args[0] if args else kwargs["hidden_states"]
     row.in_last_layer = True
@@ -48,8 +50,8 @@ def _pruned(whole: Any, row: Row, args: tuple[Any, ...], kwargs: dict[str, Any])
         return scattered
     length = hidden.shape[1]
     output = whole(
-        *[_cut(each, row.pooled, length) for each in args],
-        **{name: _cut(each, row.pooled, length) for name, each in kwargs.items()},
+        *[_cut(each, row.pooled, length, cuts, (place,)) for place, each in enumerate(args)],
+        **{name: _cut(each, row.pooled, length, cuts, (name,)) for name, each in kwargs.items()},
     )
     row.in_last_layer = False
     states = output[0] if isinstance(output, tuple) else output
@@ -58,11 +60,16 @@ def _pruned(whole: Any, row: Row, args: tuple[Any, ...], kwargs: dict[str, Any])
     return (scattered, *output[1:]) if isinstance(output, tuple) else scattered
 
 
-def _cut(value: Any, rows: torch.Tensor, length: int) -> Any:
-    """What belongs to these rows of a layer's argument: states `(1, num_tokens, …)`, positions `(1, num_tokens)`."""
+def _cut(value: Any, rows: torch.Tensor, length: int, cuts: Cuts, place: tuple[int | str, ...]) -> Any:
+    """What belongs to these rows of a layer's argument: states `(1, num_tokens, …)`, positions `(1, num_tokens)`.
+
+    Args:
+        cuts: whether an argument has rows of tokens at all, by its place. The first run, which is the self-check,
+            decides; by its size alone a later one could take heads or features for tokens.
+    """
     if isinstance(value, tuple):
-        return tuple(_cut(each, rows, length) for each in value)
+        return tuple(_cut(each, rows, length, cuts, (*place, number)) for number, each in enumerate(value))
     if not isinstance(value, torch.Tensor) or value.ndim < 2:
         return value
     dimension = -2 if value.ndim > 2 else -1
-    return value.index_select(dimension, rows) if value.shape[dimension] == length else value
+    return value.index_select(dimension, rows) if cuts.setdefault(place, value.shape[dimension] == length) else value

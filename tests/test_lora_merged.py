@@ -1,0 +1,116 @@
+"""LoRA adapters merged while a model is loaded, in jobs over files, and of token classifiers; PEFT is the reference."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+import vllm_cls
+from vllm_cls import LLM, ConfigError, LoRARequest, ModelError
+
+from .models import tiny
+from .test_lora import TARGETS, TEXTS, expected, ids, logits, train
+
+peft = pytest.importorskip("peft")
+
+TOKENS: Any = transformers.AutoModelForTokenClassification
+
+
+@pytest.mark.parametrize("name", ["bert", "qwen2", "gpt2", "roberta", "deberta-v2"])
+@pytest.mark.parametrize("num_labels", [3, 5])
+def test_it_is_merged_with_its_head(name: str, num_labels: int, tmp_path: Path) -> None:
+    base = tiny.classifier(name, tmp_path / "base")
+    adapter = train(base, tmp_path / "adapter", TARGETS[name], num_labels, seed=1)
+    with LLM(str(base), lora=str(adapter)) as llm:
+        wanted = torch.stack(expected(base, adapter, num_labels, ids(llm)))
+        torch.testing.assert_close(torch.stack(logits(llm, None)), wanted, atol=1e-4, rtol=1e-4)
+        assert llm.num_labels == num_labels
+
+
+def test_a_base_model_gets_the_adapters_head(tmp_path: Path) -> None:
+    base = tiny.causal_lm("qwen2", tmp_path / "lm")
+    adapter = train(base, tmp_path / "adapter", TARGETS["qwen2"], 3, seed=1)
+    (adapter / "config.json").write_text(json.dumps({"id2label": {"0": "a", "1": "b", "2": "c"}}))
+    with LLM(str(base), lora=str(adapter)) as llm:
+        wanted = torch.stack(expected(base, adapter, 3, ids(llm)))
+        torch.testing.assert_close(torch.stack(logits(llm, None)), wanted, atol=1e-4, rtol=1e-4)
+    (tmp_path / "in.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in TEXTS))
+    vllm_cls.classify_file(str(base), tmp_path / "in.jsonl", tmp_path / "out.jsonl", lora=str(adapter))
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    for row, each in zip(rows, wanted, strict=True):
+        assert row["probs"] == pytest.approx(each.softmax(-1).tolist(), abs=1e-5)
+        assert row["label"] == "abc"[int(each.argmax())]
+
+
+def test_pairs_are_scored_with_an_adapter(tmp_path: Path) -> None:
+    base = tiny.classifier("bert", tmp_path / "base")
+    adapter = train(base, tmp_path / "adapter", TARGETS["bert"], 1, seed=1)
+    (tmp_path / "in.jsonl").write_text(json.dumps({"query": "good", "document": "The film"}))
+    with pytest.raises(ConfigError, match="num_labels 1"):
+        vllm_cls.score_file(str(base), tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    vllm_cls.score_file(str(base), tmp_path / "in.jsonl", tmp_path / "out.jsonl", lora=str(adapter))
+    row = json.loads((tmp_path / "out.jsonl").read_text())
+    encoded = transformers.AutoTokenizer.from_pretrained(base)("good", "The film", return_tensors="pt")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(
+        base, num_labels=1, ignore_mismatched_sizes=True
+    )
+    with torch.no_grad():
+        wanted = peft.PeftModel.from_pretrained(model, adapter).eval()(**encoded).logits[0].sigmoid()
+    assert row["score"] == pytest.approx(wanted.item(), abs=1e-5)
+
+
+def train_tokens(base: Path, folder: Path, num_labels: int) -> Path:
+    model = TOKENS.from_pretrained(base, num_labels=num_labels, ignore_mismatched_sizes=True)
+    adapted = peft.get_peft_model(model, peft.LoraConfig(task_type="TOKEN_CLS", r=4, target_modules=["query", "value"]))
+    generator = torch.Generator().manual_seed(3)
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name or "modules_to_save" in name:
+            parameter.data.normal_(0, 0.3, generator=generator)
+    adapted.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["token classifier", "base model"])
+def test_adapters_of_token_classifiers(kind: str, tmp_path: Path) -> None:
+    make = tiny.token_classifier if kind == "token classifier" else tiny.base_model
+    base = make("bert", tmp_path / "base")
+    adapter = train_tokens(base, tmp_path / "adapter", 3)
+    prompts = [[5, 6, 7, 8], [9], [10, 11]]
+    model = TOKENS.from_pretrained(base, num_labels=3, ignore_mismatched_sizes=True)
+    with torch.no_grad():
+        adapted = peft.PeftModel.from_pretrained(model, adapter).eval()
+        wanted = [adapted(input_ids=torch.tensor([each])).logits[0].softmax(-1) for each in prompts]
+    task = {"pooling_task": "token_classify"}
+    vllm_cls.convert(str(base), tmp_path / "merged", lora=str(adapter))
+    request = LoRARequest("tagger", 1, str(adapter))
+    opened = [
+        (LLM(str(base), lora=str(adapter)), None),
+        (LLM(str(tmp_path / "merged")), None),
+        (LLM(str(base), enable_lora=True, convert="token_classify"), request),
+    ]
+    for llm, asked in opened:
+        assert llm.task == "token_classify"
+        for output, each in zip(llm.encode(prompts, lora_request=asked, **task), wanted, strict=True):
+            torch.testing.assert_close(output.outputs.data, each, atol=1e-4, rtol=0)
+        spans = llm.token_classify("The film was good", lora_request=asked, aggregation_strategy="none")
+        assert {span.label for span in spans[0].outputs.spans} <= {"LABEL_0", "LABEL_1", "LABEL_2"}
+
+
+def test_a_head_for_another_task_is_refused(tmp_path: Path) -> None:
+    base = tiny.base_model("bert", tmp_path / "base")
+    tokens = train_tokens(base, tmp_path / "tokens", 3)
+    texts = train(base, tmp_path / "texts", TARGETS["bert"], 3, seed=1)
+    for adapter, task in ((tokens, "classify"), (texts, "token_classify")):
+        with pytest.raises(ModelError, match="brings a head that classifies"):
+            LLM(str(base), lora=str(adapter), convert=task)
+        with pytest.raises(ModelError, match="brings a head that classifies"):
+            vllm_cls.convert(str(base), tmp_path / "out", lora=str(adapter), convert=task)
+        request = LoRARequest("other", 1, str(adapter))
+        llm = LLM(str(base), enable_lora=True, convert=task)
+        with pytest.raises(ModelError, match="brings a head that classifies"):
+            llm.encode([[5, 6]], lora_request=request, pooling_task=task)
