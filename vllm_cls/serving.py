@@ -399,7 +399,9 @@ def _bare_runner(classifier: loading.Classifier, pooling: str, with_head: bool) 
     methods = {**EMBEDDING_METHODS, "ALL": every_token, **registry().collect("vcls_pooling_methods")}
     head = architecture.head(model) if with_head else None
     pool = joined([methods[name] for name in pooling.split("+")])
-    runner = Runner(model, architecture, head, architecture.pooling_method(model, pool), Mode("single"))
+    if classifier.embedder is None:  # which has nothing of a head
+        pool = architecture.pooling_method(model, pool)
+    runner = Runner(model, architecture, head, pool, Mode("single"))
     runner.scorer = getattr(model, "scorer", None) if classifier.has_head else None
     if runner.scorer is not None:
         runner.head = None
