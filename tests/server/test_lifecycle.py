@@ -183,6 +183,21 @@ def test_health_and_readiness(llm: LLM) -> None:
     assert all(message_of(each) for each in answers)
 
 
+def test_a_killed_engine_shows(llm: LLM) -> None:
+    engine = AsyncLLM(llm)
+    app = create_app(engine)
+
+    def die(*_: Any) -> None:
+        raise SystemExit("a fault")
+
+    engine._batching._run = die
+    assert ask(app, "POST", "/classify", json={"input": "x"}).status_code == 503
+    engine._batching._thread.join(10)
+    assert [ask(app, "GET", path).status_code for path in ("/health", "/ready")] == [503, 503]
+    assert "vcls_engine_alive 0.0" in ask(app, "GET", "/metrics").text
+    engine.close()
+
+
 def test_an_address_that_is_taken_is_an_error_at_once() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         with pytest.raises(ConfigError, match="--port"):
