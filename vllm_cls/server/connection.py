@@ -88,7 +88,7 @@ class Connection(H11Protocol):
 
     def _answering(self) -> bool:
         """Whether a whole header has come whose answer is not complete."""
-        return self.cycle is not None and not self.cycle.response_complete
+        return not getattr(self.cycle, "response_complete", True)  # None before the first request
 
     def _await_request(self) -> None:
         if self._awaited is None and not self._answering():
