@@ -19,6 +19,7 @@ from ..pooler.methods import every_token
 from . import attention
 from .batch import TokenSequence, Work, token_sequence
 from .cuda.varlen import kernels_for
+from .mask import PackedMask
 from .runner import Mode, Runner
 
 if TYPE_CHECKING:
@@ -263,7 +264,7 @@ def _short(failure: Exception) -> str:
     if isinstance(failure, attention.NotPackable):
         return str(failure)
     text = str(failure).strip().splitlines()
-    if text and attention.PackedMask.__name__ in text[0]:
+    if text and PackedMask.__name__ in text[0]:
         return "it computes with its attention's mask itself"
     return f"{type(failure).__name__}: {text[0][:120] if text else 'no message'}"
 
