@@ -160,7 +160,10 @@ def label_texts(request: HeadRequest) -> dict[str, dict[str, tuple[int, ...]]]:
     if not request.options.get("label_tokens"):
         raise ConfigError(f"--head {_heads(request)} needs --label-tokens, such as 'negative= bad,positive= good'.")
     parsed = parse_label_tokens(request.options["label_tokens"])
-    return {label: {text: _continuation(request, label, text) for text in texts} for label, texts in parsed.items()}
+    before = {sample: request.tokenize(sample) for sample in _SAMPLES}
+    return {
+        label: {text: _continuation(request, label, text, before) for text in texts} for label, texts in parsed.items()
+    }
 
 
 def _heads(request: HeadRequest) -> str:
@@ -203,12 +206,12 @@ def _vocabulary_id(tokenizer: PreTrainedTokenizerBase, string: str) -> int:
     return int(ids[0])
 
 
-def _continuation(request: HeadRequest, label: str, text: str) -> tuple[int, ...]:
+def _continuation(request: HeadRequest, label: str, text: str, samples: Mapping[str, list[int]]) -> tuple[int, ...]:
     """The tokens that `text` adds behind the prompt; the same ones whatever the prompt's own text ends with."""
     tokenizer = _tokenizer(request)
     seen: set[tuple[int, ...]] = set()
-    for sample in _SAMPLES:
-        before, after = request.tokenize(sample), request.tokenize(sample, text)
+    for sample, before in samples.items():
+        after = request.tokenize(sample, text)
         same = next(
             (i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after))
         )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import combinations
-
 from vllm_cls.architecture import OWN_MODEL_TYPE, Head, HeadRequest, HeadResult, SequenceHead
 from vllm_cls.errors import ConfigError, ModelError
 
@@ -32,6 +30,7 @@ def sequence_head(request: HeadRequest) -> HeadResult:
         raise ConfigError("--head sequence needs two labels at least: their probabilities are compared.")
     texts = tuple(tuple(by_label[label].values()) for label in labels)
     _refuse_overlap(labels, texts)
+    _refuse_long(request, labels, texts)
     projection = projection_of(request)
     weight, bias = tensors_of(request, projection)
     head = SequenceHead(
@@ -52,13 +51,28 @@ def sequence_head(request: HeadRequest) -> HeadResult:
 
 
 def _refuse_overlap(labels: list[str], texts: tuple[tuple[tuple[int, ...], ...], ...]) -> None:
-    owned = [(label, ids) for label, each in zip(labels, texts, strict=True) for ids in each]
-    for (one, first), (other, second) in combinations(owned, 2):
-        if first == second:
-            raise ConfigError(f"--label-tokens: the labels {one!r} and {other!r} have a text with the same tokens.")
-        shorter = min(len(first), len(second))
-        if one == other and first[:shorter] == second[:shorter]:
+    owners: dict[tuple[int, ...], str] = {}
+    for label, each in zip(labels, texts, strict=True):
+        for ids in each:
+            if ids in owners:
+                raise ConfigError(
+                    f"--label-tokens: the labels {owners[ids]!r} and {label!r} have a text with the same tokens."
+                )
+            owners[ids] = label
+    for ids, label in owners.items():
+        if any(owners.get(ids[:count]) == label for count in range(1, len(ids))):
             raise ConfigError(
-                f"--label-tokens: of the label {one!r}, one text begins another, and their probabilities would be counted "
+                f"--label-tokens: of the label {label!r}, one text begins another, and their probabilities would be counted "
                 "twice; leave one out."
+            )
+
+
+def _refuse_long(request: HeadRequest, labels: list[str], texts: tuple[tuple[tuple[int, ...], ...], ...]) -> None:
+    longest = request.architecture.max_positions(request.config)
+    for label, each in zip(labels, texts, strict=True):
+        count = max(map(len, each))
+        if longest is not None and count >= longest:
+            raise ConfigError(
+                f"--label-tokens: a text of the label {label!r} takes {count} tokens, and the model no more than {longest}, "
+                "prompt and text together; shorten it."
             )

@@ -11,7 +11,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from tests.models import tiny
+from tests.models import tiny, tokenizers
 from vllm_cls import LLM, ConfigError, ModelError, convert, load_classifier
 
 TEXTS = ["The film was good", "a boring end", "What are the best practices for secure coding in Python?"]
@@ -77,6 +77,42 @@ def test_a_labels_logit_is_the_log_probability_of_its_text(
         with torch.no_grad():
             logits = model(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask).logits
         assert logits.tolist() == [pytest.approx(each.outputs.logits, abs=1e-4) for each in outputs]
+
+
+@pytest.mark.parametrize(("name", "values"), [("cohere", {"logit_scale": 0.25}), ("granite", {"logits_scaling": 3.0})])
+def test_what_scales_an_lm_heads_logits_is_kept(tmp_path: Path, name: str, values: dict[str, float]) -> None:
+    tokenizer = tokenizers.byte_level()
+    shape = {**tiny.ARCHITECTURES["llama"].config, "vocab_size": len(tokenizer), **values}
+    model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(name, **shape))
+    source = tiny.save(tiny.randomize(model), tokenizer, tmp_path / "source")
+    convert(str(source), tmp_path / "out", head="sequence", label_tokens=SEQUENCES, prompt_template=TEMPLATE)
+    with LLM(str(tmp_path / "out")) as llm:
+        for text in TEXTS[:2]:
+            (output,) = llm.classify(text)
+            assert output.outputs.logits == pytest.approx(expected_logits(source, TEMPLATE.format(text=text)), abs=1e-4)
+
+
+def test_thousands_of_labels(tmp_path: Path) -> None:
+    source = tiny.causal_lm("qwen2", tmp_path / "source")
+    words = ["very", "quite", "good", "bad", "boring", "film", "end", "coding", "best", "secure", "what", "practices"]
+    texts = [f" {one} {two} {three}" for one in words for two in words for three in words]
+    label_tokens = {text.strip(): text for text in texts}
+    report = convert(str(source), tmp_path / "out", head="sequence", label_tokens=label_tokens)
+    assert len(report.labels) == len(words) ** 3
+    with LLM(str(tmp_path / "out")) as llm, LLM(str(tmp_path / "out"), prefix_cache_bytes=50_000) as small:
+        outputs = [each.classify(TEXTS[:2]) for each in (llm, small)]
+        assert llm.counters.num_tokens == small.counters.num_tokens  # in parts, and nothing twice
+    for one, other in zip(*outputs, strict=True):
+        assert other.outputs.logits == pytest.approx(one.outputs.logits, abs=1e-4)
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(source)
+    model = transformers.AutoModelForCausalLM.from_pretrained(source).eval()
+    start = len(tokenizer(TEXTS[0]).input_ids)
+    for place in (0, 700, len(texts) - 1):
+        ids = tokenizer(TEXTS[0] + texts[place], return_tensors="pt").input_ids
+        with torch.no_grad():
+            logs = model(input_ids=ids).logits[0].log_softmax(-1)
+        expected = sum(float(logs[at - 1, ids[0, at]]) for at in range(start, ids.shape[1]))
+        assert outputs[0][0].outputs.logits[place] == pytest.approx(expected, abs=1e-3)
 
 
 def test_prompt_and_texts_are_computed_once(tmp_path: Path) -> None:
@@ -168,6 +204,8 @@ def test_texts_that_cannot_be_are_refused(tmp_path: Path) -> None:
         convert(source, out, head="tokens", label_tokens="a= very good,b= bad")
     with pytest.raises(ConfigError, match="last token"):
         convert(source, out, head="sequence", label_tokens="a= very good,b= bad", pooling="mean")
+    with pytest.raises(ConfigError, match="label 'b' takes .* no more than 48"):
+        convert(source, out, head="sequence", label_tokens={"a": " very good", "b": " bad" * 50})
     base = str(tiny.base_model("qwen2", tmp_path / "base"))
     with pytest.raises(ModelError, match="no LM head"):
         convert(base, out, head="sequence", label_tokens="a= very good,b= bad")

@@ -28,27 +28,46 @@ class SequenceScorer:
     @functools.cached_property
     def beginnings(self) -> list[tuple[int, ...]]:
         """Token ids after which a token of some text is scored, shortest first; the empty one is the prompt itself."""
-        found = {ids[:count] for label in self.head.texts for ids in label for count in range(len(ids))}
-        return sorted(found, key=lambda ids: (len(ids), ids))
+        return list(self._tokens)
+
+    @functools.cached_property
+    def _tokens(self) -> dict[tuple[int, ...], list[int]]:
+        """The tokens that some text has behind each beginning."""
+        found: dict[tuple[int, ...], set[int]] = {}
+        for ids in self._texts:
+            for place, token in enumerate(ids):
+                found.setdefault(ids[:place], set()).add(token)
+        return {ids: sorted(found[ids]) for ids in sorted(found, key=lambda ids: (len(ids), ids))}
+
+    @property
+    def _texts(self) -> list[tuple[int, ...]]:
+        return [ids for label in self.head.texts for ids in label]
+
+    @functools.cached_property
+    def _columns(self) -> torch.Tensor:
+        """Where the scores of each text's tokens are among all: `(num_texts, longest)`; the last column is for none."""
+        pairs = ((ids, token) for ids, tokens in self._tokens.items() for token in tokens)
+        places = {pair: place for place, pair in enumerate(pairs)}
+        longest = max(map(len, self._texts))
+        columns = torch.full((len(self._texts), longest), len(places))
+        for row, ids in enumerate(self._texts):
+            found = [places[ids[:place], token] for place, token in enumerate(ids)]
+            columns[row, : len(found)] = torch.tensor(found)
+        return columns
 
     def __call__(self, states: torch.Tensor) -> torch.Tensor:
         """States `(n, num_beginnings, hidden)` behind prompt and beginning → logits `(n, num_labels)`, float32."""
-        scores = {ids: self._next_tokens(states[:, place], ids) for place, ids in enumerate(self.beginnings)}
-        labels = []
-        for texts in self.head.texts:
-            each = [sum(scores[ids[:place]][token] for place, token in enumerate(ids)) for ids in texts]
-            labels.append(torch.logsumexp(torch.stack(each), dim=0))  # type: ignore[arg-type]  # no text is empty
-        logits = torch.stack(labels, dim=1) * self.head.scale
+        scores = [self._next_tokens(states[:, place], tokens) for place, tokens in enumerate(self._tokens.values())]
+        scores.append(scores[0].new_zeros(len(states), 1))
+        texts = torch.cat(scores, dim=1)[:, self._columns.to(scores[0].device)].sum(dim=-1)
+        parts = texts.split([len(label) for label in self.head.texts], dim=1)
+        logits = torch.stack([each.logsumexp(dim=1) for each in parts], dim=1) * self.head.scale
         return logits + logits.new_tensor(self.head.offset) if self.head.offset else logits
 
-    def _next_tokens(self, states: torch.Tensor, beginning: tuple[int, ...]) -> dict[int, torch.Tensor]:
-        """Log-probability `(n,)` of each token that some text has behind this beginning."""
-        size = len(beginning)
-        ids = [text for label in self.head.texts for text in label]
-        tokens = sorted({text[size] for text in ids if len(text) > size and text[:size] == beginning})
+    def _next_tokens(self, states: torch.Tensor, tokens: Sequence[int]) -> torch.Tensor:
+        """Log-probability `(n, num_tokens)` of each of these tokens as the next one."""
         rows = max(1, _LOGITS_AT_ONCE // self._projection.weight.shape[0])
-        parts = [self._log_probabilities(part, tokens) for part in states.split(rows)]
-        return dict(zip(tokens, torch.cat(parts).unbind(1), strict=True))
+        return torch.cat([self._log_probabilities(part, tokens) for part in states.split(rows)])
 
     def _log_probabilities(self, states: torch.Tensor, tokens: Sequence[int]) -> torch.Tensor:
         weight, bias = self._projection.weight, getattr(self._projection, "bias", None)

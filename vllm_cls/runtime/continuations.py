@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ from .batch import TokenSequence, Work, token_sequence
 from .row import KeyValues
 
 T = TypeVar("T")
+_Key = tuple[tuple[int, ...], int]  # a continuation, and which prompt is before it
 
 
 @dataclass(frozen=True)
@@ -41,14 +43,14 @@ class Continuations:
         made = token_sequence(self.architecture, self.config, (*prompt.token_ids, *ids), types)
         return replace(made, cache_salt=prompt.cache_salt, adapter=prompt.adapter)
 
-    def levels(self) -> Iterator[list[tuple[int, ...]]]:
-        """The continuations by length, from that of one token on."""
-        for length in range(1, self.longest + 1):
-            yield [ids for ids in self.ids if len(ids) == length]
-
-    def goes_on(self, ids: tuple[int, ...]) -> bool:
-        """Whether a longer one begins with these."""
-        return any(len(other) > len(ids) and other[: len(ids)] == ids for other in self.ids)
+    @functools.cached_property
+    def _children(self) -> Mapping[tuple[int, ...], list[tuple[int, ...]]]:
+        """The continuations that are one token longer."""
+        found: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+        for ids in self.ids:
+            if ids:
+                found.setdefault(ids[:-1], []).append(ids)
+        return found
 
     def whole(self, works: Sequence[Work], execute: Callable[[Sequence[Work]], Sequence[T]]) -> list[list[T]]:
         """Answers to every continuation of every prompt, in the order of `ids`; each computed from its first token."""
@@ -60,39 +62,61 @@ class Continuations:
         works: Sequence[Work],
         execute: Callable[[Sequence[Work]], Sequence[T]],
         ran: Callable[[T], bool],
+        most_tokens: int,
     ) -> list[list[T]]:
         """As `whole`, each prompt's and continuation's tokens computed once.
 
         Args:
             execute: answers to works, each of which may keep keys and values.
             ran: whether an answer is one; what goes on from a work that did not run gets its answer.
+            most_tokens: whose keys and values are held for continuations at once; those of one at least.
         """
-        keeps = self.goes_on(())
-        kept: dict[tuple[tuple[int, ...], int], KeyValues | None] = {
+        keeps = bool(self._children)
+        kept: dict[_Key, KeyValues | None] = {
             ((), place): KeyValues(len(each.sequence)) if keeps else each.keep for place, each in enumerate(works)
         }
-        answers: dict[tuple[tuple[int, ...], int], T] = {}
-        level: list[tuple[tuple[int, ...], int]] = [((), place) for place in range(len(works))]
-        first = [Work(each.sequence, each.past, kept[key]) for key, each in zip(level, works, strict=True)]
-        answers.update(zip(level, execute(first), strict=True))
-        for each, key in zip(works, level, strict=True):
+        first = [Work(each.sequence, each.past, keep) for each, keep in zip(works, kept.values(), strict=True)]
+        answers: dict[_Key, T] = dict(zip(kept, execute(first), strict=True))
+        for each, (key, keep) in zip(works, kept.items(), strict=True):
             if keeps and ran(answers[key]):
-                _fill(each.keep, kept[key])
-        for found in self.levels():
-            keys, behind = [], []
-            for ids in found:
-                for place, each in enumerate(works):
-                    before = (ids[:-1], place)
-                    if not ran(answers[before]):
-                        answers[ids, place] = answers[before]
-                        continue
-                    sequence = self.behind(each.sequence, ids)
-                    kept[ids, place] = KeyValues(len(sequence)) if self.goes_on(ids) else None
-                    keys.append((ids, place))
-                    behind.append(Work(sequence, kept[before], kept[ids, place]))
-            if behind:
-                answers.update(zip(keys, execute(behind), strict=True))
+                _fill(each.keep, keep)
+        self._descend(works, kept, answers, execute, ran, most_tokens // max(self.longest, 1))
         return [[answers[ids, place] for ids in self.ids] for place in range(len(works))]
+
+    def _descend(
+        self,
+        works: Sequence[Work],
+        above: Mapping[_Key, KeyValues | None],
+        answers: dict[_Key, T],
+        execute: Callable[[Sequence[Work]], Sequence[T]],
+        ran: Callable[[T], bool],
+        most_tokens: int,
+    ) -> None:
+        """Answers to all that goes on from `above`: some continuations, and all behind them, before the next ones."""
+        wanted = [(ids, place) for before, place in above for ids in self._children.get(before, ())]
+        for part in self._parts(works, wanted, most_tokens):
+            kept: dict[_Key, KeyValues | None] = {}
+            running: dict[_Key, Work] = {}
+            for ids, place in part:
+                before = (ids[:-1], place)
+                goes_on = ids in self._children
+                if not ran(answers[before]):
+                    answers[ids, place], keep = answers[before], None
+                else:
+                    sequence = self.behind(works[place].sequence, ids)
+                    keep = KeyValues(len(sequence)) if goes_on else None
+                    running[ids, place] = Work(sequence, above[before], keep)
+                if goes_on:
+                    kept[ids, place] = keep
+            if running:
+                answers.update(zip(running, execute(list(running.values())), strict=True))
+            if kept:
+                self._descend(works, kept, answers, execute, ran, most_tokens)
+
+    def _parts(self, works: Sequence[Work], keys: Sequence[_Key], most_tokens: int) -> Iterator[Sequence[_Key]]:
+        """Continuations in groups that keep the keys and values of at most so many tokens."""
+        costs = [len(ids) + (len(works[place].sequence) if ids in self._children else 0) for ids, place in keys]
+        yield from _groups(keys, costs, most_tokens)
 
 
 def _fill(keep: KeyValues | None, values: KeyValues | None) -> None:
@@ -102,13 +126,19 @@ def _fill(keep: KeyValues | None, values: KeyValues | None) -> None:
             keep.append(key, value)
 
 
-def chunks(works: Sequence[Work], most_tokens: int) -> Iterator[Sequence[Work]]:
-    """Works in groups of at most so many tokens, of which keys and values are held together; one at least."""
+def chunks(works: Sequence[Work], most_tokens: int, most_works: int) -> Iterator[Sequence[Work]]:
+    """Works in groups of at most so many, and of at most so many tokens, of which keys and values are held together."""
+    for part in _groups(works, [len(each.sequence) for each in works], most_tokens):
+        yield from (part[start : start + most_works] for start in range(0, len(part), most_works))
+
+
+def _groups(items: Sequence[T], costs: Sequence[int], most: int) -> Iterator[Sequence[T]]:
+    """Neighbours together as long as their costs allow; one at least."""
     start = total = 0
-    for place, each in enumerate(works):
-        if place > start and total + len(each.sequence) > most_tokens:
-            yield works[start:place]
+    for place, cost in enumerate(costs):
+        if place > start and total + cost > most:
+            yield items[start:place]
             start, total = place, 0
-        total += len(each.sequence)
-    if works:
-        yield works[start:]
+        total += cost
+    if items:
+        yield items[start:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import sys
 import threading
 import time
 import weakref
@@ -143,9 +144,10 @@ class Engine:
         """Logits of label texts: the states behind each prompt and behind each beginning of a text, then their scores."""
         texts = Continuations(scorer.beginnings, self.runner.architecture, self.runner.backbone.config)
         results: list[Result] = []
-        # Without keys and values to hold, all prompts go together.
-        shares = self.prefix_cache.max_bytes > 0
-        for part in chunks(works, self._sharing.max_tokens) if shares else [works]:
+        # Without keys and values to hold, the states alone say how many prompts go together.
+        most_tokens = self._sharing.max_tokens if self.prefix_cache.max_bytes > 0 else sys.maxsize
+        bytes_a_prompt = 4 * len(texts.ids) * self.runner.backbone.config.get_text_config().hidden_size
+        for part in chunks(works, most_tokens, max(1, _STATES_BYTES // bytes_a_prompt)):
             states = self._continued(texts, part)
             good = [rows for rows in states if not isinstance(rows, PromptError)]
             with torch.inference_mode():
@@ -161,7 +163,7 @@ class Engine:
         shares = [self._shares(texts, work.sequence) for work in works]
         answers: list[list[Result]] = [[]] * len(works)
         for together, run in (
-            (True, functools.partial(texts.shared, ran=lambda each: isinstance(each, Answer))),
+            (True, functools.partial(texts.shared, ran=_ran, most_tokens=self._sharing.max_tokens)),
             (False, texts.whole),
         ):
             places = [place for place, each in enumerate(shares) if each is together]
@@ -307,7 +309,12 @@ class Engine:
 
 
 _NOTHING = torch.empty(0)
+_STATES_BYTES = 1 << 28  # of the states behind label texts that are held at once; those of one prompt at least
 _FEWEST_TOKENS = 8  # a batch is not made smaller for want of memory: who else uses it may stop
+
+
+def _ran(result: Result) -> bool:
+    return isinstance(result, Answer)
 
 
 def _dropped(works: Sequence[Work], failure: Exception) -> Exception:
