@@ -11,6 +11,7 @@ import click
 
 from vllm_cls.config import CONVERT_MODES, DTYPES, PROBLEM_TYPES
 
+from .grouped import GroupedCommand
 from .options import Names, State, console, model_options, pass_state, say, speak
 from .show import measurements, number, size
 
@@ -21,21 +22,21 @@ _MOST_LABELS = 20
 _MODES = [mode for mode in CONVERT_MODES if mode != "none"]
 
 EPILOG = """\b
-Examples:
-  vcls convert ./bert my-classifier --head fit --train train.jsonl
-  vcls convert ./llama sentiment --head tokens --labels negative,positive \\
-      --label-tokens 'negative= bad| terrible,positive= good| great' \\
-      --prompt-template 'Review: {text}\\nSentiment:'
-  vcls convert ./llama sentiment --head sequence --label-tokens 'negative= very bad,positive= quite good'
-  vcls convert ./reranker scorer --head two-way --label-tokens 'no,yes' \\
-      --score-template 'Query: {{ query }}\\nDocument: {{ document }}\\nRelevant:'
-  vcls convert ./llama sentiment --head tokens --label-tokens 'no= bad,yes= good' --calibrate rows.jsonl
-  vcls convert ./bert my-classifier --lora ./adapter
-  vcls convert ./bert untrained --head random --num-labels 3 --seed 1
-  vcls convert ./bert tagger --convert token_classify --head random --labels O,B-PER,I-PER
+An example of every --head:
+  existing   vcls convert ./finetuned copy --dtype bfloat16
+  tokens     vcls convert ./llama sentiment --head tokens --labels negative,positive \\
+                 --label-tokens 'negative= bad| terrible,positive= good| great' \\
+                 --prompt-template 'Review: {text}\\nSentiment:'
+  two-way    vcls convert ./reranker scorer --head two-way --label-tokens 'no,yes' \\
+                 --score-template 'Query: {{ query }}\\nDocument: {{ document }}\\nRelevant:'
+  sequence   vcls convert ./llama sentiment --head sequence \\
+                 --label-tokens 'negative= very bad,positive= quite good' --chat-template-prompt
+  fit        vcls convert ./bert my-classifier --head fit --train train.jsonl --label-field class
+  file       vcls convert ./bert my-classifier --head file --head-weights head.safetensors --labels no,yes
+  random     vcls convert ./bert untrained --head random --num-labels 3 --seed 1
 
 \b
-The head comes from one place, --head:
+Where each comes from:
   existing   the checkpoint, or the adapter of --lora (the default where there is one)
   tokens     rows of the language model's own output layer, for --label-tokens
   two-way    one label: logit(yes) - logit(no), for --label-tokens 'no,yes'
@@ -43,10 +44,32 @@ The head comes from one place, --head:
   fit        fitted on the frozen model's states of the rows of --train
   file       a safetensors file, --head-weights
   random     random numbers, for training
+
+\b
+More:
+  vcls convert ./llama calibrated --head tokens --label-tokens 'no= bad,yes= good' --calibrate rows.jsonl
+  vcls convert ./bert merged --lora ./adapter
+  vcls convert ./bert tagger --convert token_classify --head random --labels O,B-PER,I-PER
+  vcls convert ./bert urgent --head fit --train urgent.jsonl --head-name urgent
+  vcls convert urgent both --head fit --train topics.jsonl --head-name topic   # two heads, one forward
+
+\b
 --calibrate fits a temperature and biases, kept where the log loss of rows held out improves.
 --no-bias: a temperature alone, which every format holds.
 In --prompt-template, \\n and \\t are a new line and a tab, \\\\ is a backslash; {{ and }} are braces.
 """
+
+_GROUPS = {
+    "Labels": ("labels", "num_labels", "problem_type"),
+    "Head": (
+        "convert", "head", "label_tokens", "head_weights", "lora", "pooling", "logit_bias", "head_name", "seed",
+    ),
+    "Labelled rows": (
+        "train", "calibrate", "text_field", "text_pair_field", "label_field", "validation_split", "bias",
+    ),
+    "Prompt": ("prompt_template", "chat_template_prompt", "score_template"),
+    "Output": ("dtype", "max_shard_size", "link", "dry_run", "overwrite"),
+}  # fmt: skip
 
 
 class Template(click.ParamType):
@@ -59,7 +82,7 @@ class Template(click.ParamType):
         return re.sub(r"\\([nt\\])", lambda match: marks[match[1]], str(value))
 
 
-@click.command(epilog=EPILOG)
+@click.command(cls=GroupedCommand, groups=_GROUPS, epilog=EPILOG)
 @click.argument("model")
 @click.argument("out")
 @click.option(
@@ -72,7 +95,7 @@ class Template(click.ParamType):
 @click.option("--head", metavar="NAME", help="Where the head comes from: see below.")
 @click.option("--labels", type=Names(), help="Names of the labels, in the order of their indices.")
 @click.option("--num-labels", type=int, metavar="N", help="Number of labels, where they have no names.")
-@click.option("--problem-type", type=click.Choice(PROBLEM_TYPES))
+@click.option("--problem-type", type=click.Choice(PROBLEM_TYPES), help="Softmax, sigmoids or a number; else not set.")
 @click.option("--label-tokens", metavar="LABEL=TEXT|TEXT,…", help="Texts whose tokens stand for each label.")
 @click.option("--train", metavar="FILE", help="Labelled rows, in any format that classify reads.")
 @click.option("--text-field", default="text", metavar="NAME", show_default=True, help="The field of the text.")
@@ -96,6 +119,7 @@ class Template(click.ParamType):
     "--pooling", type=click.Choice(["cls", "last", "mean"], case_sensitive=False), help="Else as the model does."
 )
 @click.option("--logit-bias", type=float, metavar="X", help="Subtracted from every logit.")
+@click.option("--head-name", metavar="NAME", help="Its name among several; MODEL's named heads stay beside it.")
 @click.option("--lora", metavar="FOLDER", help="A PEFT LoRA adapter: merged into the weights, and its head is taken.")
 @click.option("--dtype", type=click.Choice(DTYPES), help="Of the weights written; else as they are.")
 @click.option("--max-shard-size", default="5GB", metavar="SIZE", show_default=True, help="Of a weights file.")
@@ -128,6 +152,7 @@ def _show(report: ConversionReport, seconds: float) -> None:
         ("class", f"{report.model_class}, {opens}"),
         ("head", f"{report.head}, on {report.pooling} states"),
         ("labels", labels + rest),
+        ("heads", ", ".join(report.heads)),
         ("measured", _measured(report)),
         ("calibrated", _calibrated(report)),
         ("size", f"{size(report.num_bytes)} in {len(report.files)} files, {seconds:.1f} s"),

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,7 +78,7 @@ def test_options_reach_the_conversion(run: Run, given: dict[str, Any]) -> None:
         "--head tokens --labels a,b --problem-type multi_label_classification --label-tokens a=x,b=y --pooling MEAN "
         "--text-field t --text-pair-field p --label-field l --validation-split 0.1 --seed 3 --bias --link "
         "--logit-bias 0.5 --dtype float16 --max-shard-size 1GB --overwrite --hf-overrides {} --device cpu --plugin x "
-        "--chat-template-prompt"
+        "--chat-template-prompt --head-name sentiment"
     )
     assert run("convert", "base", "out", *arguments.split(), "--prompt-template", r"{text}\nIs:").exit_code == 0
     expected = {
@@ -96,6 +98,7 @@ def test_options_reach_the_conversion(run: Run, given: dict[str, Any]) -> None:
         "bias": True,
         "logit_bias": 0.5,
         "link": True,
+        "head_name": "sentiment",
         "dtype": "float16",
         "max_shard_size": "1GB",
         "overwrite": True,
@@ -107,6 +110,38 @@ def test_options_reach_the_conversion(run: Run, given: dict[str, Any]) -> None:
     }
     assert {name: given[name] for name in expected} == expected
     assert "head_weights" not in given
+
+
+OPTIONS = (
+    "convert head labels num-labels problem-type label-tokens train text-field label-field validation-split seed bias "
+    "head-weights prompt-template chat-template-prompt pooling logit-bias head-name lora link dtype max-shard-size dry-run "
+    "overwrite device max-model-len max-num-batched-tokens hf-overrides trust-remote-code revision plugin allow-pickle quiet"
+).split()
+HEADS = ("existing", "tokens", "two-way", "sequence", "fit", "file", "random")
+
+
+def test_help_shows_every_option_in_groups_and_an_example_of_every_head(run: Run) -> None:
+    shown = run("convert", "--help").output
+    titles = ["Labels:", "Head:", "Labelled rows:", "Prompt:", "Output:", "Options:"]
+    assert [line for line in shown.splitlines() if line in titles] == titles
+    assert [name for name in OPTIONS if f"--{name}" not in shown] == []
+    examples = shown[shown.index("An example of every --head") :]
+    for head in HEADS:
+        assert f"  {head:<10} vcls convert " in examples
+        assert head == "existing" or f"--head {head} " in examples
+
+
+def test_every_option_is_tried_with_a_model() -> None:
+    tests = [path for path in Path(__file__).parents[1].rglob("test_*.py") if path != Path(__file__)]
+    written = "\n".join(path.read_text() for path in tests)
+    said = {
+        "quiet",
+        "revision",
+        "trust_remote_code",
+        "max_num_batched_tokens",
+    }  # of the command, of the hub, of the budget
+    for name in {option.replace("-", "_") for option in OPTIONS} - said:
+        assert re.search(rf"convert\([^)]*\b{name}=|\"{name}\": ", written), name
 
 
 @pytest.mark.parametrize(
