@@ -172,11 +172,13 @@ class Encoder(_Family):
         """`(n, 1, hidden)` → `(n, hidden)` by the pooler inside the backbone, or None where it has none."""
         from torch import nn
 
+        from vllm_cls.pooler.heads import FirstToken
+
         backbone = self.backbone(model)
         pooler: nn.Module | None = getattr(backbone, "pooler", None)
         activation: Any = getattr(backbone, "pooler_activation", None)
         if pooler is not None and activation is not None:  # ALBERT's is a bare linear layer
-            return nn.Sequential(nn.Flatten(), pooler, activation)
+            return nn.Sequential(FirstToken(), pooler, activation)
         return pooler
 
     def position_ids(self, config: PreTrainedConfig, input_ids: Sequence[int]) -> Sequence[int]:

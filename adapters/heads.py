@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from vllm_cls.architecture import Architecture, CalibrationRequest, HeadRequest, HeadResult, HeadSource, Target
+from vllm_cls.architecture import (
+    Architecture,
+    CalibrationRequest,
+    HeadRequest,
+    HeadResult,
+    HeadSource,
+    NamedHeadRequest,
+    Target,
+)
 from vllm_cls.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -82,6 +90,13 @@ def vcls_target(architecture: Architecture, config: PreTrainedConfig, result: He
 
 
 @hookimpl
+def vcls_named_head(request: NamedHeadRequest) -> Target:
+    from .add_head import add_head
+
+    return add_head(request)
+
+
+@hookimpl
 def vcls_model_card(values: Mapping[str, Any]) -> str:
     from .model_card import model_card
 
@@ -90,7 +105,7 @@ def vcls_model_card(values: Mapping[str, Any]) -> str:
 
 @hookimpl
 def vcls_auto_classes() -> list[tuple[type, type]]:
-    from .seq_cls import VclsConfig, VclsForSequenceClassification
+    from .own_type import VclsConfig, VclsForSequenceClassification
     from .token_cls import VclsForTokenClassification
 
     return [(VclsConfig, VclsForSequenceClassification), (VclsConfig, VclsForTokenClassification)]

@@ -16,7 +16,7 @@ from vllm_cls.architecture import OWN_MODEL_TYPE, Head, HeadRequest, HeadResult,
 from vllm_cls.errors import ModelError
 from vllm_cls.peft_adapter import PeftAdapter, place
 
-from .seq_cls import VclsForSequenceClassification
+from .own_type import VclsForSequenceClassification
 from .tensor_names import Names, some
 
 if TYPE_CHECKING:

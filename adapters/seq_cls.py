@@ -12,17 +12,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from vllm_cls.architecture import OWN_MODEL_TYPE, LinearHead, decoder_start
-from vllm_cls.errors import ModelError
+from vllm_cls.architecture import LinearHead, decoder_start
 from vllm_cls.pooler.heads import softcapped
-from vllm_cls.pooler.sequences import SequenceScorer, continued
-
-from .sequence_settings import sequences_from
 
 _SUFFIXES = ("Model", "ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
@@ -212,109 +207,3 @@ def _made(model_class: Any, kind: type[LinearClassifier], ending: str) -> type[P
         },
     )
     return made
-
-
-class VclsConfig(PreTrainedConfig):
-    """Config of a classifier that transformers' own class cannot express.
-
-    Args:
-        backbone_config: the config of the backbone, any that `AutoModel` knows.
-        vcls: pooling, the form of the head, the prompt template.
-    """
-
-    model_type = OWN_MODEL_TYPE
-    sub_configs = {"backbone_config": AutoConfig}
-
-    def __init__(self, backbone_config: Any = None, vcls: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        if isinstance(backbone_config, dict):
-            backbone_config = AutoConfig.for_model(**backbone_config)
-        self.backbone_config = backbone_config if backbone_config is not None else AutoConfig.for_model("bert")
-        self.vcls = vcls or {}
-        super().__init__(**kwargs)
-
-    def get_text_config(self, decoder: Any = None, encoder: Any = None) -> PreTrainedConfig:
-        text: PreTrainedConfig = self.backbone_config.get_text_config(decoder=decoder, encoder=encoder)
-        return text
-
-
-def _backbone(config: VclsConfig) -> PreTrainedModel:
-    """A new backbone: the base model of its config, or the part of a language model that `backbone_of` names.
-
-    Raises:
-        ModelError: `backbone_of` is no class of transformers.
-    """
-    name = own_settings(config).get("backbone_of")
-    if name is None:
-        model: PreTrainedModel = AutoModel.from_config(config.backbone_config)
-        return model
-    whole = getattr(transformers, name, None)
-    if not isinstance(whole, type) or not issubclass(whole, PreTrainedModel):
-        raise ModelError(f"the checkpoint's backbone is a part of {name!r}, which transformers does not have.")
-    part: PreTrainedModel = whole(config.backbone_config).base_model
-    return part
-
-
-class AnyBackbone(PreTrainedModel):
-    """A model whose config holds another model's; plain transformers refuses its `model_type`."""
-
-    build_head: Any
-    config_class = VclsConfig
-    base_model_prefix = "model"
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_attention_backend = True
-
-    def __init__(self, config: VclsConfig, backbone: PreTrainedModel | None = None) -> None:
-        super().__init__(config)
-        self.model = backbone if backbone is not None else _backbone(config)
-        if isinstance(
-            getattr(self.model, "pooler", None), nn.Module
-        ):  # its output is not used, and few models have one
-            self.model.pooler = nn.Identity()
-        self.build_head()
-        self.post_init()
-
-    def _init_weights(self, module: nn.Module) -> None:
-        if module in [getattr(self, name, None) for name in ("score", "combine", "lm_head")]:
-            super()._init_weights(module)
-
-
-class VclsForSequenceClassification(SequenceClassifier, AnyBackbone):
-    """Any backbone, any pooling, any linear head, or one of label texts."""
-
-    def build_head(self) -> None:
-        self.sequences = sequences_from(own_settings(self.config))
-        if self.sequences is None:
-            super().build_head()
-            return
-        self.num_labels = self.config.num_labels
-        if self.sequences.weight is not None:
-            text = self.config.get_text_config()
-            self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=self.sequences.bias is not None)
-
-    @property
-    def scorer(self) -> SequenceScorer | None:
-        """What scores the labels' texts, of a head made of them."""
-        if self.sequences is None:
-            return None
-        tied = self.sequences.weight is None
-        return SequenceScorer(self.sequences, self.model.get_input_embeddings() if tied else self.lm_head)
-
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> SequenceClassifierOutput:
-        """As `SequenceClassifier.forward`; a head of texts runs each prompt once for each beginning of a text."""
-        scorer = self.scorer
-        if scorer is None:
-            return super().forward(input_ids, attention_mask, labels, **kwargs)
-        if input_ids is None:
-            raise ValueError("a head of label texts needs input_ids")
-        ids, mask = continued(input_ids, attention_mask, scorer.beginnings)
-        hidden = self.hidden_states(input_ids=ids, attention_mask=mask, **kwargs)
-        states = self.pool(hidden, mask).reshape(len(input_ids), len(scorer.beginnings), -1)
-        logits = scorer(states)
-        return self.output(logits, labels)

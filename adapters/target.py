@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from vllm_cls.architecture import OWN_MODEL_TYPE, Architecture, HeadResult, LinearHead, Target
 from vllm_cls.errors import ConfigError
 
-from .seq_cls import HeadShape, LinearClassifier, VclsConfig, VclsForSequenceClassification, head_tensors, own_settings
+from .own_type import VclsConfig, VclsForSequenceClassification
+from .seq_cls import HeadShape, LinearClassifier, head_tensors, own_settings
 from .sequence_settings import sequence_settings
 from .token_cls import VclsForTokenClassification
 
@@ -98,7 +99,7 @@ def _wrapped(
         of: the class that the backbone is part of, where the config alone does not tell.
     """
     assert result.head.linear is not None
-    outer = _outer_config(config, result)
+    outer = outer_config(config, result)
     if of:
         outer.vcls = {**own_settings(outer), "backbone_of": of}
     _set_form(outer, result.head.linear, pooling)
@@ -106,13 +107,14 @@ def _wrapped(
     return Target(own_class, outer, head_tensors(result.head.linear))
 
 
-def _outer_config(config: PreTrainedConfig, result: HeadResult) -> VclsConfig:
+def outer_config(config: PreTrainedConfig, result: HeadResult) -> VclsConfig:
     """A config of our own type round the backbone's; `config` itself where it is one."""
     if config.model_type != OWN_MODEL_TYPE:
         settings = own_settings(config)
         if settings:
             del config.vcls
         inner, config = config, VclsConfig(backbone_config=config, vcls=dict(settings))
+        inner._name_or_path = ""  # where it was on this machine is nobody's business
         for name in ("pad_token_id", "bos_token_id", "eos_token_id", "dtype"):
             setattr(config, name, getattr(inner.get_text_config(), name, None))
     _set_labels(config, result)
@@ -123,7 +125,7 @@ def sequence_target(config: PreTrainedConfig, result: HeadResult) -> Target:
     """Our own model type, with the LM head that the checkpoint has beside the backbone."""
     head = result.head.sequences
     assert head is not None
-    outer = _outer_config(config, result)
+    outer = outer_config(config, result)
     outer.vcls = {**own_settings(outer), "pooling": "LAST", "sequences": sequence_settings(head)}
     outer.architectures = [VclsForSequenceClassification.__name__]
     names = {head.weight: "lm_head.weight", head.bias: "lm_head.bias"}
@@ -138,7 +140,8 @@ def _own_type(config: Any, result: HeadResult, pooling: str, own_class: type[Pre
         if pooling != stored:
             raise ConfigError(_other_pooling(config.architectures[0], result, stored, pooling))
         _set_labels(config, result)
-        return Target(own_class, config, result.head.tensors)
+        kept = own_settings(config).get("lm_head") or {}  # of named heads
+        return Target(own_class, config, result.head.tensors, {name: name for name in kept})
     _set_labels(config, result)
     _set_form(config, result.head.linear, pooling)
     return Target(own_class, config, head_tensors(result.head.linear))

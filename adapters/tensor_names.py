@@ -115,7 +115,7 @@ def plan_names(opening: Opening, tensors: Mapping[str, torch.Tensor], head: Mapp
         written={key: place.name for key, place in kept.items()},
         dropped=[key for key in places if key not in kept],
         dtypes={
-            key: held[place.target]
+            key: held.get(place.target, opening.dtype)  # what is kept beside the class has no place in it
             for key, place in kept.items()
             if key in opening.moved or place.target.startswith(reader.inside)
         },

@@ -13,7 +13,8 @@ from transformers.modeling_outputs import TokenClassifierOutput
 
 from vllm_cls.architecture import LinearHead
 
-from .seq_cls import AnyBackbone, LinearClassifier, class_on
+from .own_type import AnyBackbone
+from .seq_cls import LinearClassifier, class_on
 
 
 class TokenClassifier(LinearClassifier):

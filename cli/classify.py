@@ -26,6 +26,7 @@ Each row of the output has the kept fields of its input, then
   label, score, probs    one label (score is its probability; probs in the order of the labels' indices)
   labels, probs          several labels: those with at least --threshold
   value                  regression
+  NAME_label, NAME_score …   of several heads, those of the other ones
   spans                  token classifiers: a list of label, score, start, end (characters) and word
   steps                  process reward models: a list of score (of a good step) and probs
 and truncated, where the text was cut, and error, where the row failed. A model with one label has no
@@ -54,6 +55,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some rows failed, 130 in
 @click.option("--logits", is_flag=True, help="Add the logits.")
 @click.option("--no-activation", is_flag=True, help="Logits in place of probabilities.")
 @click.option("--label-field", metavar="NAME", help="The field of the true label: print accuracy and the like.")
+@click.option("--head-name", metavar="NAME", help="Of several heads, the one with the plain columns; else the first.")
 @click.option(
     "--aggregation", type=click.Choice(AGGREGATIONS),
     help="Of a token classifier: how tokens become spans, as in transformers' pipeline; else simple.",

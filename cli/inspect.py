@@ -49,6 +49,8 @@ def _text(name: str, value: Any) -> str:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if name == "heads":
+        return "; ".join(f"{head} ({each['head']}): {', '.join(each['labels'])}" for head, each in value.items())
     if isinstance(value, dict):
         return ", ".join(f"{key} {each}" for key, each in value.items())
     if name == "bytes":

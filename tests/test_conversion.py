@@ -329,3 +329,17 @@ def test_weights_are_the_sources_own(lms: dict[str, Path], tmp_path: Path) -> No
     assert kept == set(source) - {"lm_head.weight"}
     assert all(torch.equal(source[name], written[name]) for name in kept)
     assert set(written) - kept == {"score.weight"}
+
+
+def test_bare_prompts_of_label_tokens_are_told_of(lms: dict[str, Path], tmp_path: Path) -> None:
+    def warned(**options: Any) -> list[str]:
+        options = {"label_tokens": "no= bad,yes= good", "overwrite": True, **options}
+        return [each for each in convert(str(lms["qwen2"]), tmp_path / "out", **options).warnings if "template" in each]
+
+    (told,) = warned(head="tokens")
+    assert "--prompt-template" in told and "--score-template" not in told
+    (told,) = warned(head="two-way")
+    assert "pairs are refused until --score-template" in told
+    assert warned(head="sequence")
+    assert warned(head="two-way", score_template="{{ query }} {{ document }}") == []
+    assert warned(head="tokens", prompt_template=TEMPLATE) == []

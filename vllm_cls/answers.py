@@ -37,13 +37,19 @@ def classified(
     with served.engine.counters.timed("outputs"):
         outputs: list[ClassificationRequestOutput | PromptError] = []
         payloads = served.classified([each.sequence for each in tokenized], results, params)
-        for each, result, found in zip(tokenized, results, payloads, strict=True):
-            if isinstance(found, PromptError) or isinstance(result, PromptError):
-                outputs.append(found)  # type: ignore[arg-type]  # an error that was given back is an error
+        for each, result, by_head, asked in zip(tokenized, results, payloads, params, strict=True):
+            if isinstance(by_head, PromptError) or isinstance(result, PromptError):
+                outputs.append(by_head)  # type: ignore[arg-type]  # an error that was given back is an error
                 continue
-            ids, cached = list(each.sequence.token_ids), result.num_cached_tokens
             outputs.append(
-                ClassificationRequestOutput(next_id(), found, ids, num_cached_tokens=cached, truncated=each.truncated)
+                ClassificationRequestOutput(
+                    next_id(),
+                    by_head[served.head_of(asked).name],
+                    list(each.sequence.token_ids),
+                    num_cached_tokens=result.num_cached_tokens,
+                    truncated=each.truncated,
+                    heads={name: output for name, output in by_head.items() if name is not None},
+                )
             )
         return outputs
 

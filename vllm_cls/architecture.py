@@ -191,7 +191,8 @@ class Target:
         classifier_class: transformers' own class where that computes exactly this, else one of ours.
         config: for that class.
         head_tensors: by their names in that class; None where the checkpoint's own head stays.
-        moved: tensors of the checkpoint that are parts of the head, by its names → their names in that class.
+        moved: tensors of the checkpoint that are parts of the head, by its names → their names in that class; those
+            that the class has no place for are kept beside it.
     """
 
     classifier_class: type[PreTrainedModel]
@@ -201,6 +202,27 @@ class Target:
 
 
 HeadSource = Callable[[HeadRequest], HeadResult]
+
+
+@dataclass(frozen=True)
+class NamedHeadRequest:
+    """A head that joins others behind one backbone, under a name.
+
+    Args:
+        name: not that of another one.
+        head: its source and labels.
+        alone: what a classifier with this head alone would be.
+        made_for: what the head was made from: a model without the other heads.
+        config: of the checkpoint that is to be written from, with the other heads, if any, in it.
+        shared: settings that the heads have in common, for their prompts.
+    """
+
+    name: str
+    head: HeadResult
+    alone: Target
+    made_for: HeadRequest
+    config: PreTrainedConfig
+    shared: Mapping[str, Any]
 
 
 @dataclass(frozen=True)

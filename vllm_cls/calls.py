@@ -195,10 +195,12 @@ def reward(
     params = list(per_prompt(pooling_params, len(listed)))
     task = "token_classify" if served.judges_steps else served.pooler.config.task or "classify"
     if task == "classify":
-        for adapter in served.adapters_for(lora_request, len(listed)):
-            scoring.check_num_labels(int(served.config_of(adapter).num_labels), "reward")
+        for asked, adapter in zip(params, served.adapters_for(lora_request, len(listed)), strict=True):
+            scoring.check_num_labels(int(served.head_of(asked, adapter).config.num_labels), "reward")
         if served.pooler.config.use_activation is None:
-            params = [PoolingParams(use_activation=bool(each.use_activation)) for each in params]
+            params = [
+                PoolingParams(use_activation=bool(each.use_activation), head_name=each.head_name) for each in params
+            ]
     return encode(
         served, listed, params, pooling_task=task, lora_request=lora_request, tokenization_kwargs=tokenization_kwargs
     )
@@ -217,8 +219,13 @@ def score(
     options = options.with_params(pooling_params)
     prompts = [options.prompt(*pair) for pair in scoring.pairs(text_1, text_2)]
     adapters = served.adapters_for(lora_request, len(prompts))
-    processor = score_processor(served, options, {int(served.config_of(each).num_labels) for each in adapters})
-    params = None if pooling_params is None else PoolingParams(use_activation=pooling_params.use_activation)
+    heads = [served.head_of(pooling_params or PoolingParams(), each) for each in adapters]
+    processor = score_processor(served, options, {int(each.config.num_labels) for each in heads})
+    params = (
+        None
+        if pooling_params is None
+        else PoolingParams(use_activation=pooling_params.use_activation, head_name=pooling_params.head_name)
+    )
     return _call(served, _SCORE, prompts, params, lora_request, tokenization_kwargs, processor)
 
 
@@ -241,6 +248,8 @@ def _call(
     served.check(kind.task, adapters)
     params = per_prompt(pooling_params, len(prompts))
     served.check_params(kind.task, params)
+    for asked in params:
+        served.head_of(asked)  # an unknown one is refused before anything runs
     truncation, special = truncation_of(tokenization_kwargs or {})
     return Call(served, kind, prompts, params, adapters, processor or served.processor, truncation, special)
 

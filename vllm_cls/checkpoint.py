@@ -140,6 +140,10 @@ class Checkpoint:
             part = file.get_slice(name)
             return torch.stack([part[row : row + 1][0].to(torch.float32) for row in rows])
 
+    def key_mapping(self, prefix: str) -> dict[str, str] | None:
+        """Patterns of names on disk → what a class whose backbone has this prefix calls them; None where it finds them."""
+        return None
+
 
 def resolve(model: str, *, revision: str | None = None, allow_pickle: bool = False) -> Checkpoint:
     """The local files of a folder, a `.gguf` file or a hub id (downloaded, weights in safetensors only).

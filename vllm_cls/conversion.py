@@ -8,16 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .architecture import ConversionPlan, HeadResult, Target
+from .architecture import ConversionPlan, HeadResult, NamedHeadRequest, Target
 from .calibration import calibrated
 from .config import DTYPES, ModelConfig
 from .errors import ConfigError
 from .head_job import HeadJob
 from .head_options import ONE_LABEL, HeadOptions
-from .loading import as_reward, make_head, target_for, token_head
+from .loading import as_reward, head_request, make_head, target_for, token_head
 from .padding import choose_pad
 from .pair_template import to_store
 from .registry import registry
+from .several_heads import head_names, shared_settings, without_heads
 from .source import Source, open_source
 from .template import PromptTemplate
 
@@ -31,6 +32,8 @@ class ConversionReport:
         model_class: the class that opens it.
         format: "transformers" where plain transformers opens it, else "vcls".
         head: the head's source.
+        labels: of the head.
+        heads: the names of all heads, where they have names.
         report: measurements made with the head (accuracy, majority …).
         num_bytes: written, weights and all.
     """
@@ -41,6 +44,7 @@ class ConversionReport:
     head: str
     pooling: str
     labels: list[str]
+    heads: list[str] = field(default_factory=list)
     report: Mapping[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
@@ -70,6 +74,7 @@ def convert(
     chat_template_prompt: bool = False,
     pooling: str | None = None,
     logit_bias: float | None = None,
+    head_name: str | None = None,
     lora: str | None = None,
     link: bool = False,
     dtype: str | None = None,
@@ -84,6 +89,7 @@ def convert(
         model: a folder, a hub id or a `.gguf` file.
         out: the folder to make; never half a checkpoint.
         head: "existing", "tokens", "two-way", "sequence", "fit", "file" or "random"; None is "existing" where there is one.
+        head_name: what the head is called, of several behind one backbone. A model that has such heads gets one more.
         bias: of a fitted head, even where only our own format can hold it; of a calibration, unless it is False.
         lora: the folder of a PEFT LoRA adapter, which is merged into the weights; its head is the "existing" one.
         calibrate: a file of labelled rows, on which temperature and biases are fitted.
@@ -114,13 +120,18 @@ def convert(
         head_weights=head_weights,
         pooling=pooling,
         logit_bias=logit_bias,
+        head_name=head_name,
     ).checked(options)
-    source = _opened(options, prompt_template, chat_template_prompt)
-    wanted = wanted.fitting(source)
-    job = HeadJob(source, options, str(wanted.pooling), budget, wanted.count)
-    result, target = _calibrated(job, wanted, _made(job, wanted))
-    _store_settings(target, source, str(wanted.head), options)
-    plan = dataclasses.replace(_plan(job, target, result, Path(out)), dry_run=dry_run, **written_as)
+    source, made_from = _opened(options, wanted)
+    _store_prompt(made_from, prompt_template, chat_template_prompt)
+    wanted = wanted.fitting(made_from)
+    job = HeadJob(made_from, options, str(wanted.pooling), budget, wanted.count)
+    job.warnings += _bare_prompt(job, wanted)
+    result, alone = _calibrated(job, wanted, _made(job, wanted))
+    _store_settings(alone, made_from, str(wanted.head), options)
+    target = alone if head_name is None else _named(source, job, wanted, result, alone)
+    plan = _plan(job, target, result, Path(out))
+    plan = dataclasses.replace(plan, checkpoint=source.checkpoint, dry_run=dry_run, **written_as)
     written = registry().hook.vcls_write_checkpoint(plan=plan)
     return ConversionReport(
         out=str(out),
@@ -128,7 +139,8 @@ def convert(
         format=source.architecture.checkpoint_format(target.config),
         head=str(wanted.head),
         pooling=job.pooling,
-        labels=_labels_of(target),
+        labels=_labels_of(alone),
+        heads=[each["name"] for each in target.config.vcls.get("heads", ())],
         report=dict(result.head.report),
         warnings=job.warnings,
         files=list(written.files),
@@ -137,11 +149,22 @@ def convert(
     )
 
 
-def _opened(options: ModelConfig, prompt_template: str | None, chat_template_prompt: bool) -> Source:
-    """The model, with its prompts' form in its config."""
+def _opened(options: ModelConfig, wanted: HeadOptions) -> tuple[Source, Source]:
+    """The model, and what its head is made from: the model without named heads.
+
+    Raises:
+        ConfigError: it has heads with names, and this one has none, or an adapter is to be merged into it.
+    """
     source = open_source(options)
-    _store_prompt(source, prompt_template, chat_template_prompt)
-    return source
+    names = head_names(source)
+    if names and wanted.changes_the_head:
+        shown = f"{source.checkpoint.name} has the heads {', '.join(names)}"
+        raise ConfigError(f"{shown}; give the new one a name, --head-name, or take the model that they were made from.")
+    if options.lora is not None and (names or wanted.head_name is not None):
+        raise ConfigError(
+            "--lora and --head-name: merge the adapter first (--lora alone), then name heads in the result."
+        )
+    return source, without_heads(source) if names and wanted.head_name is not None else source
 
 
 def _made(job: HeadJob, wanted: HeadOptions) -> HeadResult:
@@ -172,6 +195,18 @@ def _made(job: HeadJob, wanted: HeadOptions) -> HeadResult:
     if len(result.labels) == 1 and result.problem_type == "single_label_classification":
         raise ConfigError(ONE_LABEL)
     return _with_logit_bias(result, wanted.logit_bias)
+
+
+def _bare_prompt(job: HeadJob, wanted: HeadOptions) -> list[str]:
+    """What is to be said of a head of the language model's own words whose prompts are bare texts."""
+    processor = job.processor
+    written = processor.template is not None or processor.chat_template_prompt or processor.pairs.template is not None
+    if wanted.head not in ("tokens", "two-way", "sequence") or job.source.task == "token_classify" or written:
+        return []
+    told = "no prompt template: the labels are scored as what follows the bare text; --prompt-template asks a question"
+    if wanted.head == "two-way" and processor.pairs.refused:
+        told += ", and pairs are refused until --score-template says how they are written"
+    return [told]
 
 
 def _source_options(job: HeadJob, wanted: HeadOptions) -> dict[str, Any]:
@@ -207,6 +242,25 @@ def _calibrated(job: HeadJob, wanted: HeadOptions, result: HeadResult) -> tuple[
         job, result, target, rows, rows_path=wanted.calibrate, seed=wanted.seed, intercept=wanted.bias is not False
     )
     return result, target_for(source, result, job.pooling)
+
+
+def _named(source: Source, job: HeadJob, wanted: HeadOptions, result: HeadResult, alone: Target) -> Target:
+    """The classifier that has this head beside those that `source` has."""
+    if wanted.head != "existing" and source.is_classifier and not head_names(source):
+        job.warnings.append(
+            f"the head that {source.checkpoint.name} has is not kept, since it has no name; to keep it, convert with --head "
+            "existing --head-name first, and add this head to the result"
+        )
+    request = NamedHeadRequest(
+        name=str(wanted.head_name),
+        head=result,
+        alone=alone,
+        made_for=head_request(job.source, {}, pooling=job.pooling),
+        config=source.config,
+        shared=shared_settings(source, alone.config.vcls),
+    )
+    target: Target = registry().hook.vcls_named_head(request=request)
+    return target
 
 
 def _store_prompt(source: Source, prompt_template: str | None, chat_template_prompt: bool) -> None:
@@ -299,7 +353,7 @@ def _card_values(job: HeadJob, target: Target, result: HeadResult, name: str, na
         "classifier_class": target.classifier_class.__name__,
         "native": native,
         "head_method": result.head.method,
-        "description": result.head.description + merged,
+        "description": _heads_told(target) or result.head.description + merged,
         "report": dict(result.head.report),
         "labels": _labels_of(target),
         "problem_type": target.config.problem_type,
@@ -307,6 +361,18 @@ def _card_values(job: HeadJob, target: Target, result: HeadResult, name: str, na
         "prompt_template": target.config.vcls.get("prompt_template"),
         "command": None,
     }
+
+
+def _heads_told(target: Target) -> str:
+    """A paragraph on each head that has a name; empty where none has."""
+    heads = target.config.vcls.get("heads") or ()
+    if not heads:
+        return ""
+    told = [
+        f"`{each['name']}` ({', '.join(f'`{label}`' for label in each['labels'])}): {each['description']}"
+        for each in heads
+    ]
+    return "\n\n".join(["It has several heads, which all read the same state; the first one is the default.", *told])
 
 
 def _labels_of(target: Target) -> list[str]:

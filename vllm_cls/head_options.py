@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ _BELONGS = {
     "bias": ("fit",),  # and --calibrate
     "head_weights": ("file",),
 }
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,18 @@ class HeadOptions:
     head_weights: str | None
     pooling: str | None
     logit_bias: float | None
+    head_name: str | None
 
     @property
     def count(self) -> int | None:
         """The number of labels, where it is known."""
         return 1 if self.head == "two-way" else len(self.labels) or self.num_labels
+
+    @property
+    def changes_the_head(self) -> bool:
+        """Whether a head without a name would be made or changed."""
+        own = (self.labels, self.num_labels, self.problem_type, self.calibrate, self.pooling, self.logit_bias)
+        return self.head_name is None and (self.head not in (None, "existing") or any(each for each in own))
 
     def checked(self, options: ModelConfig) -> HeadOptions:
         """These options with the labels' names in full; one label and no activation for `--convert reward`.
@@ -58,6 +67,8 @@ class HeadOptions:
         """
         known = self._for_reward() if options.convert == "reward" else self
         names = _labels(known.labels, known.num_labels, known.problem_type) or options.label_overrides()
+        if known.head_name is not None and not _NAME.fullmatch(known.head_name):
+            raise ConfigError(f"--head-name {known.head_name!r}: use letters, digits, _ and -, the first one a letter.")
         if self.train and self.calibrate and Path(self.calibrate).resolve() == Path(self.train).resolve():
             raise ConfigError("--calibrate needs other rows than --train, which the head knows already.")
         return replace(known, labels=names)
@@ -76,6 +87,10 @@ class HeadOptions:
         """
         if source.task == "token_classify":
             _refuse_for_tokens(source, self)
+        if self.head_name is not None and source.settings.get("pooler_config"):
+            raise ConfigError(
+                f"--head-name: {source.checkpoint.name} has a pooler_config of its own, which heads cannot share."
+            )
         method = _method(source, self.head)
         given = {
             "label_tokens": self.label_tokens,
@@ -121,6 +136,8 @@ def _refuse_for_tokens(source: Source, options: HeadOptions) -> None:
             "--head fit and --calibrate learn from a label a text (--convert classify), and this head labels tokens; train "
             "one with transformers' Trainer (--head random to begin with), or bring it with --head file."
         )
+    if options.head_name is not None:
+        raise ConfigError("--head-name: several heads are for classifiers of texts; a token classifier has one.")
     if options.pooling is not None:
         raise ConfigError(f"--pooling {options.pooling}: a token classifier reads every token's state; leave it out.")
 
@@ -140,7 +157,7 @@ def _method(source: Source, head: str | None) -> str:
     if head not in (None, "existing") and source.config.model_type == OWN_MODEL_TYPE:
         raise ModelError(
             f"{source.checkpoint.name} is a classifier in our own format already; make the new head from the model that it "
-            "was converted from."
+            "was converted from, or name this one first (--head existing --head-name NAME) and add the new one to that."
         )
     if head is not None:
         return head

@@ -15,7 +15,15 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedConfig
 
-    from .architecture import Architecture, CalibrationRequest, HeadResult, HeadSource, ScoreTemplate, Target
+    from .architecture import (
+        Architecture,
+        CalibrationRequest,
+        HeadResult,
+        HeadSource,
+        NamedHeadRequest,
+        ScoreTemplate,
+        Target,
+    )
 
 hookspec = pluggy.HookspecMarker("vllm_cls")
 hookimpl = pluggy.HookimplMarker("vllm_cls")
@@ -46,6 +54,11 @@ def vcls_target(
     architecture: Architecture, config: PreTrainedConfig, result: HeadResult, pooling: str
 ) -> Target | None:
     """The class, config and parameters that hold this head on this backbone without losing anything."""
+
+
+@hookspec(firstresult=True)
+def vcls_named_head(request: NamedHeadRequest) -> Target | None:
+    """The class, config and parameters of a classifier to which this head is added."""
 
 
 @hookspec(firstresult=True)

@@ -160,10 +160,17 @@ def make_head(source: Source, method: str, options: Mapping[str, Any], **known: 
     if method not in sources:
         raise ConfigError(f"head={method!r} is unknown; use one of {', '.join(sorted(sources))}.")
 
-    def unavailable(*args: Any) -> Any:
-        raise ConfigError(f"head={method!r} needs the model to run; make it with `vcls convert`.")
+    result: HeadResult = sources[method](head_request(source, options, **known))
+    return result
 
-    request = HeadRequest(
+
+def head_request(source: Source, options: Mapping[str, Any], **known: Any) -> HeadRequest:
+    """What a head source is given; arguments as for `make_head`."""
+
+    def unavailable(*args: Any) -> Any:
+        raise ConfigError("this head needs the model to run while it is made; make it with `vcls convert`.")
+
+    return HeadRequest(
         checkpoint=source.checkpoint,
         config=source.config,
         architecture=source.architecture,
@@ -175,8 +182,6 @@ def make_head(source: Source, method: str, options: Mapping[str, Any], **known: 
         tokenize=known.get("tokenize", unavailable),
         states=known.get("states", unavailable),
     )
-    result: HeadResult = sources[method](request)
-    return result
 
 
 def target_for(source: Source, result: HeadResult, pooling: str | None = None) -> Target:
@@ -305,6 +310,9 @@ def load_target(
     for name, tensor in tensors.items():
         parameter = model.get_parameter(name)
         parameter.data = tensor.to(device=device, dtype=torch.float32)
+    known = dict(model.named_parameters())
     for stored, name in target.moved.items():
-        model.get_parameter(name).data = source.checkpoint.tensor(stored).to(device=device, dtype=dtype)
+        if name not in known:  # kept in the checkpoint for heads to come
+            continue
+        known[name].data = source.checkpoint.tensor(stored).to(device=device, dtype=dtype)
     return model

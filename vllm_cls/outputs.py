@@ -112,8 +112,15 @@ class PoolingRequestOutput(RequestOutput[PoolingOutput]):
     """Output of `LLM.encode`."""
 
 
+@dataclass(frozen=True)
 class ClassificationRequestOutput(RequestOutput[ClassificationOutput]):
-    """Output of `LLM.classify`."""
+    """Output of `LLM.classify`.
+
+    `heads` has every head's result by name, where the model has several; `outputs` is that of the one asked for, else the
+    first one's.
+    """
+
+    heads: dict[str, ClassificationOutput] = field(default_factory=dict)
 
 
 class TokenClassificationRequestOutput(RequestOutput[TokenClassificationOutput]):

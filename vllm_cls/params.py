@@ -19,12 +19,13 @@ class PoolingParams:
         returned_token_ids: columns kept, for STEP pooling.
         extra_kwargs: options of `LLM.score`: `max_tokens_per_query`, `max_tokens_per_doc`, and `chat_template_kwargs`
             with an `instruction`.
+        head_name: of a model with several heads, the one whose result is asked for; None is the first.
 
     Raises:
         ConfigError: for `softmax`, `activation` and `normalize`, names that vLLM removed, and any other.
     """
 
-    __slots__ = ("extra_kwargs", "returned_token_ids", "step_tag_id", "use_activation")
+    __slots__ = ("extra_kwargs", "head_name", "returned_token_ids", "step_tag_id", "use_activation")
 
     def __init__(
         self,
@@ -32,6 +33,7 @@ class PoolingParams:
         step_tag_id: int | None = None,
         returned_token_ids: list[int] | None = None,
         extra_kwargs: dict[str, Any] | None = None,
+        head_name: str | None = None,
         **unknown: Any,
     ) -> None:
         for name in unknown:
@@ -44,6 +46,7 @@ class PoolingParams:
         self.step_tag_id = step_tag_id
         self.returned_token_ids = returned_token_ids
         self.extra_kwargs = extra_kwargs
+        self.head_name = head_name
 
     def __repr__(self) -> str:
         return f"PoolingParams({', '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)})"

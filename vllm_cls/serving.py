@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from .pooler.methods import EMBEDDING_METHODS, every_token, joined, step_rows
 from .pooler.pooler import Pooler
 from .processor import max_model_len, prompt_processor
 from .registry import registry
+from .running_heads import RunningHead, find_head, running_heads
 from .runtime import optimize, selfcheck
 from .runtime.batch import TokenSequence, Work
 from .runtime.cuda.fp8 import check_fp8
@@ -49,6 +50,7 @@ class Served:
     processor: PromptProcessor
     engine: Engine
     pooler: Pooler
+    heads: Sequence[RunningHead]
     adapters: Adapters | None = None
 
     def adapters_for(self, lora_request: Any, count: int) -> list[Adapter | None]:
@@ -65,8 +67,13 @@ class Served:
             found.append(self.adapters.get(request) if request is not None and self.adapters is not None else None)
         return found
 
-    def pooler_of(self, adapter: Adapter | None) -> Pooler:
-        return self.pooler if adapter is None else adapter.pooler
+    def head_of(self, params: PoolingParams, adapter: Adapter | None = None) -> RunningHead:
+        """The head that a request asks for, or an adapter brings.
+
+        Raises:
+            ConfigError: there is no head of that name.
+        """
+        return find_head(self.heads, params.head_name).with_adapter(adapter)
 
     def config_of(self, adapter: Adapter | None) -> Any:
         """The config that names the labels."""
@@ -165,7 +172,8 @@ class Served:
         if task == "embed":
             row = self.classifier.embedder.of(row) if self.classifier.embedder is not None else row
             return torch.nn.functional.normalize(row, dim=-1) if self.pooler.activates(params.use_activation) else row
-        data = self.pooler_of(sequence.adapter).finish(self.pooler.calibrated(row), params.use_activation)
+        head = self.head_of(params, sequence.adapter)
+        data = head.pooler.finish(self.pooler.calibrated(row[..., head.columns]), params.use_activation)
         config = self.pooler.config
         if task == "token_classify" and config.tok_pooling_type == "STEP":
             tag = params.step_tag_id if params.step_tag_id is not None else config.step_tag_id
@@ -174,22 +182,24 @@ class Served:
 
     def classified(
         self, sequences: Sequence[TokenSequence], answers: Sequence[Result], params: Sequence[PoolingParams]
-    ) -> list[ClassificationOutput | PromptError]:
-        """What each request gets of its logits, all at once: `finish` for the task that has many small rows."""
-        outputs: list[ClassificationOutput | PromptError] = list(answers)  # type: ignore[arg-type]
+    ) -> list[dict[str | None, ClassificationOutput] | PromptError]:
+        """What each head gives each request of its logits, all at once: `finish` for the task that has many small rows."""
+        outputs: list[dict[str | None, ClassificationOutput] | PromptError] = list(answers)  # type: ignore[arg-type]
         places: dict[Adapter | None, list[int]] = {}
         for index, each in enumerate(answers):
             if not isinstance(each, PromptError):
                 places.setdefault(sequences[index].adapter, []).append(index)
         for adapter, members in places.items():
-            pooler = self.pooler_of(adapter)
-            logits = pooler.calibrated(torch.stack([answers[index].row for index in members]))  # type: ignore[union-attr]
+            rows = torch.stack([answers[index].row for index in members])  # type: ignore[union-attr]
+            logits = self.pooler.calibrated(rows)
             finite = torch.isfinite(logits).all(dim=-1).tolist()
-            activated, raw = pooler.activation(logits).tolist(), logits.tolist()
-            labels = {int(index): str(label) for index, label in self.config_of(adapter).id2label.items()}
+            activated = [self.pooler.activates(params[index].use_activation) for index in members]
+            found = {
+                head.name: head.with_adapter(adapter).outputs(logits[:, head.columns], activated) for head in self.heads
+            }
             for row, index in enumerate(members):
-                probs = activated[row] if pooler.activates(params[index].use_activation) else raw[row]
-                outputs[index] = ClassificationOutput(probs, raw[row], labels) if finite[row] else _not_finite()
+                by_head = {name: outputs_of[row] for name, outputs_of in found.items()}
+                outputs[index] = by_head if finite[row] else _not_finite()
         return outputs
 
     def describe(self) -> dict[str, Any]:
@@ -205,6 +215,7 @@ class Served:
             "plugin": classifier.architecture.name,
             "backbone": type(self.engine.runner.backbone).__name__,
             "head": source.settings.get("head_method", "existing") if classifier.has_head else None,
+            "heads": {each["name"]: _told(each) for each in source.settings.get("heads") or ()} or None,
             "pooling": self.pooler.pooling,
             "embedding": classifier.embedder.description if classifier.embedder is not None else None,
             "num_labels": int(classifier.config.num_labels),
@@ -230,6 +241,11 @@ class Served:
             "dtype": str(self.engine.runner.backbone.dtype).removeprefix("torch."),
             "device": str(self.engine.runner.device),
         }
+
+
+def _told(head: Mapping[str, Any]) -> dict[str, Any]:
+    """What `vcls inspect` says of one of several heads."""
+    return {"head": head["method"], "labels": head["labels"], "problem_type": head["problem_type"]}
 
 
 def serve(options: ModelConfig, runtime: RuntimeConfig) -> Served:
@@ -280,9 +296,10 @@ def serve(options: ModelConfig, runtime: RuntimeConfig) -> Served:
     )
     engine = make_engine(runner, runtime, longest)
     adapters = None
-    if runtime.max_loras and runner.scorer is not None:
+    heads = running_heads(classifier.model, pooler)
+    if runtime.max_loras and (runner.scorer is not None or heads[0].name is not None):
         raise ConfigError(
-            "enable_lora: a head of label texts takes no adapters at run time; merge the adapter instead."
+            "enable_lora: heads with names and of label texts take no adapters at run time; merge the adapter first."
         )
     if runtime.max_loras:
         adapters = Adapters(
@@ -297,7 +314,7 @@ def serve(options: ModelConfig, runtime: RuntimeConfig) -> Served:
     processor = prompt_processor(options, classifier.source, prompts, num_labels=int(config.num_labels))
     if embedder is not None and options.use_template:
         processor = dataclasses.replace(processor, prefix=embedder.prompt)
-    return Served(options, classifier, processor, engine, pooler, adapters)
+    return Served(options, classifier, processor, engine, pooler, heads, adapters)
 
 
 def longest_prompt(runner: Runner, longest: int) -> int:
@@ -389,6 +406,10 @@ def make_runner(classifier: loading.Classifier, pooling: str, longest: int, quan
         runner.mode = optimize.quicken(runner, architecture.layers(backbone), sequences, alone)
     if runner.mode.form != "packed":
         _warn_not_packed(classifier, runner.mode)
+    if runner.head is not None and getattr(runner.model, "named_heads", None):
+        if runner.mode.whole:
+            raise ModelError(f"several heads need a head that runs on pooled states: {reason}.")
+        runner.head = runner.model.all_logits  # the first one is checked by now
     runner.counters.clear()
     return runner
 
@@ -405,6 +426,8 @@ def _bare_runner(classifier: loading.Classifier, pooling: str, with_head: bool) 
     runner.scorer = getattr(model, "scorer", None) if classifier.has_head else None
     if runner.scorer is not None:
         runner.head = None
+        if hasattr(model, "heads"):  # those beside it, which run on pooled states
+            model.heads.to(head_dtype(classifier.config, model.dtype))
         if pooling != "LAST":
             raise ConfigError(f"pooling_type={pooling!r}: a head of label texts reads the last token; leave it out.")
     return runner

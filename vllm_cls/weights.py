@@ -46,7 +46,10 @@ def load_weights(
     """
     from safetensors import SafetensorError
 
-    options = {"use_safetensors": None if allow_pickle else True, "weights_only": True}
+    options: dict[str, Any] = {"use_safetensors": None if allow_pickle else True, "weights_only": True}
+    key_mapping = source.checkpoint.key_mapping(classifier_class.base_model_prefix)
+    if key_mapping is not None:
+        options["key_mapping"] = key_mapping
     try:
         with quiet():  # what it would report, we check and raise
             model, info = classifier_class.from_pretrained(

@@ -10,7 +10,7 @@ import torch
 import transformers as hf
 from safetensors.torch import load_file, save_file
 
-from vllm_cls.adapters.seq_cls import VclsConfig
+from vllm_cls.adapters.own_type import VclsConfig
 from vllm_cls.architecture import ConversionPlan
 from vllm_cls.checkpoint import Checkpoint
 

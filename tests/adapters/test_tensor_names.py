@@ -40,7 +40,7 @@ from safetensors.torch import load_file, save_file
 
 from vllm_cls.adapters import as_seq_cls_model
 from vllm_cls.adapters.checkpoint_writer import vcls_write_checkpoint
-from vllm_cls.adapters.seq_cls import VclsForSequenceClassification
+from vllm_cls.adapters.own_type import VclsForSequenceClassification
 from vllm_cls.errors import ModelError
 
 

@@ -45,6 +45,7 @@ class FakeLLM:
         FakeLLM.made.append(self)
 
     use_activation = True
+    heads: dict[str, Any] = {}
 
     def describe(self) -> dict[str, Any]:
         return {"model": self.model, "prompt_template": self._template, "id2label": self.id2label, "bytes": 12345}

@@ -50,7 +50,7 @@ def test_result_columns_have_their_types_even_without_a_row(tmp_path: Path) -> N
 
 
 def test_values_of_a_regression_with_several_numbers(tmp_path: Path) -> None:
-    write(tmp_path / "a.parquet", [{"value": [1.0, 2.0]}], Layout(None, ["value"], list_value=True))
+    write(tmp_path / "a.parquet", [{"value": [1.0, 2.0]}], Layout(None, ["value"], lists=["value"]))
     assert pq.read_table(tmp_path / "a.parquet")["value"].to_pylist() == [[1.0, 2.0]]
 
 

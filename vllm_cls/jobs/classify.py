@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .. import startup
 from ..errors import ConfigError, JobError, PromptError
 from ..metrics import Metrics, Tally
+from .head_columns import HeadColumns
 from .readers import columns_of, read_rows
 from .results import ERROR, TRUNCATED, KeptFields, ResultColumns, SpanColumns, StepColumns
 from .rows import PromptFields, Row, missing
@@ -84,6 +85,7 @@ def classify_file(
     logits: bool = False,
     use_activation: bool | None = None,
     label_field: str | None = None,
+    head_name: str | None = None,
     aggregation: str | None = None,
     long_text: str = "truncate",
     truncation_side: str | None = None,
@@ -110,6 +112,8 @@ def classify_file(
         logits: adds the logits.
         use_activation: False gives `logits` in place of `probs`; None does as the model's pooler says.
         label_field: the field of the true label; the report then has metrics.
+        head_name: of a model with several heads, the one whose results have no name before them, and that is measured
+            against `label_field`; None is the first.
         aggregation: of a token classifier, how tokens become spans: "none", "simple" (where it is None), "first",
             "average" or "max", as in transformers' pipeline.
         long_text: "truncate" cuts what is longer than the model takes and says so; "error" fails the row.
@@ -143,6 +147,7 @@ def classify_file(
         "logits": logits or None,
         "use_activation": use_activation,
         "label_field": label_field,
+        "head_name": head_name,
     }
     known = _known_columns(sources)
     _check_columns(known, [prompts.pair, prompts.messages, label_field, *_named(keep_fields)])
@@ -151,22 +156,25 @@ def classify_file(
         use_activation = llm.use_activation if use_activation is None else use_activation
         if label_field is not None and not use_activation:
             raise ConfigError(_NEEDS_PROBABILITIES)
-        shape = results(llm.id2label, llm.problem_type, threshold, top_k, scores, logits, use_activation)
+        of_head = llm if head_name is None else llm.head(head_name)
+        shape = results(of_head.id2label, of_head.problem_type, threshold, top_k, scores, logits, use_activation)
         if threshold != 0.5 and not shape.multi_label:
             raise ConfigError(
                 f"threshold={threshold}: of labels that exclude each other the most probable is given; leave it out."
             )
         tally = None if label_field is None else _tally(shape)
         columns = _columns(
-            llm, shape, aggregation, target, [name for name, value in strays.items() if value is not None]
+            llm, shape, head_name, aggregation, target, [name for name, value in strays.items() if value is not None]
         )
         kept = KeptFields(keep_fields, [*columns.names, TRUNCATED, ERROR])
         names = kept.mapping(_union(known)) if len(known) == len(sources) else None
-        layout = Layout(names, columns.names, sources, list_value=shape.regression and llm.num_labels > 1)
+        layout = Layout(names, columns.names, sources, lists=columns.lists)
         began = time.perf_counter()
         report = JobReport(output=None if target.path is None else str(target.path))
         stream = functools.partial(
-            _stream(llm, use_activation, aggregation), truncate=long_text == "truncate", truncation_side=truncation_side
+            _stream(llm, use_activation, head_name, aggregation),
+            truncate=long_text == "truncate",
+            truncation_side=truncation_side,
         )
         answers = _answers(stream, read_rows(sources), prompts)
         with open_writer(target, layout) as writer:
@@ -249,8 +257,13 @@ def _places(template: str) -> list[str]:
 
 
 def _columns(
-    llm: LLM | RemoteModel, shape: ResultColumns, aggregation: str | None, target: Target, strays: Sequence[str]
-) -> ResultColumns | SpanColumns | StepColumns:
+    llm: LLM | RemoteModel,
+    shape: ResultColumns,
+    head_name: str | None,
+    aggregation: str | None,
+    target: Target,
+    strays: Sequence[str],
+) -> ResultColumns | HeadColumns | SpanColumns | StepColumns:
     """The result columns of what the model does."""
     if llm.judges_steps:
         strange = [name for name in strays if name not in ("messages_field", "use_activation")]
@@ -263,7 +276,8 @@ def _columns(
     if llm.task != "token_classify":
         if aggregation is not None:
             raise ConfigError(f"aggregation={aggregation!r} is for token classifiers, and this model classifies texts.")
-        return shape
+        several = type(shape) is ResultColumns and llm.heads  # a score is that of one head
+        return HeadColumns.of_heads(shape, llm.heads, head_name) if several else shape
     if strays:
         raise ConfigError(f"{', '.join(strays)}: a token classifier gives spans of one text; leave it out.")
     if target.format == "txt":
@@ -271,12 +285,13 @@ def _columns(
     return SpanColumns()
 
 
-def _stream(llm: Any, use_activation: bool, aggregation: str | None) -> Stream:
+def _stream(llm: Any, use_activation: bool, head_name: str | None, aggregation: str | None) -> Stream:
     if llm.judges_steps:
         return functools.partial(llm.step_iter, use_activation=use_activation)
     if llm.task == "token_classify":
         return functools.partial(llm.token_classify_iter, aggregation_strategy=aggregation or "simple")
-    return functools.partial(llm.classify_iter, use_activation=use_activation)
+    named = {} if head_name is None else {"head_name": head_name}
+    return functools.partial(llm.classify_iter, use_activation=use_activation, **named)
 
 
 def _tally(shape: ResultColumns) -> Tally:
@@ -328,7 +343,7 @@ def _answers(
 def _finish(
     row: Row,
     answer: RequestOutput[Any] | None,
-    shape: ResultColumns | SpanColumns | StepColumns,
+    shape: ResultColumns | HeadColumns | SpanColumns | StepColumns,
     kept: KeptFields,
     writer: Writer,
     report: JobReport,

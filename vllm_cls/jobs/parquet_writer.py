@@ -84,9 +84,10 @@ class ParquetRows(Table):
         self._file = pq.ParquetWriter(self._path, self._schema)
 
     def _result_type(self, name: str) -> pa.DataType:
-        if name == "value" and self.layout.list_value:
+        if name in self.layout.lists:
             return pa.list_(pa.float64())
-        return _RESULTS[name]
+        # of one of several heads: NAME_label
+        return _RESULTS.get(name) or next(kind for each, kind in _RESULTS.items() if name.endswith(f"_{each}"))
 
     def add(self, row: dict[str, Any]) -> str | None:
         problem = None

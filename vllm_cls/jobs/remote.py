@@ -72,6 +72,15 @@ class RemoteModel:
                 "alone; run the model itself over the file."
             )
 
+    @property
+    def heads(self) -> dict[str, Any]:
+        """A server answers with its model's first head."""
+        return {}
+
+    def head(self, name: str) -> Any:
+        """Refuse to choose a head."""
+        raise ConfigError(f"head_name={name!r}: a server answers with its model's first head; run the model itself.")
+
     def describe(self) -> dict[str, Any]:
         """What a job asks of it."""
         return {"prompt_template": self._info.prompt_template, "id2label": self.id2label}

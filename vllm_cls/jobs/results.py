@@ -69,6 +69,11 @@ class ResultColumns:
         numbers = ["probs"] * self.use_activation + ["logits"] * (self.logits or not self.use_activation)
         return first + numbers + ["top_k"] * (self.top_k is not None) + ["scores"] * self.scores
 
+    @property
+    def lists(self) -> list[str]:
+        """Columns that hold lists where they hold numbers for other models: `value`, of several numbers."""
+        return ["value"] if self.regression and len(self.id2label) > 1 else []
+
     def empty(self) -> dict[str, Any]:
         """The results of a row that has none."""
         return dict.fromkeys(self.names)
@@ -104,6 +109,7 @@ class SpanColumns:
     """What a row of a token classifier's results has: `spans`, a list of `{label, score, start, end, word}`."""
 
     names: Sequence[str] = ("spans",)
+    lists: Sequence[str] = ()
 
     def empty(self) -> dict[str, Any]:
         """The results of a row that has none."""
@@ -126,6 +132,7 @@ class StepColumns:
 
     use_activation: bool
     names: Sequence[str] = ("steps",)
+    lists: Sequence[str] = ()
 
     def empty(self) -> dict[str, Any]:
         """The results of a row that has none."""

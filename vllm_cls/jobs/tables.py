@@ -24,13 +24,13 @@ class Layout:
         names: the kept columns by the input's columns, where these are known before the first row; else None.
         results: the result columns, `truncated` and `error` not among them.
         sources: the inputs, whose Parquet schemas give the types of the kept columns.
-        list_value: whether `value` is a list, of a regression with several numbers.
+        lists: result columns that are lists of numbers where they are numbers for most models.
     """
 
     names: Mapping[str, str] | None
     results: Sequence[str]
     sources: Sequence[Source] = ()
-    list_value: bool = False
+    lists: Sequence[str] = ()
 
 
 def json_text(value: Any) -> str:

@@ -21,6 +21,13 @@ def softcapped(logits: torch.Tensor, softcap: float | None) -> torch.Tensor:
     return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
+class FirstToken(nn.Module):
+    """States `(n, length, hidden)` → those of the first tokens, `(n, hidden)`."""
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return states[:, 0]
+
+
 class LenientOutput(BaseModelOutputWithPooling):
     """A backbone's output that answers None for what only the real backbone would give (caches, memories …)."""
 
@@ -62,12 +69,22 @@ class ReplayedHead(nn.Module):
         self._headless = copy.copy(model)
         self._headless._modules = {**model._modules, prefix: self._stand_in}
 
+    @property
+    def pooler(self) -> nn.Module | None:
+        """The copy of the pooler that runs."""
+        return self._stand_in.pooler
+
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
         """`(n, hidden)` → logits `(n, num_labels)`."""
-        self._stand_in.states = pooled[:, None, :]
-        ones = torch.ones(len(pooled), 1, dtype=torch.long, device=pooled.device)
-        logits: torch.Tensor = self._headless(input_ids=ones, attention_mask=ones).logits
+        logits = self.of_sequences(pooled[:, None, :])
         return logits.flatten(0, 1) if logits.ndim == 3 else logits  # a token classifier's: (n, 1, num_labels)
+
+    def of_sequences(self, states: torch.Tensor) -> torch.Tensor:
+        """What the model's own forward makes of the states of whole sequences: `(n, length, hidden)` → logits."""
+        self._stand_in.states = states
+        ones = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
+        logits: torch.Tensor = self._headless(input_ids=ones, attention_mask=ones).logits
+        return logits
 
 
 def head_dtype(config: Any, model_dtype: torch.dtype) -> torch.dtype:

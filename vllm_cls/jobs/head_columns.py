@@ -1,0 +1,70 @@
+"""Columns of a model with several heads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from .results import ResultColumns
+
+if TYPE_CHECKING:
+    from ..outputs import ClassificationRequestOutput
+    from ..running_heads import RunningHead
+
+
+@dataclass(frozen=True)
+class HeadColumns:
+    """The results of one head under their own names, then those of every other one as `NAME_label`, `NAME_score` ….
+
+    Args:
+        chosen: of the head that was asked for, or the default one.
+        others: of the other ones, by name.
+    """
+
+    chosen: ResultColumns
+    others: Mapping[str, ResultColumns]
+
+    @classmethod
+    def of_heads(cls, chosen: ResultColumns, heads: Mapping[str, RunningHead], name: str | None) -> HeadColumns:
+        """The columns that `chosen` asks for, of every head; what needs probabilities is left out of a regression.
+
+        Args:
+            name: of the head that `chosen` is for; None is the first one.
+        """
+        left = {each: head for place, (each, head) in enumerate(heads.items()) if each != name and (name or place)}
+        others = {}
+        for each, head in left.items():
+            shape = replace(chosen, top_k=None, scores=False) if head.problem_type == "regression" else chosen
+            others[each] = replace(shape, id2label=head.id2label, problem_type=head.problem_type)
+        return cls(chosen, others)
+
+    @property
+    def names(self) -> list[str]:
+        return [
+            *self.chosen.names,
+            *(f"{name}_{column}" for name, each in self.others.items() for column in each.names),
+        ]
+
+    @property
+    def lists(self) -> list[str]:
+        return [
+            *self.chosen.lists,
+            *(f"{name}_{column}" for name, each in self.others.items() for column in each.lists),
+        ]
+
+    def empty(self) -> dict[str, Any]:
+        """The results of a row that has none."""
+        return dict.fromkeys(self.names)
+
+    def of(self, output: ClassificationRequestOutput) -> dict[str, Any]:
+        """The results of one answer; `output.outputs` is set.
+
+        Raises:
+            ValueError: the model gave a number that is not finite.
+        """
+        found = self.chosen.of(output)
+        for name, each in self.others.items():
+            results = each.of(replace(output, outputs=output.heads[name]))
+            found |= {f"{name}_{column}": value for column, value in results.items()}
+        return found

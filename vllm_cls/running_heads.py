@@ -1,0 +1,93 @@
+"""The heads of a model that runs: which numbers belong to which, and what each makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from .errors import ConfigError, nearest
+from .outputs import ClassificationOutput
+from .pooler.activations import activation_for
+from .registry import registry
+
+if TYPE_CHECKING:
+    import torch
+
+    from .pooler.pooler import Pooler
+    from .runtime.lora import Adapter
+
+
+@dataclass(frozen=True)
+class RunningHead:
+    """One head of a model that runs.
+
+    Args:
+        name: None for a single head without a name.
+        columns: its part of the logits of all heads.
+        config: names its labels.
+        pooler: what makes its probabilities.
+    """
+
+    name: str | None
+    columns: slice
+    config: Any
+    pooler: Pooler
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        return {int(index): str(label) for index, label in self.config.id2label.items()}
+
+    @property
+    def problem_type(self) -> str | None:
+        problem_type: str | None = self.config.problem_type
+        return problem_type
+
+    def outputs(self, logits: torch.Tensor, activated: Sequence[bool]) -> list[ClassificationOutput]:
+        """What this head gives each request of its calibrated logits `(n, num_labels)`, all at once.
+
+        Args:
+            activated: whether a request gets probabilities.
+        """
+        probs, raw, labels = self.pooler.activation(logits).tolist(), logits.tolist(), self.id2label
+        return [
+            ClassificationOutput(probs[row] if each else raw[row], raw[row], labels)
+            for row, each in enumerate(activated)
+        ]
+
+    def with_adapter(self, adapter: Adapter | None) -> RunningHead:
+        """The head that an adapter brings in place of this one."""
+        return self if adapter is None else replace(self, config=adapter.config, pooler=adapter.pooler)
+
+
+def running_heads(model: Any, pooler: Pooler) -> list[RunningHead]:
+    """The heads of a loaded model, the default one first.
+
+    Args:
+        pooler: of the model; a head's differs in its activation.
+    """
+    named = getattr(model, "named_heads", None)
+    if not named:
+        return [RunningHead(None, slice(None), model.config, pooler)]
+    heads, start = [], 0
+    for each in named:
+        config = each.config(model.config)
+        activation = activation_for(config, registry().collect("vcls_activations"))
+        columns = slice(start, start := start + len(each.labels))
+        heads.append(RunningHead(each.name, columns, config, replace(pooler, activation=activation)))
+    return heads
+
+
+def find_head(heads: Sequence[RunningHead], name: str | None) -> RunningHead:
+    """The head of this name; the first one where there is no name.
+
+    Raises:
+        ConfigError: there is no such head.
+    """
+    if name is None:
+        return heads[0]
+    known = [each.name for each in heads if each.name is not None]
+    if name not in known:
+        there = f"the model's heads are {', '.join(known)}" if known else "the model's head has no name"
+        raise ConfigError(f"head_name={name!r} is unknown; {there}.{nearest(str(name), known)}")
+    return heads[known.index(name)]
