@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError
-from .params import PoolingParams
+from .params import LoRARequest, PoolingParams
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from typing_extensions import Self
 
-    from .params import LoRARequest
     from .running_heads import RunningHead
     from .runtime.counters import Counters
     from .serving import Served

@@ -80,7 +80,7 @@ class Runner:
         self.counters = Counters()
         self.kernel: Varlen | None = None  # over whole rows; the self-check decides
         self.graphs: Graphs | None = None
-        self.scorer: SequenceScorer | None = None  # of a head made of label texts
+        self.scorer: SequenceScorer | None = None  # where label texts are scored
         text = self.backbone.config.get_text_config()
         self.pad_token_id = getattr(text, "pad_token_id", None) or 0
         self.rope: RopeRule = rope_rule(self.backbone.config)
