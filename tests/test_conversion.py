@@ -343,3 +343,21 @@ def test_bare_prompts_of_label_tokens_are_told_of(lms: dict[str, Path], tmp_path
     assert warned(head="sequence")
     assert warned(head="two-way", score_template="{{ query }} {{ document }}") == []
     assert warned(head="tokens", prompt_template=TEMPLATE) == []
+
+
+def test_files_that_need_no_change_are_linked(tmp_path: Path) -> None:
+    source = tiny.base_model("qwen2", tmp_path / "source")
+    convert(str(source), tmp_path / "out", head="random", num_labels=2, link=True)
+    inode = (source / "model.safetensors").stat().st_ino
+    assert inode in [path.stat().st_ino for path in (tmp_path / "out").glob("*.safetensors")]
+
+
+def test_the_share_of_rows_held_out(tmp_path: Path) -> None:
+    source = tiny.base_model("bert", tmp_path / "source")
+    rows = [{"text": f"{text} {n}", "label": "xy"[n % 2]} for n in range(10) for text in TEXTS]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for share, held_out in ((0.4, 12), (0.0, None)):
+        report = convert(
+            str(source), tmp_path / f"{share}", head="fit", train=str(tmp_path / "rows.jsonl"), validation_split=share
+        )
+        assert (report.report["rows"], report.report.get("held_out_rows")) == (30, held_out)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import re
+import ast
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,16 +132,16 @@ def test_help_shows_every_option_in_groups_and_an_example_of_every_head(run: Run
 
 
 def test_every_option_is_tried_with_a_model() -> None:
-    tests = [path for path in Path(__file__).parents[1].rglob("test_*.py") if path != Path(__file__)]
-    written = "\n".join(path.read_text() for path in tests)
-    said = {
-        "quiet",
-        "revision",
-        "trust_remote_code",
-        "max_num_batched_tokens",
-    }  # of the command, of the hub, of the budget
-    for name in {option.replace("-", "_") for option in OPTIONS} - said:
-        assert re.search(rf"convert\([^)]*\b{name}=|\"{name}\": ", written), name
+    """The keywords of calls of `convert`, and the keys of mappings that are given to it, in all other tests."""
+    tried: set[str] = set()
+    for path in Path(__file__).parents[1].rglob("test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text())) if path != Path(__file__) else ():
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("convert", "warned", "dict"):
+                tried |= {each.arg for each in node.keywords if each.arg}
+            elif isinstance(node, ast.Dict):
+                tried |= {str(each.value) for each in node.keys if isinstance(each, ast.Constant)}
+    of_the_command = {"quiet", "revision", "trust_remote_code", "max_num_batched_tokens"}  # and of every opened model
+    assert {name.replace("-", "_") for name in OPTIONS} - tried <= of_the_command
 
 
 @pytest.mark.parametrize(
