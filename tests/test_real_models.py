@@ -73,3 +73,20 @@ def test_smollm2_with_label_tokens_and_a_fitted_head(demo: Path) -> None:
     assert zero_shot is not None and fitted is not None
     assert zero_shot.accuracy == pytest.approx(stated("movies_test.jsonl", "tokens"), abs=0.02)
     assert fitted.accuracy == pytest.approx(stated("movies_test.jsonl", "fit"), abs=0.02)
+
+
+def test_smollm2_calibrated_as_the_documentation_says(demo: Path) -> None:
+    lines = (ROOT / "docs" / "convert.md").read_text().splitlines()
+    table = {line.split("|")[1].strip(): line.split("|")[2:5] for line in lines if line.startswith("|")}
+    options = {"head": "tokens", "label_tokens": "negative= negative,positive= positive", "overwrite": True}
+    for name, told in table.items():
+        if name != "as it is" and not name.startswith("`--calibrate"):
+            continue
+        more = {"calibrate": str(demo / "movies_train.jsonl")} if "--calibrate" in name else {}
+        bias = {"bias": False} if "--no-bias" in name else {}
+        template = "Review: {text}\nSentiment:"
+        convert(str(demo / "smollm2.gguf"), demo / "calibrated", prompt_template=template, **options, **more, **bias)
+        metrics = measured(demo / "calibrated", demo / "movies_test.jsonl", demo / "calibrated.jsonl").metrics
+        assert metrics is not None
+        found = [metrics.accuracy, metrics.log_loss, metrics.calibration_error]
+        assert found == pytest.approx([float(each) for each in told], abs=0.02)
