@@ -52,7 +52,7 @@ def add_head(request: NamedHeadRequest) -> Target:
 def _outer(request: NamedHeadRequest, *, first: bool) -> VclsConfig:
     """The config, its labels those of the first head."""
     if not first:
-        return copy.deepcopy(request.config)  # type: ignore[return-value]  # it has heads with names
+        return copy.deepcopy(request.config)
     config = outer_config(copy.deepcopy(request.config), request.head)
     alone = request.alone.config
     for name in (*_LABELS, *ACTIVATION_KEYS):

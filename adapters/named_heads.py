@@ -115,8 +115,8 @@ class OwnPart(nn.Module):
         known = {id(parameter): name for name, parameter in model.named_parameters()}
         pooler = Encoder().backbone_pooler(model)
         replayed = ReplayedHead(model, pooler)
-        self.__dict__["replayed"] = replayed  # its layers are registered here, under their own names
-        self.names = {}
+        self.__dict__["_replayed"] = replayed  # its layers are registered here, under their own names
+        self.names: dict[str, str] = {}
         for name, child in model.named_children():
             if name != model.base_model_prefix:
                 self.add_module(name, child)
@@ -125,6 +125,12 @@ class OwnPart(nn.Module):
             self.backbone_pooler = replayed.pooler
             self.names |= {known[id(each)]: f"backbone_pooler.{path}" for path, each in pooler.named_parameters()}
         self.to_empty(device=torch.get_default_device())
+
+    @property
+    def replayed(self) -> ReplayedHead:
+        """What runs the class's own forward on these layers."""
+        found: ReplayedHead = self.__dict__["_replayed"]
+        return found
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
         """Pooled states `(n, hidden)` → logits `(n, num_labels)`."""

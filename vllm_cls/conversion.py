@@ -100,7 +100,12 @@ def convert(
         ModelError: the model cannot be converted so.
         ConfigError: options contradict each other.
     """
-    written_as = {"dtype": _dtype(dtype), "max_shard_size": _size(max_shard_size), "link": link, "overwrite": overwrite}
+    written_as: dict[str, Any] = {
+        "dtype": _dtype(dtype),
+        "max_shard_size": _size(max_shard_size),
+        "link": link,
+        "overwrite": overwrite,
+    }
     budget = model_options.pop("max_num_batched_tokens", None)
     options = ModelConfig.of(model, lora=lora, **{**model_options, "convert": model_options.get("convert") or "auto"})
     wanted = HeadOptions(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .results import ResultColumns
 
 if TYPE_CHECKING:
-    from ..outputs import ClassificationRequestOutput
+    from ..outputs import RequestOutput
     from ..running_heads import RunningHead
 
 
@@ -57,14 +57,15 @@ class HeadColumns:
         """The results of a row that has none."""
         return dict.fromkeys(self.names)
 
-    def of(self, output: ClassificationRequestOutput) -> dict[str, Any]:
+    def of(self, output: RequestOutput[Any]) -> dict[str, Any]:
         """The results of one answer; `output.outputs` is set.
 
         Raises:
             ValueError: the model gave a number that is not finite.
         """
         found = self.chosen.of(output)
+        answered: Any = output  # of a model with several heads
         for name, each in self.others.items():
-            results = each.of(replace(output, outputs=output.heads[name]))
+            results = each.of(replace(output, outputs=answered.heads[name]))
             found |= {f"{name}_{column}": value for column, value in results.items()}
         return found
