@@ -346,8 +346,8 @@ def test_bare_prompts_of_label_tokens_are_told_of(lms: dict[str, Path], tmp_path
 
 
 def test_files_that_need_no_change_are_linked(tmp_path: Path) -> None:
-    source = tiny.base_model("qwen2", tmp_path / "source")
-    convert(str(source), tmp_path / "out", head="random", num_labels=2, link=True)
+    source = tiny.classifier("qwen2", tmp_path / "source")
+    convert(str(source), tmp_path / "out", link=True)
     inode = (source / "model.safetensors").stat().st_ino
     assert inode in [path.stat().st_ino for path in (tmp_path / "out").glob("*.safetensors")]
 
