@@ -22,6 +22,10 @@ _MOST_LABELS = 20
 _MODES = [mode for mode in CONVERT_MODES if mode != "none"]
 
 EPILOG = """\b
+Examples:
+  vcls convert ./finetuned copy --dtype bfloat16
+
+\b
 An example of every --head:
   existing   vcls convert ./finetuned copy --dtype bfloat16
   tokens     vcls convert ./llama sentiment --head tokens --labels negative,positive \\
