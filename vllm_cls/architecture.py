@@ -26,6 +26,8 @@ OWN_MODEL_TYPE = "vcls"
 """`model_type` of a classifier that transformers' own classes cannot express; plain transformers refuses it."""
 CLASSIFIERS = {"classify": "ForSequenceClassification", "token_classify": "ForTokenClassification"}
 """How the names of transformers' classifier classes end, by what they do."""
+REWARDS = ("ForRewardModel", "ForProcessRewardModel")
+"""How those of reward models end, whose classes transformers does not have."""
 
 
 def in_backbone(prefix: str, name: str) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from .architecture import CLASSIFIERS
+from .architecture import CLASSIFIERS, REWARDS
 from .startup import after_import
 
 _MODULE = "transformers.models.auto.modeling_auto"
@@ -75,12 +75,16 @@ class _ByClassName:
     def _class_for(self, config: Any) -> Any:
         from .registry import registry
 
-        names = set(getattr(config, "architectures", None) or ())
+        names = set(filter(_is_reward, getattr(config, "architectures", None) or ()))
         for _, architecture in registry().architectures():
             if names & set(architecture.class_names):
                 architecture.complete(config)
                 return architecture.classifier_class(type(config))
         return self._native
+
+
+def _is_reward(name: str) -> bool:
+    return name.endswith(REWARDS)
 
 
 def _has_other_heads(config_class: Any) -> bool:
@@ -89,7 +93,7 @@ def _has_other_heads(config_class: Any) -> bool:
     from .registry import registry
 
     try:
-        named = [each for _, each in registry().architectures() if each.class_names and not each.model_types]
+        named = [each for _, each in registry().architectures() if any(map(_is_reward, each.class_names))]
         return any(each.classifier_class(config_class).config_class is config_class for each in named)
     except VclsError:  # a plugin that is broken, or takes other models: transformers' own class stands
         return False

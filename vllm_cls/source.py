@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .architecture import CLASSIFIERS, OWN_MODEL_TYPE, Architecture
+from .architecture import CLASSIFIERS, OWN_MODEL_TYPE, REWARDS, Architecture
 from .checkpoint import Checkpoint, resolve
 from .config import ModelConfig
 from .cross_encoder import read_activation
@@ -28,7 +28,6 @@ _READ_HERE = (
     "classifier_from_token", "method", "is_original_qwen3_reranker", "use_sep_token", "use_pad_token", "head_dtype",
     "sentence_transformers", "sbert_ce_default_activation_function", "is_causal", "vcls", "pooling", "classifier_pooling",
 )  # fmt: skip
-_REWARDS = ("ForRewardModel", "ForProcessRewardModel")
 
 
 @dataclass(frozen=True)
@@ -70,13 +69,13 @@ class Source:
     @property
     def is_classifier(self) -> bool:
         """Whether it says that it is a classifier for its task."""
-        rewards = _REWARDS if self.task == "classify" else ()
+        rewards = REWARDS if self.task == "classify" else ()
         return self.class_name.endswith((CLASSIFIERS[self.task], *rewards))
 
     @property
     def is_other_classifier(self) -> bool:
         """Whether it is a classifier for another task, whose head does not serve this one."""
-        return not self.is_classifier and self.class_name.endswith((*CLASSIFIERS.values(), *_REWARDS))
+        return not self.is_classifier and self.class_name.endswith((*CLASSIFIERS.values(), *REWARDS))
 
     def sentence_transformers_length(self) -> int | None:
         """`max_seq_length` of a Sentence Transformers folder, in tokens, or None."""
