@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,20 @@ def test_without_keys_all_is_open() -> None:
 )
 def test_only_the_exact_open_paths_are_open(path: str) -> None:
     assert ask(app_with(KEYS), "GET", f"http://localhost{path}").status_code == 401
+
+
+async def _chunks() -> AsyncIterator[bytes]:
+    yield b" "
+
+
+def test_open_paths_take_no_body_without_a_key() -> None:
+    """Else strangers could fill the memory that all bodies share, and keep those with keys out."""
+    app = app_with(KEYS)
+    for method in ("GET", "POST"):
+        assert ask(app, method, "/health", content=b" ").status_code == 401
+        assert ask(app, method, "/health", content=_chunks()).status_code == 401  # in chunks
+        assert ask(app, method, "/health", content=b"", headers={"Content-Length": "0"}).status_code != 401
+    assert ask(app, "POST", "/health", content=b"1", headers=bearer("first-key")).status_code != 401
 
 
 def test_the_open_paths_are_those_of_the_contract() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
+from tests.models import tiny
 from vllm_cls import LLM
 
 from .conftest import client_of
@@ -118,3 +120,12 @@ def test_a_model_of_several_labels_has_no_such_routes(client: TestClient) -> Non
         answer = client.post(path, json={"query": "a", "documents": ["b"]})
         assert answer.status_code == 404 and "one label" in answer.json()["error"]["message"]
     assert not [path for path in client.get("/openapi.json").json()["paths"] if "rerank" in path or "score" in path]
+
+
+def test_refusals_of_the_model_do_not_name_its_folder(tmp_path: Path) -> None:
+    folder = tiny.classifier("llama", tmp_path / "causal", num_labels=1)
+    with LLM(str(folder), device="cpu") as llm, client_of(llm) as client:
+        answer = client.post("/score", json={"text_1": "a", "text_2": "b"})
+    assert answer.status_code == 400
+    message = answer.json()["error"]["message"]
+    assert "causal is a causal reranker" in message and str(tmp_path) not in message

@@ -18,6 +18,14 @@ def header(scope: Scope, name: str) -> str | None:
     return values[0].decode("latin-1").strip() if len(values) == 1 else None
 
 
+def has_body(scope: Scope) -> bool:
+    """Whether the headers announce a body."""
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value.strip() != b"0")
+        for name, value in scope["headers"]
+    )
+
+
 def routed_path(scope: Scope) -> str:
     """The path that Starlette matches routes against: decoded, without the prefix the app is mounted under.
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import ConfigError
-from .asgi import App, Receive, Scope, Send, header, routed_path
+from .asgi import App, Receive, Scope, Send, has_body, header, routed_path
 from .errors import error_response
 
 OPEN_PATHS = frozenset({"/", "/health", "/ping", "/ready"})
@@ -26,7 +26,7 @@ class RequireKey:
 
     Args:
         keys: the keys, any of which opens; none at all leaves everything open.
-        open_paths: exact routed paths that need no key.
+        open_paths: exact routed paths that need no key, for requests without a body: strangers fill no buffers.
     """
 
     def __init__(self, app: App, keys: Sequence[str], open_paths: Iterable[str] = OPEN_PATHS) -> None:
@@ -45,7 +45,7 @@ class RequireKey:
             await error_response(401, message, headers={"WWW-Authenticate": "Bearer"})(scope, receive, send)
 
     def _is_open(self, scope: Scope) -> bool:
-        return scope["type"] == "http" and routed_path(scope) in self.open_paths
+        return scope["type"] == "http" and routed_path(scope) in self.open_paths and not has_body(scope)
 
     def _has_key(self, scope: Scope) -> bool:
         scheme, _, given = (header(scope, "authorization") or "").partition(" ")

@@ -87,7 +87,7 @@ def _refused(request: Request, error: Exception) -> Response:
     if isinstance(error, PromptTooLongError):
         return error_response(400, str(error), "input_tokens")
     if isinstance(error, PromptError | ConfigError):
-        return error_response(400, str(error))
+        return error_response(400, _without_folder(request, str(error)))
     if isinstance(error, QueueFullError):
         seconds = str(max(1, math.ceil(error.retry_after)))
         return error_response(429, str(error), headers={"Retry-After": seconds})
@@ -96,6 +96,12 @@ def _refused(request: Request, error: Exception) -> Response:
     if isinstance(error, EngineDeadError):
         return error_response(503, str(error))
     raise error
+
+
+def _without_folder(request: Request, message: str) -> str:
+    """A message of `LLM`, which calls the model by its folder, with the name that clients know."""
+    model = getattr(request.app.state, "model", None)
+    return message.replace(model.source, model.names[0]) if model and "/" in model.source else message
 
 
 def _http(request: Request, error: Exception) -> Response:

@@ -70,7 +70,9 @@ def routes(model: ServedModel) -> APIRouter:
         prompt = await conversation_of(model, asked) if isinstance(asked, TokenizeChat) else asked.prompt
         check_prompts(model.settings, [prompt])
         tokens = await asyncio.to_thread(llm.token_ids, prompt, add_special_tokens=asked.add_special_tokens)
-        strings = tokenizer_of(model).convert_ids_to_tokens(tokens) if asked.return_token_strs else None
+        strings = None
+        if asked.return_token_strs:
+            strings = await asyncio.to_thread(tokenizer_of(model).convert_ids_to_tokens, tokens)
         content = TokenizeResponse(
             count=len(tokens), max_model_len=llm.max_model_len, tokens=tokens, token_strs=strings
         )
