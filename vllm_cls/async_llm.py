@@ -107,7 +107,7 @@ class AsyncLLM:
         if max_queued_tokens is None:
             max_queued_tokens = _QUEUED_WINDOWS * self.llm._open.engine.window[0]
         self._queue = WaitingQueue(max_queued_requests, max_queued_tokens)
-        self._tokenizers = ThreadPoolExecutor(_TOKENIZERS, thread_name_prefix="vllm_cls_tokenizer")
+        self._tokenizers = ThreadPoolExecutor(_TOKENIZERS, thread_name_prefix="vllm_cls_async_tokenizer")
         self._outputs = ThreadPoolExecutor(1, thread_name_prefix="vllm_cls_outputs")
         self._batching = ContinuousBatching(self._queue, self._run, self._window, self._finished, self.telemetry)
         self._numbers = itertools.count()
