@@ -30,7 +30,10 @@ _SETTINGS: dict[str, tuple[Any, str]] = {
     "max_buffered_bytes": (click.IntRange(min=1), "Of the bodies of all requests together."),
     "max_json_depth": (click.IntRange(min=1), "Levels that a request's JSON may nest."),
     "max_inputs": (click.IntRange(min=1), "Prompts, pairs or documents of a request."),
-    "max_request_tokens": (click.IntRange(min=1), "Of a request's prompts together."),
+    "max_request_tokens": (
+        click.IntRange(min=1),
+        "Of a request's prompts together; more is refused before any of it runs.",
+    ),
 }
 GUARDS = ("api_key", "api_key_file", "allowed_host", "allowed_origin", *_SETTINGS, "log_format", "log_level",
           "otlp_traces_endpoint")  # fmt: skip

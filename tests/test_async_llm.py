@@ -444,3 +444,13 @@ def test_telemetry(bert: LLM) -> None:
     assert told.counts["saved"] == len(answers[1][0].prompt_token_ids)
     for label, count in Counter(each.outputs.label for each in labels).items():
         assert told.counts["predicted", label] == count
+
+
+def test_a_turn_of_tokenizing_is_many_short_prompts_or_a_long_one() -> None:
+    from vllm_cls.async_llm import _turn
+
+    long = "a" * 70_000
+    assert _turn(["good"] * 100, 0) == 64 and _turn(["good"] * 100, 64) == 100
+    assert _turn([long, "good"], 0) == 1 and _turn(["good", long], 0) == 1 and _turn(["good", long], 1) == 2
+    assert _turn([("good", long), {"prompt": long}, [5] * 70_000, "good"], 0) == 1
+    assert _turn([{"messages": [{"role": "user", "content": "a"}]}, [5, 6], ("a", "b")], 0) == 3

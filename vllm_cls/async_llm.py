@@ -16,11 +16,11 @@ from . import calls, scoring
 from .answers import NextId
 from .calls import Call
 from .continuous import ContinuousBatching
-from .errors import ConfigError, DeadlineError, EngineDeadError, QueueFullError
+from .errors import ConfigError, DeadlineError, EngineDeadError, PromptError, QueueFullError
 from .llm import LLM
 from .outputs import ClassificationRequestOutput, RequestOutput, ScoringRequestOutput
 from .params import PoolingParams
-from .prompts import is_single
+from .prompts import is_single, size
 from .scoring import RankedDocument, ScoreOptions
 from .telemetry import Silence, Telemetry
 from .tokenization import Tokenized
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from .serving import Served
 
 _TOKENIZERS = 2  # threads: one tokenizes at a time, the other reads an adapter meanwhile
-_PROMPTS_AT_ONCE = 64  # tokenized before another request has its turn
+# Tokenized before another request has its turn.
+_PROMPTS_AT_ONCE, _CHARACTERS_AT_ONCE = 64, 1 << 16
 _LONGEST_WINDOW = 0.25  # seconds
 _QUEUED_WINDOWS = 64  # that wait at most, unless told otherwise
 
@@ -45,6 +46,7 @@ class Sending(TypedDict, total=False):
     request_id: str | None
     timeout: float | None
     cache_salt: str | None
+    max_tokens: int | None
 
 
 @dataclass(eq=False)
@@ -71,8 +73,9 @@ class AsyncLLM:
     """A classifier behind `await`, safe for many tasks at once.
 
     Its methods are those of `LLM`; one prompt gives one output and a list of them a list. Beside what `LLM`'s take, each
-    takes `request_id`, which the outputs carry (with `-0`, `-1`, … where there are several); `timeout` in seconds; and
-    `cache_salt`, for prompts without one of their own. Cancelling the task that awaits drops what has not begun.
+    takes `request_id`, which the outputs carry (with `-0`, `-1`, … where there are several); `timeout` in seconds;
+    `cache_salt`, for prompts without one of their own; and `max_tokens`, of its prompts together. Cancelling the task that
+    awaits drops what has not begun.
 
     Args:
         model: as for `LLM`; or an `LLM`, which is then taken as it is, and not closed with this.
@@ -83,7 +86,7 @@ class AsyncLLM:
         llm_options: as for `LLM`.
 
     Every method raises, for its request alone:
-        PromptError: a prompt is bad.
+        PromptError: a prompt is bad, or all together are too long.
         ConfigError: an option is.
         QueueFullError: too much is waiting.
         DeadlineError: `timeout` is over.
@@ -280,12 +283,14 @@ class AsyncLLM:
         request_id: str | None = None,
         timeout: float | None = None,
         cache_salt: str | None = None,
+        max_tokens: int | None = None,
     ) -> list[Any]:
         served = self.llm._open
         deadline = time.monotonic() + (timeout if timeout is not None else float("inf"))
         try:
             with self._queue.place():
-                work = self._run_through(lambda: calls.salted(build(served), cache_salt), request_id, deadline)
+                began = functools.partial(_begun, lambda: calls.salted(build(served), cache_salt))
+                work = self._run_through(began, request_id, deadline, max_tokens)
                 return await (work if timeout is None else asyncio.wait_for(work, timeout))
         except QueueFullError:
             self.telemetry.rejected("queue_full")
@@ -302,13 +307,19 @@ class AsyncLLM:
             self.telemetry.rejected("deadline")
             raise DeadlineError(f"no answer within {timeout:g} s, the time that this request was given.") from error
 
-    async def _run_through(self, build: Callable[[], Call[Any]], request_id: str | None, deadline: float) -> list[Any]:
+    async def _run_through(
+        self,
+        build: Callable[[], tuple[Call[Any], list[Tokenized]]],
+        request_id: str | None,
+        deadline: float,
+        max_tokens: int | None,
+    ) -> list[Any]:
         """Tokenize, wait for the turn, and for the outputs."""
         began, loop = time.perf_counter(), asyncio.get_running_loop()
-        call, tokenized = await loop.run_in_executor(self._tokenizers, _begun, build)
-        while len(tokenized) < len(call.prompts):
-            stop = len(tokenized) + _PROMPTS_AT_ONCE
-            tokenized += await loop.run_in_executor(self._tokenizers, call.tokenize, len(tokenized), stop)
+        call, tokenized = await loop.run_in_executor(self._tokenizers, build)
+        while _within(tokenized, max_tokens) and len(tokenized) < len(call.prompts):
+            start = len(tokenized)
+            tokenized += await loop.run_in_executor(self._tokenizers, call.tokenize, start, _turn(call.prompts, start))
         self.telemetry.stage("tokenize", time.perf_counter() - began)
         asked = _Asked(
             call.kind.task,
@@ -374,7 +385,25 @@ class AsyncLLM:
 def _begun(build: Callable[[], Call[Any]]) -> tuple[Call[Any], list[Tokenized]]:
     """A call, checked, and its first prompts, tokenized."""
     call = build()
-    return call, call.tokenize(0, _PROMPTS_AT_ONCE)
+    return call, call.tokenize(0, _turn(call.prompts, 0))
+
+
+def _turn(prompts: Sequence[Any], start: int) -> int:
+    """Up to which prompt one turn of tokenizing goes: many short ones, or a long one."""
+    stop, characters = start, 0
+    while stop < min(len(prompts), start + _PROMPTS_AT_ONCE):
+        characters += size(prompts[stop])
+        if stop > start and characters > _CHARACTERS_AT_ONCE:
+            break
+        stop += 1
+    return stop
+
+
+def _within(tokenized: Sequence[Tokenized], max_tokens: int | None) -> bool:
+    """True, or an error."""
+    if max_tokens is not None and (number := sum(len(each.sequence) for each in tokenized)) > max_tokens:
+        raise PromptError(f"{number} tokens are more than the {max_tokens} that one request may have; send several.")
+    return True
 
 
 def _settle(outcomes: Sequence[tuple[asyncio.Future[Any], list[Any] | BaseException]]) -> None:

@@ -90,6 +90,17 @@ def is_single(prompts: Any) -> bool:
     return isinstance(first, int) or (isinstance(first, Mapping) and "role" in first)
 
 
+def size(prompt: Any) -> int:
+    """Characters of a prompt's texts, or token ids: what tokenizing it takes, roughly. Whatever it is, it is counted."""
+    if isinstance(prompt, str):
+        return len(prompt)
+    if isinstance(prompt, Mapping):
+        return sum(map(size, prompt.values()))
+    if isinstance(prompt, (list, tuple)):
+        return len(prompt) if prompt and isinstance(prompt[0], int) else sum(map(size, prompt))
+    return 1
+
+
 def parse(prompt: Any) -> Prompt:
     """Read one prompt.
 

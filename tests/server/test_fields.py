@@ -137,6 +137,27 @@ def test_large_bodies_and_answers_come_whole(client: TestClient, llm: LLM) -> No
         assert row["probs"] == pytest.approx(output.outputs.probs, abs=1e-6)
 
 
+def test_a_text_that_no_truncation_would_leave_much_of(client: TestClient) -> None:
+    for given in ("a " * 40_000, ["good", "b" * 70_000], {"text": "good", "text_pair": "a " * 40_000}):
+        answer = client.post("/classify", json={"input": given, "truncate_prompt_tokens": -1})
+        assert answer.status_code == 400 and "texts of up to 65536 characters" in answer.json()["error"]["message"]
+    answer = client.post("/classify", json={"input": "a " * 30_000, "truncate_prompt_tokens": -1})
+    assert answer.status_code == 200
+
+
+def test_tokens_of_texts_are_counted_exactly(llm: LLM) -> None:
+    with client_of(llm, max_request_tokens=20) as client:
+        for given, status in (
+            ("good " * 17, 200),
+            ("good " * 19, 400),
+            (["good " * 8] * 2, 200),
+            (["good " * 9] * 2, 400),
+        ):
+            answer = client.post("/classify", json={"input": given})
+            assert answer.status_code == status, answer.text
+        assert "22 tokens are more than the 20" in answer.json()["error"]["message"]
+
+
 def test_too_many_tokens(llm: LLM) -> None:
     with client_of(llm, max_request_tokens=10) as client:
         for given in ([5] * 11, [[5] * 6] * 2, "a" * 200, ["a" * 100, {"text": "a" * 50, "text_pair": "b" * 50}]):

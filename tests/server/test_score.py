@@ -109,9 +109,9 @@ def test_bad_values(scorer: TestClient, path: str, body: dict[str, Any], param: 
 
 
 def test_a_query_is_counted_with_each_document(ranker: LLM) -> None:
-    with client_of(ranker, max_request_tokens=50) as client:
+    with client_of(ranker, max_request_tokens=150) as client:
         body = {"query": "a" * 100, "documents": ["b"] * 20, "truncate_prompt_tokens": -1}
-        assert "50 tokens" in client.post("/rerank", json=body).json()["error"]["message"]
+        assert "the 150 " in client.post("/rerank", json=body).json()["error"]["message"]
         assert client.post("/rerank", json={**body, "documents": ["b"]}).status_code == 200
 
 

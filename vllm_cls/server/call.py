@@ -47,6 +47,7 @@ class Call:
             "tokenization_kwargs": asked.tokenization,
             "request_id": request_id,
             "cache_salt": asked.cache_salt,
+            "max_tokens": model.settings.max_request_tokens,
         }
         return cls(model.name_of(adapter), request_id, options, state)
 

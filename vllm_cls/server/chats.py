@@ -21,7 +21,7 @@ async def prompts_of(model: ServedModel, asked: PromptRequest) -> list[Any]:
         RequestError: there are too many, or one cannot be made.
     """
     prompts = [await conversation_of(model, asked)] if isinstance(asked, ChatRequest) else asked.prompts()
-    check_prompts(model.settings, prompts)
+    check_prompts(model, prompts)
     return prompts
 
 

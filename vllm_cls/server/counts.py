@@ -1,18 +1,21 @@
-"""How much one request may ask for, found before any of it is computed."""
+"""How much one request may ask for, found before any of it is computed. Tokens are counted once there are some."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from .errors import RequestError
+from .served_model import ServedModel
 from .settings import ServerSettings
 
 _CHARACTERS_A_TOKEN = 16
 """More than texts have; what is longer is mostly cut away, or was made to be slow."""
+_ALWAYS_READ = 1 << 16
+"""Characters of a text that are read whatever the model's length is."""
 
 
-def check_prompts(settings: ServerSettings, prompts: Sequence[Any]) -> None:
+def check_prompts(model: ServedModel, prompts: Sequence[Any]) -> None:
     """Refuse too many prompts, or too much in them.
 
     Args:
@@ -21,22 +24,35 @@ def check_prompts(settings: ServerSettings, prompts: Sequence[Any]) -> None:
     Raises:
         RequestError: 400.
     """
-    _check_number(settings, len(prompts), "input")
-    _check_size(settings, sum(map(_tokens, prompts)))
+    _check_number(model.settings, len(prompts), "input")
+    texts = [text for prompt in prompts for text in _texts(prompt)]
+    _check_texts(model, texts, sum(map(len, texts)))
+    _check_size(model.settings, sum(len(each) for each in prompts if isinstance(each, list)))
 
 
-def check_pairs(settings: ServerSettings, first: Sequence[str], second: Sequence[str]) -> None:
+def check_pairs(model: ServedModel, first: Sequence[str], second: Sequence[str]) -> None:
     """Refuse too many pairs, or too much in them; a query is read once for each of its documents."""
     number = max(len(first), len(second))
-    _check_number(settings, number, "documents")
+    _check_number(model.settings, number, "documents")
     repeated = number if len(first) == 1 else 1
-    characters = repeated * sum(map(len, first)) + sum(map(len, second))
-    _check_size(settings, characters // _CHARACTERS_A_TOKEN)
+    _check_texts(model, [*first, *second], repeated * sum(map(len, first)) + sum(map(len, second)))
 
 
 def _check_number(settings: ServerSettings, number: int, param: str) -> None:
     if number > settings.max_inputs:
         raise RequestError(f"{number} are more than the {settings.max_inputs} that one request may have.", param)
+
+
+def _check_texts(model: ServedModel, texts: Iterable[str], characters: int) -> None:
+    length = model.llm.llm.max_model_len
+    most = max(_ALWAYS_READ, length * _CHARACTERS_A_TOKEN)
+    for text in texts:
+        if len(text) > most:
+            raise RequestError(
+                f"This model's maximum context length is {length} tokens, and texts of up to {most} characters are read for "
+                f"it. However, one has {len(text)}; cut it."
+            )
+    _check_size(model.settings, characters // _CHARACTERS_A_TOKEN)
 
 
 def _check_size(settings: ServerSettings, tokens: int) -> None:
@@ -46,10 +62,11 @@ def _check_size(settings: ServerSettings, tokens: int) -> None:
         )
 
 
-def _tokens(prompt: Any) -> int:
-    """At least so many."""
-    if isinstance(prompt, list):
-        return len(prompt)
-    if isinstance(prompt, dict):
-        return sum(len(each["content"]) for each in prompt["messages"]) // _CHARACTERS_A_TOKEN
-    return sum(map(len, (prompt,) if isinstance(prompt, str) else prompt)) // _CHARACTERS_A_TOKEN
+def _texts(prompt: Any) -> Iterator[str]:
+    if isinstance(prompt, str):
+        yield prompt
+    elif isinstance(prompt, dict):
+        for each in prompt["messages"]:
+            yield each["content"]
+    elif isinstance(prompt, tuple):
+        yield from prompt

@@ -48,7 +48,7 @@ async def score_answer(model: ServedModel, request: Request, asked: ScoreRequest
     """A score for each pair."""
     call = Call.of(model, request, asked)
     first, second = asked.sides()
-    check_pairs(model.settings, first, second)
+    check_pairs(model, first, second)
     outputs = await model.llm.score(first, second, **asked.score_options, **call.options)
     data = [Score(index=index, object="score", score=each.outputs.score) for index, each in enumerate(outputs)]
     if asked.truncated:
@@ -61,7 +61,7 @@ async def score_answer(model: ServedModel, request: Request, asked: ScoreRequest
 async def rerank_answer(model: ServedModel, request: Request, asked: RerankRequest) -> Response:
     """The documents by falling score."""
     call = Call.of(model, request, asked)
-    check_pairs(model.settings, [asked.query], asked.documents)
+    check_pairs(model, [asked.query], asked.documents)
     outputs = await model.llm.score(asked.query, asked.documents, **asked.score_options, **call.options)
     results = []
     for each in rank(asked.documents, outputs, asked.top_n):

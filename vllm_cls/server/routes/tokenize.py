@@ -68,7 +68,7 @@ def routes(model: ServedModel) -> APIRouter:
         asked = await read(request, form)
         model.adapter(asked.model)
         prompt = await conversation_of(model, asked) if isinstance(asked, TokenizeChat) else asked.prompt
-        check_prompts(model.settings, [prompt])
+        check_prompts(model, [prompt])
         tokens = await asyncio.to_thread(llm.token_ids, prompt, add_special_tokens=asked.add_special_tokens)
         strings = None
         if asked.return_token_strs:
@@ -83,7 +83,7 @@ def routes(model: ServedModel) -> APIRouter:
         """The text that token ids stand for."""
         asked = await read(request, detokenize_form)
         model.adapter(asked.model)
-        check_prompts(model.settings, [asked.tokens])
+        check_prompts(model, [asked.tokens])
         text = await asyncio.to_thread(text_of, model, asked.tokens)
         return await json_response(DetokenizeResponse(prompt=text))
 
