@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModel, PreTrainedConfig
 
 from vllm_cls.architecture import OWN_MODEL_TYPE, HeadRequest, LinearHead, NamedHeadRequest, Target
+from vllm_cls.config import labels_of
 from vllm_cls.errors import ConfigError, ModelError
 
 from .families import native_class
@@ -71,7 +72,7 @@ def _head(request: NamedHeadRequest, config: VclsConfig) -> tuple[NamedHead, dic
     head = NamedHead(
         name=request.name,
         method=request.head.head.method,
-        labels=[str(label) for _, label in sorted(alone.id2label.items())],
+        labels=list(labels_of(alone).values()),
         problem_type=alone.problem_type,
         activation={key: getattr(alone, key) for key in ACTIVATION_KEYS if getattr(alone, key, None)},
         description=request.head.head.description,

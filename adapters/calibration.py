@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from vllm_cls.architecture import CalibrationRequest, Head, HeadResult
+from vllm_cls.config import labels_of
 from vllm_cls.errors import ConfigError
 from vllm_cls.metrics import evaluate
 from vllm_cls.pooler.activations import activation_for, softmax_or_sigmoid
@@ -139,7 +140,7 @@ def fit(logits: NDArray[Any], gold: NDArray[Any], intercept: bool, *, multi_labe
 
 def _rows(request: CalibrationRequest) -> _Rows:
     logits = request.logits.double().numpy()
-    labels = [str(name) for _, name in sorted(request.target.config.id2label.items())]
+    labels = list(labels_of(request.target.config).values())
     activation = activation_for(request.target.config)
     problem_type = request.target.config.problem_type
     if activation not in (softmax_or_sigmoid, torch.sigmoid) or (activation is torch.sigmoid and problem_type is None):
@@ -191,7 +192,7 @@ def _judge(rows: _Rows, folds: Sequence[tuple[Any, Any]], intercept: bool) -> di
 
 
 def _measure(rows: _Rows, logits: NDArray[Any], request: CalibrationRequest) -> dict[str, float]:
-    names = [str(name) for _, name in sorted(request.target.config.id2label.items())]
+    names = list(labels_of(request.target.config).values())
     gold: list[Any]
     if rows.multi_label:
         gold = [[name for name, true in zip(names, row, strict=True) if true] for row in rows.gold]

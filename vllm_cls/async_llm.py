@@ -166,14 +166,14 @@ class AsyncLLM:
         **sending: Unpack[Sending],
     ) -> Any:
         """Probabilities; options as for `LLM.classify`."""
-        build = functools.partial(
+        return await self._prompted(
             calls.classify,
-            prompts=prompts,
+            prompts,
+            sending,
             pooling_params=pooling_params,
             lora_request=lora_request,
             tokenization_kwargs=tokenization_kwargs,
         )
-        return _as_given(prompts, await self._answer(build, **sending))
 
     async def encode(
         self,
@@ -186,15 +186,15 @@ class AsyncLLM:
         **sending: Unpack[Sending],
     ) -> Any:
         """Tensors; options as for `LLM.encode`."""
-        build = functools.partial(
+        return await self._prompted(
             calls.encode,
-            prompts=prompts,
+            prompts,
+            sending,
             pooling_params=pooling_params,
             pooling_task=pooling_task,
             lora_request=lora_request,
             tokenization_kwargs=tokenization_kwargs,
         )
-        return _as_given(prompts, await self._answer(build, **sending))
 
     async def token_classify(
         self,
@@ -207,15 +207,15 @@ class AsyncLLM:
         **sending: Unpack[Sending],
     ) -> Any:
         """The labelled spans of texts; options as for `LLM.token_classify`."""
-        build = functools.partial(
+        return await self._prompted(
             calls.token_classify,
-            prompts=prompts,
+            prompts,
+            sending,
             aggregation_strategy=aggregation_strategy,
             ignore_labels=ignore_labels,
             lora_request=lora_request,
             tokenization_kwargs=tokenization_kwargs,
         )
-        return _as_given(prompts, await self._answer(build, **sending))
 
     async def reward(
         self,
@@ -227,14 +227,14 @@ class AsyncLLM:
         **sending: Unpack[Sending],
     ) -> Any:
         """Rewards; options as for `LLM.reward`."""
-        build = functools.partial(
+        return await self._prompted(
             calls.reward,
-            prompts=prompts,
+            prompts,
+            sending,
             pooling_params=pooling_params,
             lora_request=lora_request,
             tokenization_kwargs=tokenization_kwargs,
         )
-        return _as_given(prompts, await self._answer(build, **sending))
 
     async def score(
         self,
@@ -276,6 +276,11 @@ class AsyncLLM:
 
     # -- how ----------------------------------------------------------------------------------------
 
+    async def _prompted(self, call: Callable[..., Call[Any]], prompts: Any, sending: Sending, **options: Any) -> Any:
+        """What a call of `vllm_cls.calls` gives: one output for one prompt, a list of them for a list."""
+        outputs = await self._answer(functools.partial(call, prompts=prompts, **options), **sending)
+        return outputs[0] if is_single(prompts) else outputs
+
     async def _answer(
         self,
         build: Callable[[Served], Call[Any]],
@@ -289,8 +294,9 @@ class AsyncLLM:
         deadline = time.monotonic() + (timeout if timeout is not None else float("inf"))
         try:
             with self._queue.place():
-                began = functools.partial(_begun, lambda: calls.salted(build(served), cache_salt))
-                work = self._run_through(began, request_id, deadline, max_tokens)
+                work = self._run_through(
+                    lambda: calls.salted(build(served), cache_salt), request_id, deadline, max_tokens
+                )
                 return await (work if timeout is None else asyncio.wait_for(work, timeout))
         except QueueFullError:
             self.telemetry.rejected("queue_full")
@@ -309,17 +315,19 @@ class AsyncLLM:
 
     async def _run_through(
         self,
-        build: Callable[[], tuple[Call[Any], list[Tokenized]]],
+        build: Callable[[], Call[Any]],
         request_id: str | None,
         deadline: float,
         max_tokens: int | None,
     ) -> list[Any]:
         """Tokenize, wait for the turn, and for the outputs."""
         began, loop = time.perf_counter(), asyncio.get_running_loop()
-        call, tokenized = await loop.run_in_executor(self._tokenizers, build)
-        while _within(tokenized, max_tokens) and len(tokenized) < len(call.prompts):
-            start = len(tokenized)
-            tokenized += await loop.run_in_executor(self._tokenizers, call.tokenize, start, _turn(call.prompts, start))
+        call, tokenized = await loop.run_in_executor(self._tokenizers, _begun, build)
+        num_tokens = _counted(0, tokenized, max_tokens)
+        while (start := len(tokenized)) < len(call.prompts):
+            more = await loop.run_in_executor(self._tokenizers, call.tokenize, start, _turn(call.prompts, start))
+            num_tokens = _counted(num_tokens, more, max_tokens)
+            tokenized += more
         self.telemetry.stage("tokenize", time.perf_counter() - began)
         asked = _Asked(
             call.kind.task,
@@ -333,7 +341,7 @@ class AsyncLLM:
         )
         self._queue.put(asked)
         try:
-            self.telemetry.request_queued(len(tokenized), sum(map(len, asked.sequences)))
+            self.telemetry.request_queued(len(tokenized), num_tokens)
             if cut := sum(each.truncated for each in tokenized):
                 self.telemetry.truncated(cut)
             return await asked.future
@@ -399,11 +407,14 @@ def _turn(prompts: Sequence[Any], start: int) -> int:
     return stop
 
 
-def _within(tokenized: Sequence[Tokenized], max_tokens: int | None) -> bool:
-    """True, or an error."""
-    if max_tokens is not None and (number := sum(len(each.sequence) for each in tokenized)) > max_tokens:
-        raise PromptError(f"{number} tokens are more than the {max_tokens} that one request may have; send several.")
-    return True
+def _counted(num_tokens: int, more: Sequence[Tokenized], max_tokens: int | None) -> int:
+    """The tokens of a request's prompts so far; raises `PromptError` where they are too many."""
+    num_tokens += sum(len(each.sequence) for each in more)
+    if max_tokens is not None and num_tokens > max_tokens:
+        raise PromptError(
+            f"{num_tokens} tokens are more than the {max_tokens} that one request may have; send several."
+        )
+    return num_tokens
 
 
 def _settle(outcomes: Sequence[tuple[asyncio.Future[Any], list[Any] | BaseException]]) -> None:
@@ -415,8 +426,3 @@ def _settle(outcomes: Sequence[tuple[asyncio.Future[Any], list[Any] | BaseExcept
             future.set_exception(outcome)
         else:
             future.set_result(outcome)
-
-
-def _as_given(prompts: Any, outputs: list[Any]) -> Any:
-    """One output for one prompt."""
-    return outputs[0] if is_single(prompts) else outputs

@@ -22,6 +22,11 @@ QUANTIZATIONS = (None, "none", "int8", "fp8")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
+def labels_of(config: Any) -> dict[int, str]:
+    """The labels that a config of transformers names, by their indices, in their order."""
+    return {int(index): str(label) for index, label in sorted(config.id2label.items())}
+
+
 @dataclass(frozen=True)
 class PoolerConfig:
     """How hidden states become logits and probabilities (vLLM's PoolerConfig).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .config import labels_of
 from .errors import ConfigError
 from .params import LoRARequest, PoolingParams
 
@@ -58,7 +59,7 @@ class OpenModel:
 
     @property
     def id2label(self) -> dict[int, str]:
-        return {int(index): str(label) for index, label in self._open.classifier.config.id2label.items()}
+        return self.labels_of(None)
 
     @property
     def problem_type(self) -> str | None:
@@ -94,7 +95,7 @@ class OpenModel:
 
     def labels_of(self, lora_request: LoRARequest | None) -> dict[int, str]:
         """The labels of an adapter, which is read now if it was not before; of the model for None."""
-        return {int(index): str(label) for index, label in self.config_of(lora_request).id2label.items()}
+        return labels_of(self.config_of(lora_request))
 
     def config_of(self, lora_request: LoRARequest | None) -> Any:
         """transformers' config of an adapter, as `labels_of` its labels."""

@@ -46,7 +46,7 @@ class Prompt:
 
     def longest_text(self) -> int:
         """Characters of the longest text that truncation may cut."""
-        return max((len(text) for text in self._texts()), default=0)
+        return max((len(text) for text in self.texts()), default=0)
 
     def cut(self, limit: int, side: str) -> Prompt:
         """The same prompt with no text longer than `limit` characters; cut at the end, or at the start for "left"."""
@@ -72,7 +72,8 @@ class Prompt:
         """The same pair with a second text of at most `limit` characters."""
         return replace(self, text_pair=_short(self.text_pair or "", limit, side))
 
-    def _texts(self) -> list[str]:
+    def texts(self) -> list[str]:
+        """Every text of it."""
         texts = [text for text in (self.text, self.text_pair) if text is not None]
         texts += [value for value in self.fields.values() if isinstance(value, str)]
         return texts + [each["content"] for each in self.messages or () if isinstance(each.get("content"), str)]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from .config import labels_of
 from .errors import ConfigError, nearest
 from .outputs import ClassificationOutput
 from .pooler.activations import activation_for
@@ -36,7 +37,7 @@ class RunningHead:
 
     @property
     def id2label(self) -> dict[int, str]:
-        return {int(index): str(label) for index, label in self.config.id2label.items()}
+        return labels_of(self.config)
 
     @property
     def problem_type(self) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from . import loading
-from .config import ModelConfig, PoolerConfig, RuntimeConfig
+from .config import ModelConfig, PoolerConfig, RuntimeConfig, labels_of
 from .errors import ConfigError, ModelError, PromptError
 from .lora import Adapters, backbone_layers, requests_for
 from .outputs import ClassificationOutput
@@ -219,7 +219,7 @@ class Served:
             "pooling": self.pooler.pooling,
             "embedding": classifier.embedder.description if classifier.embedder is not None else None,
             "num_labels": int(classifier.config.num_labels),
-            "id2label": {int(k): v for k, v in classifier.config.id2label.items()},
+            "id2label": labels_of(classifier.config),
             "problem_type": classifier.config.problem_type,
             "activation": getattr(self.pooler.activation, "__name__", type(self.pooler.activation).__name__),
             "prompt_template": template.source if template else None,

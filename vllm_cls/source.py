@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .architecture import CLASSIFIERS, OWN_MODEL_TYPE, REWARDS, Architecture
 from .checkpoint import Checkpoint, resolve
-from .config import ModelConfig
+from .config import ModelConfig, labels_of
 from .cross_encoder import read_activation
 from .errors import ConfigError, ModelError, nearest
 from .peft_adapter import PeftAdapter, read_adapter
@@ -126,7 +126,7 @@ def open_source(options: ModelConfig) -> Source:
 
 def _check_labels(source: Source) -> None:
     """Raise `ModelError` if the labels of a classifier are not those of its outputs, 0, 1, 2 …, each with its own name."""
-    named = {int(index): str(label) for index, label in source.config.id2label.items()}
+    named = labels_of(source.config)
     if sorted(named) != list(range(source.config.num_labels)) or len(set(named.values())) != len(named):
         raise ModelError(
             f"{source.checkpoint.name}: id2label of config.json is {named}, and has to name 0 to "

@@ -31,6 +31,18 @@ def ours() -> list[str]:
     return [each.name for each in threading.enumerate() if each.name.startswith("vllm_cls_worker")]
 
 
+def status_of(child: int) -> int:
+    """The exit status of a forked process, which has ten seconds."""
+    for _ in range(100):
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return status
+        time.sleep(0.1)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    pytest.fail("the child hangs")
+
+
 @pytest.mark.parametrize("parallel", [True, False])
 @pytest.mark.parametrize("count", [0, 1, 2, 9])
 def test_results_come_in_order_and_torchs_threads_are_put_back(two: Workers, parallel: bool, count: int) -> None:
@@ -134,16 +146,7 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
     if child == 0:
         torch.set_num_threads(1)
         os._exit(0 if workers.run(lambda x: x + 1, [1, 2, 3], parallel=True) == [2, 3, 4] else 1)
-    for _ in range(100):
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            break
-        time.sleep(0.1)
-    else:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        pytest.fail("the child hangs")
-    assert status == 0
+    assert status_of(child) == 0
     workers.close()
 
 
@@ -156,16 +159,7 @@ def test_a_forked_process_uses_no_pool_of_openmp() -> None:
     if child == 0:
         workers.run(lambda _: (x @ x).sin(), [0], parallel=True)
         os._exit(0)
-    for _ in range(100):
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            break
-        time.sleep(0.1)
-    else:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        pytest.fail("the child hangs")
-    assert status == 0
+    assert status_of(child) == 0
 
 
 def test_a_running_forward_does_not_change_what_the_next_model_gets() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ..prompts import parse
 from .errors import RequestError
 from .served_model import ServedModel
 from .settings import ServerSettings
@@ -25,7 +26,7 @@ def check_prompts(model: ServedModel, prompts: Sequence[Any]) -> None:
         RequestError: 400.
     """
     _check_number(model.settings, len(prompts), "input")
-    texts = [text for prompt in prompts for text in _texts(prompt)]
+    texts = [text for prompt in prompts if not isinstance(prompt, list) for text in parse(prompt).texts()]
     _check_texts(model, texts, sum(map(len, texts)))
     _check_size(model.settings, sum(len(each) for each in prompts if isinstance(each, list)))
 
@@ -60,13 +61,3 @@ def _check_size(settings: ServerSettings, tokens: int) -> None:
         raise RequestError(
             f"More than the {settings.max_request_tokens} tokens that one request may have; send several."
         )
-
-
-def _texts(prompt: Any) -> Iterator[str]:
-    if isinstance(prompt, str):
-        yield prompt
-    elif isinstance(prompt, dict):
-        for each in prompt["messages"]:
-            yield each["content"]
-    elif isinstance(prompt, tuple):
-        yield from prompt
