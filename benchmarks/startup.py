@@ -133,16 +133,20 @@ def main(given: list[str] | None = None) -> None:
             found = measure(str(folder), options.rounds, cold=cold)
             title = f"{shape}, {megabytes:.0f} MB, page cache {'cold' if cold else 'warm'}"
             show(title, found)
-            documents.append({"title": title, "shape": shape, "megabytes": megabytes, "cold": cold, **found})
-            write(options.results / "startup.json", ran_on, can_forget, documents)
+            command = " ".join(["python", *sys.argv])
+            documents.append({
+                "title": title, "command": command, "environment": ran_on, "rounds": options.rounds, "shape": shape,
+                "megabytes": megabytes, "cold": cold, "contenders": found,
+            })  # fmt: skip
+            write(options.results / "startup.json", can_forget, documents)
 
 
-def write(path: Path, ran_on: dict[str, Any], can_forget: bool, documents: list[dict[str, Any]]) -> None:
+def write(path: Path, can_forget: bool, documents: list[dict[str, Any]]) -> None:
     """All that is measured so far."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
-        "command": " ".join(["python", *sys.argv]), "environment": ran_on, "load_average_after": os.getloadavg(),
-        "page_cache_could_be_emptied": can_forget, "target_seconds": TARGET, "results": documents,
+        "load_average_after": os.getloadavg(), "page_cache_could_be_emptied": can_forget, "target_seconds": TARGET,
+        "results": documents,
     }  # fmt: skip
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 

@@ -127,6 +127,19 @@ def int8_accuracy(documents: Sequence[Document]) -> str:
     return _table(["model", "texts", "labels changed", "largest change of a probability", "× as fast as float32"], rows)
 
 
+def startup(documents: Sequence[Document]) -> str:
+    rows = []
+    for each in documents:
+        seconds = {name: f"{found['median_seconds']:.1f} s" for name, found in each["contenders"].items()}
+        shape, size, cache = each["title"].split(", ")
+        rows.append([
+            shape, size, cache.removeprefix("page cache "), *seconds.values(),
+            *(f"{each['contenders'][name]['ratio']:.2f}" for name in list(seconds)[:2]),
+        ])  # fmt: skip
+    names = list(documents[0]["contenders"])
+    return _table(["shape", "folder", "page cache", *names, *(f"{name}, ratio" for name in names[:2])], rows)
+
+
 TABLES: dict[str, tuple[str, Callable[[Sequence[Document]], str]]] = {
     "throughput": ("Mixed lengths (a peer's time by ours)", throughput),
     "lengths": ("By length distribution", against("transformers", "padded")),
@@ -134,6 +147,7 @@ TABLES: dict[str, tuple[str, Callable[[Sequence[Document]], str]]] = {
     "long": ("Long texts", against("transformers", "padded")),
     "rerank": ("One query, many documents", against("transformers", "padded", "sentence-transformers")),
     "int8_accuracy": ("What int8 changes", int8_accuracy),
+    "startup": ("From the start of a process to its first answer (ratios to transformers' pipeline)", startup),
     "vllm_cpu": ("vLLM on a CPU", against("vllm", "padded:8")),
     "gpu": ("On a GPU, bfloat16", against("transformers", "padded", "vllm")),
 }
