@@ -26,7 +26,7 @@ from _load import Server, closed_loop, make_texts, one_label, open_loop, post, q
 
 from vllm_cls import LLM
 from vllm_cls.bench.environment import environment
-from vllm_cls.runtime.workers import physical_cores
+from vllm_cls.runtime.cores import usable_cores
 
 TEXTS, DOCUMENTS = 1024, 100
 RATES = (0.5, 0.8)  # of the offline throughput
@@ -42,7 +42,7 @@ def main(given: list[str] | None = None) -> None:
     options = parsed(parser, given, tiny=["tiny-bert"])
     if options.quick:
         options.seconds, options.connections = 1, [1, 8]
-    threads = options.threads or physical_cores()
+    threads = options.threads or usable_cores()
     documents = []
     for shape in options.shapes:
         folder = one_label(shape, options.folder)

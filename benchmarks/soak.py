@@ -23,7 +23,7 @@ from _common import arguments, parsed
 from _load import Answers, Connection, Server, make_texts, one_label, post, serving
 
 from vllm_cls.bench.environment import environment
-from vllm_cls.runtime.workers import physical_cores
+from vllm_cls.runtime.cores import usable_cores
 
 CLIENTS = 24
 WARM_UP, COMPARED = 1 / 3, 1 / 6  # of the whole time; until then the allocator has seen every size of batch
@@ -38,7 +38,7 @@ def main(given: list[str] | None = None) -> None:
     options = parsed(parser, given, tiny=["tiny-bert"])
     if options.quick:
         options.seconds = 6
-    threads = options.threads or physical_cores()
+    threads = options.threads or usable_cores()
     documents = []
     for shape in options.shapes:
         folder = one_label(shape, options.folder)

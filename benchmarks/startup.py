@@ -22,7 +22,7 @@ from _common import arguments, parsed
 
 from vllm_cls.bench.environment import environment
 from vllm_cls.bench.shapes import SHAPES, Shape, write_model
-from vllm_cls.runtime.workers import physical_cores
+from vllm_cls.runtime.cores import usable_cores
 
 TEXT = "hello"
 TARGET = 6.0  # seconds, for a folder of 500 MB
@@ -119,7 +119,7 @@ def show(title: str, found: dict[str, Any]) -> None:
 
 def main(given: list[str] | None = None) -> None:
     options = parsed(arguments(__doc__, ["bert-base", "qwen2-125m"]), given, tiny=["tiny-bert"])
-    ran_on = environment(options.threads or physical_cores())
+    ran_on = environment(options.threads or usable_cores())
     print(f"on {ran_on['cpu']}, {ran_on['cores']} cores, load {ran_on['load_average'][0]:.1f}; target {TARGET:.0f} s")
     options.folder.mkdir(parents=True, exist_ok=True)
     can_forget = forget_files()

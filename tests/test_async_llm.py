@@ -398,8 +398,8 @@ class Told(Silence):
         self.counts["prompts"] += prompts
         self.counts["tokens"] += tokens
 
-    def stage(self, name: str, seconds: float) -> None:
-        assert 0 <= seconds < WAIT
+    def stage(self, name: str, began: float, ended: float) -> None:
+        assert 0 <= ended - began < WAIT
         self.stages[name] += 1
 
     def batch(self, sequences: int, tokens: int, budget: int, tokens_saved: int) -> None:

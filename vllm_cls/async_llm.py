@@ -6,11 +6,11 @@ import asyncio
 import functools
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from . import calls, scoring
 from .answers import NextId
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from .runtime.batch import TokenSequence
     from .runtime.engine import Result
     from .serving import Served
+
+T = TypeVar("T")
 
 _TOKENIZERS = 2  # threads: one tokenizes at a time, the other reads an adapter meanwhile
 # Tokenized before another request has its turn.
@@ -274,6 +276,22 @@ class AsyncLLM:
         """Probabilities for a conversation, or for each of a list of them; options as for `classify`."""
         return await self.classify(messages if is_single(messages) else list(messages), **options)
 
+    async def token_ids(
+        self, prompt: Any, *, add_special_tokens: bool = True, timeout: float | None = None
+    ) -> list[int]:
+        """The tokens of a prompt, as `LLM.token_ids`."""
+        ids = functools.partial(self.llm.token_ids, prompt, add_special_tokens=add_special_tokens)
+        return await self.tokenizing(ids, timeout=timeout)
+
+    async def tokenizing(self, work: Callable[[], T], *, timeout: float | None = None) -> T:
+        """What `work` gives where prompts are tokenized, in turn with those: for other uses of a tokenizer.
+
+        Args:
+            work: of the processor alone, and short: nothing else is tokenized meanwhile.
+        """
+        loop = asyncio.get_running_loop()
+        return await self._in_flight(lambda: loop.run_in_executor(self._tokenizers, work), timeout)
+
     # -- how ----------------------------------------------------------------------------------------
 
     async def _prompted(self, call: Callable[..., Call[Any]], prompts: Any, sending: Sending, **options: Any) -> Any:
@@ -292,12 +310,17 @@ class AsyncLLM:
     ) -> list[Any]:
         served = self.llm._open
         deadline = time.monotonic() + (timeout if timeout is not None else float("inf"))
+
+        def work() -> Awaitable[list[Any]]:
+            return self._run_through(lambda: calls.salted(build(served), cache_salt), request_id, deadline, max_tokens)
+
+        return await self._in_flight(work, timeout)
+
+    async def _in_flight(self, work: Callable[[], Awaitable[T]], timeout: float | None) -> T:
+        """What `work` gives, as one of the requests in flight."""
         try:
             with self._queue.place():
-                work = self._run_through(
-                    lambda: calls.salted(build(served), cache_salt), request_id, deadline, max_tokens
-                )
-                return await (work if timeout is None else asyncio.wait_for(work, timeout))
+                return await (work() if timeout is None else asyncio.wait_for(work(), timeout))
         except QueueFullError:
             self.telemetry.rejected("queue_full")
             raise
@@ -311,7 +334,9 @@ class AsyncLLM:
             if timeout is None:  # of something else
                 raise
             self.telemetry.rejected("deadline")
-            raise DeadlineError(f"no answer within {timeout:g} s, the time that this request was given.") from error
+            raise DeadlineError(
+                f"no answer within {round(timeout, 3):g} s, the time that this request was given."
+            ) from error
 
     async def _run_through(
         self,
@@ -328,7 +353,7 @@ class AsyncLLM:
             more = await loop.run_in_executor(self._tokenizers, call.tokenize, start, _turn(call.prompts, start))
             num_tokens = _counted(num_tokens, more, max_tokens)
             tokenized += more
-        self.telemetry.stage("tokenize", time.perf_counter() - began)
+        self.telemetry.stage("tokenize", began, time.perf_counter())
         asked = _Asked(
             call.kind.task,
             [each.sequence for each in tokenized],
@@ -344,9 +369,12 @@ class AsyncLLM:
             self.telemetry.request_queued(len(tokenized), num_tokens)
             if cut := sum(each.truncated for each in tokenized):
                 self.telemetry.truncated(cut)
-            return await asked.future
+            outputs = await asked.future
         finally:
             self._queue.discard(asked)
+        self.telemetry.stage("queue", asked.queued_at, asked.began_at)
+        self.telemetry.stage("compute", asked.began_at, asked.ended_at)
+        return outputs
 
     def _ids(self, request_id: str | None, count: int) -> NextId:
         if request_id is None:
@@ -375,17 +403,14 @@ class AsyncLLM:
         for request in requests:
             outcome = request.outcome()
             loops.setdefault(request.loop, []).append((request.future, outcome))
-            self._tell(request, outcome)
+            if not isinstance(outcome, BaseException):
+                self._tell(outcome)
         for loop, outcomes in loops.items():
             with suppress(RuntimeError):  # the caller's loop is closed: nobody waits for these answers
                 loop.call_soon_threadsafe(_settle, outcomes)
 
-    def _tell(self, request: _Asked, outcome: list[RequestOutput[Any]] | BaseException) -> None:
-        if isinstance(outcome, BaseException):
-            return
-        self.telemetry.stage("queue", request.began_at - request.queued_at)
-        self.telemetry.stage("compute", request.ended_at - request.began_at)
-        for each in outcome:
+    def _tell(self, outputs: Sequence[RequestOutput[Any]]) -> None:
+        for each in outputs:
             if isinstance(each, ClassificationRequestOutput) and each.outputs.label is not None:
                 self.telemetry.predicted(each.outputs.label)
 

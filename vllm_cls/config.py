@@ -231,7 +231,7 @@ class RuntimeConfig:
     Args:
         max_num_batched_tokens: tokens in one forward, padding included; None takes the device's default.
         max_num_seqs: sequences in one forward.
-        num_threads: of a CPU; None takes what torch uses, at most the physical cores.
+        num_threads: of a CPU; None takes what torch uses, at most the physical cores and the container's share.
         enable_prefix_caching: prompts that begin with the same tokens share these tokens' keys and values.
         prefix_cache_bytes: memory for them; None takes the device's default.
         cuda_graphs: record the forwards of small batches on a GPU.

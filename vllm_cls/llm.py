@@ -35,7 +35,7 @@ class LLM(OpenModel):
         convert: "auto" takes the checkpoint as what it is and refuses one without a head; "classify" makes a
             classifier of it (`hf_overrides={"classifier_from_token": …}`); "none" gives embeddings only.
         max_num_batched_tokens: tokens in one forward; None takes the device's default.
-        num_threads: of a CPU; None takes as many as torch uses, at most the physical cores.
+        num_threads: of a CPU; None takes as many as torch uses, at most the physical cores and the container's share.
         enable_prefix_caching: prompts that begin with the same tokens share these tokens' keys and values, where the
             model is causal; also across calls.
         prefix_cache_bytes: memory for them; None takes the device's default.

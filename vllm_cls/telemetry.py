@@ -14,12 +14,13 @@ class Telemetry(Protocol):
     def request_queued(self, prompts: int, tokens: int) -> None:
         """A request was tokenized and waits for the device: so many prompts, of so many tokens together."""
 
-    def stage(self, name: str, seconds: float) -> None:
-        """A request spent this time in a stage.
+    def stage(self, name: str, began: float, ended: float) -> None:
+        """A request was in a stage; told from the task of the request, one stage after the other.
 
         Args:
             name: "tokenize" (waiting for a thread included), "queue" (until its first prompt begins to run), "compute" (until
                 its last answer is there), or "respond" (the server's).
+            began: on the clock `time.perf_counter`, as `ended`.
         """
 
     def batch(self, sequences: int, tokens: int, budget: int, tokens_saved: int) -> None:
@@ -48,7 +49,7 @@ class Silence:
     def request_queued(self, prompts: int, tokens: int) -> None:
         pass
 
-    def stage(self, name: str, seconds: float) -> None:
+    def stage(self, name: str, began: float, ended: float) -> None:
         pass
 
     def batch(self, sequences: int, tokens: int, budget: int, tokens_saved: int) -> None:

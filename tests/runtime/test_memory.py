@@ -53,13 +53,14 @@ def test_no_plan_takes_more_than_there_is(tokens: int, cache: int, free: int, a_
     [
         ("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes", True),
         ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("std::bad_alloc", True),
         ("CUDA error: an illegal memory access was encountered", False),
     ],
 )
 def test_how_it_shows(message: str, is_it: bool) -> None:
     assert is_exhausted(RuntimeError(message)) == is_it
     assert not is_exhausted(ValueError(message))
-    assert is_exhausted(torch.OutOfMemoryError("CUDA out of memory."))
+    assert is_exhausted(torch.OutOfMemoryError("CUDA out of memory.")) and is_exhausted(MemoryError())
 
 
 def test_the_batch_that_is_profiled() -> None:

@@ -17,7 +17,8 @@ import torch
 from tests.models import tiny
 from vllm_cls import LLM
 from vllm_cls.runtime import workers
-from vllm_cls.runtime.workers import Workers, default_num_threads, for_device, physical_cores
+from vllm_cls.runtime.cores import usable_cores
+from vllm_cls.runtime.workers import Workers, default_num_threads, for_device
 
 
 @pytest.fixture
@@ -114,8 +115,8 @@ def test_a_gpu_has_no_workers_and_keeps_torchs_threads(monkeypatch: pytest.Monke
 
 def test_threads_default_to_what_torch_uses_and_to_the_cores() -> None:
     assert for_device(torch.device("cpu"), 3).num_threads == 3
-    assert for_device(torch.device("cpu"), None).num_threads == min(torch.get_num_threads(), physical_cores())
-    assert physical_cores() >= 1
+    assert for_device(torch.device("cpu"), None).num_threads == min(torch.get_num_threads(), usable_cores())
+    assert usable_cores() >= 1
     assert Workers(64).count == 16 and Workers(64)._threads_each == 4
     assert Workers(24).count == 12 and Workers(24)._threads_each == 2
     assert [Workers(count).count for count in (0, 1, 2, 16, 17)] == [1, 1, 2, 16, 8]
@@ -166,9 +167,9 @@ def test_a_running_forward_does_not_change_what_the_next_model_gets() -> None:
     before = torch.get_num_threads()
     default_num_threads.cache_clear()
     try:
-        assert default_num_threads() == min(before, physical_cores())
+        assert default_num_threads() == min(before, usable_cores())
         torch.set_num_threads(before + 5)
-        assert for_device(torch.device("cpu"), None).num_threads == min(before, physical_cores())
+        assert for_device(torch.device("cpu"), None).num_threads == min(before, usable_cores())
     finally:
         torch.set_num_threads(before)
         default_num_threads.cache_clear()

@@ -57,7 +57,7 @@ def test_what_an_engine_tells() -> None:
     metrics = Metrics()
     metrics.request_queued(3, 40)
     for stage in ("queue", "tokenize", "compute", "respond"):
-        metrics.stage(stage, 0.02)
+        metrics.stage(stage, 1.0, 1.02)
     metrics.batch(4, 64, 128, 10)
     metrics.rejected("queue_full")
     metrics.truncated(2)

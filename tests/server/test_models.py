@@ -81,7 +81,15 @@ def test_version_and_load(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [("GET", "/health"), ("GET", "/ping"), ("POST", "/ping"), ("GET", "/ready")]
+    ("method", "path"),
+    [
+        ("GET", "/health"),
+        ("GET", "/ping"),
+        ("POST", "/ping"),
+        ("GET", "/ready"),
+        ("HEAD", "/health"),
+        ("HEAD", "/ready"),
+    ],
 )
 def test_health(client: TestClient, method: str, path: str) -> None:
     answer = client.request(method, path)

@@ -50,3 +50,24 @@ def test_a_plugin_that_fails_is_named(llm: LLM, monkeypatch: pytest.MonkeyPatch)
     install(monkeypatch, routes)
     with pytest.raises(PluginError, match="'theirs' failed in routes"):
         create_app(llm)
+
+
+def test_what_a_plugins_route_does_not_take_has_the_one_form_of_errors(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def routes(model: Any) -> APIRouter:
+        router = APIRouter()
+
+        @router.get("/count")
+        async def count(number: int) -> int:
+            return number
+
+        return router
+
+    install(monkeypatch, routes)
+    with TestClient(create_app(llm)) as client:
+        assert client.get("/count", params={"number": 3}).json() == 3
+        answer = client.get("/count", params={"number": "secret"})
+        assert answer.status_code == 400 and "secret" not in answer.text
+        error = answer.json()["error"]
+        assert set(error) == {"message", "type", "param", "code"} and error["param"] == "number"

@@ -23,14 +23,14 @@ def environment(threads: int, device: str = "cpu") -> dict[str, Any]:
         threads: that the contenders were given.
         device: "cpu" or "cuda[:N]".
     """
-    from ..runtime.workers import physical_cores
+    from ..runtime.cores import usable_cores
 
     name, flags = _cpu()
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "cpu": name,
         "cpu_flags": flags,
-        "cores": physical_cores(),
+        "cores": usable_cores(),
         "logical_cpus": os.cpu_count(),
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
         "threads": threads,

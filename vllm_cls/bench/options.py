@@ -23,7 +23,7 @@ class BenchOptions:
         lengths: of the workload "mixed": median in tokens, and sigma.
         rounds: turns of each contender.
         num_texts: texts of the workload, or at most so many rows of `input`.
-        threads: on a CPU, for every contender; None takes the physical cores.
+        threads: on a CPU, for every contender; None takes the usable cores.
         llm: options of `LLM`, as `vcls classify` has them.
         variants: label → options of `LLM` that replace those, each a contender of its own.
         python: peer → interpreter of the virtual environment that it is installed in.
@@ -65,6 +65,6 @@ class BenchOptions:
 
     @property
     def num_threads(self) -> int:
-        from ..runtime.workers import physical_cores
+        from ..runtime.cores import usable_cores
 
-        return self.threads or self.llm.get("num_threads") or physical_cores()
+        return self.threads or self.llm.get("num_threads") or usable_cores()

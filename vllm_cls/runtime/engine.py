@@ -54,7 +54,7 @@ class Engine:
         runner: of the loaded model.
         max_num_batched_tokens: tokens in one forward, padding included.
         max_num_seqs: sequences in one forward.
-        num_threads: of a CPU; None takes as many as torch uses, at most the physical cores.
+        num_threads: of a CPU; None takes as many as torch uses, at most the physical cores and the container's share.
         prefix_cache_bytes: keys and values kept for prompts that begin alike; 0 shares nothing.
     """
 
@@ -233,13 +233,13 @@ class Engine:
             return functools.partial(self._each, step, _halves(works))
         try:
             return functools.partial(self._finish, step, works, fetch(step(works)))
-        except (ValueError, IndexError, RuntimeError) as failure:
+        except (ValueError, IndexError, RuntimeError, MemoryError) as failure:
             return functools.partial(self._instead, step, works, _dropped(works, failure))
 
     def _finish(self, step: Step, works: Sequence[Work], rows: Callable[[], list[torch.Tensor]]) -> list[Result]:
         try:
             return [Answer(row, work.num_cached_tokens) for work, row in zip(works, rows(), strict=True)]
-        except (ValueError, RuntimeError) as failure:
+        except (ValueError, RuntimeError, MemoryError) as failure:
             return self._instead(step, works, _dropped(works, failure))
 
     def _instead(self, step: Step, works: Sequence[Work], failure: Exception) -> list[Result]:

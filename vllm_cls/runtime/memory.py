@@ -10,7 +10,7 @@ import torch
 _SPARE = 0.1  # of the free memory, for what the allocator cannot piece together and what libraries take
 _FEWEST_TOKENS = 256
 # How the CPU's allocator, cuBLAS and the driver say it.
-_EXHAUSTED = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
+_EXHAUSTED = ("can't allocate memory", "std::bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def _measured(measure: Callable[[int], int], num_tokens: int) -> int | None:
 
 def is_exhausted(failure: Exception) -> bool:
     """Whether a forward failed for want of memory, on a GPU or in the CPU's allocator."""
-    if isinstance(failure, torch.OutOfMemoryError):
+    if isinstance(failure, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(failure, RuntimeError) and any(sign in str(failure) for sign in _EXHAUSTED)
 

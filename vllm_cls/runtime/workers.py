@@ -11,10 +11,11 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+
+from .cores import usable_cores
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -99,7 +100,7 @@ def bound_kernel_caches() -> None:
 
 
 def for_device(device: torch.device, num_threads: int | None) -> Workers:
-    """The workers for a device; `num_threads` None takes what torch uses, at most the physical cores."""
+    """The workers for a device; `num_threads` None takes what torch uses, at most the usable cores."""
     if device.type != "cpu":
         return Workers(0)
     keep_freed_memory()
@@ -108,18 +109,8 @@ def for_device(device: torch.device, num_threads: int | None) -> Workers:
 
 @functools.cache
 def default_num_threads() -> int:
-    """What torch uses, at most the physical cores; asked once, since forwards that run change what torch says."""
-    return min(torch.get_num_threads(), physical_cores())
-
-
-def physical_cores() -> int:
-    """Cores that this process may use, counting those that share one as one."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    siblings = set()
-    for number in allowed:
-        file = Path(f"/sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list")
-        siblings.add(file.read_text().strip() if file.is_file() else str(number))
-    return max(1, len(siblings))
+    """What torch uses, at most the usable cores; asked once, since forwards that run change what torch says."""
+    return min(torch.get_num_threads(), usable_cores())
 
 
 @functools.cache

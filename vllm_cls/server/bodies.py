@@ -11,7 +11,7 @@ from pydantic_core import from_json, to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .errors import RequestError
+from .errors import TOLD_ERRORS, RequestError
 from .protocol.common import BaseRequest
 
 T = TypeVar("T", bound=BaseRequest)
@@ -21,7 +21,6 @@ Choice = Callable[[dict[str, Any]], type[T]]
 
 _LARGE_BODY = 1 << 15  # bytes
 _LARGE_ANSWER = 1 << 14  # numbers
-_TOLD_ERRORS = 5
 
 
 async def read(request: Request, choose: Choice[T]) -> T:
@@ -55,7 +54,7 @@ def _told(error: ValidationError) -> tuple[str, str]:
     found = error.errors(include_url=False, include_input=False, include_context=False)
     fields = [str(each["loc"][0]) for each in found]
     told = dict.fromkeys(f"{name}: {each['msg']}" for name, each in zip(fields, found, strict=True))
-    return "; ".join(list(told)[:_TOLD_ERRORS]), fields[0]
+    return "; ".join(list(told)[:TOLD_ERRORS]), fields[0]
 
 
 async def json_response(content: Any, numbers: int = 0) -> Response:

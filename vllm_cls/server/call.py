@@ -13,6 +13,12 @@ from .protocol.common import CommonRequest, Head
 from .served_model import ServedModel
 
 
+def left(request: Request) -> float | None:
+    """Seconds that a request has left, for the model to answer in; None where its time is not limited."""
+    deadline: float | None = request.scope["state"].get("deadline")
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
 @dataclass(frozen=True)
 class Call:
     """What is known of a request before it runs.
@@ -48,6 +54,7 @@ class Call:
             "request_id": request_id,
             "cache_salt": asked.cache_salt,
             "max_tokens": model.settings.max_request_tokens,
+            "timeout": left(request),
         }
         return cls(model.name_of(adapter), request_id, options, state)
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from typing_extensions import TypedDict
@@ -21,6 +22,9 @@ from ..errors import (
     VclsError,
 )
 from .asgi import routed_path
+
+TOLD_ERRORS = 5
+"""Of all that is wrong with a request, so many are told."""
 
 _TYPES = {
     400: "BadRequestError",
@@ -79,6 +83,7 @@ def add_error_handlers(app: FastAPI) -> None:
     """Answer every exception that is meant for the client in the one form; `observe` answers the others."""
     app.add_exception_handler(VclsError, _refused)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(RequestValidationError, _invalid)
 
 
 def _refused(request: Request, error: Exception) -> Response:
@@ -102,6 +107,14 @@ def _without_folder(request: Request, message: str) -> str:
     """A message of `LLM`, which calls the model by its folder, with the name that clients know."""
     model = getattr(request.app.state, "model", None)
     return message.replace(model.source, model.names[0]) if model and "/" in model.source else message
+
+
+def _invalid(request: Request, error: Exception) -> Response:
+    """FastAPI's own check of what a plugin's route declares."""
+    assert isinstance(error, RequestValidationError)
+    found = [(".".join(map(str, each["loc"][1:])) or str(each["loc"][0]), each["msg"]) for each in error.errors()]
+    told = dict.fromkeys(f"{name}: {message}" for name, message in found)
+    return error_response(400, "; ".join(list(told)[:TOLD_ERRORS]), found[0][0])
 
 
 def _http(request: Request, error: Exception) -> Response:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable
 
 from .asgi import App, Message, Receive, Scope, Send, header
 from .errors import RequestError, error_response
 from .request_body import Buffered, ClientGone, check_depth, read_body
 from .settings import ServerSettings
+
+GRACE = 0.25
+"""Seconds past its deadline that a request has to say so itself: the model then counts it as one that was late."""
 
 
 class Limits:
@@ -109,10 +113,13 @@ async def run_while_awaited(
             continue
         gone.set()
 
+    if seconds is not None:
+        scope.setdefault("state", {})["deadline"] = time.monotonic() + seconds
     handler = asyncio.create_task(_coroutine(app(scope, receive_body, send_noted)))
     watcher = asyncio.create_task(watch())
+    patience = None if seconds is None else seconds + GRACE
     try:
-        await asyncio.wait({handler, watcher}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({handler, watcher}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
         if begun and not handler.done():  # what is late now is the network, which the connection bounds
             await asyncio.wait({handler, watcher}, return_when=asyncio.FIRST_COMPLETED)
         if handler.done() or complete:  # a server says that the client is gone when it has the whole answer, too

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from contextvars import ContextVar
+from typing import NamedTuple, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -12,6 +13,18 @@ _POWERS = tuple(float(2**power) for power in range(17))
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _MOST_LABELS = 1000
 _OTHER = "(other)"
+
+
+class Stage(NamedTuple):
+    """A part of a request's time, on the clock `time.perf_counter`."""
+
+    name: str
+    began: float
+    ended: float
+
+
+stages_of_request: ContextVar[list[Stage] | None] = ContextVar("stages_of_request", default=None)
+"""Where somebody wants to see each request's stages, as traces do: what the request of this task went through."""
 
 
 class Load(Protocol):
@@ -119,8 +132,11 @@ class Metrics:
         self._prompts.inc(prompts)
         self._prompt_tokens.inc(tokens)
 
-    def stage(self, name: str, seconds: float) -> None:
-        self._stages.labels(name).observe(seconds)
+    def stage(self, name: str, began: float, ended: float) -> None:
+        self._stages.labels(name).observe(ended - began)
+        stages = stages_of_request.get()
+        if stages is not None:
+            stages.append(Stage(name, began, ended))
 
     def batch(self, sequences: int, tokens: int, budget: int, tokens_saved: int) -> None:
         self._batch_sequences.observe(sequences)

@@ -12,7 +12,7 @@ from typing import Any
 from .asgi import App, Message, Receive, Scope, Send, header, route_template, routed_path
 from .errors import error_response
 from .logs import failure, logger, request_id, safe_id
-from .metrics import Metrics
+from .metrics import Metrics, Stage, stages_of_request
 from .tracing import Tracing, describe
 
 _PROBES = frozenset({"/health", "/ping", "/ready", "/metrics", "/load"})
@@ -44,6 +44,8 @@ class Observe:
         state["request_id"] = safe_id(header(scope, "x-request-id") or "") or uuid.uuid4().hex
         token = request_id.set(state["request_id"])
         span: AbstractContextManager[Any] = self.tracing.span(scope) if self.tracing else nullcontext()
+        stages: list[Stage] | None = [] if self.tracing else None
+        stages_token = stages_of_request.set(stages)
         started = time.perf_counter()
         self.metrics.request_begun()
         answer = _Answer(scope, send)
@@ -52,11 +54,15 @@ class Observe:
                 try:
                     await answer.of(self.app, receive)
                 finally:
-                    if opened is not None:
+                    if "answered_at" in state:
+                        self.metrics.stage("respond", state["answered_at"], time.perf_counter())
+                    if self.tracing is not None:
                         describe(opened, scope["method"], self._route(scope), answer.status, state["request_id"])
+                        self.tracing.add_stages(opened, stages or [])
         finally:
             self._note(scope, answer.status, time.perf_counter() - started)
             request_id.reset(token)
+            stages_of_request.reset(stages_token)
 
     def _route(self, scope: Scope) -> str:
         """The route as a template; of a request that was refused before it took one, if another has taken it; bounded."""
@@ -71,8 +77,6 @@ class Observe:
         method, route = scope["method"], self._route(scope)
         shown = "gone" if status is None else str(status)
         self.metrics.request_done(method, route, shown, seconds)
-        if "answered_at" in scope["state"]:
-            self.metrics.stage("respond", time.perf_counter() - scope["state"]["answered_at"])
         level = logging.DEBUG if route in _PROBES and status == 200 else logging.INFO
         if logger.isEnabledFor(level):
             request_id.set(safe_id(str(scope["state"]["request_id"])))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from .asgi import Scope, header
+from .metrics import Stage
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -61,6 +64,15 @@ class Tracing:
             record_exception=False,  # its message may quote a request
             set_status_on_exception=False,
         )
+
+    def add_stages(self, span: Span, stages: Sequence[Stage]) -> None:
+        """Put the stages of a request below its span: where its time went."""
+        from opentelemetry.trace import set_span_in_context
+
+        below, epoch = set_span_in_context(span), time.time() - time.perf_counter()
+        for name, began, ended in stages:
+            start, end = (int((epoch + moment) * 1e9) for moment in (began, ended))
+            self._tracer.start_span(name, context=below, start_time=start).end(end)
 
     def close(self) -> None:
         """Send what is left."""

@@ -28,6 +28,9 @@ class _Session(Session):
         self.llm: Any = LLM(opening.model, runner="pooling", dtype=opening.dtype, max_model_len=opening.longest)
         self.settings = {"threads": opening.threads}
 
+    def prepare(self) -> None:
+        self.llm.reset_prefix_cache()
+
     def run(self, texts: Sequence[Text]) -> np.ndarray:
         if any(not isinstance(each, str) for each in texts):
             raise ConfigError("vllm is measured on single texts only; leave it out of --against.")

@@ -14,6 +14,8 @@ def routes(model: ServedModel) -> APIRouter:
     """The router of this family."""
     router = APIRouter(tags=["health"], responses=ERRORS, default_response_class=Response)
 
+    @router.head("/health", include_in_schema=False)
+    @router.head("/ping", include_in_schema=False)
     @router.get("/health")
     @router.get("/ping")
     @router.post("/ping")
@@ -23,6 +25,7 @@ def routes(model: ServedModel) -> APIRouter:
             return error_response(503, "The engine has died; restart the server.")
         return Response()
 
+    @router.head("/ready", include_in_schema=False)
     @router.get("/ready")
     async def ready(request: Request) -> Response:
         """200 while new requests are welcome, 503 once the server is stopping."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
 from ..bodies import json_response, read
+from ..call import left
 from ..chats import conversation_of
 from ..counts import check_prompts
 from ..errors import RequestError
@@ -69,7 +71,7 @@ def routes(model: ServedModel) -> APIRouter:
         model.adapter(asked.model)
         prompt = await conversation_of(model, asked) if isinstance(asked, TokenizeChat) else asked.prompt
         check_prompts(model, [prompt])
-        tokens = await asyncio.to_thread(llm.token_ids, prompt, add_special_tokens=asked.add_special_tokens)
+        tokens = await model.llm.token_ids(prompt, add_special_tokens=asked.add_special_tokens, timeout=left(request))
         strings = None
         if asked.return_token_strs:
             strings = await asyncio.to_thread(tokenizer_of(model).convert_ids_to_tokens, tokens)
@@ -84,7 +86,7 @@ def routes(model: ServedModel) -> APIRouter:
         asked = await read(request, detokenize_form)
         model.adapter(asked.model)
         check_prompts(model, [asked.tokens])
-        text = await asyncio.to_thread(text_of, model, asked.tokens)
+        text = await model.llm.tokenizing(partial(text_of, model, asked.tokens), timeout=left(request))
         return await json_response(DetokenizeResponse(prompt=text))
 
     return router
