@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from vllm_cls.architecture import OWN_MODEL_TYPE, Head, HeadRequest, HeadResult, in_backbone
 from vllm_cls.errors import ModelError
-from vllm_cls.peft_adapter import PeftAdapter, place
+from vllm_cls.peft_adapter import PeftAdapter, is_output_layer, place
 
 from .own_type import VclsForSequenceClassification
 from .tensor_names import Names, some
@@ -44,7 +44,7 @@ def changes(adapter: PeftAdapter | None, names: Names, head: Container[str]) -> 
     found: dict[str, Change] = {}
     for name, change in _wanted(adapter):
         parameter = place(name, parameters, prefix)
-        if parameter in head or (parameter is None and place(name, names.dropped, prefix)):
+        if parameter in head or (parameter is None and (is_output_layer(name) or place(name, names.dropped, prefix))):
             continue  # another head comes in its place, or the output layer, which a classifier does not have
         if parameter is None or parameter not in sources:
             raise ModelError(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from vllm_cls.architecture import OWN_MODEL_TYPE, Architecture, HeadResult, LinearHead, Target
 from vllm_cls.errors import ConfigError
 
+from .named_heads import ACTIVATION_KEYS
 from .own_type import VclsConfig, VclsForSequenceClassification
 from .seq_cls import HeadShape, LinearClassifier, head_tensors, own_settings
 from .sequence_settings import sequence_settings
@@ -25,6 +26,10 @@ _OWN_CLASSES: dict[str, type[PreTrainedModel]] = {
     "classify": VclsForSequenceClassification,
     "token_classify": VclsForTokenClassification,
 }
+
+
+# What a config says of the whole classifier, not of the backbone that is to be inside.
+_OF_THE_CLASSIFIER = ("id2label", "label2id", "problem_type", "head_dtype", "use_sep_token", *ACTIVATION_KEYS)
 
 
 def target(architecture: Architecture, config: PreTrainedConfig, result: HeadResult, pooling: str) -> Target:
@@ -117,6 +122,9 @@ def outer_config(config: PreTrainedConfig, result: HeadResult) -> VclsConfig:
         inner._name_or_path = ""  # where it was on this machine is nobody's business
         for name in ("pad_token_id", "bos_token_id", "eos_token_id", "dtype"):
             setattr(config, name, getattr(inner.get_text_config(), name, None))
+        for name in _OF_THE_CLASSIFIER:
+            if hasattr(inner, name):
+                setattr(config, name, copy.deepcopy(getattr(inner, name)))
     _set_labels(config, result)
     return config
 
@@ -148,12 +156,14 @@ def _own_type(config: Any, result: HeadResult, pooling: str, own_class: type[Pre
 
 
 def _set_labels(config: PreTrainedConfig, result: HeadResult) -> None:
+    # An adapter's head with as many labels is the model's own, trained on.
+    own = ("existing", "lora") if len(result.labels) == config.num_labels else ("existing",)
     if result.labels:
         config.id2label = dict(enumerate(result.labels))
         config.label2id = {label: index for index, label in enumerate(result.labels)}
-    if result.head.method != "existing":  # what the old head's numbers meant does not hold for a new one
+    if result.head.method not in own:  # what the old head's numbers meant does not hold for a new one
         config.problem_type = None
-        for name in ("sentence_transformers", "sbert_ce_default_activation_function"):
+        for name in ACTIVATION_KEYS:
             if hasattr(config, name):
                 delattr(config, name)
     if result.problem_type is not None:

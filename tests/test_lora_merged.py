@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 import vllm_cls
 from vllm_cls import LLM, ConfigError, LoRARequest, ModelError
@@ -114,3 +115,76 @@ def test_a_head_for_another_task_is_refused(tmp_path: Path) -> None:
         llm = LLM(str(base), enable_lora=True, convert=task)
         with pytest.raises(ModelError, match="brings a head that classifies"):
             llm.encode([[5, 6]], lora_request=request, pooling_task=task)
+
+
+@pytest.mark.parametrize("trained_on", ["more layers", "another family", "another vocabulary"])
+def test_what_was_trained_on_another_model_is_refused(trained_on: str, tmp_path: Path) -> None:
+    base = tiny.classifier("qwen2", tmp_path / "base")
+    other, targets, options = base, TARGETS["qwen2"], {}
+    if trained_on == "more layers":
+        other = tiny.classifier("qwen2", tmp_path / "other", num_hidden_layers=5)
+    if trained_on == "another family":
+        other, targets = tiny.classifier("gpt2", tmp_path / "other"), TARGETS["gpt2"]
+    if trained_on == "another vocabulary":
+        options = {"modules_to_save": ["embed_tokens", "score"]}
+    adapter = train(other, tmp_path / "adapter", targets, 3, seed=1, **options)
+    if options:
+        tensors = load_file(adapter / "adapter_model.safetensors")
+        name = next(each for each in tensors if "embed_tokens" in each)
+        longer = torch.cat([tensors[name], torch.zeros(3, 32)])
+        save_file({**tensors, name: longer}, adapter / "adapter_model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match="another model|the model's"):
+        LLM(str(base), lora=str(adapter))
+
+
+def of_a_language_model(base: Path, folder: Path, targets: list[str]) -> Path:
+    """An adapter of the language model itself."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(base)
+    adapted = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=targets))
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            parameter.data.normal_(0, 0.3, generator=generator)
+    adapted.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_label_tokens_of_an_output_layer_that_an_adapter_changes_are_refused(tied: bool, tmp_path: Path) -> None:
+    base = tiny.causal_lm("qwen2", tmp_path / "lm", tie_word_embeddings=tied)
+    options: dict[str, Any] = {
+        "convert": "classify",
+        "hf_overrides": {"classifier_from_token": ["a", "b"], "method": "from_2_way_softmax"},
+    }
+    changed = of_a_language_model(base, tmp_path / "changed", ["q_proj", "lm_head"])
+    with pytest.raises(ConfigError, match="output layer's rows"):
+        LLM(str(base), lora=str(changed), **options)
+    left = of_a_language_model(base, tmp_path / "left", ["q_proj"])
+    lm: Any = transformers.AutoModelForCausalLM.from_pretrained(base)
+    merged = peft.PeftModel.from_pretrained(lm, left).merge_and_unload().eval()
+    with LLM(str(base), lora=str(left), **options) as llm:
+        (output,) = llm.classify("good")
+        no, yes = (llm.get_tokenizer().convert_tokens_to_ids(each) for each in "ab")  # type: ignore[union-attr]
+    wanted = merged(torch.tensor([output.prompt_token_ids])).logits[0, -1]
+    assert output.outputs.logits == pytest.approx([float(wanted[yes] - wanted[no])], abs=1e-4)
+    # a classifier has no output layer, so another head may stand on the rest of the adapter
+    vllm_cls.convert(str(base), tmp_path / "out", lora=str(changed), head="random", num_labels=2)
+
+
+@pytest.mark.parametrize(
+    ("num_labels", "values"),
+    [
+        (3, {"problem_type": "multi_label_classification"}),
+        (1, {"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"}),
+    ],
+)
+def test_an_adapter_leaves_the_activation_of_the_model(num_labels: int, values: dict[str, str], tmp_path: Path) -> None:
+    base = tiny.classifier("qwen2", tmp_path / "base", num_labels=num_labels, **values)
+    adapter = train(base, tmp_path / "adapter", TARGETS["qwen2"], num_labels, seed=1)
+    vllm_cls.convert(str(base), tmp_path / "out", lora=str(adapter))
+    with LLM(str(base), enable_lora=True) as llm:
+        wanted = llm.classify("good", lora_request=LoRARequest("a", 1, str(adapter)))[0].outputs.probs
+    for opened in (LLM(str(base), lora=str(adapter)), LLM(str(tmp_path / "out"))):
+        with opened as llm:
+            assert llm.classify("good")[0].outputs.probs == pytest.approx(wanted, abs=1e-5)
+    assert abs(sum(wanted) - 1) > 0.1

@@ -134,6 +134,31 @@ def test_a_bias_that_transformers_would_drop_is_kept(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("num_labels", "values"),
+    [
+        (3, {"problem_type": "multi_label_classification"}),
+        (1, {"problem_type": "regression", "use_sep_token": False}),
+        (1, {"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity", "use_sep_token": False}),
+    ],
+)
+def test_a_head_with_a_bias_keeps_its_activation_and_its_pairs(
+    num_labels: int, values: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = tiny.classifier("qwen2", tmp_path / "model", num_labels=num_labels, **values)
+    with LLM(str(folder)) as llm:
+        (plain,), described = llm.classify("good"), llm.describe()
+    tensors = load_file(folder / "model.safetensors")
+    tensors["score.bias"] = torch.zeros(num_labels)  # one that changes nothing but the class that holds it
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    convert(str(folder), tmp_path / "converted")
+    for each in (folder, tmp_path / "converted"):
+        with LLM(str(each)) as llm:
+            assert llm.classify("good")[0].outputs.probs == pytest.approx(plain.outputs.probs, abs=1e-5)
+            for name in ("problem_type", "activation", "score_template"):
+                assert llm.describe()[name] == described[name]
+
+
 def test_what_transformers_cannot_hold_is_refused_by_it(qwen2: Path, tmp_path: Path) -> None:
     report = convert(str(qwen2), tmp_path / "out", head="random", num_labels=2, pooling=None, logit_bias=None)
     assert report.format == "transformers"

@@ -12,7 +12,6 @@ from .architecture import OWN_MODEL_TYPE
 from .config import PROBLEM_TYPES, ModelConfig
 from .errors import ConfigError, ModelError
 from .loading import heads_for, lacks_head, token_head, without_head
-from .peft_adapter import PeftAdapter
 from .source import Source
 
 ONE_LABEL = "one label cannot be single_label_classification (transformers refuses it); use regression or none."
@@ -105,7 +104,7 @@ class HeadOptions:
         if method == "fit" and not self.train:
             raise ConfigError("--head fit needs --train FILE with labelled rows.")
         if method in ("tokens", "two-way", "sequence") and source.adapter is not None:
-            _refuse_output_layer(source.adapter)
+            source.adapter.check_output_layer()
         return replace(self, head=method, pooling=_pooling(source, self.pooling))
 
 
@@ -140,17 +139,6 @@ def _refuse_for_tokens(source: Source, options: HeadOptions) -> None:
         raise ConfigError("--head-name: several heads are for classifiers of texts; a token classifier has one.")
     if options.pooling is not None:
         raise ConfigError(f"--pooling {options.pooling}: a token classifier reads every token's state; leave it out.")
-
-
-def _refuse_output_layer(adapter: PeftAdapter) -> None:
-    """Heads that are rows of the output layer are read from the source, as it is without the adapter."""
-    outside = [name for name in adapter.low_rank if not any(part.isdigit() for part in name.split("."))]
-    if adapter.saved or outside:
-        name = next(iter(outside), None) or next(iter(adapter.saved))
-        raise ConfigError(
-            f"--lora {adapter.name} changes {name}, so the output layer's rows may not be what the model has; merge it with "
-            "PEFT first, or take --head fit."
-        )
 
 
 def _method(source: Source, head: str | None) -> str:

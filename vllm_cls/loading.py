@@ -54,6 +54,8 @@ def _head_at_load(source: Source, options: ModelConfig) -> HeadResult:
     from_tokens = token_head(source)
     asked = options.convert in (source.task, "reward") or source.is_classifier
     if from_tokens and (asked or from_tokens.is_what_it_is):
+        if source.adapter is not None:
+            source.adapter.check_output_layer()
         labels = options.label_overrides()
         result = make_head(source, from_tokens.method, from_tokens.options)
         count = options.hf_overrides.get("num_labels", len(result.labels))
@@ -68,7 +70,7 @@ def _head_at_load(source: Source, options: ModelConfig) -> HeadResult:
     # A checkpoint that says it is a classifier is held to it when its weights are read.
     asked = options.convert in (source.task, "reward") or source.adapter is not None
     if source.is_classifier or (asked and not lacks_head(source)):
-        return make_head(source, "existing", {"adapter": source.adapter})
+        return make_head(source, "existing", {"adapter": source.adapter}, problem_type=source.config.problem_type)
     raise ModelError(
         f"{without_head(source)}, and a head is never invented. Make one with `vcls convert {options.model} OUT --convert "
         f"{source.task} --head {heads_for(source)} …`, or pass convert='{source.task}' with "

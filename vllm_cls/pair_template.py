@@ -238,7 +238,8 @@ def _of(template: ScoreTemplate, source: Source) -> PairTemplate:
 
 
 def _without_sep_token(source: Source) -> bool:
-    return getattr(source.config, "use_sep_token", True) is False
+    said = (getattr(each, "use_sep_token", None) for each in (source.config, source.backbone_config))
+    return next((each for each in said if each is not None), True) is False
 
 
 def _refusal(source: Source) -> str:

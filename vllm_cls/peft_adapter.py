@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import ModelError
+from .errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
     import torch
@@ -100,6 +100,16 @@ class PeftAdapter:
                 f"{what[task]}; pass convert={self.task!r} (--convert)."
             )
 
+    def check_output_layer(self) -> None:
+        """Raise `ConfigError` if it may change the output layer, whose rows are read as they are without the adapter."""
+        outside = [name for name in self.low_rank if not any(part.isdigit() for part in name.split("."))]
+        if self.saved or outside:
+            name = next(iter(outside), None) or next(iter(self.saved))
+            raise ConfigError(
+                f"--lora {self.name} changes {name}, so the output layer's rows may not be what the model has; merge it with "
+                "PEFT first, or take --head fit."
+            )
+
     @property
     def rank(self) -> int:
         """The largest."""
@@ -128,24 +138,47 @@ def place(name: str, known: Container[str], prefix: str) -> str | None:
     return next((each for each in (name, f"{prefix}.{name}", f"{prefix}.{inner}") if each in known), None)
 
 
-def merge_into(model: PreTrainedModel, adapter: PeftAdapter, *, skip: Container[str]) -> None:
-    """Merge an adapter into a classifier in memory, in place; what the class does not have is left out.
+def is_output_layer(path: str) -> bool:
+    """Whether a path of an adapter is in a language model's output layer, which classifiers do not have."""
+    return path.partition(".")[0] in ("lm_head", "embed_out")
+
+
+def merge_into(
+    model: PreTrainedModel, adapter: PeftAdapter, *, skip: Container[str], beside: Container[str] = ()
+) -> None:
+    """Merge an adapter into a classifier in memory, in place.
 
     Args:
         skip: parameters that come from elsewhere.
+        beside: tensors of the checkpoint; what is among them and the class does not have (another head) is left out.
+
+    Raises:
+        ModelError: it was trained on another model.
     """
     from transformers.pytorch_utils import Conv1D
 
     known, prefix = dict(model.named_parameters()), model.base_model_prefix
+
+    def placed(path: str) -> str | None:
+        name = place(path, known, prefix)
+        if name is None and not is_output_layer(path) and place(path, beside, prefix) is None:
+            raise ModelError(
+                f"{adapter.name} changes {path}, which {type(model).__name__} does not have; it was trained on another model."
+            )
+        return None if name is None or name in skip else name
+
     for path, low_rank in adapter.low_rank.items():
-        name = place(f"{path}.weight", known, prefix)
-        if name is not None and name not in skip:
+        name = placed(f"{path}.weight")
+        if name is not None:
             weight, conv = known[name], isinstance(model.get_submodule(name.removesuffix(".weight")), Conv1D)
             weight.data = low_rank.merged(weight.data.cpu(), transposed=conv).to(weight.device, weight.dtype)
     for path, tensor in adapter.saved.items():
-        name = place(path, known, prefix)
-        if name is not None and name not in skip and known[name].shape == tensor.shape:
-            known[name].data = tensor.to(known[name].device, known[name].dtype)
+        name = placed(path)
+        if name is None:
+            continue
+        if known[name].shape != tensor.shape:
+            raise ModelError(f"the adapter's {path} is {tuple(tensor.shape)}, the model's {tuple(known[name].shape)}.")
+        known[name].data = tensor.to(known[name].device, known[name].dtype)
 
 
 def read_adapter(path: str, *, allow_pickle: bool = False) -> PeftAdapter:

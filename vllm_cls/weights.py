@@ -83,7 +83,7 @@ def load_weights(
         )
     refuse_nonfinite(model, source.checkpoint.name, skip=missing)
     if source.adapter is not None:
-        merge_into(model, source.adapter, skip=allowed)
+        merge_into(model, source.adapter, skip=allowed, beside=source.checkpoint.locations)
     _let_see_both_ways(model)
     return model.eval(), missing & allowed
 
