@@ -11,6 +11,8 @@ import pytest
 import torch
 import transformers
 from sentence_transformers import CrossEncoder
+from sentence_transformers.base.modules.transformer import Transformer
+from sentence_transformers.cross_encoder.modules.logit_score import LogitScore
 
 from vllm_cls import LLM, ConfigError, ModelError, PoolingParams, PromptError, convert
 
@@ -113,9 +115,39 @@ def test_a_default_prompt_is_written_before_the_query(tmp_path: Path) -> None:
     folder = tiny.classifier("bert", tmp_path / "model", num_labels=1)
     theirs = CrossEncoder(str(folder), prompts={"p": "Review: "}, default_prompt_name="p")
     theirs.save_pretrained(str(tmp_path / "saved"))
-    with LLM(str(tmp_path / "saved")) as llm:
-        expected = theirs.predict([(QUERY, each) for each in DOCUMENTS]).tolist()
-        assert scores(llm) == pytest.approx(expected, abs=1e-4)
+    expected = theirs.predict([(QUERY, each) for each in DOCUMENTS]).tolist()
+    assert expected != pytest.approx(
+        theirs.predict([(QUERY, each) for each in DOCUMENTS], prompt="").tolist(), abs=1e-5
+    )
+    convert(str(tmp_path / "saved"), tmp_path / "converted")
+    convert(str(tmp_path / "saved"), tmp_path / "named", head_name="relevance")
+    for name in ("saved", "converted", "named"):
+        with LLM(str(tmp_path / name)) as llm:
+            assert scores(llm) == pytest.approx(expected, abs=1e-5), name
+
+
+def of_a_chat_template(folder: Path, **processing: Any) -> CrossEncoder:
+    """Sentence Transformers' reranker of a language model, whose chat template is told what `processing` says."""
+    template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %} yes?{% endif %}"
+    )
+    (folder / "chat_template.jinja").write_text(template)
+    model = Transformer(str(folder), transformer_task="text-generation", processing_kwargs=processing)
+    return CrossEncoder(modules=[model, LogitScore(5, 6)])
+
+
+def test_what_a_saved_chat_template_is_told(tmp_path: Path) -> None:
+    folder = tiny.causal_lm("qwen2", tmp_path / "lm", max_position_embeddings=LONG)
+    theirs = of_a_chat_template(folder, chat_template={"add_generation_prompt": True})
+    theirs.save_pretrained(str(tmp_path / "saved"))
+    expected = theirs.predict([(QUERY, each) for each in DOCUMENTS]).tolist()
+    convert(str(tmp_path / "saved"), tmp_path / "converted")
+    for name in ("saved", "converted"):
+        with LLM(str(tmp_path / name)) as llm:
+            assert scores(llm) == pytest.approx(expected, abs=1e-4), name
+    of_a_chat_template(folder, text={"max_length": 8}).save_pretrained(str(tmp_path / "short"))
+    with pytest.raises(ModelError, match="processing_kwargs set max_length"):
+        LLM(str(tmp_path / "short"))
 
 
 def test_other_modules_are_refused(tmp_path: Path) -> None:

@@ -221,6 +221,8 @@ def test_what_would_be_computed_otherwise_is_refused(bert: Path, tmp_path: Path)
     settings = "sentence_bert_config.json"
     refused(settings, "transformer_task", changed(settings, transformer_task="fill-mask"))
     refused(settings, "reads texts as", changed(settings, modality_config={"message": {}}))
+    forms = {name: {"method": "forward", "method_output_name": "last_hidden_state"} for name in ("text", "message")}
+    refused(settings, "chat template", changed(settings, modality_config=forms))
     refused(settings, "config_args", changed(settings, config_args={"num_hidden_layers": 1}))
     (tmp_path / settings).write_text("{")
     with pytest.raises(ModelError, match="is not JSON"):

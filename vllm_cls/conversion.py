@@ -316,10 +316,7 @@ def _store_settings(target: Target, source: Source, method: str, options: ModelC
     length = options.max_model_len or source.sentence_transformers_length()
     if length is not None:  # that file is not written, and the head was made for texts of this length
         settings["max_model_len"] = length
-    score_template = to_store(options, source, int(target.config.num_labels))
-    if score_template is not None:
-        settings["score_template"] = score_template
-    target.config.vcls = settings
+    target.config.vcls = {**settings, **to_store(options, source, int(target.config.num_labels))}
     if method != "existing":  # these ask for a head that is made now
         for config in (target.config, getattr(target.config, "backbone_config", None)):
             for name in ("classifier_from_token", "method", "is_original_qwen3_reranker"):

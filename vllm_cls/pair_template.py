@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .architecture import ScoreTemplate
@@ -39,6 +39,7 @@ class PairTemplate:
         structured: a message's content is a list of parts, not a text.
         adds_special_tokens: whether the tokenizer adds its special tokens round the result.
         beginning: what every prompt begins with, before the query.
+        options: whatever else the template is told.
     """
 
     name: str
@@ -48,6 +49,7 @@ class PairTemplate:
     structured: bool = False
     adds_special_tokens: bool = True
     beginning: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def render(
         self, tokenizer: PreTrainedTokenizerBase, query: str, document: str, instruction: str | None = None
@@ -76,7 +78,7 @@ class PairTemplate:
                 [{"role": role, "content": self._content(text)} for role, text in messages],
                 chat_template=self.text,
                 tokenize=False,
-                **values,
+                **{**self.options, **values},
             )
         except (TemplateError, ValueError, TypeError, KeyError, IndexError) as error:
             raise PromptError(f"the score template refuses this pair: {error}") from error
@@ -166,29 +168,32 @@ def pair_form(options: ModelConfig, source: Source, num_labels: int, template_ta
         return named(stored, source)
     if files is not None and files.uses_chat_template and tokenizer is not None and tokenizer.chat_template:
         text: Any = tokenizer.chat_template
-        known = {"instruction": files.prompt, "adds_special_tokens": False}
+        known = {"instruction": files.prompt, "adds_special_tokens": False, "options": files.template_options}
         return PairForm(PairTemplate.checked(tokenizer, "sentence-transformers", text, **known))
     if _without_sep_token(source):
         return PairForm(concatenated=True)
     if num_labels == 1 and is_causal(source) and not template_takes_pairs:
         found = detected(source)
         return PairForm(_of(found, source)) if found else PairForm(refused=_refusal(source))
-    return PairForm(query_prefix=(files.prompt if files else None) or "")
+    return PairForm(query_prefix=(files.prompt if files else source.settings.get("query_prefix")) or "")
 
 
-def to_store(options: ModelConfig, source: Source, num_labels: int) -> str | dict[str, Any] | None:
-    """What a converted checkpoint keeps of it under `vcls.score_template`; None where there is nothing to keep.
+def to_store(options: ModelConfig, source: Source, num_labels: int) -> dict[str, Any]:
+    """What a converted checkpoint keeps of it under `vcls`: `score_template` and `query_prefix`, where there are any.
 
     Raises:
         ConfigError: as for `pair_form`.
     """
-    template = pair_form(options, source, num_labels).template
-    if template is None:
-        return options.score_template
-    if template.name in [each.name for each in _known()]:
-        return template.name
-    kept = {name: getattr(template, name) for name in ("text", "instruction", "adds_special_tokens")}
-    return {name: value for name, value in kept.items() if value is not None}
+    form = pair_form(options, source, num_labels)
+    found = {"query_prefix": form.query_prefix, "score_template": _to_store(form.template) or options.score_template}
+    return {name: value for name, value in found.items() if value}
+
+
+def _to_store(template: PairTemplate | None) -> str | dict[str, Any] | None:
+    if template is None or template.name in [each.name for each in _known()]:
+        return template and template.name
+    kept = {name: getattr(template, name) for name in ("text", "instruction", "adds_special_tokens", "options")}
+    return {name: value for name, value in kept.items() if value not in (None, {})}
 
 
 def is_causal(source: Source) -> bool:

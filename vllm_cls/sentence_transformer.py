@@ -184,6 +184,8 @@ def _check_transformer(checkpoint: Checkpoint) -> None:
     modalities = settings.get("modality_config")
     if modalities is not None and modalities.get("text") != _PLAIN:
         raise _unsupported(checkpoint, f"reads texts as {modalities.get('text')!r}")
+    if modalities is not None and "message" in modalities:  # which goes before "text", for texts too
+        raise _unsupported(checkpoint, "writes texts into the tokenizer's chat template")
     for name in _ARGUMENTS:
         strange = sorted(set(settings.get(name) or ()) - set(_HARMLESS))
         if strange:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 _INSIDE = "model."  # the backbone's prefix in a checkpoint of our own type
-SHARED = ("pooling", "prompt_template", "chat_template_prompt", "max_model_len", "score_template")
+SHARED = ("pooling", "prompt_template", "chat_template_prompt", "max_model_len", "score_template", "query_prefix")
 """Settings under `vcls` that all heads have in common, since a text runs once."""
 
 
