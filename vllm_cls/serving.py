@@ -32,6 +32,7 @@ from .runtime.device import choose_device, choose_dtype, default_batched_tokens,
 from .runtime.engine import Engine, Result
 from .runtime.fusion import linear
 from .runtime.lora import Adapter, let_adapt
+from .runtime.native import attention as native_attention
 from .runtime.prepacking import PackedLinear, pays
 from .runtime.runner import Mode, Runner
 from .runtime.workers import bound_kernel_caches
@@ -258,6 +259,7 @@ def serve(options: ModelConfig, runtime: RuntimeConfig) -> Served:
     device = choose_device(options.device)
     if device.type == "cpu":
         bound_kernel_caches()
+        native_attention.prepare()
         if runtime.cuda_graphs:
             raise ConfigError("cuda_graphs=True needs a GPU, and this model is to run on a CPU; leave it out.")
     # int8 starts from float32, whatever else this processor is good at.

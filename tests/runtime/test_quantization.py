@@ -16,7 +16,9 @@ from transformers.pytorch_utils import Conv1D
 from tests.models import tiny
 from vllm_cls import LLM
 from vllm_cls.errors import ConfigError
-from vllm_cls.runtime import int8_kernels, quantization
+from vllm_cls.runtime import quantization
+from vllm_cls.runtime.native import compiler
+from vllm_cls.runtime.native import int8 as int8_kernels
 from vllm_cls.runtime.quantization import Int8Linear, quantize_int8, watch_inputs
 
 
@@ -154,11 +156,11 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = Int8Linear(torch.randn(64, 64), torch.randn(64)), torch.randn(30, 64)
     expected = layer(x)
     int8_kernels.compiled.cache_clear()
-    monkeypatch.setattr(int8_kernels.shutil, "which", lambda name: None)
+    monkeypatch.setattr(compiler.shutil, "which", lambda name: None)
     assert int8_kernels.compiled() is None
     assert torch.equal(layer(x), expected)
     int8_kernels.compiled.cache_clear()
-    monkeypatch.setattr(int8_kernels.shutil, "which", lambda name: "/bin/false")
+    monkeypatch.setattr(compiler.shutil, "which", lambda name: "/bin/false")
     assert int8_kernels.compiled() is None
     int8_kernels.compiled.cache_clear()
 

@@ -1,7 +1,4 @@
-"""Attention over the spans of a row: one kernel for all where a GPU has it, else SDPA span by span.
-
-On a CPU the loop over spans is as fast as anything (measured).
-"""
+"""Attention over the spans of a row: one kernel for all where there is one, else SDPA span by span."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from .mask import PackedMask
+from .native import attention as native
 from .row import Row, Span
 
 
@@ -42,6 +40,10 @@ def attend(
             return whole
     if row.static:
         raise RuntimeError("a recorded forward needs a kernel over the whole row")
+    if softcap is None and sinks is None:
+        whole = native.attend(query, key, value, spans, mask, scaling, row)
+        if whole is not None:
+            return whole
     output = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
     for span in spans:
         q = query[:, :, span.queries]

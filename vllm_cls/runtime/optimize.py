@@ -16,7 +16,7 @@ from ..pooler.methods import last_pool, pooled_places
 from .batch import TokenSequence, Work
 from .cuda.fp8 import apply_fp8
 from .fusion import MakeProduct, fuse, joined, linear, unfuse
-from .int8_kernels import compiled
+from .native.int8 import compiled
 from .prepacking import PackedLinear, prepack, unpack
 from .pruning import prune_last_layer
 from .quantization import Int8Linear, quantize_int8, watch_inputs

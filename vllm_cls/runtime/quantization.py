@@ -24,7 +24,7 @@ from torch import nn
 
 from ..errors import ConfigError
 from .fusion import linears, weight_of
-from .int8_kernels import ZERO, kernels
+from .native.int8 import ZERO, kernels
 
 # Largest sum of two neighbouring weights of one sign: any, or what 255 · 128 < 2¹⁵ allows.
 _ANY_PAIR, _EXACT_PAIR = 254, 128

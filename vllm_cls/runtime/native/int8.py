@@ -1,74 +1,22 @@
 """float32 rows ↔ integers with a scale a row: a few lines of C where a compiler is found, else torch, same numbers.
 
-A row never sees another, so a token's result cannot depend on what shares its batch. The C is compiled when
-it is first needed (0.2 s) and kept nowhere. torch.compile was measured too: 11 s at every start with its cache
-warm, 60 µs a call, and slower loops.
+A row never sees another, so a token's result cannot depend on what shares its batch. torch.compile was measured too:
+11 s at every start with its cache warm, 60 µs a call, and slower loops.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import logging
-import shutil
-import subprocess
-import tempfile
-from pathlib import Path
 
 import torch
 
+from .compiler import library
+
 ZERO = 128  # what the integer product subtracts from its 8-bit inputs
 
-_SOURCE = r"""
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
-
-void quantize(const float *restrict x, const float *restrict factor, int64_t rows, int64_t width,
-              uint8_t *restrict q, float *restrict scale, float *restrict offset) {
-  for (int64_t r = 0; r < rows; ++r, x += width, q += width) {
-    float low = 0.0f, high = 0.0f;
-    int32_t bad = 0;
-    for (int64_t i = 0; i < width; ++i) {
-      float v = x[i] * factor[i];
-      int32_t bits;
-      memcpy(&bits, &v, 4);
-      bad |= (bits & 0x7f800000) == 0x7f800000;
-      low = v < low ? v : low;
-      high = v > high ? v : high;
-    }
-    float step = (high - low) / 255.0f;
-    step = step > 1e-30f ? step : 1e-30f;
-    float inverse = 1.0f / step;
-    float zero = rintf(-low * inverse);
-    for (int64_t i = 0; i < width; ++i) {
-      float v = rintf(x[i] * factor[i] * inverse) + zero;
-      v = v > 0.0f ? v : 0.0f;
-      v = v < 255.0f ? v : 255.0f;
-      q[i] = (uint8_t)(int32_t)v;
-    }
-    scale[r] = step;
-    offset[r] = zero - 128.0f;
-    if (bad) {
-      const int32_t nan = 0x7fc00000;
-      memcpy(scale + r, &nan, 4);
-    }
-  }
-}
-
-void dequantize(float *restrict y, int64_t rows, int64_t width, const float *restrict scale,
-                const float *restrict offset, const float *restrict sums, const float *restrict bias) {
-  for (int64_t r = 0; r < rows; ++r, y += width) {
-    float s = scale[r], o = offset[r];
-    for (int64_t i = 0; i < width; ++i) y[i] = (y[i] - o * sums[i]) * s + bias[i];
-  }
-}
-"""
 # Products and sums are rounded one by one (no contraction), as torch's passes round them.
-_FLAGS = (
-    "-O3 -march=native -shared -fPIC -ffp-contract=off -fno-math-errno -fno-trapping-math -ffinite-math-only "
-    "-fno-signed-zeros"
-).split()
+_FLAGS = ("-ffp-contract=off", "-ffinite-math-only", "-fno-signed-zeros")
 # The C runs on one thread; with more of them torch's passes catch up.
 _MOST_THREADS = 4
 
@@ -135,22 +83,8 @@ _EAGER = EagerKernels()
 @functools.cache
 def compiled() -> CompiledKernels | None:
     """The kernels in C, or None where they cannot be made here."""
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        _log_absence("there is no C compiler")
-        return None
-    try:
-        with tempfile.TemporaryDirectory(prefix="vllm_cls_", ignore_cleanup_errors=True) as folder:
-            source, library = Path(folder, "int8.c"), Path(folder, "int8.so")
-            source.write_text(_SOURCE, encoding="utf-8")
-            command = [compiler, *_FLAGS, str(source), "-o", str(library)]
-            subprocess.run(command, check=True, capture_output=True, text=True, errors="replace", timeout=60)
-            return CompiledKernels(ctypes.CDLL(str(library)))
-    except subprocess.CalledProcessError as failure:
-        _log_absence(f"{compiler} fails: {failure.stderr.strip()[:200]}")
-    except (OSError, subprocess.TimeoutExpired) as failure:
-        _log_absence(f"{type(failure).__name__}: {failure}")
-    return None
+    made = library("int8", _FLAGS)
+    return CompiledKernels(made) if made is not None else None
 
 
 def kernels() -> EagerKernels | CompiledKernels:
@@ -158,7 +92,3 @@ def kernels() -> EagerKernels | CompiledKernels:
     if torch.get_num_threads() > _MOST_THREADS:
         return _EAGER
     return compiled() or _EAGER
-
-
-def _log_absence(reason: str) -> None:
-    logging.getLogger("vllm_cls").info("int8 runs without compiled kernels, which are faster: %s", reason)
