@@ -14,7 +14,7 @@ from vllm_cls.errors import ConfigError, ModelError
 
 from .families import native_class
 from .linear_heads import stored_head
-from .lm_head import projection_of, tensors_of
+from .lm_head import is_embeddings, projection_of, tensors_of
 from .named_heads import ACTIVATION_KEYS, NamedHead, OwnPart, named_heads
 from .own_type import VclsConfig, VclsForSequenceClassification
 from .seq_cls import HeadShape, head_tensors, own_settings
@@ -162,6 +162,6 @@ def _lm_head(request: NamedHeadRequest) -> dict[str, str]:
         weight, bias = tensors_of(made_for, projection)
     except ModelError:  # it has none, or one that no head can be made of
         return {}
-    if projection.tied:
+    if is_embeddings(made_for, projection):
         return {}
     return {weight: "lm_head.weight"} | ({bias: "lm_head.bias"} if bias is not None else {})

@@ -1,7 +1,7 @@
 """Writing a converted checkpoint: tensors go from file to file, and the model is never loaded.
 
-The folder appears whole or not at all. Python files of remote code are not copied: the written class is
-transformers' or ours, and code that nobody read should not travel with it.
+The folder appears whole or not at all. Python files are copied only where the model's config is code that came with
+it, and that the user trusted: else the written class is transformers' or ours, and needs none.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vllm_cls.config import has_own_code
 from vllm_cls.errors import ModelError
 from vllm_cls.hookspecs import hookimpl
 
@@ -67,6 +68,7 @@ def vcls_write_checkpoint(plan: ConversionPlan) -> WriteResult:
         ModelError: `out` cannot be written, or the source does not make up the classifier.
     """
     try:
+        _refuse_code_inside(plan)
         place = checked_place(plan.out, [plan.checkpoint.folder, *plan.checkpoint.shards], overwrite=plan.overwrite)
         tensors = plan_tensors(plan)
         return _dry_run(plan, tensors) if plan.dry_run else _write(plan, tensors, place)
@@ -74,6 +76,15 @@ def vcls_write_checkpoint(plan: ConversionPlan) -> WriteResult:
         if error.errno in _FULL:
             raise ModelError(f"the disk of {plan.out} filled up; nothing was left behind. {_needs(tensors)}") from error
         raise ModelError(f"{plan.out} cannot be written: {error.strerror or error}.") from error
+
+
+def _refuse_code_inside(plan: ConversionPlan) -> None:
+    """Our own format holds the backbone's config, and would need its code to be read."""
+    if not has_own_code(plan.config) and any(map(has_own_code, configs_within(plan.config))):
+        raise ModelError(
+            f"{plan.checkpoint.name} has code of its own, and this head takes our own format, which has no place for it; make "
+            "one that is a plain matrix (--head tokens, fit without --bias, random) on the model's own pooling."
+        )
 
 
 def _dry_run(plan: ConversionPlan, tensors: TensorPlan) -> WriteResult:
@@ -107,6 +118,10 @@ def _write_beside(plan: ConversionPlan, tensors: TensorPlan, folder: Path) -> No
             place_file(source, target)
     if plan.tokenizer is not None:
         plan.tokenizer.save_pretrained(folder)
+    if has_own_code(plan.config):
+        for source in plan.checkpoint.folder.glob("*.py"):
+            if not (folder / source.name).exists():  # transformers writes that of the config
+                place_file(source, folder / source.name)
     (folder / "README.md").write_text(plan.card, encoding="utf-8")
 
 
@@ -118,9 +133,9 @@ def written_config(plan: ConversionPlan, tensors: TensorPlan) -> PreTrainedConfi
     if asked or config.dtype is None:
         for part in configs_within(config):
             part.dtype = asked or tensors.dtype
-    # What belongs to generation is refused in a config by transformers; remote code does not come along.
+    # What belongs to generation is refused in a config by transformers.
     stray: dict[str, Any] = config._get_generation_parameters()
-    for name in [*stray, "auto_map"]:
+    for name in [*stray, *([] if has_own_code(config) else ["auto_map"])]:
         if hasattr(config, name):
             delattr(config, name)
     return config

@@ -64,6 +64,18 @@ def read_rows(request: HeadRequest, ids: Sequence[int]) -> LmRows:
     return LmRows(weight, bias, projection.softcap)
 
 
+def is_embeddings(request: HeadRequest, projection: Projection) -> bool:
+    """Whether the LM head's weight is that of the input embeddings.
+
+    A checkpoint may hold both though its config ties them; transformers ties them only where they are equal.
+    """
+    names = request.checkpoint.locations
+    weight, inputs = _found(projection.weight_name, names), _found(projection.input_name, names)
+    if not projection.tied or weight is None or weight == inputs:
+        return projection.tied
+    return inputs is None or request.checkpoint.same(weight, inputs)
+
+
 def tensors_of(request: HeadRequest, projection: Projection) -> tuple[str, str | None]:
     """The names in the checkpoint of an LM head's weight and of its bias, where it has one.
 

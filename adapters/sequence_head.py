@@ -6,7 +6,7 @@ from vllm_cls.architecture import OWN_MODEL_TYPE, Head, HeadRequest, HeadResult,
 from vllm_cls.errors import ConfigError, ModelError
 
 from .label_tokens import checked_labels, label_texts
-from .lm_head import projection_of, tensors_of
+from .lm_head import is_embeddings, projection_of, tensors_of
 
 
 def sequence_head(request: HeadRequest) -> HeadResult:
@@ -35,12 +35,12 @@ def sequence_head(request: HeadRequest) -> HeadResult:
     weight, bias = tensors_of(request, projection)
     head = SequenceHead(
         texts,
-        weight=None if projection.tied else weight,
+        weight=None if (tied := is_embeddings(request, projection)) else weight,
         bias=bias,
         lm_scale=projection.scale,
         softcap=projection.softcap,
     )
-    if projection.tied and bias is not None:
+    if tied and bias is not None:
         raise ModelError("the LM head shares its weight with the embeddings and has a bias of its own; use --head fit.")
     shown = "; ".join(f"`{label}`: {', '.join(map(repr, by_label[label]))}" for label in labels)
     description = (

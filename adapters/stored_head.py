@@ -10,7 +10,8 @@ from vllm_cls.errors import ConfigError, ModelError
 from vllm_cls.peft_adapter import PeftAdapter
 
 from .merging import adapter_head
-from .seq_cls import LinearClassifier
+from .seq_cls import LinearClassifier, own_settings
+from .sequence_settings import sequences_from
 
 if TYPE_CHECKING:
     import torch
@@ -54,8 +55,10 @@ def existing_head(request: HeadRequest) -> HeadResult:
     if adapter is not None and adapter.head_rows("score" if config.model_type == OWN_MODEL_TYPE else final) is not None:
         return adapter_head(request, adapter)
     if config.model_type == OWN_MODEL_TYPE:
+        rows = _own_rows(request)
+        labels = list(request.labels) if rows is None else _labels(request, rows)
         return HeadResult(
-            Head("existing", description="The head that the checkpoint had."), request.labels, request.problem_type
+            Head("existing", description="The head that the checkpoint had."), labels, request.problem_type
         )
     weight, bias = f"{final}.weight", f"{final}.bias"
     if weight in checkpoint.locations:
@@ -82,6 +85,16 @@ def existing_head(request: HeadRequest) -> HeadResult:
     else:
         labels = list(request.labels)
     return HeadResult(Head("existing", description="The head that the checkpoint had."), labels, request.problem_type)
+
+
+def _own_rows(request: HeadRequest) -> int | None:
+    """How many labels the head of a checkpoint of our own type has; None where several have names, or it does not tell."""
+    settings, names = own_settings(request.config), request.checkpoint.locations
+    texts = sequences_from(settings)
+    if texts is not None:
+        return len(texts.texts)
+    found = next((name for name in ("combine.weight", "score.weight") if name in names), None)
+    return None if found is None else _rows(request, found)
 
 
 def _rows(request: HeadRequest, name: str) -> int:

@@ -26,6 +26,7 @@ from vllm_cls import (
 )
 
 from .models import tiny
+from .test_lora import train
 
 TEXTS = ["The film was good", "a boring end", "What are the best practices for secure coding in Python?"]
 TEMPLATE = "Review: {text}\nSentiment:"
@@ -265,6 +266,9 @@ def test_what_cannot_be_is_refused(model: Path, tmp_path: Path) -> None:
         convert(str(tiny.classifier("bart", tmp_path / "bart")), out, head_name="new")
     with pytest.raises(ConfigError, match="names"):
         LLM(str(model.parent / "with-sentiment"), enable_lora=True)
+    adapter = train(tiny.causal_lm("qwen2", tmp_path / "lm"), tmp_path / "adapter", ["q_proj"], 2, seed=1)
+    with pytest.raises(ConfigError, match="take no adapter"):
+        LLM(str(model.parent / "with-sentiment"), lora=str(adapter))
     assert LoRARequest and not out.exists()
 
 

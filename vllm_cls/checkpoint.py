@@ -17,6 +17,7 @@ from .errors import ModelError
 if TYPE_CHECKING:
     import torch
 
+_ROWS_AT_ONCE = 8192
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py", "*.md"]
 
@@ -139,6 +140,22 @@ class Checkpoint:
                 return file.get_tensor(name).to(torch.float32)
             part = file.get_slice(name)
             return torch.stack([part[row : row + 1][0].to(torch.float32) for row in rows])
+
+    def same(self, name: str, other: str) -> bool:
+        """Whether two tensors are equal; of large ones, a part is in memory at a time."""
+        import torch
+        from safetensors import safe_open
+
+        with (
+            safe_open(self.locations[name], framework="pt") as file,
+            safe_open(self.locations[other], framework="pt") as file_of_other,
+        ):
+            one, two = file.get_slice(name), file_of_other.get_slice(other)
+            shape = one.get_shape()
+            if shape != two.get_shape():
+                return False
+            starts = range(0, shape[0], _ROWS_AT_ONCE)
+            return all(torch.equal(one[at : at + _ROWS_AT_ONCE], two[at : at + _ROWS_AT_ONCE]) for at in starts)
 
     def key_mapping(self, prefix: str) -> dict[str, str] | None:
         """Patterns of names on disk → what a class whose backbone has this prefix calls them; None where it finds them."""

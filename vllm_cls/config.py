@@ -27,6 +27,11 @@ def labels_of(config: Any) -> dict[int, str]:
     return {int(index): str(label) for index, label in sorted(config.id2label.items())}
 
 
+def has_own_code(config: Any) -> bool:
+    """Whether a config of transformers is of a class that came with a checkpoint."""
+    return type(config).__module__.startswith("transformers_modules.")
+
+
 @dataclass(frozen=True)
 class PoolerConfig:
     """How hidden states become logits and probabilities (vLLM's PoolerConfig).

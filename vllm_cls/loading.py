@@ -51,6 +51,11 @@ def _head_at_load(source: Source, options: ModelConfig) -> HeadResult:
     Raises:
         ModelError: there is no head, and none was asked for.
     """
+    if source.adapter is not None and source.settings.get("heads"):
+        raise ConfigError(
+            f"{options.model} has several heads with names, which take no adapter; merge it before they get them (`vcls convert "
+            "MODEL OUT --lora ADAPTER`)."
+        )
     from_tokens = token_head(source)
     asked = options.convert in (source.task, "reward") or source.is_classifier
     if from_tokens and (asked or from_tokens.is_what_it_is):
@@ -269,7 +274,7 @@ def _without_head(
     source: Source, options: ModelConfig, embedder: Embedder | None, dtype: torch.dtype, device: torch.device
 ) -> Classifier:
     model, _ = _bare(source, dtype, device, options.allow_pickle)
-    pooling = pooling_of(source, model) if embedder is None else embedder.pooling
+    pooling = source.pooling if embedder is None else embedder.pooling
     return Classifier(source, model, model.config, pooling, has_head=False, embedder=embedder)
 
 

@@ -57,6 +57,10 @@ class WithoutHeads(Checkpoint):
         stored = self._stored.get(name, name)
         return Checkpoint(self.folder, None, self.name).tensor(stored, rows)
 
+    def same(self, name: str, other: str) -> bool:
+        stored, stored_other = (self._stored.get(each, each) for each in (name, other))
+        return Checkpoint(self.folder, None, self.name).same(stored, stored_other)
+
     def key_mapping(self, prefix: str) -> dict[str, str] | None:
         found = {} if f"{prefix}." == _INSIDE else {rf"^{re.escape(_INSIDE)}": f"{prefix}." if prefix else ""}
         return {**({self.inner: ""} if self.inner else {}), **found} or None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import warnings
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .architecture import CLASSIFIERS, OWN_MODEL_TYPE, REWARDS, Architecture
 from .checkpoint import Checkpoint, resolve
-from .config import ModelConfig, labels_of
+from .config import ModelConfig, has_own_code, labels_of
 from .cross_encoder import read_activation
 from .errors import ConfigError, ModelError, nearest
 from .peft_adapter import PeftAdapter, read_adapter
@@ -28,6 +29,8 @@ _READ_HERE = (
     "classifier_from_token", "method", "is_original_qwen3_reranker", "use_sep_token", "use_pad_token", "head_dtype",
     "sentence_transformers", "sbert_ce_default_activation_function", "is_causal", "vcls", "pooling", "classifier_pooling",
 )  # fmt: skip
+_OF_THE_BACKBONE = ("is_causal", "classifier_pooling", "use_bidirectional_attention")
+_OF_A_HEAD = ("num_labels", "id2label", "label2id", "problem_type", "sentence_transformers")
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ def open_source(options: ModelConfig) -> Source:
     inner = config.backbone_config if config.model_type == OWN_MODEL_TYPE else config
     part_of = (getattr(config, "vcls", None) or {}).get("backbone_of")
     names = (*(config.architectures or ()), *([part_of] if part_of else []))
-    architecture = plugins.find(inner.model_type, names, plugin=options.plugin)
+    architecture = plugins.find(_model_type(inner), names, plugin=options.plugin)
     architecture.complete(inner)
     if _task(options, config, adapter) == "token_classify":
         architecture = architecture.for_tokens(type(inner))
@@ -122,6 +125,13 @@ def open_source(options: ModelConfig) -> Source:
     if source.is_other_classifier:  # what is stored of its head says nothing of the one to come
         config.vcls = {name: value for name, value in source.settings.items() if name not in _OF_THE_HEAD}
     return source
+
+
+def _model_type(config: PreTrainedConfig) -> str:
+    """By which plugins find a model; none for code of a checkpoint's own that goes by a model type of transformers'."""
+    from transformers import CONFIG_MAPPING
+
+    return "" if has_own_code(config) and config.model_type in CONFIG_MAPPING else config.model_type
 
 
 def _check_labels(source: Source) -> None:
@@ -154,10 +164,22 @@ def _read_config(checkpoint: Checkpoint, options: ModelConfig) -> PreTrainedConf
         raise ModelError(f"{checkpoint.name}: config.json is not JSON ({error}); fetch the model again.") from error
     model_type = raw.get("model_type")
     known = model_type in CONFIG_MAPPING
-    if not known and "auto_map" in raw and not options.trust_remote_code:
+    named = options.hf_overrides.get("architectures") or raw.get("architectures") or []
+    # Where its class is transformers' own, or a plugin's, that is the one that runs; its own code may be older.
+    own_code = "auto_map" in raw and not (known and (not named or any(map(_is_known_class, named))))
+    if own_code and not options.trust_remote_code:
+        otherwise = (
+            f", or hf_overrides={{'architectures': …}} with a class of transformers' {model_type}" if known else ""
+        )
         raise ModelError(
-            f"{checkpoint.name} needs code of its own ({raw['auto_map'].get('AutoConfig', 'auto_map')}); read it, and if "
-            "you trust it pass --trust-remote-code (trust_remote_code=True)."
+            f"{checkpoint.name} needs code of its own ({', '.join([*named, *raw['auto_map'].values()][:3])}); read it, and if "
+            f"you trust it pass --trust-remote-code (trust_remote_code=True){otherwise}."
+        )
+    if "auto_map" in raw and options.trust_remote_code and not own_code:
+        warnings.warn(
+            f"{checkpoint.name} brings code of its own, which is not run: transformers or a plugin has its class "
+            f"({', '.join(named) or model_type}).",
+            stacklevel=2,
         )
     if not known and "auto_map" not in raw:
         raise ModelError(
@@ -166,12 +188,26 @@ def _read_config(checkpoint: Checkpoint, options: ModelConfig) -> PreTrainedConf
             "`vcls plugins list`."
         )
     try:
-        config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=options.trust_remote_code)
+        config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=own_code)
     except (ValueError, KeyError, TypeError, AttributeError, OSError, ImportError) as error:
         raise ModelError(f"{checkpoint.name}: transformers cannot read its config ({first_line(error)}).") from error
-    if not known:
+    if own_code:
         _register_remote_classes(checkpoint, raw["auto_map"], config)
     return config
+
+
+def _is_known_class(name: str) -> bool:
+    """Whether transformers, in any spelling, or a plugin has a class of this name."""
+    return name.lower() in _names_of_transformers() or any(
+        name in each.class_names for _, each in registry().architectures()
+    )
+
+
+@functools.cache
+def _names_of_transformers() -> frozenset[str]:
+    import transformers
+
+    return frozenset(map(str.lower, dir(transformers)))
 
 
 def _register_remote_classes(checkpoint: Checkpoint, auto_map: Mapping[str, str], config: PreTrainedConfig) -> None:
@@ -194,11 +230,18 @@ def _apply_overrides(config: PreTrainedConfig, options: ModelConfig) -> None:
     from huggingface_hub.errors import StrictDataclassError
 
     values = dict(options.hf_overrides)
+    stray = sorted(values.keys() & set(_OF_A_HEAD)) if (getattr(config, "vcls", None) or {}).get("heads") else []
+    if stray:
+        raise ConfigError(
+            f"hf_overrides: {', '.join(stray)} would be those of one head, and the model has several with names, each with "
+            "its own; convert the head anew."
+        )
     for name in values:
-        if not hasattr(config, name) and name not in _READ_HERE:
+        holder = _holder(config, name)
+        if not hasattr(holder, name) and name not in _READ_HERE:
             warnings.warn(
-                f"hf_overrides: {type(config).__name__} has no {name!r}, so it may mean nothing."
-                f"{nearest(name, [*vars(config), 'num_labels', *_READ_HERE])}",
+                f"hf_overrides: {type(holder).__name__} has no {name!r}, so it may mean nothing."
+                f"{nearest(name, [*vars(holder), 'num_labels', *_READ_HERE])}",
                 stacklevel=2,
             )
     labels = options.label_overrides()
@@ -212,9 +255,29 @@ def _apply_overrides(config: PreTrainedConfig, options: ModelConfig) -> None:
             config.id2label = dict(enumerate(labels))
             config.label2id = {label: index for index, label in enumerate(labels)}
         for name, value in values.items():
-            setattr(config, name, value)
+            _override(_holder(config, name), name, value)
     except (TypeError, ValueError, AttributeError, StrictDataclassError) as error:
         raise ConfigError(f"hf_overrides: transformers refuses a value ({first_line(error)}).") from error
+
+
+def _holder(config: PreTrainedConfig, name: str) -> PreTrainedConfig:
+    """The config that a field belongs to: of our own model type, the backbone's has what the outer one lacks."""
+    inner: PreTrainedConfig | None = getattr(config, "backbone_config", None)
+    if config.model_type != OWN_MODEL_TYPE or inner is None:
+        return config
+    return inner if name in _OF_THE_BACKBONE or (hasattr(inner, name) and not hasattr(config, name)) else config
+
+
+def _override(config: PreTrainedConfig, name: str, value: Any) -> None:
+    """Set a field; of a config inside, the fields that a mapping names."""
+    from transformers import PreTrainedConfig
+
+    inside = getattr(config, name, None)
+    if isinstance(inside, PreTrainedConfig) and isinstance(value, Mapping):
+        for each, new in value.items():
+            _override(inside, each, new)
+    else:
+        setattr(config, name, value)
 
 
 def _read_tokenizer(

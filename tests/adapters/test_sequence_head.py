@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tests.models import tiny, tokenizers
 from vllm_cls import LLM, ConfigError, ModelError, convert, load_classifier
@@ -218,3 +218,23 @@ def test_without_sharing_prompts_still_share_batches(tmp_path: Path) -> None:
         before = llm.counters
         llm.classify(TEXTS[:2] * 3 + ["one more"])
         assert (llm.counters - before).num_forwards == 1
+
+
+@pytest.mark.parametrize("differs", [False, True])
+def test_an_output_layer_beside_the_embeddings_that_it_should_be_tied_to(differs: bool, tmp_path: Path) -> None:
+    """transformers ties them only where both are equal, whatever the config says."""
+    folder = tiny.causal_lm("qwen2", tmp_path / "lm", tie_word_embeddings=True)
+    tensors = load_file(folder / "model.safetensors")
+    weight = tensors["model.embed_tokens.weight"]
+    tensors["lm_head.weight"] = torch.randn_like(weight) if differs else weight.clone()
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    texts = ",".join(f"{label}={'|'.join(each)}" for label, each in SEQUENCES.items())
+    options: dict[str, Any] = {"head": "sequence", "label_tokens": texts, "prompt_template": TEMPLATE}
+    convert(str(folder), tmp_path / "out", **options)
+    convert(str(folder), tmp_path / "random", head="random", labels=["a", "b"], head_name="x", prompt_template=TEMPLATE)
+    convert(str(tmp_path / "random"), tmp_path / "named", head_name="words", **options)
+    wanted = expected_logits(folder, TEMPLATE.format(text="good"))
+    with LLM(str(tmp_path / "out")) as llm, LLM(str(tmp_path / "named")) as named:
+        assert llm.classify("good")[0].outputs.logits == pytest.approx(wanted, abs=1e-4)
+        assert named.classify("good")[0].heads["words"].logits == pytest.approx(wanted, abs=1e-4)
+    assert ("lm_head.weight" in load_file(tmp_path / "out" / "model.safetensors")) is differs
