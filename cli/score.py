@@ -44,6 +44,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some rows failed, 130 in
 @click.option("--instruction", metavar="TEXT", help="For the template's place of that name.")
 @click.option("--max-tokens-per-query", type=int, metavar="N", help="Keep this many tokens of each query.")
 @click.option("--max-tokens-per-doc", type=int, metavar="N", help="Keep this many tokens of each document.")
+@click.option("--head-name", metavar="NAME", help="Of several heads, the one that scores; else the first.")
 @click.option("--no-activation", is_flag=True, help="Logits in place of probabilities.")
 @click.option(
     "--long-text", type=click.Choice(["truncate", "error"]), default="truncate", show_default=True,

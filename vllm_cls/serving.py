@@ -154,6 +154,8 @@ class Served:
                     f"step_tag_id and returned_token_ids are for the steps of a process reward model (STEP pooling), not for "
                     f"{task}; leave them out, or open the model with pooler_config={{'tok_pooling_type': 'STEP'}}."
                 )
+            if task == "embed" and each.head_name is not None:
+                raise ConfigError(f"head_name={each.head_name!r}: an embedding has no head; leave it out.")
             if each.extra_kwargs:
                 raise ConfigError(
                     f"extra_kwargs has {', '.join(map(str, each.extra_kwargs))}: options of LLM.score, not of {task}."

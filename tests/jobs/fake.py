@@ -93,8 +93,9 @@ class FakeLLM:
             "0", ClassificationOutput(probs, logits, self.id2label), [1], truncated=too_long
         )
 
-    def score_processor(self, options: ScoreOptions) -> None:
-        check_num_labels(self.num_labels)
+    def score_processor(self, options: ScoreOptions, num_labels: Iterable[int] = ()) -> None:
+        for count in num_labels or (self.num_labels,):
+            check_num_labels(count)
         if options.instruction == "BOOM":
             raise ConfigError("no place for an instruction")
 

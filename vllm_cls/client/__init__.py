@@ -2,13 +2,14 @@
 
 from .client import AsyncClient, Client
 from .errors import RejectedError, ServerError, UnreachableError
-from .results import Answer, Classification, ModelInfo, Pooled, Ranked, Score, ServedModel, Tokens, Usage
+from .results import Answer, Classification, HeadInfo, ModelInfo, Pooled, Ranked, Score, ServedModel, Tokens, Usage
 
 __all__ = [
     "Answer",
     "AsyncClient",
     "Classification",
     "Client",
+    "HeadInfo",
     "ModelInfo",
     "Pooled",
     "Ranked",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from .results import (
     Answer,
     Classification,
+    HeadInfo,
     ModelInfo,
     Pooled,
     Ranked,
@@ -65,6 +66,7 @@ def classify(
     input: Prompt | Sequence[Prompt],
     *,
     model: str | None = None,
+    head_name: str | None = None,
     use_activation: bool | None = None,
     truncate_prompt_tokens: int | None = None,
     truncation_side: Side | None = None,
@@ -72,6 +74,7 @@ def classify(
     scores: bool | None = None,
     logits: bool | None = None,
     truncated: bool | None = None,
+    heads: bool | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> Call[Answer[Classification]]:
     """The labels' probabilities of one text or several.
@@ -79,10 +82,12 @@ def classify(
     Args:
         input: a text, token ids, a pair `(text, text_pair)`, or a list of any of these.
         model: a name the server knows, such as an adapter's; None is its own model.
+        head_name: of a model with several heads, the one that answers; None is the first.
         use_activation: False gives logits in place of probabilities.
         truncate_prompt_tokens: cut longer prompts to so many tokens; -1 is what the model takes. None refuses them.
         truncation_side: the side that is cut off.
-        top_k: give the most probable labels too; and so `scores`, `logits`, and whether a text was `truncated`.
+        top_k: give the most probable labels too; and so `scores`, `logits`, whether a text was `truncated`,
+            and the answers of all `heads`.
         extra: any other fields of the request.
 
     Raises:
@@ -96,6 +101,7 @@ def classify(
         extra,
         input=_input(input),
         model=model,
+        head_name=head_name,
         use_activation=use_activation,
         truncate_prompt_tokens=truncate_prompt_tokens,
         truncation_side=truncation_side,
@@ -103,6 +109,7 @@ def classify(
         scores=scores,
         logits=logits,
         truncated=truncated,
+        heads=heads,
     )
 
 
@@ -110,6 +117,7 @@ def chat(
     messages: Sequence[Mapping[str, Any]],
     *,
     model: str | None = None,
+    head_name: str | None = None,
     use_activation: bool | None = None,
     truncate_prompt_tokens: int | None = None,
     truncation_side: Side | None = None,
@@ -122,6 +130,7 @@ def chat(
         extra,
         messages=list(messages),
         model=model,
+        head_name=head_name,
         use_activation=use_activation,
         truncate_prompt_tokens=truncate_prompt_tokens,
         truncation_side=truncation_side,
@@ -133,6 +142,7 @@ def pool(
     *,
     task: Literal["classify", "token_classify", "embed"] | None = None,
     model: str | None = None,
+    head_name: str | None = None,
     use_activation: bool | None = None,
     truncate_prompt_tokens: int | None = None,
     truncation_side: Side | None = None,
@@ -150,6 +160,7 @@ def pool(
         input=_input(input),
         task=task,
         model=model,
+        head_name=head_name,
         use_activation=use_activation,
         truncate_prompt_tokens=truncate_prompt_tokens,
         truncation_side=truncation_side,
@@ -172,6 +183,7 @@ def score(
     text_2: str | Sequence[str],
     *,
     model: str | None = None,
+    head_name: str | None = None,
     instruction: str | None = None,
     max_tokens_per_query: int | None = None,
     max_tokens_per_doc: int | None = None,
@@ -196,6 +208,7 @@ def score(
         text_1=_input(text_1),
         text_2=_input(text_2),
         model=model,
+        head_name=head_name,
         instruction=instruction,
         max_tokens_per_query=max_tokens_per_query,
         max_tokens_per_doc=max_tokens_per_doc,
@@ -211,6 +224,7 @@ def rerank(
     *,
     top_n: int | None = None,
     model: str | None = None,
+    head_name: str | None = None,
     instruction: str | None = None,
     max_tokens_per_query: int | None = None,
     max_tokens_per_doc: int | None = None,
@@ -230,6 +244,7 @@ def rerank(
         documents=list(documents),
         top_n=top_n,
         model=model,
+        head_name=head_name,
         instruction=instruction,
         max_tokens_per_query=max_tokens_per_query,
         max_tokens_per_doc=max_tokens_per_doc,
@@ -273,7 +288,12 @@ def describe(model: str | None = None) -> Call[ModelInfo]:
         model: a name that the server knows, such as an adapter's; None is its own model.
     """
     query = "" if model is None else "?" + urllib.parse.urlencode({"model": model})
-    return _got("/model" + query, lambda answer: read(ModelInfo, answer))
+    return _got("/model" + query, _model_info)
+
+
+def _model_info(answer: Any) -> ModelInfo:
+    found = read(ModelInfo, answer)
+    return replace(found, heads=read_list(HeadInfo, found.heads))
 
 
 def health() -> Call[bool]:

@@ -30,6 +30,7 @@ class Classification:
         top_k: the most probable labels, each `{"label", "score"}`.
         logits: by the labels' indices.
         truncated: whether the text was cut.
+        heads: by the name of each of several heads, its `label`, `probs`, `num_classes`, and what else was asked for.
     """
 
     index: int
@@ -40,6 +41,7 @@ class Classification:
     top_k: list[dict[str, Any]] | None = None
     logits: list[float] | None = None
     truncated: bool | None = None
+    heads: dict[str, dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,19 @@ class ServedModel:
 
 
 @dataclass(frozen=True)
+class HeadInfo:
+    """One of several heads of the served model: its name, its labels by index, its problem type."""
+
+    name: str
+    labels: list[str]
+    problem_type: str | None = None
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        return dict(enumerate(self.labels))
+
+
+@dataclass(frozen=True)
 class ModelInfo:
     """What the served model is.
 
@@ -116,6 +131,7 @@ class ModelInfo:
         task: "classify" or "token_classify".
         labels: their names by index.
         problem_type: as in transformers, or None.
+        heads: those that have names, the default one, whose labels those are, first.
         use_activation: whether answers are probabilities where a request does not say.
         max_model_len: the longest text in tokens.
         prompt_template: that is written round each text, or None.
@@ -127,6 +143,7 @@ class ModelInfo:
     task: str
     labels: list[str]
     problem_type: str | None = None
+    heads: list[HeadInfo] = field(default_factory=list)
     use_activation: bool = True
     max_model_len: int | None = None
     prompt_template: str | None = None

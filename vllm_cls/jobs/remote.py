@@ -7,11 +7,11 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from ..client import Answer, Client, RejectedError, ServerError
-from ..errors import ConfigError, JobError
+from ..client import Answer, Client, HeadInfo, RejectedError, ServerError
+from ..errors import ConfigError, JobError, nearest
 from ..outputs import ClassificationOutput, ClassificationRequestOutput
 from ..scoring import ScoreOptions, check_num_labels
 from ..template import PromptTemplate
@@ -73,21 +73,31 @@ class RemoteModel:
             )
 
     @property
-    def heads(self) -> dict[str, Any]:
-        """A server answers with its model's first head."""
-        return {}
+    def heads(self) -> dict[str, HeadInfo]:
+        """The heads by name, the default one first; empty where there is a single head without a name."""
+        return {each.name: each for each in self._info.heads}
 
-    def head(self, name: str) -> Any:
-        """Refuse to choose a head."""
-        raise ConfigError(f"head_name={name!r}: a server answers with its model's first head; run the model itself.")
+    def head(self, name: str) -> HeadInfo:
+        """One of them.
+
+        Raises:
+            ConfigError: there is no head of that name.
+        """
+        if name not in self.heads:
+            known = (
+                f"the server's model has {', '.join(self.heads)}" if self.heads else "the server's model has one head"
+            )
+            raise ConfigError(f"head_name={name!r} is unknown; {known}.{nearest(name, list(self.heads))}")
+        return self.heads[name]
 
     def describe(self) -> dict[str, Any]:
         """What a job asks of it."""
         return {"prompt_template": self._info.prompt_template, "id2label": self.id2label}
 
-    def score_processor(self, options: ScoreOptions) -> None:
-        """Raise `ConfigError` if the model scores no pairs, or not so."""
-        check_num_labels(self.num_labels)
+    def score_processor(self, options: ScoreOptions, num_labels: Iterable[int] = ()) -> None:
+        """Raise `ConfigError` if the model scores no pairs, or not so; `num_labels` as for `LLM.score_processor`."""
+        for count in num_labels or (self.num_labels,):
+            check_num_labels(count)
         if options.instruction is not None and not self._info.takes_instruction:
             raise ConfigError(f"instruction={options.instruction!r}: the server's model has no place for one.")
 
@@ -96,12 +106,14 @@ class RemoteModel:
         prompts: Iterable[Mapping[str, Any]],
         *,
         use_activation: bool | None = None,
+        head_name: str | None = None,
         truncate: bool = False,
         truncation_side: str | None = None,
     ) -> Iterator[ClassificationRequestOutput]:
         """As `LLM.classify_iter`: one output a prompt, in order; a bad prompt has its reason in `error`."""
         shared = {
             "use_activation": use_activation,
+            "head_name": head_name,
             "truncate_prompt_tokens": -1 if truncate else None,
             "truncation_side": truncation_side,
             "model": self._name,
@@ -150,12 +162,23 @@ class RemoteModel:
             texts = [[row[side] for row in rows] for side in ("prompt", "text_pair")]
             scores = self._client.score(texts[0], texts[1], **options)
             return [_output([each.score], [], {}, each.truncated) for each in _all_of(scores, rows)]
-        options = {**options, "extra": {**options["extra"], "logits": True}}
+        more = {"logits": True, "heads": True} if self.heads else {"logits": True}
+        options = {**options, "extra": {**options["extra"], **more}}
         if request.route == "chat":
             found = self._client.chat(rows[0]["messages"], **options)
         else:
             found = self._client.classify([_input(row) for row in rows], **options)
-        return [_output(each.probs, each.logits or [], self.id2label, each.truncated) for each in _all_of(found, rows)]
+        name: Any = options["head_name"]
+        labels = self.id2label if name is None else self.heads[name].id2label
+        outputs = []
+        for each in _all_of(found, rows):
+            output = _output(each.probs, each.logits or [], labels, each.truncated)
+            heads = {
+                name: _numbers(answer["probs"], answer.get("logits") or [], self.heads[name].id2label)
+                for name, answer in (each.heads or {}).items()
+            }
+            outputs.append(replace(output, heads=heads))
+        return outputs
 
 
 def _batches(
@@ -181,6 +204,9 @@ def _all_of(answer: Answer[T], rows: Sequence[Any]) -> list[T]:
 def _output(
     probs: Sequence[float | None], logits: list[float], id2label: dict[int, str], truncated: bool | None
 ) -> ClassificationRequestOutput:
+    return ClassificationRequestOutput("", _numbers(probs, logits, id2label), [], truncated=bool(truncated))
+
+
+def _numbers(probs: Sequence[float | None], logits: list[float], id2label: dict[int, str]) -> ClassificationOutput:
     numbers = [math.nan if each is None else each for each in probs]  # JSON has null for what is not finite
-    outputs = ClassificationOutput(numbers, logits, id2label)
-    return ClassificationRequestOutput("", outputs, [], truncated=bool(truncated))
+    return ClassificationOutput(numbers, logits, id2label)

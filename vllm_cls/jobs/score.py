@@ -26,13 +26,15 @@ QUERY, DOCUMENT = "query", "document"
 class PairFields(PromptFields):
     """Columns of a query and a document, and how the two are written.
 
-    A column `instruction` is used where the model's template has a place for one.
+    A column `instruction` is used where the model's template has a place for one. `head_name` is the head that scores.
     """
 
     options: ScoreOptions = field(default_factory=ScoreOptions)
+    head_name: str | None = None
 
     def check(self, llm: LLM | RemoteModel) -> None:
-        llm.score_processor(self.options)
+        heads = () if self.head_name is None else (len(llm.head(self.head_name).id2label),)
+        llm.score_processor(self.options, heads)
 
     def prompt(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         read = super().prompt(fields)
@@ -66,6 +68,7 @@ def score_file(
     keep_fields: str | Sequence[str] = "all",
     format: str | None = None,
     use_activation: bool | None = None,
+    head_name: str | None = None,
     long_text: str = "truncate",
     truncation_side: str | None = None,
     on_progress: OnProgress | None = None,
@@ -82,6 +85,7 @@ def score_file(
         max_tokens_per_query: the query's first tokens that are kept; None and 0 keep all.
         max_tokens_per_doc: the document's.
         use_activation: False gives the logit.
+        head_name: of a model with several heads, the one that scores; None is the first.
         llm_options: options of `LLM`, such as `score_template`.
 
     Raises:
@@ -93,11 +97,12 @@ def score_file(
         model,
         inputs,
         output,
-        prompts=PairFields(text_field, text_pair_field, options=options),
+        prompts=PairFields(text_field, text_pair_field, options=options, head_name=head_name),
         results=ScoreColumns,
         keep_fields=keep_fields,
         format=format,
         use_activation=use_activation,
+        head_name=head_name,
         long_text=long_text,
         truncation_side=truncation_side,
         on_progress=on_progress,

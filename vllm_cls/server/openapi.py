@@ -128,6 +128,7 @@ def _limits(model: ServedModel) -> dict[str, Mapping[str, Any]]:
         "inputs": {"maxItems": settings.max_inputs},
         "documents": {"maxItems": settings.max_inputs},
         "task": {"type": "string", "enum": list(llm.supported_tasks)},
+        "head_name": {"type": "string", "enum": list(llm.heads)} if llm.heads else {"type": "null"},
         "instruction": {} if takes_instruction(llm) else {"type": "null"},
         "chat_template": {"type": "string"} if trusted else {"type": "null", **off},
         "chat_template_kwargs": {"type": "object"} if trusted else {"type": "object", "maxProperties": 0, **off},

@@ -84,7 +84,7 @@ class ServedModel:
 
     @property
     def scores(self) -> bool:
-        """Whether there is one label, of the model or of an adapter: a score."""
-        return self.classifies and any(
-            len(self.llm.llm.labels_of(each)) == 1 for each in (None, *self.adapters.values())
-        )
+        """Whether there is one label, of the model, of one of its heads or of an adapter: a score."""
+        llm = self.llm.llm
+        heads = [each.id2label for each in llm.heads.values()] or [llm.labels_of(None)]
+        return self.classifies and 1 in map(len, [*heads, *map(llm.labels_of, self.adapters.values())])

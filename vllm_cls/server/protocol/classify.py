@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 from typing_extensions import NotRequired, TypedDict
 
-from ...outputs import ClassificationRequestOutput
+from ...outputs import ClassificationOutput, ClassificationRequestOutput
 from .common import WHOLE, Head, Usage
 from .prompts import ChatRequest, CompletionRequest, EncodingFields, PromptRequest
 
@@ -24,6 +24,7 @@ class ClassifyRequest(EncodingFields, PromptRequest):
     scores: bool = Field(False, description="A map from labels to scores.")
     logits: bool = Field(False, description="The logits, in the order of the labels' indices.")
     truncated: bool = Field(False, description="Whether the prompt was cut.")
+    heads: bool = Field(False, description="The answers of all heads that have names; they are from one forward.")
 
 
 class ClassifyInput(ClassifyRequest, CompletionRequest):
@@ -41,17 +42,23 @@ class LabelScore(TypedDict):
     score: float
 
 
-class Classification(TypedDict):
-    """The answer to one prompt; `probs` holds logits where use_activation is false."""
+class HeadAnswer(TypedDict):
+    """What one head says of a prompt; `probs` holds logits where use_activation is false."""
 
-    index: int
     label: str | None
     probs: list[float]
     num_classes: int
     top_k: NotRequired[list[LabelScore]]
     scores: NotRequired[dict[str, float]]
     logits: NotRequired[list[float]]
+
+
+class Classification(HeadAnswer):
+    """The answer to one prompt: of the default head, or of the one that was asked for."""
+
+    index: int
     truncated: NotRequired[bool]
+    heads: NotRequired[dict[str, HeadAnswer]]
 
 
 class ClassifyResponse(Head):
@@ -69,12 +76,25 @@ def classification(
     Args:
         threshold: from which probability the label of a model of one label is given; None gives none.
     """
-    answer = output.outputs
+    found: Classification = {"index": index, **_answer(output.outputs, asked, threshold)}
+    if asked.truncated:
+        found["truncated"] = output.truncated
+    if asked.heads:
+        found["heads"] = {name: _answer(each, asked, threshold) for name, each in output.heads.items()}
+    return found
+
+
+def numbers_in(answer: Classification) -> int:
+    """How many numbers there are to write."""
+    return answer["num_classes"] + sum(each["num_classes"] for each in answer.get("heads", {}).values())
+
+
+def _answer(answer: ClassificationOutput, asked: ClassifyRequest, threshold: float | None) -> HeadAnswer:
     label = answer.label
     names = [answer.id2label.get(each, f"LABEL_{each}") for each in range(answer.num_classes)]
     if answer.num_classes == 1 and threshold is not None and answer.probs[0] >= threshold:
         label = names[0]
-    found = Classification(index=index, label=label, probs=answer.probs, num_classes=answer.num_classes)
+    found = HeadAnswer(label=label, probs=answer.probs, num_classes=answer.num_classes)
     if asked.top_k is not None:
         ranked = sorted(zip(names, answer.probs, strict=True), key=lambda item: -item[1])[: asked.top_k]
         found["top_k"] = [LabelScore(label=name, score=score) for name, score in ranked]
@@ -82,6 +102,4 @@ def classification(
         found["scores"] = answer.scores
     if asked.logits:
         found["logits"] = answer.logits
-    if asked.truncated:
-        found["truncated"] = output.truncated
     return found

@@ -96,12 +96,13 @@ class CommonRequest(BaseRequest):
     mm_processor_kwargs: Nothing | None = None
     cache_salt: CacheSalt | None = None
     use_activation: bool | None = None
+    head_name: Annotated[str, marked("head_name")] | None = None
     add_special_tokens: bool = True
 
     @property
     def pooling_params(self) -> PoolingParams:
         """The options of the model's head."""
-        return PoolingParams(use_activation=self.use_activation)
+        return PoolingParams(use_activation=self.use_activation, head_name=self.head_name)
 
     @property
     def tokenization(self) -> dict[str, Any]:

@@ -5,17 +5,27 @@ from __future__ import annotations
 from typing_extensions import TypedDict
 
 
+class HeadDescription(TypedDict):
+    """One of several heads: the name that a request gives as `head_name`."""
+
+    name: str
+    labels: list[str]
+    problem_type: str | None
+
+
 class ModelDescription(TypedDict):
     """What the model is.
 
-    `labels` are in the order of their indices; `scores` is whether /score answers for it; `takes_instruction` is whether
-    its pairs have a place for one; `prompt_template` is written round each text; `card` is its README.md, in Markdown.
+    `labels` are in the order of their indices, those of the default head where there are several `heads` with names;
+    `scores` is whether /score answers for it; `takes_instruction` is whether its pairs have a place for one;
+    `prompt_template` is written round each text; `card` is its README.md, in Markdown.
     """
 
     id: str
     task: str
     labels: list[str]
     problem_type: str | None
+    heads: list[HeadDescription]
     use_activation: bool
     scores: bool
     takes_instruction: bool

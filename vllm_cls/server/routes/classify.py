@@ -10,7 +10,14 @@ from ..bodies import json_response, read
 from ..call import Call
 from ..chats import prompts_of
 from ..openapi import documented
-from ..protocol.classify import ClassifyChat, ClassifyInput, ClassifyRequest, ClassifyResponse, classification
+from ..protocol.classify import (
+    ClassifyChat,
+    ClassifyInput,
+    ClassifyRequest,
+    ClassifyResponse,
+    classification,
+    numbers_in,
+)
 from ..protocol.common import usage
 from ..served_model import ServedModel
 
@@ -28,7 +35,7 @@ async def answer(model: ServedModel, request: Request, asked: ClassifyRequest) -
     threshold = model.settings.threshold if activated else None
     data = [classification(index, each, asked, threshold) for index, each in enumerate(outputs)]
     content: ClassifyResponse = {**call.head("classify"), "data": data, "usage": usage(outputs)}
-    return await json_response(content, sum(each["num_classes"] for each in data))
+    return await json_response(content, sum(map(numbers_in, data)))
 
 
 def routes(model: ServedModel) -> APIRouter:

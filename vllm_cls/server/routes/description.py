@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from ..openapi import ERRORS, takes_instruction
-from ..protocol.description import ModelDescription
+from ..protocol.description import HeadDescription, ModelDescription
 from ..served_model import ServedModel
 
 _LONGEST_CARD = 200_000  # characters
@@ -20,6 +20,10 @@ def routes(model: ServedModel) -> APIRouter:
     card = (llm.model_card() or "")[:_LONGEST_CARD] or None
     described = llm.describe()
     instructed = takes_instruction(llm)
+    heads = [
+        HeadDescription(name=name, labels=list(each.id2label.values()), problem_type=each.problem_type)
+        for name, each in llm.heads.items()
+    ]
 
     # Not awaited: an adapter that was let go is read from its file again.
     @router.get("/model")
@@ -35,6 +39,7 @@ def routes(model: ServedModel) -> APIRouter:
             task=described["task"],
             labels=labels,
             problem_type=config.problem_type,
+            heads=heads,
             use_activation=llm.use_activation,
             scores=model.classifies and len(labels) == 1,
             takes_instruction=instructed,

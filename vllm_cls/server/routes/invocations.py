@@ -18,7 +18,7 @@ from ..served_model import ServedModel
 from . import classify, pooling, score
 
 _OF_POOLING = ("task", "encoding_format", "embed_dtype", "endianness")
-_OF_CLASSIFY = {"top_k", "scores", "logits", "truncated"}
+_OF_CLASSIFY = {"top_k", "scores", "logits", "truncated", "heads"}
 
 Answer = Callable[[ServedModel, Request, Any], Awaitable[Response]]
 
