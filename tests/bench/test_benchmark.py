@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vllm_cls import LLM
 from vllm_cls.bench import benchmark, peers
 from vllm_cls.bench.agreement import agreement
 from vllm_cls.bench.benchmark import Entry, bench
@@ -89,6 +90,18 @@ def test_every_option_of_running_reaches_ours(bert: Path) -> None:
     found = bench(BenchOptions(str(bert), rounds=1, num_texts=4, llm={**llm, "num_threads": 1}))
     assert found["model"]["max_num_batched_tokens"] == 512
     assert found["contenders"][0]["settings"]["threads"] == 1
+
+
+def test_all_run_the_model_with_its_adapter(bert: Path, tmp_path: Path) -> None:
+    from tests.test_lora import train
+
+    adapter = train(bert, tmp_path / "adapter", ["query", "value"], 3, seed=1)
+    llm = {"lora": str(adapter)}
+    found = bench(BenchOptions(str(bert), against=["padded:4"], rounds=1, num_texts=6, threads=1, llm=llm))
+    assert found["contenders"][1]["agreement"]["equal"]
+    with LLM(str(bert)) as plain, LLM(str(bert), lora=str(adapter)) as merged:
+        one, other = (each.classify("good")[0].outputs.logits for each in (plain, merged))
+    assert one != pytest.approx(other, abs=0.1)
 
 
 class _Fake:

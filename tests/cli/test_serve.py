@@ -9,9 +9,13 @@ from typing import Any
 
 import pytest
 from click.testing import Result
+from starlette.testclient import TestClient
 
 import vllm_cls.async_llm
 import vllm_cls.server
+from tests.models import tiny
+from tests.test_lora import train
+from vllm_cls import LLM
 from vllm_cls.server import ServerSettings, lifecycle
 
 Run = Callable[..., Result]
@@ -69,6 +73,36 @@ def test_options_reach_the_model_and_the_server(run: Run, seen: dict[str, Any], 
     host, port = seen["address"]
     assert host == "127.0.0.1" and port > 0
     assert f"serving model at http://127.0.0.1:{port}" in result.stderr and seen["closed"]
+
+
+def test_adapters_are_merged_or_served_by_name(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    base = tiny.classifier("bert", tmp_path / "base")
+    first, second = (train(base, tmp_path / f"{n}", ["query", "value"], n, seed=n) for n in (2, 4))
+    asked: dict[str, Any] = {}
+
+    def answered(app: Any, settings: ServerSettings, listener: Any, is_alive: Any) -> int:
+        listener.close()
+        with TestClient(app, base_url="http://127.0.0.1") as client:
+            for name in asked:
+                (found,) = client.post("/classify", json={"input": "The film", **name_of(name)}).json()["data"]
+                asked[name] = found["probs"]
+        return 0
+
+    def name_of(name: str) -> dict[str, str]:
+        return {} if name == "own" else {"model": name}
+
+    def wanted(**options: Any) -> Any:
+        with LLM(str(base), **options) as llm:
+            return pytest.approx(llm.classify("The film")[0].outputs.probs, abs=1e-5)
+
+    monkeypatch.setattr(lifecycle, "run", answered)
+    asked["own"] = None
+    run("serve", base, "--port", "0", "--lora", first)
+    assert len(asked["own"]) == 2 and asked["own"] == wanted(lora=str(first))
+    asked |= {"own": None, "two": None, "four": None}
+    run("serve", base, "--port", "0", "--lora-modules", f"two={first}", "--lora-modules", f"four={second}")
+    assert asked["own"] == wanted()
+    assert (asked["two"], asked["four"]) == (wanted(lora=str(first)), wanted(lora=str(second)))
 
 
 def test_a_unix_socket(run: Run, seen: dict[str, Any], tmp_path: Path) -> None:

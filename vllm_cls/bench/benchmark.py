@@ -196,13 +196,23 @@ class Benchmark:
     def _plain_folder(self) -> str:
         """A folder that transformers opens as the classifier that we run: the model's own, or one written now."""
         options, source = self.config, self.source
-        if os.path.isdir(options.model) and source.is_classifier and not options.hf_overrides and not options.tokenizer:
+        changed = options.hf_overrides or options.tokenizer or options.lora
+        if os.path.isdir(options.model) and source.is_classifier and not changed:
             return options.model
         from ..classifier import load_classifier
 
         self.tell("writing the model for the peers")
         folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="vcls-bench-"))
-        passed = ("tokenizer", "convert", "revision", "trust_remote_code", "allow_pickle", "hf_overrides", "plugin")
+        passed = (
+            "tokenizer",
+            "convert",
+            "revision",
+            "trust_remote_code",
+            "allow_pickle",
+            "hf_overrides",
+            "plugin",
+            "lora",
+        )
         model = load_classifier(options.model, **{name: getattr(options, name) for name in passed})
         model.save_pretrained(folder)
         assert source.tokenizer is not None
