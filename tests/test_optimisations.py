@@ -28,12 +28,14 @@ from vllm_cls.config import RuntimeConfig
 from vllm_cls.runtime import fusion
 from vllm_cls.runtime.batch import TokenSequence
 from vllm_cls.runtime.engine import Answer, Engine
+from vllm_cls.runtime.native import attention
 from vllm_cls.runtime.runner import Runner
 from vllm_cls.serving import make_engine
 
 from .models import tiny
 
 TOLERANCE = 1e-4
+MOST_KEYS = attention._MOST_KEYS
 Drawn = tuple[tuple[int, ...], bool]  # token ids, and whether their second half is of another type
 
 # What must be on for each architecture: (execution, pruned last layer, shared beginnings).
@@ -194,6 +196,7 @@ MIXTURES = st.fixed_dictionaries(
         "pruned": st.booleans(),
         "shared": st.sampled_from([True, True, False]),
         "fused": st.booleans(),
+        "native": st.booleans(),
         "max_num_batched_tokens": st.sampled_from([1, 40, 130, 4096]),
         "max_num_seqs": st.sampled_from([1, 3, 256]),
         "num_threads": st.sampled_from([1, 1, 2, 3]),
@@ -216,6 +219,7 @@ def engine_of(case: Case, mixture: dict[str, Any]) -> Engine:
     fusion.unfuse(runner.backbone)
     if mixture["fused"]:
         fusion.fuse(runner.backbone)
+    attention._MOST_KEYS = MOST_KEYS if mixture["native"] else 0
     options = RuntimeConfig(
         max_num_batched_tokens=mixture["max_num_batched_tokens"],
         max_num_seqs=mixture["max_num_seqs"],
@@ -266,6 +270,7 @@ def check_mixture(case: Case, drawn: list[Drawn], mixture: dict[str, Any]) -> No
     finally:
         engine.close()
         case.runner.mode = case.chosen
+        attention._MOST_KEYS = MOST_KEYS
 
 
 def check_counts(engine: Engine, sequences: Sequence[TokenSequence], answers: Sequence[Any], done: Any) -> None:

@@ -144,6 +144,8 @@ static inline void add_values(vec sums[ROWS][2], const float *restrict s, int64_
   }
 }
 
+static inline void put(float *to, vec v, int64_t n) { memcpy(to, &v, (size_t)(n < WIDTH ? n : WIDTH) * 4); }
+
 // Attention of one head of one sequence: `queries` rows from q to out; its keys are `past` and then `own`.
 // `offset`: the first query's place among the keys, where each sees what precedes it; −1: each sees all.
 static void attend_head(const float *q, int64_t q_token, float *out, int64_t out_token, int64_t queries, int64_t offset,
@@ -161,17 +163,27 @@ static void attend_head(const float *q, int64_t q_token, float *out, int64_t out
       inverse[r] = weigh(s + r * ld, offset < 0 ? keys : offset + first + r + 1, whole(seen), scale);
     int64_t before = seen < past->n ? seen : past->n;
     for (int64_t b = 0; b < dv; b += 2 * WIDTH) {
-      int64_t second = b + 2 * WIDTH <= dv ? WIDTH : 0;
+      int64_t second = b + WIDTH < dv ? WIDTH : 0;
       vec sums[ROWS][2] = {0};
       add_values(sums, s, ld, past->values + b, past->value_token, before, second);
       add_values(sums, s + before, ld, own->values + b, own->value_token, seen - before, second);
       for (int r = 0; r < rows; ++r) {
         float *to = out + (first + r) * out_token + b;
-        store(to, sums[r][0] * inverse[r]);
-        if (second) store(to + WIDTH, sums[r][1] * inverse[r]);
+        put(to, sums[r][0] * inverse[r], dv - b);
+        if (second) put(to + WIDTH, sums[r][1] * inverse[r], dv - b - WIDTH);
       }
     }
   }
+}
+
+// Values with whole vectors a token, for widths that are none: from x on, `wide` floats apart.
+static void widen(part *of, int64_t dv, int64_t wide, float *x) {
+  for (int64_t t = 0; t < of->n; ++t) {
+    memset(x + t * wide, 0, (size_t)wide * 4);
+    memcpy(x + t * wide, of->values + t * of->value_token, (size_t)dv * 4);
+  }
+  of->values = x;
+  of->value_token = wide;
 }
 
 // Where a sequence's queries and keys are, in tokens of the row, and what comes before its keys.
@@ -189,10 +201,10 @@ typedef struct {
 int attend(const float *q, const float *k, const float *v, float *out, const span *spans, int64_t num_spans,
            int64_t most_keys, int64_t heads, int64_t groups, int64_t d, int64_t dv, const stride *strides, float scale) {
   const stride sq = strides[0], sk = strides[1], sv = strides[2];
-  int64_t most = whole(most_keys) + 2 * WIDTH;
-  float *kt = aligned_alloc(64, (size_t)((d + ROWS) * most * 4 + 63) / 64 * 64);
+  int64_t most = whole(most_keys) + 2 * WIDTH, wide = whole(dv) > dv ? whole(dv) : 0;
+  float *kt = aligned_alloc(64, (size_t)((d + ROWS + wide) * most * 4 + 63) / 64 * 64);
   if (!kt) return 1;
-  float *s = kt + d * most;
+  float *s = kt + d * most, *values = s + ROWS * most;
   for (const span *at = spans; at < spans + num_spans; ++at) {
     // An odd number of vectors, so that columns do not fall into the same places of the cache.
     int64_t ld = whole(at->num_past + at->keys) + WIDTH;
@@ -206,6 +218,10 @@ int attend(const float *q, const float *k, const float *v, float *out, const spa
       if (h % groups == 0) {
         transpose(past.keys, past.key_token, past.n, d, kt, ld);
         transpose(own.keys, own.key_token, own.n, d, kt + past.n, ld);
+      }
+      if (wide) {
+        widen(&past, dv, wide, values);
+        widen(&own, dv, wide, values + past.n * wide);
       }
       attend_head(q + h * sq.head + at->first_query * sq.token, sq.token, out + (at->first_query * heads + h) * dv,
                   heads * dv, at->queries, at->offset, &past, &own, kt, s, ld, d, dv, scale);

@@ -19,7 +19,6 @@ from ..row import Row, Span
 from .compiler import library
 
 _FLAGS = ("-fno-signed-zeros", "-ffp-contract=fast")
-_WIDTH = 16  # channels of values are a multiple of it
 # Longer keys leave the cache, where torch's blocks win.
 _MOST_KEYS = 4096
 # The C runs on one thread; with more of them torch's catches up.
@@ -95,7 +94,6 @@ def _suits(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
         and not torch.is_grad_enabled()
         and all(each.dtype == torch.float32 and each.device.type == "cpu" for each in tensors)
         and all(each.stride(3) == 1 for each in tensors)
-        and value.shape[3] % _WIDTH == 0
     )
 
 
