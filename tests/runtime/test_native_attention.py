@@ -94,6 +94,14 @@ def pasts(lengths: list[int], kv_heads: int, d: int, dv: int) -> list[KeyValues 
     return made
 
 
+def test_what_was_computed_before_may_be_the_beginning_of_more() -> None:
+    """As the prefix cache cuts it: a view."""
+    longer = pasts([40, 17], 2, 32, 32)
+    cut = [KeyValues(9, [(k[:, :, :9], v[:, :, :9]) for k, v in each.layers]) for each in longer if each is not None]
+    ours, torchs = both(tensors(8, 4, 2, 32, 32), spans_of([5, 3], cut), CAUSAL)
+    assert torch.allclose(ours, torchs, atol=2e-6, rtol=1e-5)
+
+
 @pytest.mark.parametrize("dv", [48, 8, 20])
 def test_what_was_computed_before_comes_first(dv: int) -> None:
     befores, lengths = [0, 1, 15, 16, 17, 256, 33], [5, 1, 17, 20, 1, 40, 16]

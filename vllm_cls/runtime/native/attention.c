@@ -186,18 +186,19 @@ static void widen(part *of, int64_t dv, int64_t wide, float *x) {
   of->value_token = wide;
 }
 
-// Where a sequence's queries and keys are, in tokens of the row, and what comes before its keys.
-typedef struct {
-  int64_t first_query, queries, first_key, keys, offset, past_keys, past_values, num_past;
-} span;
-
-// One number for a head's and a token's distance, in floats.
+// The distance of a head from the next and of a token from the next, in floats.
 typedef struct {
   int64_t head, token;
 } stride;
 
-// Attention of a row. q, k and v: pointers to the first token's first head; out: (tokens, heads, dv), contiguous; pasts:
-// (key_value_heads, num_past, d) and (…, dv), contiguous. Returns 1 where there is no memory.
+// Where a sequence's queries and keys are, in tokens of the row, and what comes before its keys.
+typedef struct {
+  int64_t first_query, queries, first_key, keys, offset, num_past, past_keys, past_values;
+  stride of_past_keys, of_past_values;
+} span;
+
+// Attention of a row. q, k and v: pointers to the first token's first head; out: (tokens, heads, dv), contiguous.
+// Returns 1 where there is no memory.
 int attend(const float *q, const float *k, const float *v, float *out, const span *spans, int64_t num_spans,
            int64_t most_keys, int64_t heads, int64_t groups, int64_t d, int64_t dv, const stride *strides, float scale) {
   const stride sq = strides[0], sk = strides[1], sv = strides[2];
@@ -211,8 +212,9 @@ int attend(const float *q, const float *k, const float *v, float *out, const spa
     ld += ld / WIDTH % 2 ? 0 : WIDTH;
     for (int64_t h = 0; h < heads; ++h) {
       int64_t kv = h / groups;
-      const float *past_keys = (const float *)(intptr_t)at->past_keys, *past_values = (const float *)(intptr_t)at->past_values;
-      part past = {past_keys + kv * at->num_past * d, past_values + kv * at->num_past * dv, at->num_past, d, dv};
+      part past = {(const float *)(intptr_t)at->past_keys + kv * at->of_past_keys.head,
+                   (const float *)(intptr_t)at->past_values + kv * at->of_past_values.head, at->num_past,
+                   at->of_past_keys.token, at->of_past_values.token};
       part own = {k + kv * sk.head + at->first_key * sk.token, v + kv * sv.head + at->first_key * sv.token, at->keys,
                   sk.token, sv.token};
       if (h % groups == 0) {

@@ -110,9 +110,11 @@ def _offsets(spans: Sequence[Span], mask: PackedMask, device: torch.device) -> l
 
 
 def _described(span: Span, offset: int, layer: int) -> bytes:
-    num_past, keys, values = 0, 0, 0
-    if span.past is not None:
-        past_key, past_value = span.past.layers[layer]
-        num_past, keys, values = span.past.num_tokens, past_key.data_ptr(), past_value.data_ptr()
+    """The struct `span` of the C file."""
+    before = [0] * 7
+    if span.past is not None:  # which may be the beginning of a longer one: a view
+        key, value = span.past.layers[layer]
+        strides = (each.stride(axis) for each in (key, value) for axis in (1, 2))
+        before = [span.past.num_tokens, key.data_ptr(), value.data_ptr(), *strides]
     own = span.keys.stop - span.keys.start
-    return struct.pack("8q", span.queries.start, span.num_queries, span.keys.start, own, offset, keys, values, num_past)
+    return struct.pack("12q", span.queries.start, span.num_queries, span.keys.start, own, offset, *before)
