@@ -19,9 +19,9 @@ _QWEN3 = (
 )
 _QWEN3_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 
-# https://github.com/mixedbread-ai/mxbai-rerank, of mxbai-rerank-base-v2 and -large-v2
+# https://github.com/mixedbread-ai/mxbai-rerank (mxbai_rerank_v2.py), of mxbai-rerank-base-v2 and -large-v2; vLLM's too
 _MXBAI = (
-    "<|endoftext|><|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.\n<|im_end|>\n"
+    "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
     "<|im_start|>user\n{{ 'instruction: ' + instruction + '\n' if instruction else '' }}query: {{ query }}\n"
     "document: {{ document }}\nYou are a search relevance expert who evaluates how well documents match search queries. "
     "For each query-document pair, carefully analyze the semantic relationship between them, then provide your binary "

@@ -24,9 +24,8 @@ Judge whether the Document meets the requirements based on the Query and the Ins
 </think>
 
 """  # noqa: E501
-MXBAI = """<|endoftext|><|im_start|>system
-You are Qwen, created by Alibaba Cloud. You are a helpful assistant.
-<|im_end|>
+MXBAI = """<|im_start|>system
+You are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>
 <|im_start|>user
 query: a query
 document: a document

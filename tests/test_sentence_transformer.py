@@ -229,6 +229,14 @@ def test_what_would_be_computed_otherwise_is_refused(bert: Path, tmp_path: Path)
         LLM(str(tmp_path))
 
 
+def test_a_transformer_in_a_folder_of_its_own(bert: Path, tmp_path: Path) -> None:
+    made(bert, tmp_path / "saved", "mean", [])
+    (tmp_path / "saved" / "0_Transformer").mkdir()
+    (tmp_path / "saved" / "config.json").rename(tmp_path / "saved" / "0_Transformer" / "config.json")
+    with pytest.raises(ModelError, match="old layout.*save_pretrained"):
+        LLM(str(tmp_path / "saved"))
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not MINILM.exists(), reason="make demo fetches it")
 def test_minilm() -> None:

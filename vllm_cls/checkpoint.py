@@ -174,12 +174,10 @@ def resolve(model: str, *, revision: str | None = None, allow_pickle: bool = Fal
             raise ModelError(f"{model} is a file; give the model's folder, a hub id or a .gguf file.")
         return Checkpoint(path.parent, path.name, model)
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            ggufs = sorted(path.glob("*.gguf"))
-            if len(ggufs) == 1:
-                return Checkpoint(path, ggufs[0].name, model)
-            raise ModelError(f"{model} has no config.json; give the folder that holds the model's config and weights.")
-        return Checkpoint(path, None, model)
+        ggufs = sorted(path.glob("*.gguf"))
+        if not (path / "config.json").is_file() and len(ggufs) == 1:
+            return Checkpoint(path, ggufs[0].name, model)
+        return _folder(path, model)
     if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1 or not model.strip():
         raise ModelError(
             f"there is no folder {model!r}; give an existing folder, a hub id (owner/name) or a .gguf file."
@@ -199,4 +197,20 @@ def _download(model: str, revision: str | None, patterns: list[str]) -> Checkpoi
             f"{model!r} is neither a local folder nor to be had from the hub ({reason}). "
             "Check the name, the network and, for a gated model, `hf auth login`."
         ) from error
-    return Checkpoint(Path(folder), None, model)
+    return _folder(Path(folder), model)
+
+
+def _folder(path: Path, model: str) -> Checkpoint:
+    """The model in a folder.
+
+    Raises:
+        ModelError: its config is not there.
+    """
+    if (path / "config.json").is_file():
+        return Checkpoint(path, None, model)
+    if (path / "modules.json").is_file():
+        raise ModelError(
+            f"{model} is a Sentence Transformers folder of an old layout, whose transformer has a folder of its own; save it "
+            f"anew: SentenceTransformer({model!r}).save_pretrained(…) puts it beside the rest."
+        )
+    raise ModelError(f"{model} has no config.json; give the folder that holds the model's config and weights.")
