@@ -190,8 +190,10 @@ def to_store(options: ModelConfig, source: Source, num_labels: int) -> dict[str,
 
 
 def _to_store(template: PairTemplate | None) -> str | dict[str, Any] | None:
-    if template is None or template.name in [each.name for each in _known()]:
-        return template and template.name
+    if template is None:
+        return None
+    if template.name in [each.name for each in _known()]:
+        return template.name
     kept = {name: getattr(template, name) for name in ("text", "instruction", "adds_special_tokens", "options")}
     return {name: value for name, value in kept.items() if value not in (None, {})}
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .results import ResultColumns
 
 if TYPE_CHECKING:
+    from ..client import HeadInfo
     from ..outputs import RequestOutput
     from ..running_heads import RunningHead
 
@@ -26,7 +27,9 @@ class HeadColumns:
     others: Mapping[str, ResultColumns]
 
     @classmethod
-    def of_heads(cls, chosen: ResultColumns, heads: Mapping[str, RunningHead], name: str | None) -> HeadColumns:
+    def of_heads(
+        cls, chosen: ResultColumns, heads: Mapping[str, RunningHead | HeadInfo], name: str | None
+    ) -> HeadColumns:
         """The columns that `chosen` asks for, of every head; what needs probabilities is left out of a regression.
 
         Args:

@@ -76,7 +76,8 @@ def classification(
     Args:
         threshold: from which probability the label of a model of one label is given; None gives none.
     """
-    found: Classification = {"index": index, **_answer(output.outputs, asked, threshold)}
+    answer = _answer(output.outputs, asked, threshold)
+    found: Classification = {"index": index, **answer}  # type: ignore[typeddict-item]  # it wants the other keys too
     if asked.truncated:
         found["truncated"] = output.truncated
     if asked.heads:
