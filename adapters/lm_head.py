@@ -8,11 +8,12 @@ weights of the model needed, and what it computes is fitted to `cap(scale * (W h
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, PreTrainedModel
 
@@ -20,7 +21,15 @@ from vllm_cls.architecture import HeadRequest
 from vllm_cls.errors import ModelError
 from vllm_cls.pooler.heads import LenientOutput
 
+from .name_rules import Reader
+
 _VOCABULARY = 32
+_FAILURES = (
+    RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, NotImplementedError, StopIteration,
+    StrictDataclassError,
+)  # fmt: skip
+_SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+"""What configs call the soft cap of their logits."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +78,7 @@ def is_embeddings(request: HeadRequest, projection: Projection) -> bool:
 
     A checkpoint may hold both though its config ties them; transformers ties them only where they are equal.
     """
-    names = request.checkpoint.locations
-    weight, inputs = _found(projection.weight_name, names), _found(projection.input_name, names)
+    weight, inputs = stored_name(request, projection.weight_name), stored_name(request, projection.input_name)
     if not projection.tied or weight is None or weight == inputs:
         return projection.tied
     return inputs is None or request.checkpoint.same(weight, inputs)
@@ -82,10 +90,9 @@ def tensors_of(request: HeadRequest, projection: Projection) -> tuple[str, str |
     Raises:
         ModelError: it is not in the files.
     """
-    names = request.checkpoint.locations
-    name = _found(projection.weight_name, names)
+    name = stored_name(request, projection.weight_name)
     if name is None and projection.tied:
-        name = _found(projection.input_name, names)
+        name = stored_name(request, projection.input_name)
     if name is None:
         raise ModelError(
             f"{request.checkpoint.name} has no LM head ({projection.weight_name}); label tokens need the *ForCausalLM "
@@ -93,18 +100,26 @@ def tensors_of(request: HeadRequest, projection: Projection) -> tuple[str, str |
         )
     if not projection.has_bias:
         return name, None
-    bias_name = _found(projection.weight_name.removesuffix("weight") + "bias", names)
+    bias_name = stored_name(request, projection.weight_name.removesuffix("weight") + "bias")
     if bias_name is None:
         raise ModelError(f"{request.checkpoint.name}: its LM head has a bias, which is not in the files.")
     return name, bias_name
 
 
-def _found(name: str, names: Any) -> str | None:
-    """A tensor by its name, or the only one whose name ends in the same two parts (other prefixes on disk)."""
+def stored_name(request: HeadRequest, name: str) -> str | None:
+    """What the checkpoint calls a parameter of the LM's class; None where it does not have it.
+
+    It is stored under its own name, or is the only one that ends in the same two parts (other prefixes on disk), or the
+    one that transformers renames so when it loads (GPT-NeoX's `embed_out`).
+    """
+    names = request.checkpoint.locations
     if name in names:
         return name
     tail = "." + ".".join(name.split(".")[-2:])
     matches = [each for each in names if f".{each}".endswith(tail) and ".visual." not in f".{each}"]
+    if len(matches) != 1:
+        reader = Reader(_small_vocabulary(_lm_class(request), request.config))
+        matches = [each for each in names if reader.target(each) == (name, False)]
     return matches[0] if len(matches) == 1 else None
 
 
@@ -123,18 +138,25 @@ def _lm_class(request: HeadRequest) -> type[PreTrainedModel]:
 
 
 class _AnyPath(nn.Module):
-    """Stands in for the backbone, by whatever path the LM reaches into it; gives the states it is told to."""
+    """Stands in for the backbone, by whatever path the LM reaches into it; gives the states it is told to.
 
-    def __init__(self, config: PreTrainedConfig, states: torch.Tensor) -> None:
+    Args:
+        numbers: of the backbone, which the LM may read (Falcon-H1's multiplier of the logits).
+    """
+
+    def __init__(self, config: PreTrainedConfig, states: torch.Tensor, numbers: Mapping[str, Any]) -> None:
         super().__init__()
         self.config = config
         self.states = states
+        self.numbers = {name: value for name, value in numbers.items() if isinstance(value, int | float)}
 
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return self
+            if name.startswith("__"):
+                raise
+            return self.__dict__.get("numbers", {}).get(name, self)
 
     def forward(self, *args: Any, **kwargs: Any) -> LenientOutput:
         return LenientOutput(last_hidden_state=self.states)
@@ -152,13 +174,17 @@ def projection_of(request: HeadRequest) -> Projection:
             raise ModelError(f"{refused} does not end in one linear layer; use --head fit.")
         states, weight, bias = _fill(output)
         weight_name, input_name = f"{paths[id(output)]}.weight", f"{paths[id(inputs)]}.weight"
-        setattr(model, model.base_model_prefix, _AnyPath(model.config, states))
+        backbone = next(name for name in (model.base_model_prefix, "model") if hasattr(model, name))
+        setattr(model, backbone, _AnyPath(model.config, states, vars(getattr(model, backbone))))
         with torch.no_grad():
             logits = model.eval()(input_ids=torch.zeros(1, states.shape[1], dtype=torch.long)).logits[0].float()
-    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, NotImplementedError) as error:
+        linear = states[0] @ weight.T + (0 if bias is None else bias)
+        if logits.shape != linear.shape or logits.device != linear.device:
+            raise ValueError(f"its logits are of shape {tuple(logits.shape)} on {logits.device}")
+    except _FAILURES as error:
         raise ModelError(f"{refused} cannot be checked ({type(error).__name__}: {error}); use --head fit.") from error
-    linear = states[0] @ weight.T + (0 if bias is None else bias)
-    softcap = getattr(request.config.get_text_config(), "final_logit_softcapping", None)
+    text = request.config.get_text_config()
+    softcap = next((cap for name in _SOFTCAPS if (cap := getattr(text, name, None))), None)
     for cap in (None, softcap) if softcap else (None,):
         uncapped = logits if cap is None else torch.atanh((logits / cap).clamp(-0.999999, 0.999999)) * cap
         scale = float((uncapped * linear).sum() / (linear * linear).sum())
@@ -176,8 +202,8 @@ def _small_vocabulary(lm_class: type[PreTrainedModel], config: PreTrainedConfig)
     text.vocab_size = _VOCABULARY
     for each in {id(config): config, id(text): text}.values():
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
-            if hasattr(each, name):
-                setattr(each, name, None)
+            if getattr(each, name, None) is not None:  # some configs take no None in its place
+                setattr(each, name, 0)
     with torch.device("meta"):
         return lm_class(config)
 
