@@ -31,6 +31,7 @@ def groups(folder: Path, own: str, files: dict[str, str]) -> float | None:
             {"cpu,cpuacct/x/cpu.cfs_quota_us": "300000\n", "cpu,cpuacct/x/cpu.cfs_period_us": "100000\n"},
             3.0,
         ),
+        ("4:cpuacct,cpu:/\n", {"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 0.5),
         ("4:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
         ("0::/\n", {"cpu.max": "nonsense\n"}, None),
     ],

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import platform
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -152,6 +154,46 @@ def test_numbers_that_are_none_stay_so_and_in_their_sequence(bad: float) -> None
         assert not bool(ours[:, 9:29].isfinite().all())
 
 
+def test_scores_that_are_all_minus_infinity_give_no_number() -> None:
+    """As a softmax says; torch's kernel takes such keys for masked ones and gives zeros."""
+    q, k, v = tensors(41, 2, 2, 32, 32)
+    spans = spans_of([1, 40])
+    ours = attention.attend(q.fill_(1e30), k.fill_(-1e30), v, spans, ALL, None, Row(spans))
+    assert ours is not None and bool(ours.isnan().all())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_another_default_dtype(dtype: torch.dtype) -> None:
+    """As transformers sets it, for all threads, while it loads another model."""
+    qkv, before = tensors(40, 2, 2, 32, 32), torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        ours, torchs = both(qkv, spans_of([40]), ALL)
+    finally:
+        torch.set_default_dtype(before)
+    assert ours.dtype == torchs.dtype == torch.float32
+    assert torch.allclose(ours, torchs, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_process_that_is_forked_while_it_compiles() -> None:
+    held = threading.Event()
+
+    def compile_() -> None:
+        with attention._lock:
+            held.set()
+            threading.Event().wait(0.2)
+
+    thread = threading.Thread(target=compile_)
+    thread.start()
+    held.wait()
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if attention._lock.acquire(timeout=5) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    thread.join()
+
+
 def test_what_it_leaves_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     def given(**changed: Any) -> torch.Tensor | None:
         q, k, v = (changed.get(name, each) for name, each in zip("qkv", tensors(10, 2, 2, 16, 16), strict=True))
@@ -161,6 +203,8 @@ def test_what_it_leaves_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v = tensors(10, 2, 2, 16, 16)
     assert given(q=q.double()) is None and given(v=v.bfloat16()) is None
     assert given(k=k.transpose(2, 3).contiguous().transpose(2, 3)) is None
+    assert given(q=q[:, :, :9]) is None and given(k=k[:, :, :9], v=v[:, :, :9]) is None
+    assert given(v=v[:, :1]) is None and given(k=k[..., :8]) is None and given(q=q[:, :1]) is None
     monkeypatch.setattr(attention, "_MOST_KEYS", 9)
     assert given() is None
     monkeypatch.undo()

@@ -131,6 +131,18 @@ def test_the_dtype_is_kept(dtype: torch.dtype) -> None:
     assert torch.equal(layer(x), layer(x.float()).to(dtype))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_another_default_dtype(dtype: torch.dtype) -> None:
+    """As transformers sets it, for all threads, while it loads another model."""
+    weight, x, before = torch.randn(64, 64), torch.randn(30, 64), torch.get_default_dtype()
+    expected = Int8Linear(weight, None)(x)
+    torch.set_default_dtype(dtype)
+    try:
+        assert torch.equal(Int8Linear(weight, None)(x), expected)
+    finally:
+        torch.set_default_dtype(before)
+
+
 def test_compiled_and_eager_are_equal() -> None:
     in_c, eager = int8_kernels.compiled(), int8_kernels.EagerKernels()
     if in_c is None:

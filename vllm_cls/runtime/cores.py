@@ -42,9 +42,10 @@ def _folders(groups: Path, own: Path) -> list[Path]:
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
-        root = groups / controllers if controllers else groups
+        # What is told as `cpuacct,cpu` is mounted as `cpu,cpuacct`, with a link that is named `cpu`.
+        roots = [groups / controllers, groups / "cpu"] if controllers else [groups]
         within = Path(path.lstrip("/"))
-        folders += [root / each for each in (within, *within.parents)]
+        folders += [root / each for root in roots for each in (within, *within.parents)]
     return folders
 
 

@@ -46,11 +46,11 @@ class Int8Linear:
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, input_max: torch.Tensor | None = None) -> None:
         weight = weight.detach().float().contiguous()  # the packing reads no strides
-        smooth = torch.ones(weight.shape[1]) if input_max is None else _smoothing(weight, input_max)
+        smooth = weight.new_ones(weight.shape[1]) if input_max is None else _smoothing(weight, input_max)
         integers, self._weight_scale = _round(weight * smooth, pair_limit())
         self._factor = smooth.reciprocal()
         self._sums = integers.sum(1, dtype=torch.float32) * self._weight_scale
-        self._bias = torch.zeros(len(weight)) if bias is None else bias.detach().float().clone()
+        self._bias = weight.new_zeros(len(weight)) if bias is None else bias.detach().float().clone()
         self._packed = torch.ops.onednn.qlinear_prepack(integers, None)
         self._zeros = torch.zeros(len(weight), dtype=torch.int32)
 
@@ -136,7 +136,7 @@ def _exact(limit: int, rows: int, width: int) -> bool:
     x = torch.full((rows, width), 255, dtype=torch.uint8)
     x[-1, ::2] = 0
     packed = torch.ops.onednn.qlinear_prepack(weight, None)
-    y = _product(x, packed, torch.ones(width), torch.zeros(width, dtype=torch.int32))
+    y = _product(x, packed, torch.ones(width, dtype=torch.float32), torch.zeros(width, dtype=torch.int32))
     return torch.equal(y.double(), (x.double() - ZERO) @ weight.double().t())
 
 

@@ -109,7 +109,7 @@ static void scores(const float *const *q, const float *restrict kt, int64_t ld, 
 static float weigh(float *restrict s, int64_t n, int64_t padded, float scale) {
   ivec places;
   for (int i = 0; i < WIDTH; ++i) places[i] = i;
-  const vec least = splat(-3e38f);
+  const vec least = splat(-__builtin_inff());  // of −∞ alone, the weights are NaN
   int64_t i = 0, full = n / WIDTH * WIDTH;
   ivec inside = places < (int32_t)(n - full);
   vec most = least, total = {0};

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import struct
 import threading
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ _ALL = -1  # every key is seen
 
 
 _lock = threading.Lock()
+if hasattr(os, "register_at_fork"):  # a child would wait for ever for a thread that it does not have
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 def prepare() -> None:
@@ -66,7 +69,7 @@ def attend(
     Raises:
         MemoryError: there is none for one head's scores.
     """
-    if not _suits(query, key, value) or max(span.num_keys for span in spans) > _MOST_KEYS:
+    if not _suits(query, key, value, spans) or max(span.num_keys for span in spans) > _MOST_KEYS:
         return None
     offsets = _offsets(spans, mask, query.device)
     made = compiled()
@@ -74,7 +77,7 @@ def attend(
         return None
     _, heads, num_queries, d = query.shape
     dv = value.shape[3]
-    output = torch.empty(1, num_queries, heads, dv)
+    output = query.new_empty(1, num_queries, heads, dv)  # whatever torch's default dtype is now
     described = b"".join(_described(span, offset, row.layer) for span, offset in zip(spans, offsets, strict=True))
     strides = struct.pack("6q", *(each.stride(axis) for each in (query, key, value) for axis in (1, 2)))
     failed = made.attend(
@@ -87,13 +90,26 @@ def attend(
     return output
 
 
-def _suits(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
+def _suits(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, spans: Sequence[Span]) -> bool:
     tensors = (query, key, value)
     return (
         torch.get_num_threads() <= _MOST_THREADS
         and not torch.is_grad_enabled()
         and all(each.dtype == torch.float32 and each.device.type == "cpu" for each in tensors)
         and all(each.stride(3) == 1 for each in tensors)
+        and _fit(query, key, value, spans[-1])
+    )
+
+
+def _fit(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, last: Span) -> bool:
+    """Whether they have the shapes that the C reads: it checks nothing."""
+    return (
+        query.shape[0] == 1
+        and key.shape[:3] == value.shape[:3]
+        and query.shape[3] == key.shape[3]
+        and query.shape[1] % key.shape[1] == 0
+        and last.queries.stop <= query.shape[2]
+        and last.keys.stop <= key.shape[2]
     )
 
 

@@ -64,8 +64,8 @@ class CompiledKernels:
 
     def quantize(self, x: torch.Tensor, factor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         rows, width = x.shape
-        q = torch.empty(rows, width, dtype=torch.uint8)
-        scale, offset = torch.empty(rows, 1), torch.empty(rows, 1)
+        q = x.new_empty(rows, width, dtype=torch.uint8)
+        scale, offset = x.new_empty(rows, 1), x.new_empty(rows, 1)
         self._quantize(x.data_ptr(), factor.data_ptr(), rows, width, q.data_ptr(), scale.data_ptr(), offset.data_ptr())
         return q, scale, offset
 
