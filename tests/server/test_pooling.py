@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer import modules as models
 from starlette.testclient import TestClient
 
+from tests.models import tiny
 from vllm_cls import LLM, PoolingParams
 
 from .conftest import client_of
@@ -126,3 +131,25 @@ def test_a_conversation(talker: TestClient) -> None:
     body = {"messages": [{"role": "user", "content": "good"}]}
     pooled, classified = talker.post("/pooling", json=body).json(), talker.post("/classify", json=body).json()
     assert pooled["data"][0]["data"] == pytest.approx(classified["data"][0]["probs"], abs=1e-6)
+
+
+def test_an_embedder(tmp_path: Path) -> None:
+    """A Sentence Transformers folder gives its embeddings, by every route that has any to give."""
+    base = tiny.base_model("bert", tmp_path / "base")
+    parts = [
+        models.Transformer(str(base), max_seq_length=24),
+        models.Pooling(32, pooling_mode="mean"),
+        models.Normalize(),
+    ]
+    reference = SentenceTransformer(modules=parts, device="cpu")
+    reference.save(str(tmp_path / "out"))
+    texts = ["The film was good", "a boring end"]
+    with LLM(str(tmp_path / "out"), device="cpu") as llm, client_of(llm) as client:
+        for body in ({"input": texts}, {"input": texts, "task": "embed"}):
+            answer = client.post("/pooling", json=body)
+            assert answer.status_code == 200, answer.text
+            got = np.array([each["data"] for each in answer.json()["data"]])
+            assert np.abs(got - reference.encode(texts)).max() < 1e-5
+        assert client.post("/classify", json={"input": texts}).status_code == 404
+        assert client.get("/model").json()["task"] == "embed"
+        assert client.get("/").status_code == 200
