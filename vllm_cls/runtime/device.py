@@ -35,7 +35,11 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype for "auto" or a name. On a CPU without AMX bfloat16 runs at half of float32's speed."""
+    """The dtype for "auto" or a name.
+
+    On a CPU without AMX "auto" stays exact: bfloat16 runs at half of float32's speed with AVX2, and at 1.6 times with
+    AVX512_BF16 (measured).
+    """
     if name != "auto":
         dtype: torch.dtype = getattr(torch, name)
         return dtype
