@@ -10,8 +10,8 @@ from _common import Results, arguments, parsed
 from vllm_cls.bench.options import BenchOptions
 
 TEXTS = {"gpt2": 96, "qwen2-0.5b": 24, "tiny-qwen2": 16}
-PEERS = {"qwen2-0.5b": []}
-"""Beside sharing off; `padded` would take three minutes a round of this shape."""
+PEERS = {"gpt2": [], "qwen2-0.5b": []}
+"""Beside sharing off; `padded` would take three minutes a round of these shapes."""
 OFF = "sharing off"
 
 
