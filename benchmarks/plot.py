@@ -54,7 +54,7 @@ def draw(documents: list[dict[str, Any]], out: Path) -> None:
         ran = members[0]["environment"]
         axis.set_title(f"{shape}, float32, {ran['device']}, {ran['threads']} threads", loc="left", fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(frameon=False, fontsize=9)
+        axis.legend(frameon=False, fontsize=9, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(NAMES))
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, metadata={"Date": None})
 
