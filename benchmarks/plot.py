@@ -52,7 +52,7 @@ def draw(documents: list[dict[str, Any]], out: Path) -> None:
         axis.set_xticks(range(len(members)), [_distribution(each) for each in members])
         axis.set_ylabel("thousand tokens a second")
         ran = members[0]["environment"]
-        axis.set_title(f"{shape}, float32, {ran['device']}, {ran['threads']} threads", loc="left", fontsize=10)
+        axis.set_title(f"{shape}, float32, {ran['device']}, {ran['threads']} threads", loc="left", fontsize=10, pad=24)
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False, fontsize=9, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(NAMES))
     out.parent.mkdir(parents=True, exist_ok=True)

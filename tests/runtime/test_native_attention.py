@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import os
 import platform
+import tempfile
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -223,6 +225,20 @@ def test_no_memory_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "compiled", Full)
     with pytest.raises(MemoryError):
         attention.attend(*tensors(4, 1, 1, 16, 16), spans_of([4]), ALL, None, Row(spans_of([4])))
+
+
+def test_a_library_that_is_wrong_is_not_taken(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as a compiler would make that multiplies wrongly; here the exponential's last digits are others."""
+    source = Path(compiler.__file__).with_name("attention.c").read_text()
+    monkeypatch.setattr(compiler.Path, "with_name", lambda self, name: changed)
+    with tempfile.TemporaryDirectory() as folder:
+        changed = Path(folder) / "attention.c"
+        changed.write_text(source.replace("1.6666665459e-1f", "1.7e-1f"))
+        with caplog.at_level("INFO", logger="vllm_cls"):
+            assert attention._compiled.__wrapped__() is None
+    assert "other numbers than torch" in caplog.text
 
 
 def test_without_a_compiler_the_model_runs_all_the_same(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,10 +14,11 @@ import threading
 from collections.abc import Sequence
 
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 from ..mask import PackedMask
-from ..row import Row, Span
-from .compiler import library
+from ..row import Row, Span, spans_of
+from .compiler import library, log_absence
 
 _FLAGS = ("-fno-signed-zeros", "-ffp-contract=fast")
 # Longer keys leave the cache, where torch's blocks win.
@@ -52,7 +53,24 @@ def _compiled() -> ctypes.CDLL | None:
             *[pointer] * 4, ctypes.c_char_p, *[number] * 6, ctypes.c_char_p, ctypes.c_float
         ]  # fmt: skip
         made.attend.restype = ctypes.c_int
+        if not _is_right(made):
+            log_absence("attention", "what the compiler made gives other numbers than torch")
+            return None
     return made
+
+
+def _is_right(made: ctypes.CDLL) -> bool:
+    """Whether the library agrees with torch: the check of a model may run with more threads, and so without it."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 2, 21, 24, generator=generator, dtype=torch.float32, device="cpu") for _ in range(3))
+    spans, offsets = spans_of([4, 17]), [0, _ALL]
+    ours = _call(made, q, k, v, spans, offsets, 1.0, layer=0)
+    for span, offset in zip(spans, offsets, strict=True):
+        parts = (each[:, :, span.queries] for each in (q, k, v))
+        expected = scaled_dot_product_attention(*parts, is_causal=offset != _ALL, scale=1.0)
+        if not torch.allclose(ours[:, span.queries], expected.transpose(1, 2), atol=1e-5, rtol=1e-5):
+            return False
+    return True
 
 
 def attend(
@@ -75,15 +93,28 @@ def attend(
     made = compiled()
     if offsets is None or made is None:
         return None
+    scale = query.shape[3] ** -0.5 if scaling is None else scaling
+    return _call(made, query, key, value, spans, offsets, scale, row.layer)
+
+
+def _call(
+    made: ctypes.CDLL,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    spans: Sequence[Span],
+    offsets: Sequence[int],
+    scale: float,
+    layer: int,
+) -> torch.Tensor:
     _, heads, num_queries, d = query.shape
     dv = value.shape[3]
     output = query.new_empty(1, num_queries, heads, dv)  # whatever torch's default dtype is now
-    described = b"".join(_described(span, offset, row.layer) for span, offset in zip(spans, offsets, strict=True))
+    described = b"".join(_described(span, offset, layer) for span, offset in zip(spans, offsets, strict=True))
     strides = struct.pack("6q", *(each.stride(axis) for each in (query, key, value) for axis in (1, 2)))
     failed = made.attend(
         query.data_ptr(), key.data_ptr(), value.data_ptr(), output.data_ptr(), described, len(spans),
-        max(span.num_keys for span in spans), heads, heads // key.shape[1], d, dv, strides,
-        d**-0.5 if scaling is None else scaling,
+        max(span.num_keys for span in spans), heads, heads // key.shape[1], d, dv, strides, scale,
     )  # fmt: skip
     if failed:
         raise MemoryError("attention finds no memory for the scores of one head")

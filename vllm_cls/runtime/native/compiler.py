@@ -22,7 +22,7 @@ def library(name: str, flags: Sequence[str] = ()) -> ctypes.CDLL | None:
     """
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
-        _log_absence(name, "there is no C compiler")
+        log_absence(name, "there is no C compiler")
         return None
     try:
         with tempfile.TemporaryDirectory(prefix="vllm_cls_", ignore_cleanup_errors=True) as folder:
@@ -32,11 +32,12 @@ def library(name: str, flags: Sequence[str] = ()) -> ctypes.CDLL | None:
             subprocess.run(command, check=True, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT)
             return ctypes.CDLL(str(made))
     except subprocess.CalledProcessError as failure:
-        _log_absence(name, f"{compiler} fails: {failure.stderr.strip()[:200]}")
+        log_absence(name, f"{compiler} fails: {failure.stderr.strip()[:200]}")
     except (OSError, subprocess.TimeoutExpired) as failure:
-        _log_absence(name, f"{type(failure).__name__}: {failure}")
+        log_absence(name, f"{type(failure).__name__}: {failure}")
     return None
 
 
-def _log_absence(name: str, reason: str) -> None:
+def log_absence(name: str, reason: str) -> None:
+    """Say why torch does what `name.c` would."""
     logging.getLogger("vllm_cls").info("%s runs without compiled loops, which are faster: %s", name, reason)
