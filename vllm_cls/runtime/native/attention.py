@@ -66,8 +66,8 @@ def _is_right(made: ctypes.CDLL) -> bool:
     spans, offsets = spans_of([4, 17]), [0, _ALL]
     ours = _call(made, q, k, v, spans, offsets, 1.0, layer=0)
     for span, offset in zip(spans, offsets, strict=True):
-        parts = (each[:, :, span.queries] for each in (q, k, v))
-        expected = scaled_dot_product_attention(*parts, is_causal=offset != _ALL, scale=1.0)
+        query, key, value = (each[:, :, span.queries] for each in (q, k, v))
+        expected = scaled_dot_product_attention(query, key, value, is_causal=offset != _ALL, scale=1.0)
         if not torch.allclose(ours[:, span.queries], expected.transpose(1, 2), atol=1e-5, rtol=1e-5):
             return False
     return True
