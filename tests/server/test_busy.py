@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from starlette.testclient import TestClient
 
 import vllm_cls.server.app
+import vllm_cls.server.routes.classify
 from vllm_cls import LLM, AsyncLLM
 from vllm_cls.server import ServerSettings, create_app
 from vllm_cls.server.tracing import Tracing
@@ -31,19 +33,26 @@ def counted(client: TestClient, line: str) -> float:
 
 
 def test_a_late_request_is_counted_as_late(llm: LLM) -> None:
-    from vllm_cls.server.metrics import Metrics
+    with TestClient(create_app(llm, ServerSettings(request_timeout=0.1))) as client, busy(llm):
+        answer = client.post("/classify", json={"input": "good"})
+        assert answer.status_code == 504 and answer.json()["error"]["type"] == "TimeoutError"
+        assert counted(client, 'vcls_rejections_total{reason="deadline"}') == 1
+        assert counted(client, 'vcls_rejections_total{reason="cancelled"}') == 0
+        assert client.get("/load").json() == {"server_load": 0}
+        assert counted(client, "vcls_queue_tokens") == 0
 
-    metrics = Metrics()
-    engine = AsyncLLM(llm, telemetry=metrics)
-    try:
-        with TestClient(create_app(engine, ServerSettings(request_timeout=0.1))) as client, busy(llm):
-            answer = client.post("/classify", json={"input": "good"})
-            assert answer.status_code == 504 and answer.json()["error"]["type"] == "TimeoutError"
-            assert counted(client, 'vcls_rejections_total{reason="deadline"}') == 1
-            assert counted(client, 'vcls_rejections_total{reason="cancelled"}') == 0
-            assert engine.load == 0 and engine.queued_tokens == 0
-    finally:
-        engine.close()
+
+def test_what_comes_before_the_model_takes_of_its_time(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a chat template that takes long to render."""
+
+    async def slow(model: Any, asked: Any) -> list[str]:
+        await asyncio.sleep(0.15)
+        return ["good"]
+
+    monkeypatch.setattr(vllm_cls.server.routes.classify, "prompts_of", slow)
+    with TestClient(create_app(llm, ServerSettings(request_timeout=0.1))) as client, busy(llm):
+        assert client.post("/classify", json={"input": "good"}).status_code == 504
+        assert counted(client, 'vcls_rejections_total{reason="deadline"}') == 1
 
 
 @pytest.mark.parametrize(("path", "body"), [("/tokenize", {"prompt": "good"}), ("/detokenize", {"tokens": [5]})])
@@ -65,15 +74,9 @@ def test_a_trace_shows_where_the_time_went(llm: LLM, monkeypatch: pytest.MonkeyP
     exporter = exporters.InMemorySpanExporter()
     tracing = Tracing(exporter)
     monkeypatch.setattr(vllm_cls.server.app.Tracing, "to", lambda endpoint: tracing)
-    from vllm_cls.server.metrics import Metrics
-
-    engine = AsyncLLM(llm, telemetry=Metrics())
-    try:
-        with TestClient(create_app(engine, ServerSettings(otlp_traces_endpoint="memory"))) as client:
-            client.post("/classify", json={"input": "good"}, headers={"traceparent": PARENT})
-            client.post("/classify", json={"input": "good", "model": "nobody"})
-    finally:
-        engine.close()
+    with TestClient(create_app(llm, ServerSettings(otlp_traces_endpoint="memory"))) as client:
+        client.post("/classify", json={"input": "good"}, headers={"traceparent": PARENT})
+        client.post("/classify", json={"input": "good", "model": "nobody"})
     tracing.close()
     spans = exporter.get_finished_spans()
     request, refused = (each for each in spans if each.name == "POST /classify")

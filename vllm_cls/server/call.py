@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +14,9 @@ from .protocol.common import CommonRequest, Head
 from .served_model import ServedModel
 
 
-def left(request: Request) -> float | None:
-    """Seconds that a request has left, for the model to answer in; None where its time is not limited."""
-    deadline: float | None = request.scope["state"].get("deadline")
+def left(state: Mapping[str, Any]) -> float | None:
+    """Seconds that a request of this state has left, for the model to answer in; None where its time is not limited."""
+    deadline: float | None = state.get("deadline")
     return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
@@ -26,13 +27,13 @@ class Call:
     Args:
         name: of the model in the answer.
         request_id: the client's, in the header X-Request-Id or in the body, or a random one.
-        options: keyword arguments of `AsyncLLM`'s methods.
+        keywords: arguments of `AsyncLLM`'s methods, which `options` completes.
         state: of the request; `answered_at` is when the model had answered, on the clock `time.perf_counter`.
     """
 
     name: str
     request_id: str
-    options: dict[str, Any]
+    keywords: dict[str, Any]
     state: dict[str, Any]
 
     @classmethod
@@ -47,16 +48,20 @@ class Call:
         if asked.request_id is not None and "x-request-id" not in request.headers:
             state["request_id"] = asked.request_id
         request_id = str(state["request_id"])
-        options = {
+        keywords = {
             "pooling_params": asked.pooling_params,
             "lora_request": adapter,
             "tokenization_kwargs": asked.tokenization,
             "request_id": request_id,
             "cache_salt": asked.cache_salt,
             "max_tokens": model.settings.max_request_tokens,
-            "timeout": left(request),
         }
-        return cls(model.name_of(adapter), request_id, options, state)
+        return cls(model.name_of(adapter), request_id, keywords, state)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments of `AsyncLLM`'s methods, with the time that is left now."""
+        return {**self.keywords, "timeout": left(self.state)}
 
     def head(self, kind: str) -> Head:
         """What an answer begins with, which is written from now on; `kind` is in front of the id."""

@@ -71,7 +71,9 @@ def routes(model: ServedModel) -> APIRouter:
         model.adapter(asked.model)
         prompt = await conversation_of(model, asked) if isinstance(asked, TokenizeChat) else asked.prompt
         check_prompts(model, [prompt])
-        tokens = await model.llm.token_ids(prompt, add_special_tokens=asked.add_special_tokens, timeout=left(request))
+        tokens = await model.llm.token_ids(
+            prompt, add_special_tokens=asked.add_special_tokens, timeout=left(request.scope["state"])
+        )
         strings = None
         if asked.return_token_strs:
             strings = await asyncio.to_thread(tokenizer_of(model).convert_ids_to_tokens, tokens)
@@ -86,7 +88,7 @@ def routes(model: ServedModel) -> APIRouter:
         asked = await read(request, detokenize_form)
         model.adapter(asked.model)
         check_prompts(model, [asked.tokens])
-        text = await model.llm.tokenizing(partial(text_of, model, asked.tokens), timeout=left(request))
+        text = await model.llm.tokenizing(partial(text_of, model, asked.tokens), timeout=left(request.scope["state"]))
         return await json_response(DetokenizeResponse(prompt=text))
 
     return router
