@@ -25,8 +25,8 @@ _SAMPLES = ("The text", "It ends here.", "Number 7", "word")
 def parse_label_tokens(value: Any) -> dict[str, list[str]]:
     """`'negative= bad| terrible,positive= good'`, JSON, or a mapping → label → its texts.
 
-    Spaces count: most vocabularies have a word's token with the space before it. An item without `=`
-    is a label whose text is its own name.
+    Spaces of texts count: most vocabularies have a word's token with the space before it. An item without `=`
+    is a label whose text is its own name; names have no spaces around them.
 
     Raises:
         ConfigError: it is empty, or a label has no text or comes twice.
@@ -45,10 +45,11 @@ def parse_label_tokens(value: Any) -> dict[str, list[str]]:
 def _split(value: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for item in value.split(","):
-        label, separator, texts = item.partition("=")
+        text, separator, texts = item.partition("=")
+        label = text.strip() or text
         if label in found:
             raise ConfigError(f"--label-tokens: the label {label!r} comes twice; join its texts with |.")
-        found[label] = texts.split("|") if separator else [label]
+        found[label] = texts.split("|") if separator else [text]
     return found
 
 
