@@ -11,6 +11,8 @@ import pytest
 
 from tests.jobs.fake import FakeLLM
 from tests.jobs.files import jsonl, write
+from tests.models import tiny
+from vllm_cls import LLM, convert
 from vllm_cls.errors import ConfigError, JobError
 from vllm_cls.jobs.score import score_file
 
@@ -70,3 +72,19 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="no field 'document'"):
         score_file(reranker(), write(tmp_path / "in.csv", "query\ngood\n"), tmp_path / "out.jsonl")
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_prompt_template_of_other_columns_is_not_that_of_pairs(tmp_path: Path) -> None:
+    lm = tiny.causal_lm("qwen2", tmp_path / "lm", max_position_embeddings=256)
+    template = "Q: {{ query }} D: {{ document }} good?"
+    convert(
+        str(lm), tmp_path / "ranker", head="two-way", label_tokens="no= bad,yes= good",
+        prompt_template="Query: {query} Document: {document}", score_template=template,
+    )  # fmt: skip
+    path = write(tmp_path / "in.jsonl", '{"query": "a film", "document": "The film was good"}\n')
+    report = score_file(str(tmp_path / "ranker"), path, tmp_path / "out.jsonl")
+    assert report.failed == 0
+    (row,) = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
+    with LLM(str(tmp_path / "ranker")) as llm:
+        (expected,) = llm.score("a film", "The film was good")
+    assert row["score"] == pytest.approx(expected.outputs.score, abs=1e-6)

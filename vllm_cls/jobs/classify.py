@@ -237,10 +237,11 @@ def _named(keep_fields: str | Sequence[str]) -> list[str]:
 
 
 def _fitting(prompts: PromptFields, llm: LLM | RemoteModel, known: _Known) -> PromptFields:
-    """The columns of the prompt, without the text where the model's stored template makes do without it."""
+    """The columns of the prompt, without the text where the model's stored template makes do without it; a pair has both."""
     prompts.check(llm)
     template = llm.describe().get("prompt_template")
-    if prompts.messages is None and template is not None and "text" not in _places(template):
+    alone = prompts.messages is None and prompts.pair is None
+    if alone and template is not None and "text" not in _places(template):
         return replace(prompts, text=None)
     if prompts.messages is None:
         try:
