@@ -11,7 +11,7 @@ from pydantic_core import from_json, to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .errors import TOLD_ERRORS, RequestError
+from .errors import RequestError, told
 from .protocol.common import BaseRequest
 
 T = TypeVar("T", bound=BaseRequest)
@@ -52,9 +52,8 @@ def parse(body: bytes, choose: Choice[T]) -> T:
 def _told(error: ValidationError) -> tuple[str, str]:
     """What was wrong, and the first field that was; never its value, which may be long or secret."""
     found = error.errors(include_url=False, include_input=False, include_context=False)
-    fields = [str(each["loc"][0]) for each in found]
-    told = dict.fromkeys(f"{name}: {each['msg']}" for name, each in zip(fields, found, strict=True))
-    return "; ".join(list(told)[:TOLD_ERRORS]), fields[0]
+    pairs = [(str(each["loc"][0]), each["msg"]) for each in found]
+    return told(pairs), pairs[0][0]
 
 
 async def json_response(content: Any, numbers: int = 0) -> Response:

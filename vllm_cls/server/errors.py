@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -23,8 +23,7 @@ from ..errors import (
 )
 from .asgi import routed_path
 
-TOLD_ERRORS = 5
-"""Of all that is wrong with a request, so many are told."""
+_TOLD_ERRORS = 5
 
 _TYPES = {
     400: "BadRequestError",
@@ -113,8 +112,12 @@ def _invalid(request: Request, error: Exception) -> Response:
     """FastAPI's own check of what a plugin's route declares."""
     assert isinstance(error, RequestValidationError)
     found = [(".".join(map(str, each["loc"][1:])) or str(each["loc"][0]), each["msg"]) for each in error.errors()]
-    told = dict.fromkeys(f"{name}: {message}" for name, message in found)
-    return error_response(400, "; ".join(list(told)[:TOLD_ERRORS]), found[0][0])
+    return error_response(400, told(found), found[0][0])
+
+
+def told(found: Sequence[tuple[str, str]]) -> str:
+    """What is wrong with a request, of pairs of a field and a message: each once, the first few of many."""
+    return "; ".join(list(dict.fromkeys(f"{name}: {message}" for name, message in found))[:_TOLD_ERRORS])
 
 
 def _http(request: Request, error: Exception) -> Response:
