@@ -122,9 +122,17 @@ def int8_accuracy(documents: Sequence[Document]) -> str:
         changed = each["int8"]
         rows.append([
             each["title"].split(",")[0], f"{each['workload']['texts']:,}", f"{changed['labels_changed_percent']:.2f} %",
-            f"{changed['largest_probability_change']:.4f}", _ratio(each, "vllm-cls float32"),
+            f"{changed['largest_probability_change']:.4f}", _close(each), _ratio(each, "vllm-cls float32"),
         ])  # fmt: skip
-    return _table(["model", "texts", "labels changed", "largest change of a probability", "× as fast as float32"], rows)
+    return _table(
+        ["model", "texts", "labels changed", "largest change of a probability", "run again", "× as fast as float32"],
+        rows,
+    )
+
+
+def _close(document: Document) -> str:
+    counters = document["ours"]["counters"]
+    return f"{counters['num_close_calls'] / counters['num_prompts']:.1%}"
 
 
 def startup(documents: Sequence[Document]) -> str:

@@ -107,7 +107,8 @@ def _show(found: dict[str, Any]) -> None:
     if found["int8"] is not None:
         told["int8"] = (
             f"{found['int8']['labels_changed_percent']:.2f} % of the labels changed against float32; largest change of "
-            f"a probability {found['int8']['largest_probability_change']:.4f}"
+            f"a probability {found['int8']['largest_probability_change']:.4f}; {counts['close_calls']} of "
+            f"{counts['prompts']} prompts were close calls, which float32 decided"
         )
     for name, text in told.items():
         out.print(f"{name:<14}{text}", markup=False, soft_wrap=True)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from . import loading
+from .close_calls import CloseCalls
 from .config import ModelConfig, PoolerConfig, RuntimeConfig, labels_of
 from .errors import ConfigError, ModelError, PromptError
 from .lora import Adapters, backbone_layers, requests_for
@@ -40,6 +41,8 @@ from .tokenization import PromptProcessor
 
 # Random prompts that quantization watches.
 _WATCHED_PROMPTS, _WATCHED_TOKENS = 8, 64
+# Those that run in int8 and in float32: so many of each length.
+_COMPARED_PROMPTS, _COMPARED_TOKENS = 12, (8, 16, 32)
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Served:
     pooler: Pooler
     heads: Sequence[RunningHead]
     adapters: Adapters | None = None
+    close_calls: CloseCalls | None = None  # of int8
 
     def adapters_for(self, lora_request: Any, count: int) -> list[Adapter | None]:
         """The adapter of each of `count` prompts; None for the model as it is.
@@ -143,7 +147,9 @@ class Served:
         self.check(task, (each.adapter for each in sequences))
         if task == "embed":
             return self.engine.states(sequences)
-        return self.engine.token_logits(sequences) if task == "token_classify" else self.engine.logits(sequences)
+        if task == "token_classify":
+            return self.engine.token_logits(sequences)
+        return (self.close_calls or self.engine).logits(sequences)
 
     def check_params(self, task: str, params: Sequence[PoolingParams]) -> None:
         """Raise `ConfigError` if a request asks for what its task does not have."""
@@ -236,6 +242,9 @@ class Served:
             "attention_kernel": self.engine.runner.attention_kernel,
             "cuda_graphs": self.engine.runner.graphs is not None,
             "quantization": self.options.quantization,
+            "close_call_reach": [round(each.reach, 4) for each in self.close_calls.boundaries()]
+            if self.close_calls and classifier.has_head
+            else None,
             "num_threads": self.engine.num_threads or None,
             "max_model_len": self.processor.max_model_len,
             "max_num_batched_tokens": self.engine.max_num_batched_tokens,
@@ -318,7 +327,29 @@ def serve(options: ModelConfig, runtime: RuntimeConfig) -> Served:
     processor = prompt_processor(options, classifier.source, prompts, num_labels=int(config.num_labels))
     if embedder is not None and options.use_template:
         processor = dataclasses.replace(processor, prefix=embedder.prompt)
-    return Served(options, classifier, processor, engine, pooler, heads, adapters)
+    close_calls = None
+    if options.quantization == "int8" and classifier.task == "classify":
+        close_calls = _close_calls(engine, heads, pooler, prompts, classifier.has_head)
+    return Served(options, classifier, processor, engine, pooler, heads, adapters, close_calls)
+
+
+def _close_calls(
+    engine: Engine, heads: Sequence[RunningHead], pooler: Pooler, longest: int, measure: bool
+) -> CloseCalls:
+    """Finds what int8 leaves open, by what it changes of random prompts.
+
+    Args:
+        longest: prompt, in tokens.
+        measure: now; where only adapters have heads, each does later.
+    """
+    lengths = [min(length, longest) for length in _COMPARED_TOKENS] * _COMPARED_PROMPTS
+    prompts = [work.sequence for work in _dummy_works(engine.runner, lengths)]
+    made = CloseCalls(engine, heads, pooler, prompts)
+    if measure:
+        made.boundaries()
+        engine.prefix_cache.clear()
+        engine.counters.clear()
+    return made
 
 
 def longest_prompt(runner: Runner, longest: int) -> int:

@@ -28,7 +28,7 @@ FOUND: dict[str, Any] = {
     "ours": {
         "counters": {
             "num_prompts": 4, "num_prompt_tokens": 160, "num_forwards": 1, "num_tokens": 150, "num_shared_tokens": 10,
-            "num_pruned_tokens": 146, "num_duplicates": 0,
+            "num_pruned_tokens": 146, "num_duplicates": 0, "num_close_calls": 1,
         },
         "stage_seconds": {"tokenize": 0.01, "forward": 0.9},
         "outside_forward": 0.012, "parallel_forwards": 2, "useful_share": 0.8, "model_share": 0.95,
@@ -79,6 +79,7 @@ def test_what_one_screen_shows(run: Run, asked: list[BenchOptions]) -> None:
     assert "outside the forward 1.2%" in result.stdout
     assert "150 of 160 tokens computed, 10 shared, 146 pruned" in result.stdout
     assert "0.25 % of the labels changed" in result.stdout
+    assert "1 of 4 prompts were close calls" in result.stdout
 
 
 def test_as_json(run: Run, asked: list[BenchOptions]) -> None:

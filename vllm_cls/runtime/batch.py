@@ -29,6 +29,7 @@ class TokenSequence:
         adapter: LoRA adapter that it runs with, or None.
         decoder_ids: `(num_tokens,)`, what the decoder of an encoder-decoder reads, or None.
         num_behind: tokens at the end that are not pooled.
+        exact: run by the float32 products of a model whose products are int8.
     """
 
     token_ids: tuple[int, ...]
@@ -38,6 +39,7 @@ class TokenSequence:
     adapter: Adapter | None = None
     decoder_ids: tuple[int, ...] | None = None
     num_behind: int = 0
+    exact: bool = False
 
     def __len__(self) -> int:
         return len(self.token_ids)

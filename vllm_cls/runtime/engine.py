@@ -287,22 +287,24 @@ class Engine:
 
     def _key(self, index: int, sequence: TokenSequence) -> Hashable:
         """Sequences of equal keys may share a forward; of different adapters only where rows are packed."""
-        key = self.runner.key(index, len(sequence))
+        key = (self.runner.key(index, len(sequence)), sequence.exact)
         return key if self.runner.mode.form == "packed" else (key, sequence.adapter)
 
     def _sharing_group(self, sequence: TokenSequence) -> Hashable:
         key = self.runner.sharing_key(len(sequence))
         # Weakly, so that an adapter that was let go does not live on in the prefix cache.
         adapter = None if sequence.adapter is None else weakref.ref(sequence.adapter)
-        return None if key is None else (key, sequence.cache_salt, adapter)
+        return None if key is None else (key, sequence.cache_salt, adapter, sequence.exact)
 
     def _count(
         self, sequences: Sequence[TokenSequence], unique: Sequence[TokenSequence], results: dict[int, Result]
     ) -> None:
         cached = sum(each.num_cached_tokens for each in results.values() if isinstance(each, Answer))
+        asked = [each for each in sequences if not each.exact]  # the others were, before int8 left them open
         self.counters.add(
-            num_prompts=len(sequences),
-            num_prompt_tokens=sum(map(len, sequences)),
+            num_prompts=len(asked),
+            num_prompt_tokens=sum(map(len, asked)),
+            num_close_calls=len(sequences) - len(asked),
             num_duplicates=len(sequences) - len(unique),
             num_shared_tokens=cached,
         )

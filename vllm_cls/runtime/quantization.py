@@ -17,10 +17,13 @@ Two things keep the results near those of float32:
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from ..errors import ConfigError
 from .fusion import linears, weight_of
@@ -34,17 +37,30 @@ _CHUNK = 256  # rows of a weight that are looked at together, which stay in the 
 
 Skip = Callable[[str, nn.Module], bool]
 
+_local = threading.local()
+
+
+@contextmanager
+def products(exact: bool) -> Iterator[None]:
+    """Within it, this thread's forwards run layers that were swapped in float32 (`exact`) or in int8."""
+    before, _local.exact = getattr(_local, "exact", False), exact
+    try:
+        yield
+    finally:
+        _local.exact = before
+
 
 class Int8Linear:
     """A linear layer in int8: `x (…, in)` → `(…, out)`, in the dtype of `x`. Safe to call from several threads.
 
     Args:
-        weight: `(out, in)`, on the CPU; copied, so that the caller may let it go.
+        weight: `(out, in)`, on the CPU.
         bias: `(out,)` or None.
         input_max: `(in,)`, the largest magnitude seen of each input channel; None leaves inputs as they are.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, input_max: torch.Tensor | None = None) -> None:
+        self._exact = weight.detach(), bias
         weight = weight.detach().float().contiguous()  # the packing reads no strides
         smooth = weight.new_ones(weight.shape[1]) if input_max is None else _smoothing(weight, input_max)
         integers, self._weight_scale = _round(weight * smooth, pair_limit())
@@ -58,6 +74,8 @@ class Int8Linear:
         return self  # nothing of it changes, and packed weights cannot be copied
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if getattr(_local, "exact", False):
+            return F.linear(x, *self._exact)
         run = kernels()
         rows = x.reshape(-1, x.shape[-1]).float().contiguous()
         q, scale, offset = run.quantize(rows, self._factor)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from .batch import Batch, Layout, Work, packed_batch, padded_batch, to_device
 from .counters import Counters
 from .lora import Adapter, adapted
 from .positions import restart_positions
+from .quantization import products
 from .rope import RopeRule, reset_grown_frequencies, rope_rule
 from .row import Row, running, spans_of
 
@@ -144,12 +146,12 @@ class Runner:
             places = pooled_places(self.pool, batch.layout.starts, batch.layout.lengths) if pooled_only else None
             if places is not None:
                 row.pooled, row.places = to_device(places, self.device), places.tolist()
-            with running(row), adapted(works):
+            with running(row), _as_asked(works):
                 output = self._forward(self.backbone, batch)
             self.counters.add(num_pruned_tokens=row.num_pruned)
         else:
             row, batch = None, self._padded(works)
-            with adapted(works):
+            with _as_asked(works):
                 output = self._forward(self.backbone, batch)
         hidden = output[0]
         return hidden.reshape(-1, hidden.shape[-1]), batch.layout, row
@@ -161,7 +163,7 @@ class Runner:
         spans = spans_of([len(each) for each in works], [each.past for each in works], [each.keep for each in works])
         nothing = torch.empty(0, dtype=torch.long, device=self.device) if self.mode.pruned else None
         self._use_attention(attention.NAME)
-        with running(Row(spans, nothing, kernel=self.kernel, positions=batch.positions)) as row, adapted(works):
+        with running(Row(spans, nothing, kernel=self.kernel, positions=batch.positions)) as row, _as_asked(works):
             self._forward(self.backbone, batch)
         self.counters.add(num_pruned_tokens=row.num_pruned)
 
@@ -192,7 +194,7 @@ class Runner:
         if self.mode.whole or self.head is None:
             batch = self._padded(works)
             batch.inputs.pop("decoder_input_ids", None)  # its own forward makes them
-            with adapted(works):
+            with _as_asked(works):
                 logits: torch.Tensor = self._forward(adapter.model if adapter else self.model, batch).logits.float()
             if self.pool is every_token:
                 return every_token(logits.flatten(0, 1), batch.layout.starts, batch.layout.lengths)
@@ -256,3 +258,10 @@ class Runner:
         if module.config.is_encoder_decoder and "use_cache" not in inspect.signature(module.forward).parameters:
             return {}  # T5Gemma's classifier says it itself
         return {"use_cache": False} if hasattr(module.config.get_text_config(), "use_cache") else {}
+
+
+@contextmanager
+def _as_asked(works: Sequence[Work]) -> Iterator[None]:
+    """Within it, this thread's forwards run these works with their adapters and in the numbers that they ask for."""
+    with adapted(works), products(works[0].sequence.exact):
+        yield

@@ -147,4 +147,5 @@ def begun(sequence: TokenSequence, length: int) -> TokenSequence:
         None if types is None else types[:length],
         sequence.cache_salt,
         sequence.adapter,
+        exact=sequence.exact,
     )
