@@ -19,6 +19,7 @@ from vllm_cls.errors import ConfigError
 from vllm_cls.runtime import quantization
 from vllm_cls.runtime.native import compiler
 from vllm_cls.runtime.native import int8 as int8_kernels
+from vllm_cls.runtime.native.int8 import rotated, rotated_block
 from vllm_cls.runtime.quantization import Int8Linear, quantize_int8, watch_inputs
 
 
@@ -29,7 +30,7 @@ def _seeded() -> None:
 
 def reference(layer: Int8Linear, x: torch.Tensor, integers: torch.Tensor) -> torch.Tensor:
     """What `layer` should give, in float64, where sums of integers are exact."""
-    q, scale, offset = int8_kernels.EagerKernels().quantize(x, layer._factor)
+    q, scale, offset = int8_kernels.EagerKernels().quantize(x, layer._factor, layer._block)
     product = (q.double() - 128 - offset.double()) @ integers.double().t()
     return product * scale.double() * layer._weight_scale.double() + layer._bias.double()
 
@@ -46,7 +47,8 @@ def test_the_product_is_exact(rows: int, shape: tuple[int, int], kind: str) -> N
     elif kind == "extreme":  # every integer at an end of its range: what saturates where anything does
         x, weight = torch.sign(x) + 1, weight.sign()
     layer = Int8Linear(weight, bias)
-    integers, _ = quantization._round(weight * layer._factor.reciprocal(), quantization.pair_limit())
+    turned = rotated(weight * layer._factor.reciprocal(), layer._block) / layer._block
+    integers, _ = quantization._round(turned, quantization.pair_limit())
     expected = reference(layer, x, integers)
     assert torch.allclose(layer(x).double(), expected, rtol=1e-5, atol=float(expected.abs().max()) * 1e-5)
 
@@ -147,12 +149,13 @@ def test_compiled_and_eager_are_equal() -> None:
     in_c, eager = int8_kernels.compiled(), int8_kernels.EagerKernels()
     if in_c is None:
         pytest.skip("there is no C compiler")
-    for width in (1, 7, 64, 384, 1000):
+    for width in (1, 7, 16, 64, 96, 384, 1000):
+        block = rotated_block(width)
         x = torch.randn(900, width) * torch.logspace(-32, 32, 900)[:, None]
         x[0], x[1], x[2] = 0.0, x[1].abs(), -x[2].abs()
         x[3, 0], x[4, 0] = torch.nan, torch.inf
         factor, sums, bias = torch.rand(width) + 0.1, torch.randn(width), torch.randn(width)
-        (q, scale, offset), (q2, scale2, offset2) = in_c.quantize(x, factor), eager.quantize(x, factor)
+        (q, scale, offset), (q2, scale2, offset2) = in_c.quantize(x, factor, block), eager.quantize(x, factor, block)
         fine = torch.ones(900, dtype=torch.bool)
         fine[3:5] = False
         for first, second in ((q, q2), (scale, scale2), (offset, offset2)):
@@ -162,6 +165,79 @@ def test_compiled_and_eager_are_equal() -> None:
         first = in_c.dequantize(y.clone(), scale, offset, sums, bias)
         second = eager.dequantize(y.clone(), scale, offset, sums, bias)
         assert torch.equal(first[fine], second[fine])
+
+        first = in_c.dequantize(y.clone(), scale, offset, sums, bias, gelu=True)
+        second = eager.dequantize(y.clone(), scale, offset, sums, bias, gelu=True)
+        assert torch.allclose(first[fine], second[fine], atol=2e-6, rtol=1e-6)
+        assert bool(first[3:5].isnan().all())
+
+
+def test_rotations() -> None:
+    assert [rotated_block(width) for width in (1, 8, 16, 24, 96, 384, 1536, 4864, 1000)] == [
+        1,
+        1,
+        16,
+        1,
+        32,
+        128,
+        128,
+        128,
+        1,
+    ]
+    x = torch.randn(5, 384, dtype=torch.double)
+    turned = rotated(x, 128)
+    torch.testing.assert_close(rotated(turned, 128), 128 * x)
+    torch.testing.assert_close(turned[:, :128], x[:, :128] @ hadamard(7).double())
+    assert torch.equal(rotated(x, 1), x)
+
+
+def hadamard(exponent: int) -> torch.Tensor:
+    matrix = torch.ones(1, 1)
+    for _ in range(exponent):
+        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
+    return matrix
+
+
+def test_one_large_number_does_not_coarsen_its_token() -> None:
+    """One of a token's own, which no scale of a channel evens out."""
+    x, weight = torch.randn(200, 384), torch.randn(96, 384)
+    x[torch.arange(200), torch.randint(384, (200,))] *= 40
+    expected = nn.functional.linear(x, weight)
+    layer = Int8Linear(weight, None)
+    plain = Int8Linear(weight, None)
+    plain._block, (integers, plain._weight_scale) = 1, quantization._round(weight, quantization.pair_limit())
+    plain._sums = integers.sum(1, dtype=torch.float32) * plain._weight_scale
+    plain._packed = torch.ops.onednn.qlinear_prepack(integers, None)
+    errors = [float((each(x) - expected).norm()) for each in (plain, layer)]
+    assert errors[1] < errors[0] / 2
+
+
+def test_a_gelu_that_follows(wide_bert: str) -> None:
+    layers = LLM(wide_bert, quantization="int8")._open.engine.runner.backbone.encoder.layer
+    assert [layer.intermediate.dense.forward._gelu for layer in layers[:-1]] == [True] * (len(layers) - 1)
+    x = torch.randn(7, 64)
+    for layer in layers[:-1]:
+        found = layer.intermediate(x).detach()
+        expected = nn.functional.gelu(
+            nn.functional.linear(x, layer.intermediate.dense.weight, layer.intermediate.dense.bias)
+        )
+        assert 0 < float((found - expected).norm() / expected.norm()) < 0.03
+        with quantization.products(exact=True):
+            torch.testing.assert_close(layer.intermediate(x), expected)
+    assert "forward" not in vars(layers[-1].intermediate.intermediate_act_fn)
+
+
+def test_a_gelu_of_several_layers_stays_where_it_is() -> None:
+    class Block(nn.Module):
+        def __init__(self, activation: nn.Module) -> None:
+            super().__init__()
+            self.dense, self.intermediate_act_fn = nn.Linear(64, 64), activation
+
+    activation = nn.GELU()
+    model = nn.Sequential(Block(activation), Block(activation), Block(nn.GELU()))
+    assert quantize_int8(model) == 3
+    assert [each.dense.forward._gelu for each in model] == [False, False, True]  # type: ignore[union-attr]
+    assert "forward" not in vars(activation)
 
 
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

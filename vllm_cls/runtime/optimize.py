@@ -138,6 +138,7 @@ def quantize(runner: Runner, method: str | None, layers: Sequence[torch.nn.Modul
         return
     compiled()  # once, before several threads ask for it
     seen = watch_inputs(runner.backbone, lambda: [runner.hidden([work]) for work in works])
+    expected = runner.hidden(works)[0]
     exact = set(layers[-1].modules()) if runner.mode.pruned else set()
     count = 0
     for shared, first in joined(runner.backbone):
@@ -147,6 +148,9 @@ def quantize(runner: Runner, method: str | None, layers: Sequence[torch.nn.Modul
     count += quantize_int8(runner.backbone, lambda name, module: module in exact, seen)
     if count == 0:
         raise ConfigError("quantization='int8' finds no linear layer of this model that it could change; use 'none'.")
+    exact_again = [replace(work, sequence=replace(work.sequence, exact=True)) for work in works]
+    if not relative_error(runner.hidden(exact_again)[0], expected) <= tolerance(runner):
+        raise ConfigError("quantization='int8': this model no longer gives its float32 states beside it; use 'none'.")
 
 
 def check_int8(device: torch.device, dtype: torch.dtype) -> None:

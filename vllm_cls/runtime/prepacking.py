@@ -79,11 +79,11 @@ def prepack(backbone: nn.Module) -> int:
     Returns:
         How many layers were changed.
     """
-    count, gelus = 0, dict(_gelus(backbone))
+    count, followed = 0, dict(gelus(backbone))
     for _, layer in linears(backbone):
         if "forward" in vars(layer):
             continue
-        activation, gelu = gelus.get(layer, (None, None))
+        activation, gelu = followed.get(layer, (None, None))
         layer.forward = PackedLayer(layer, weight_of(layer), gelu)
         if activation is not None:
             activation.forward = same
@@ -99,7 +99,7 @@ def unpack(backbone: nn.Module) -> None:
             del module.forward
 
 
-def _gelus(backbone: nn.Module) -> Iterator[tuple[nn.Module, tuple[nn.Module, str]]]:
+def gelus(backbone: nn.Module) -> Iterator[tuple[nn.Module, tuple[nn.Module, str]]]:
     """Linear layers that a GELU follows, each with that module and torch's `approximate` for it."""
     for module in backbone.modules():
         for first, second in _ACTIVATED:

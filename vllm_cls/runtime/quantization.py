@@ -4,10 +4,12 @@ Inputs are quantised when they are seen (as LLM.int8(), arXiv:2208.07339, and to
 Int8DynamicActivationInt8Weight do), each token by itself. The product is oneDNN's u8 · s8 → s32
 (`torch.ops.onednn.qlinear_pointwise`), which needs nothing but torch; scales, zeros and bias are float32.
 
-Two things keep the results near those of float32:
+Three things keep the results near those of float32:
 
 - An input channel with large values would coarsen all others of its token. Where inputs were watched, a part
   of each channel's range moves into the weights (SmoothQuant, arXiv:2211.10438, with its exponent 0.5).
+- What is large of one token alone is spread over its neighbours: both sides of the product are rotated
+  (`native.int8.rotated`), which leaves it as it is.
 - Before VNNI, processors add two products in 16 bits and cut what does not fit (oneDNN: "Nuances of int8
   computations"). Exact is what keeps two neighbouring weights of one sign within a sum of 128. Halving all
   weights would do that too and cost a bit of each; here only the pairs that break it are cut, at the scale
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import functools
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -27,7 +30,8 @@ from torch.nn import functional as F
 
 from ..errors import ConfigError
 from .fusion import linears, weight_of
-from .native.int8 import ZERO, kernels
+from .native.int8 import ZERO, kernels, rotated, rotated_block
+from .prepacking import gelus, same
 
 # Largest sum of two neighbouring weights of one sign: any, or what 255 · 128 < 2¹⁵ allows.
 _ANY_PAIR, _EXACT_PAIR = 254, 128
@@ -57,13 +61,21 @@ class Int8Linear:
         weight: `(out, in)`, on the CPU.
         bias: `(out,)` or None.
         input_max: `(in,)`, the largest magnitude seen of each input channel; None leaves inputs as they are.
+        gelu: apply the exact one to the result.
     """
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, input_max: torch.Tensor | None = None) -> None:
-        self._exact = weight.detach(), bias
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        input_max: torch.Tensor | None = None,
+        gelu: bool = False,
+    ) -> None:
+        self._exact, self._gelu = (weight.detach(), bias), gelu
         weight = weight.detach().float().contiguous()  # the packing reads no strides
         smooth = weight.new_ones(weight.shape[1]) if input_max is None else _smoothing(weight, input_max)
-        integers, self._weight_scale = _round(weight * smooth, pair_limit())
+        self._block = rotated_block(weight.shape[1])
+        integers, self._weight_scale = _round(rotated(weight * smooth, self._block) / self._block, pair_limit())
         self._factor = smooth.reciprocal()
         self._sums = integers.sum(1, dtype=torch.float32) * self._weight_scale
         self._bias = weight.new_zeros(len(weight)) if bias is None else bias.detach().float().clone()
@@ -75,19 +87,22 @@ class Int8Linear:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         if getattr(_local, "exact", False):
-            return F.linear(x, *self._exact)
+            y = F.linear(x, *self._exact)
+            return F.gelu(y) if self._gelu else y
         run = kernels()
         rows = x.reshape(-1, x.shape[-1]).float().contiguous()
-        q, scale, offset = run.quantize(rows, self._factor)
+        q, scale, offset = run.quantize(rows, self._factor, self._block)
         y = _product(q, self._packed, self._weight_scale, self._zeros)
-        y = run.dequantize(y, scale, offset, self._sums, self._bias)
+        y = run.dequantize(y, scale, offset, self._sums, self._bias, self._gelu)
         return y.view(*x.shape[:-1], y.shape[-1]).to(x.dtype)
 
 
 def quantize_int8(
     backbone: nn.Module, skip: Skip | None = None, input_max: dict[nn.Module, torch.Tensor] | None = None
 ) -> int:
-    """Swap the forwards of linear layers for int8, in place; a pooler, which reads one token a text, stays.
+    """Swap the forwards of linear layers for int8, each with a GELU that follows it alone, in place.
+
+    A pooler, which reads one token a text, stays.
 
     Modules keep their parameters. A module whose forward was replaced already is left alone.
 
@@ -101,14 +116,24 @@ def quantize_int8(
     Raises:
         ConfigError: this machine has no exact integer product.
     """
-    count = 0
+    count, followed = 0, _own_gelus(backbone)
     for name, module in linears(backbone):
         if "forward" in vars(module) or (skip is not None and skip(name, module)):
             continue
         seen = None if input_max is None else input_max.get(module)
-        module.forward = Int8Linear(weight_of(module), module.bias, seen)  # type: ignore[arg-type]
+        activation = followed.get(module)
+        module.forward = Int8Linear(weight_of(module), module.bias, seen, activation is not None)  # type: ignore[arg-type]
+        if activation is not None:
+            activation.forward = same
         count += 1
     return count
+
+
+def _own_gelus(backbone: nn.Module) -> dict[nn.Module, nn.Module]:
+    """Linear layers that an exact GELU follows which is no other layer's, with its module."""
+    found = [(layer, activation) for layer, (activation, form) in gelus(backbone) if form == "none"]
+    users = Counter(activation for _, activation in found)
+    return {layer: activation for layer, activation in found if users[activation] == 1}
 
 
 @torch.inference_mode()
