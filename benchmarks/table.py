@@ -106,7 +106,7 @@ def against(*names: str) -> Callable[[Sequence[Document]], str]:
 
     def make(documents: Sequence[Document]) -> str:
         rows = [
-            [each["title"].split(",")[0], each["workload"]["description"], _speed(each)]
+            [_model(each), each["workload"]["description"], _speed(each)]
             + [_ratio(each, name) for name in names]
             + [f"{each['ours']['useful_share']:.0%}"]
             for each in documents
@@ -114,6 +114,11 @@ def against(*names: str) -> Callable[[Sequence[Document]], str]:
         return _table(["model", "texts", "tokens/s", *names, "useful share"], rows)
 
     return make
+
+
+def _model(document: Document) -> str:
+    name = str(document["title"].split(",")[0])
+    return f"{name}, int8" if document.get("precision") == "int8" else name
 
 
 def int8_accuracy(documents: Sequence[Document]) -> str:
