@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import importlib.metadata
 import os
 import sys
@@ -165,4 +166,7 @@ def vcls() -> None:
 
 def main() -> None:
     """The script `vcls`."""
-    vcls.main()
+    try:
+        vcls.main()
+    finally:
+        gc.freeze()  # the process ends: a last collection would walk all that torch and transformers are made of

@@ -114,6 +114,32 @@ def test_the_collector_is_on_again() -> None:
     assert gc.isenabled()
 
 
+def test_what_came_meanwhile_is_old_and_what_was_frozen_stays_so() -> None:
+    with startup.without_collector():
+        made = [[] for _ in range(1000)]  # type: ignore[var-annotated]
+    old = set(map(id, gc.get_objects(generation=2)))
+    assert all(id(each) in old for each in made) and gc.get_freeze_count() == 0
+    gc.freeze()
+    try:
+        frozen = gc.get_freeze_count()
+        with startup.without_collector():
+            pass
+        assert gc.get_freeze_count() >= frozen > 0
+    finally:
+        gc.unfreeze()
+
+
+def test_no_collection_keeps_a_command_from_ending() -> None:
+    code = """
+import atexit, gc
+from vllm_cls.cli.main import main
+atexit.register(lambda: print(gc.get_freeze_count() > 1000))
+sys.argv[1:] = ["--version"]
+main()
+"""
+    assert in_new_process(code) == "True"
+
+
 def test_after_import_acts_at_once_on_a_loaded_module() -> None:
     seen: list[str] = []
     startup.after_import("json", lambda module: seen.append(module.__name__))

@@ -43,12 +43,18 @@ def let_threads_sleep() -> None:
 
 @contextmanager
 def without_collector() -> Iterator[None]:
-    """Without the garbage collector, which would walk the many objects that imports and vocabularies make, in vain."""
+    """Without the garbage collector, which would walk the many objects that imports and vocabularies make, in vain.
+
+    They are old ones at once, which the collections of young ones pass over.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        if gc.get_freeze_count() == 0:  # else it would thaw what somebody has frozen
+            gc.freeze()
+            gc.unfreeze()
         if enabled:
             gc.enable()
 
