@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import tempfile
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .cache import cache_folder
 from .checkpoint import Checkpoint
 from .errors import ModelError
 from .transformers_logging import quiet
@@ -23,24 +23,15 @@ _FORMAT = 1  # raise it when what is written here changes
 def materialize(checkpoint: Checkpoint) -> Checkpoint:
     """The folder that holds a GGUF file's model in float32, made at its first use.
 
-    Under `$VLLM_CLS_CACHE`, else `$XDG_CACHE_HOME/vllm_cls`, else `~/.cache/vllm_cls`.
-
     Raises:
         ModelError: the `gguf` package is missing, or transformers cannot read the file.
     """
     assert checkpoint.gguf is not None
     file = (checkpoint.folder / checkpoint.gguf).resolve()
-    folder = _cache_root() / "gguf" / f"{file.stem}-{_identity(file)}"
+    folder = cache_folder() / "gguf" / f"{file.stem}-{_identity(file)}"
     if not (folder / "config.json").is_file():
         _write(file, folder)
     return Checkpoint(folder, None, checkpoint.name)
-
-
-def _cache_root() -> Path:
-    own = os.environ.get("VLLM_CLS_CACHE")
-    if own:
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vllm_cls"
 
 
 def _identity(file: Path) -> str:

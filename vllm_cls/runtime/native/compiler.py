@@ -1,17 +1,27 @@
-"""C files of this folder as libraries: compiled for this processor when they are first needed (0.3 s), kept nowhere."""
+"""C files of this folder as libraries, compiled for this processor when they are first needed (0.3 s)."""
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import logging
+import os
+import re
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...cache import cache_folder
+
 _FLAGS = ("-O3", "-march=native", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
 _TIMEOUT = 60  # seconds
+# What tells processors apart, without what changes from moment to moment: of x86, of ARM, of others.
+_PROCESSOR = re.compile(
+    r"^(?:vendor_id|cpu family|model|model name|stepping|flags|Features|CPU \w+|cpu|isa|uarch)\s*:.*$", re.MULTILINE
+)
 
 
 def library(name: str, flags: Sequence[str] = ()) -> ctypes.CDLL | None:
@@ -25,11 +35,18 @@ def library(name: str, flags: Sequence[str] = ()) -> ctypes.CDLL | None:
         log_absence(name, "there is no C compiler")
         return None
     try:
+        source = Path(__file__).with_name(f"{name}.c")
+        kept = _kept(name, [compiler, *_FLAGS, *flags], source)
         with tempfile.TemporaryDirectory(prefix="vllm_cls_", ignore_cleanup_errors=True) as folder:
             made = Path(folder, f"{name}.so")
-            source = Path(__file__).with_name(f"{name}.c")
-            command = [compiler, *_FLAGS, *flags, str(source), "-o", str(made)]
-            subprocess.run(command, check=True, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT)
+            content = None if kept is None else _read(kept)
+            if content is not None:
+                made.write_bytes(content)
+            else:
+                command = [compiler, *_FLAGS, *flags, str(source), "-o", str(made)]
+                subprocess.run(command, check=True, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT)
+                if kept is not None:
+                    _keep(made.read_bytes(), kept)
             return ctypes.CDLL(str(made))
     except subprocess.CalledProcessError as failure:
         log_absence(name, f"{compiler} fails: {failure.stderr.strip()[:200]}")
@@ -41,3 +58,57 @@ def library(name: str, flags: Sequence[str] = ()) -> ctypes.CDLL | None:
 def log_absence(name: str, reason: str) -> None:
     """Say why torch does what `name.c` would."""
     logging.getLogger("vllm_cls").info("%s runs without compiled loops, which are faster: %s", name, reason)
+
+
+def _kept(name: str, command: Sequence[str], source: Path) -> Path | None:
+    """Where the next process finds the library; None where it is not known whether that would be the same.
+
+    Its name is a digest of all that makes it: the source, the flags, the compiler, the processor.
+    """
+    try:
+        processor = sorted(set(_PROCESSOR.findall(Path("/proc/cpuinfo").read_text(encoding="utf-8"))))
+        folder = cache_folder()
+        compiler = Path(command[0]).resolve()
+        of_compiler = compiler.stat()
+    except (OSError, RuntimeError):
+        return None
+    if not processor:
+        return None
+    parts = [*command, compiler, of_compiler.st_size, of_compiler.st_mtime_ns, *processor, source.read_text("utf-8")]
+    digest = hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
+    return folder / "native" / f"{name}-{digest[:32]}"
+
+
+def _digest(content: bytes, file: Path) -> bytes:
+    """What stands behind the content: that it is whole, and what this name stands for."""
+    return hashlib.sha256(file.name.encode() + content).digest()
+
+
+def _read(file: Path) -> bytes | None:
+    """What `_keep` has put there; None unless it is whole, and this user's, and nobody else may change it."""
+    try:
+        # Neither what a link points to nor a pipe that would be waited for.
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    with open(descriptor, "rb") as opened:
+        found = os.fstat(descriptor)
+        others = stat.S_IWGRP | stat.S_IWOTH
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & others:
+            return None
+        whole = opened.read()
+    content, digest = whole[:-32], whole[-32:]
+    return content if _digest(content, file) == digest else None
+
+
+def _keep(content: bytes, file: Path) -> None:
+    """Keep a library for processes to come, where there is room for it; it appears whole or not at all."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryDirectory(prefix=".", dir=file.parent, ignore_cleanup_errors=True) as folder:
+            whole = Path(folder, file.name)
+            whole.touch(mode=0o600)
+            whole.write_bytes(content + _digest(content, file))
+            whole.replace(file)
+    except OSError:
+        return
