@@ -126,7 +126,15 @@ def test_paths_and_methods(client: TestClient) -> None:
     for method, path, status in (("GET", "/nowhere", 404), ("GET", "/classify", 405), ("POST", "/classify/", 404)):
         answer = client.request(method, path)
         assert answer.status_code == status and answer.json()["error"]["code"] == status
-    assert client.get("/classify").headers["Allow"] == "POST"
+    allowed = {
+        "/classify": "POST",
+        "/health": "GET, HEAD",
+        "/ping": "GET, HEAD, POST",
+        "/ready": "GET, HEAD",
+        "/": "GET, HEAD",
+    }
+    for path, methods in allowed.items():
+        assert client.delete(path).headers["Allow"] == methods
 
 
 def test_large_bodies_and_answers_come_whole(client: TestClient, llm: LLM) -> None:

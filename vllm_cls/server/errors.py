@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match, Mount
 from typing_extensions import TypedDict
 
 from ..errors import (
@@ -21,9 +22,9 @@ from ..errors import (
     QueueFullError,
     VclsError,
 )
-from .asgi import routed_path
 
 _TOLD_ERRORS = 5
+_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 
 _TYPES = {
     400: "BadRequestError",
@@ -131,6 +132,12 @@ def _http(request: Request, error: Exception) -> Response:
         message = f"{request.scope['path']} does not take {request.method}."
     headers = dict(error.headers or {})
     if "Allow" in headers:  # Starlette names the methods of one of the path's routes
-        methods = request.app.openapi()["paths"].get(routed_path(request.scope), {})
-        headers["Allow"] = ", ".join(sorted(each.upper() for each in methods)) or headers["Allow"]
+        headers["Allow"] = ", ".join(_methods(request)) or headers["Allow"]
     return error_response(error.status_code, message, headers=headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """Those that the routes of the request's path take together; of an app that is mounted there, none are known."""
+    routes = [each for each in request.app.routes if not isinstance(each, Mount)]
+    tried = [(method, {**request.scope, "method": method}) for method in _METHODS]
+    return [method for method, scope in tried if any(each.matches(scope)[0] is Match.FULL for each in routes)]
