@@ -54,9 +54,10 @@ def both(
     spans: list[Span],
     mask: PackedMask,
     scaling: float | None = None,
+    layer: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What C gives, and what torch does."""
-    row = Row(spans)
+    row = Row(spans, layer=layer)
     ours = attention.attend(*qkv, spans, mask, scaling, row)
     assert ours is not None
     with pytest.MonkeyPatch.context() as patch:
@@ -112,6 +113,24 @@ def test_what_was_computed_before_comes_first(dv: int) -> None:
     spans = spans_of(lengths, pasts(befores, 2, 32, dv))
     ours, torchs = both(tensors(sum(lengths), 4, 2, 32, dv), spans, CAUSAL)
     assert torch.allclose(ours, torchs, atol=2e-6, rtol=1e-5)
+
+
+def test_a_row_is_described_once_and_read_by_every_layer() -> None:
+    """What comes before lies elsewhere in each layer; two sequences here go on from the same."""
+    first, other = pasts([9, 17], 2, 32, 32)
+    for past, factor in ((first, 2), (other, 3)):
+        assert past is not None
+        past.layers += [(factor * k[:, :, :], v - factor) for k, v in past.layers]
+    spans = spans_of([5, 3, 1, 4], [first, other, None, first])
+    row = Row(spans)
+    for layer in (0, 1, 0):
+        row.layer = layer
+        qkv = tensors(13, 4, 2, 32, 32, seed=layer)
+        for mask in (CAUSAL, ALL):
+            ours = attention.attend(*qkv, spans, mask, None, row)
+            _, torchs = both(qkv, spans, mask, layer=layer)
+            assert ours is not None and torch.allclose(ours, torchs, atol=2e-6, rtol=1e-5)
+    assert len(row.described) == 2
 
 
 @pytest.mark.parametrize("mask", [CAUSAL, ALL], ids=["causal", "all"])

@@ -6,7 +6,7 @@ uses those runs without padding.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -82,7 +82,7 @@ def _masks_nothing(mask: PackedMask | torch.Tensor) -> bool:
     return isinstance(mask, torch.Tensor) and mask.ndim == 4 and mask.shape[-2] == 1 and not bool(mask.any())
 
 
-def _spans_now(row: Row, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> list[Span]:
+def _spans_now(row: Row, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> Sequence[Span]:
     """The spans of this call, once the keys and values that are wanted later have been kept."""
     if row.last_keys is not None:
         return row.pooled_spans()
@@ -95,7 +95,7 @@ def _spans_now(row: Row, query: torch.Tensor, key: torch.Tensor, value: torch.Te
     if row.in_last_layer:
         row.last_keys = key, value
         raise KeysReady
-    return list(row.spans)
+    return row.spans
 
 
 AttentionInterface.register(NAME, packed_attention)

@@ -15,6 +15,7 @@ import torch
 
 if TYPE_CHECKING:
     from .cuda.varlen import Plan, Varlen
+    from .native.attention import Described
 
 
 @dataclass
@@ -84,6 +85,7 @@ class Row:
         num_pruned: tokens of which the last layer computed keys and values only.
         kernel: runs all spans at once where it can; None runs each by itself.
         plans: what the kernel made for the row's spans (False) and for the pooled ones (True), read by every layer.
+        described: what the attention in C has made of the spans, by where their queries are among the keys.
         static: the forward is being recorded, so it may depend on nothing but `plans`.
         positions: `(num_tokens,)`, each token's place in its text, for models that take no position ids.
     """
@@ -98,6 +100,7 @@ class Row:
     num_pruned: int = 0
     kernel: Varlen | None = None
     plans: dict[bool, Plan] = field(default_factory=dict)
+    described: dict[tuple[int, ...], Described] = field(default_factory=dict)
     static: bool = False
     positions: torch.Tensor | None = None
 

@@ -11,13 +11,14 @@ import functools
 import os
 import struct
 import threading
+from array import array
 from collections.abc import Sequence
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from ..mask import PackedMask
-from ..row import Row, Span, spans_of
+from ..row import KeyValues, Row, Span, spans_of
 from .compiler import library, log_absence
 
 _FLAGS = ("-fno-signed-zeros", "-ffp-contract=fast")
@@ -50,7 +51,7 @@ def _compiled() -> ctypes.CDLL | None:
     if made is not None:
         pointer, number = ctypes.c_void_p, ctypes.c_int64
         made.attend.argtypes = [
-            *[pointer] * 4, ctypes.c_char_p, *[number] * 6, ctypes.c_char_p, ctypes.c_float
+            *[pointer] * 5, *[number] * 6, ctypes.c_char_p, ctypes.c_float
         ]  # fmt: skip
         made.attend.restype = ctypes.c_int
         if not _is_right(made):
@@ -64,7 +65,7 @@ def _is_right(made: ctypes.CDLL) -> bool:
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, 2, 21, 24, generator=generator, dtype=torch.float32, device="cpu") for _ in range(3))
     spans, offsets = spans_of([4, 17]), [0, _ALL]
-    ours = _call(made, q, k, v, spans, offsets, 1.0, layer=0)
+    ours = _call(made, q, k, v, Described(spans, offsets), 1.0, layer=0)
     for span, offset in zip(spans, offsets, strict=True):
         query, key, value = (each[:, :, span.queries] for each in (q, k, v))
         expected = scaled_dot_product_attention(query, key, value, is_causal=offset != _ALL, scale=1.0)
@@ -87,14 +88,55 @@ def attend(
     Raises:
         MemoryError: there is none for one head's scores.
     """
-    if not _suits(query, key, value, spans) or max(span.num_keys for span in spans) > _MOST_KEYS:
+    if not _suits(query, key, value, spans):
         return None
     offsets = _offsets(spans, mask, query.device)
     made = compiled()
     if offsets is None or made is None:
         return None
+    if spans is row.spans:  # the next layer reads the same
+        described = row.described.get(offsets)
+        if described is None:
+            described = row.described[offsets] = Described(spans, offsets)
+    else:
+        described = Described(spans, offsets)
+    if described.most_keys > _MOST_KEYS:
+        return None
     scale = query.shape[3] ** -0.5 if scaling is None else scaling
-    return _call(made, query, key, value, spans, offsets, scale, row.layer)
+    return _call(made, query, key, value, described, scale, row.layer)
+
+
+class Described:
+    """Spans as the C file reads them: its structs `span`, one behind the other.
+
+    Args:
+        offsets: what `_offsets` gave for them.
+    """
+
+    def __init__(self, spans: Sequence[Span], offsets: Sequence[int]) -> None:
+        self.most_keys = max(span.num_keys for span in spans)
+        self._count = len(spans)
+        self._numbers = array("q")
+        # What comes before several is looked up once a layer; each with the places of its addresses.
+        self._pasts: dict[int, tuple[KeyValues, list[int]]] = {}
+        for span, offset in zip(spans, offsets, strict=True):
+            own, past = span.keys.stop - span.keys.start, 0
+            if span.past is not None:
+                past = span.past.num_tokens
+                places = self._pasts.setdefault(id(span.past), (span.past, []))[1]
+                places.append(len(self._numbers) + 6)
+            self._numbers.extend((span.queries.start, span.num_queries, span.keys.start, own, offset, past))
+            self._numbers.extend((0,) * 6)
+
+    def of(self, layer: int) -> tuple[int, int]:
+        """The structs' address, for one layer until this is asked for another, and how many they are."""
+        for past, places in self._pasts.values():
+            key, value = past.layers[layer]  # which may be the beginning of a longer one: a view
+            strides = (each.stride(axis) for each in (key, value) for axis in (1, 2))
+            found = array("q", (key.data_ptr(), value.data_ptr(), *strides))
+            for place in places:
+                self._numbers[place : place + 6] = found
+        return self._numbers.buffer_info()[0], self._count
 
 
 def _call(
@@ -102,19 +144,17 @@ def _call(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    spans: Sequence[Span],
-    offsets: Sequence[int],
+    described: Described,
     scale: float,
     layer: int,
 ) -> torch.Tensor:
     _, heads, num_queries, d = query.shape
     dv = value.shape[3]
     output = query.new_empty(1, num_queries, heads, dv)  # whatever torch's default dtype is now
-    described = b"".join(_described(span, offset, layer) for span, offset in zip(spans, offsets, strict=True))
     strides = struct.pack("6q", *(each.stride(axis) for each in (query, key, value) for axis in (1, 2)))
     failed = made.attend(
-        query.data_ptr(), key.data_ptr(), value.data_ptr(), output.data_ptr(), described, len(spans),
-        max(span.num_keys for span in spans), heads, heads // key.shape[1], d, dv, strides, scale,
+        query.data_ptr(), key.data_ptr(), value.data_ptr(), output.data_ptr(), *described.of(layer),
+        described.most_keys, heads, heads // key.shape[1], d, dv, strides, scale,
     )  # fmt: skip
     if failed:
         raise MemoryError("attention finds no memory for the scores of one head")
@@ -144,24 +184,13 @@ def _fit(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, last: Span
     )
 
 
-def _offsets(spans: Sequence[Span], mask: PackedMask, device: torch.device) -> list[int] | None:
+def _offsets(spans: Sequence[Span], mask: PackedMask, device: torch.device) -> tuple[int, ...] | None:
     """Where each sequence's first query is among the keys that it sees one after the other, or −1 where it sees all."""
     if mask.sees_all:
-        return [_ALL] * len(spans)
+        return (_ALL,) * len(spans)
     if mask.plain_causal:
-        return [span.offset for span in spans]
+        return tuple(span.offset for span in spans)
     seen = [mask.of(span.offset, span.num_queries, span.num_keys, device) for span in spans]
     if any(table is not None for table, _ in seen):
         return None
-    return [0 if causal else _ALL for _, causal in seen]
-
-
-def _described(span: Span, offset: int, layer: int) -> bytes:
-    """The struct `span` of the C file."""
-    before = [0] * 7
-    if span.past is not None:  # which may be the beginning of a longer one: a view
-        key, value = span.past.layers[layer]
-        strides = (each.stride(axis) for each in (key, value) for axis in (1, 2))
-        before = [span.past.num_tokens, key.data_ptr(), value.data_ptr(), *strides]
-    own = span.keys.stop - span.keys.start
-    return struct.pack("12q", span.queries.start, span.num_queries, span.keys.start, own, offset, *before)
+    return tuple(0 if causal else _ALL for _, causal in seen)
