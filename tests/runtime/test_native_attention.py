@@ -260,6 +260,22 @@ def test_a_library_that_is_wrong_is_not_taken(
     assert "other numbers than torch" in caplog.text
 
 
+def test_a_model_says_what_runs_its_attention(tmp_path: Path) -> None:
+    """Soft caps are left to torch; a check with more threads than C takes does not hide what the workers do."""
+    by_torch, by_c = "sdpa, sequence by sequence", "C, all sequences at once"
+    for name, threads, options, expected in (
+        ("gemma2", 1, {}, by_torch),
+        ("bert", 1, {}, by_c),
+        ("bert", 8, {}, by_c),
+        ("bert", 1, {"dtype": "bfloat16"}, by_torch),
+        ("deberta-v2", 1, {}, None),
+    ):
+        torch.set_num_threads(threads)
+        folder = tiny.classifier(name, tmp_path / f"{name}-{threads}-{len(options)}")
+        with LLM(str(folder), device="cpu", **options) as llm:
+            assert llm.describe()["attention_kernel"] == expected, name
+
+
 def test_without_a_compiler_the_model_runs_all_the_same(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tiny.classifier("qwen2", tmp_path, hidden_size=64, num_attention_heads=4, num_key_value_heads=2)
     texts = ["good", "The film was good and the music was great.", "a terrible plot, bad acting and a boring end"]
@@ -275,6 +291,7 @@ def test_without_a_compiler_the_model_runs_all_the_same(tmp_path: Any, monkeypat
     monkeypatch.setattr(kernels.native, "attend", counted)
     with LLM(str(folder), device="cpu", num_threads=1) as llm:
         ours = torch.tensor([each.outputs.logits for each in llm.classify(texts)])
+        assert llm.describe()["attention_kernel"] == "C, all sequences at once"
     assert next(calls) > 4
     monkeypatch.setattr(kernels.native, "attend", plain)
     attention._compiled.cache_clear()
@@ -283,6 +300,7 @@ def test_without_a_compiler_the_model_runs_all_the_same(tmp_path: Any, monkeypat
         with LLM(str(folder), device="cpu", num_threads=1) as llm:
             torchs = torch.tensor([each.outputs.logits for each in llm.classify(texts)])
             assert attention.compiled() is None
+            assert llm.describe()["attention_kernel"] == "sdpa, sequence by sequence"
     finally:
         attention._compiled.cache_clear()
     assert torch.allclose(ours, torchs, atol=1e-5)

@@ -85,6 +85,7 @@ class Row:
         num_pruned: tokens of which the last layer computed keys and values only.
         kernel: runs all spans at once where it can; None runs each by itself.
         plans: what the kernel made for the row's spans (False) and for the pooled ones (True), read by every layer.
+        suits_c: the attention in C can run some layer of it, where it is there and the thread has a processor to itself.
         described: what the attention in C has made of the spans, by where their queries are among the keys.
         static: the forward is being recorded, so it may depend on nothing but `plans`.
         positions: `(num_tokens,)`, each token's place in its text, for models that take no position ids.
@@ -100,6 +101,7 @@ class Row:
     num_pruned: int = 0
     kernel: Varlen | None = None
     plans: dict[bool, Plan] = field(default_factory=dict)
+    suits_c: bool = False
     described: dict[tuple[int, ...], Described] = field(default_factory=dict)
     static: bool = False
     positions: torch.Tensor | None = None

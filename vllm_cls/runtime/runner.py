@@ -17,6 +17,7 @@ from . import attention
 from .batch import Batch, Layout, Work, packed_batch, padded_batch, to_device
 from .counters import Counters
 from .lora import Adapter, adapted
+from .native import attention as native
 from .positions import restart_positions
 from .quantization import products
 from .rope import RopeRule, reset_grown_frequencies, rope_rule
@@ -87,6 +88,7 @@ class Runner:
         self.pad_token_id = getattr(text, "pad_token_id", None) or 0
         self.rope: RopeRule = rope_rule(self.backbone.config)
         self._stock = self.backbone.config._attn_implementation
+        self._suits_c = False
         self._one_at_a_time = threading.Lock()
         restart_positions(self.backbone)
 
@@ -96,10 +98,12 @@ class Runner:
 
     @property
     def attention_kernel(self) -> str | None:
-        """What runs the attention of packed rows; None where rows are padded."""
+        """What runs the attention of packed rows, as far as it can; None where rows are padded."""
         if self.mode.form != "packed":
             return None
-        return self.kernel.name if self.kernel is not None else "sdpa, sequence by sequence"
+        if self.kernel is not None:
+            return self.kernel.name
+        return native.NAME if self._suits_c and native.compiled() is not None else "sdpa, sequence by sequence"
 
     @property
     def parallel(self) -> bool:
@@ -148,6 +152,7 @@ class Runner:
                 row.pooled, row.places = to_device(places, self.device), places.tolist()
             with running(row), _as_asked(works):
                 output = self._forward(self.backbone, batch)
+            self._suits_c |= row.suits_c
             self.counters.add(num_pruned_tokens=row.num_pruned)
         else:
             row, batch = None, self._padded(works)

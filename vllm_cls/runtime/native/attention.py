@@ -27,6 +27,7 @@ _MOST_KEYS = 4096
 # The C runs on one thread; with more of them torch's catches up.
 _MOST_THREADS = 2
 _ALL = -1  # every key is seen
+NAME = "C, all sequences at once"
 
 
 _lock = threading.Lock()
@@ -88,11 +89,12 @@ def attend(
     Raises:
         MemoryError: there is none for one head's scores.
     """
-    if not _suits(query, key, value, spans):
+    offsets = _offsets(spans, mask, query.device) if _suits(query, key, value, spans) else None
+    if offsets is None:
         return None
-    offsets = _offsets(spans, mask, query.device)
-    made = compiled()
-    if offsets is None or made is None:
+    row.suits_c = True
+    made = compiled() if torch.get_num_threads() <= _MOST_THREADS else None
+    if made is None:
         return None
     if spans is row.spans:  # the next layer reads the same
         described = row.described.get(offsets)
@@ -164,8 +166,7 @@ def _call(
 def _suits(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, spans: Sequence[Span]) -> bool:
     tensors = (query, key, value)
     return (
-        torch.get_num_threads() <= _MOST_THREADS
-        and not torch.is_grad_enabled()
+        not torch.is_grad_enabled()
         and all(each.dtype == torch.float32 and each.device.type == "cpu" for each in tensors)
         and all(each.stride(3) == 1 for each in tensors)
         and _fit(query, key, value, spans[-1])
