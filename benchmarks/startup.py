@@ -4,7 +4,8 @@
 
 Whole processes take turns: `vcls classify`, `LLM`, and transformers' pipeline on the same folder and text; their
 probabilities are compared first. Warm, the files are in memory from the turn before; cold, the system forgets
-them before each turn, where that is permitted (root, Linux). Processor seconds are of all threads, in both modes.
+them before each turn, where that is permitted (root, Linux). Processor seconds are of all threads until the
+process has ended.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,17 +40,17 @@ SHAPES["qwen2-125m"] = Shape(
 CONTENDERS = {
     "vcls classify": "sys.argv[1:] = ['classify', sys.argv[1], '-', '-q']; from vllm_cls.cli.main import main; main()",
     "LLM": "from vllm_cls import LLM; (answer,) = LLM(sys.argv[1]).classify('hello'); "
-    "print(json.dumps({'probs': answer.outputs.probs}))",
+    "print(json.dumps({'probs': answer.outputs.probs}), flush=True)",
     "transformers pipeline": "from transformers import pipeline; "
     "(answer,) = pipeline('text-classification', sys.argv[1], top_k=None)(['hello']); "
     "by_label = {each['label']: each['score'] for each in answer}; "
-    "print(json.dumps({'probs': [by_label[label] for label in sorted(by_label)]}))",
+    "print(json.dumps({'probs': [by_label[label] for label in sorted(by_label)]}), flush=True)",
 }
 PEER = "transformers pipeline"
 
 
 class Turn(NamedTuple):
-    """One process: seconds until its end, processor seconds, the probabilities that it printed."""
+    """One process: seconds until it printed its answer, processor seconds of all of it, the probabilities."""
 
     seconds: float
     cpu_seconds: float
@@ -60,19 +62,23 @@ def turn(name: str, folder: str) -> Turn:
     # Bytecode of ours is kept, as an installation has it.
     variables = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     before, began = os.times(), time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-c", f"import json, sys; {CONTENDERS[name]}", folder],
-        input=json.dumps({"text": TEXT}) + "\n",
-        env=variables,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    seconds, after = time.perf_counter() - began, os.times()
-    if done.returncode:
-        raise SystemExit(f"{name} failed:\n{done.stderr[-2000:]}")
+    command = [sys.executable, "-c", f"import json, sys; {CONTENDERS[name]}", folder]
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=variables, text=True
+        )
+        assert process.stdin is not None and process.stdout is not None
+        with process, process.stdin as rows:
+            rows.write(json.dumps({"text": TEXT}) + "\n")
+            rows.close()
+            answer = next((line for line in process.stdout if line.startswith("{")), None)
+            seconds = time.perf_counter() - began
+        if process.returncode or answer is None:
+            errors.seek(0)
+            raise SystemExit(f"{name} failed:\n{errors.read()[-2000:]}")
+    after = os.times()
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return Turn(seconds, cpu, json.loads(done.stdout.splitlines()[-1])["probs"])
+    return Turn(seconds, cpu, json.loads(answer)["probs"])
 
 
 def forget_files() -> bool:
