@@ -13,6 +13,7 @@ import torch
 
 from vllm_cls import LLM, LoRARequest
 from vllm_cls.close_calls import Boundary, CloseCalls
+from vllm_cls.errors import PromptError
 from vllm_cls.outputs import ClassificationRequestOutput
 from vllm_cls.runtime.counters import Counters
 
@@ -156,6 +157,56 @@ def test_an_adapter_has_boundaries_of_its_own(tmp_path: Path) -> None:
     assert [each.outputs.label for each in found] == [each.outputs.label for each in expected]
     (of_model,), (of_adapter,) = close_calls(llm).boundaries(), *close_calls(llm)._of_adapters.values()
     assert 0 < of_model.reach != of_adapter.reach > 0
+
+
+def test_what_measures_is_not_counted(tmp_path: Path) -> None:
+    """An adapter's boundaries are measured when a request first names it; nobody asked for those prompts."""
+    base = model("qwen2", tmp_path / "base")
+    adapter = LoRARequest("first", 1, str(train(Path(base), tmp_path / "first", ["q_proj"], 5, seed=1)))
+    llm, asked = LLM(base, enable_lora=True, quantization="int8"), prompts(3)
+    llm.classify(asked, lora_request=adapter)
+    counted = counts(llm)
+    assert (counted.num_prompts, counted.num_prompt_tokens) == (3, sum(map(len, asked)))
+    assert counted.num_close_calls <= 3 and counted.num_duplicates == 0
+
+
+def test_prompts_are_counted_once(tmp_path: Path) -> None:
+    """Duplicates and shared tokens are those of the prompts that were asked for, however often they ran."""
+    llm = LLM(model("qwen2", tmp_path), quantization="int8")
+    reach(llm, math.inf)
+    asked = prompts(10, 24)
+    found, counted = llm.classify(asked * 2), counts(llm)
+    assert (counted.num_prompts, counted.num_duplicates, counted.num_close_calls) == (20, 10, 20)
+    assert 0 < counted.num_shared_tokens == sum(each.num_cached_tokens for each in found[:10])
+
+
+def test_without_a_close_call_nothing_runs_again(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    llm, ran = LLM(bert, quantization="int8"), list[int]()
+    reach(llm, -1.0)
+    run = llm._open.engine.logits
+
+    def watched(sequences: Any) -> Any:
+        ran.append(len(sequences))
+        return run(sequences)
+
+    monkeypatch.setattr(llm._open.engine, "logits", watched)
+    llm.classify(prompts(3))
+    assert ran == [3]
+
+
+def test_a_prompt_that_float32_refuses_has_no_answer(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    llm = LLM(bert, quantization="int8")
+    reach(llm, math.inf)
+    run = llm._open.engine.logits
+
+    def refusing(sequences: Any) -> Any:
+        return [
+            PromptError("no") if each.exact else found for each, found in zip(sequences, run(sequences), strict=True)
+        ]
+
+    monkeypatch.setattr(llm._open.engine, "logits", refusing)
+    with pytest.raises(PromptError, match="no"):
+        llm.classify(prompts(3))
 
 
 def test_distances() -> None:

@@ -82,24 +82,26 @@ class CloseCalls:
         """Each `(num_labels,)`."""
         results = self._engine.logits(sequences)
         close = self._close(sequences, results)
-        exact = self._engine.logits([replace(sequences[index], exact=True) for index in close])
-        for index, result in zip(close, exact, strict=True):
-            results[index] = result
+        if close:  # who runs nothing waits for nobody
+            exact = self._engine.logits([replace(sequences[index], exact=True) for index, _ in close])
+            for (index, first), again in zip(close, exact, strict=True):
+                told = again if isinstance(again, PromptError) else replace(first, row=again.row)
+                results[index] = told  # as many cached tokens as were counted
         return results
 
-    def _close(self, sequences: Sequence[TokenSequence], results: Sequence[Result]) -> list[int]:
-        """Indices of the close calls."""
+    def _close(self, sequences: Sequence[TokenSequence], results: Sequence[Result]) -> list[tuple[int, Answer]]:
+        """The close calls, by their indices."""
         places: dict[Adapter | None, list[tuple[int, Answer]]] = {}
         for index, (sequence, result) in enumerate(zip(sequences, results, strict=True)):
             if not isinstance(result, PromptError):
                 places.setdefault(sequence.adapter, []).append((index, result))
-        close: list[int] = []
+        close: list[tuple[int, Answer]] = []
         for adapter, members in places.items():
             logits = self._calibrated([answer for _, answer in members])
             near = torch.zeros(len(members), dtype=torch.bool)
             for each in self.boundaries(adapter):
                 near |= each.distances(logits) <= each.reach
-            close += [members[place][0] for place in near.nonzero().flatten().tolist()]
+            close += [members[place] for place in near.nonzero().flatten().tolist()]
         return close
 
     def boundaries(self, adapter: Adapter | None = None) -> list[Boundary]:
@@ -119,8 +121,8 @@ class CloseCalls:
             return []
         prompts = [replace(each, adapter=adapter) for each in self._prompts]
         pairs = zip(
-            self._engine.logits(prompts),
-            self._engine.logits([replace(each, exact=True) for each in prompts]),
+            self._engine.logits(prompts, asked=False),
+            self._engine.logits([replace(each, exact=True) for each in prompts], asked=False),
             strict=True,
         )
         good = [

@@ -83,12 +83,16 @@ class Engine:
         """Threads of the CPU that forwards use together."""
         return self._workers.num_threads
 
-    def logits(self, sequences: Sequence[TokenSequence]) -> list[Result]:
-        """Each `(num_labels,)`."""
-        share = self.prefix_cache.max_bytes > 0
+    def logits(self, sequences: Sequence[TokenSequence], *, asked: bool = True) -> list[Result]:
+        """Each `(num_labels,)`.
+
+        Args:
+            asked: False counts no prompts: nobody asked for them.
+        """
+        execute = self._by(self.runner.mixed_logits)
         if self.runner.scorer is not None:
-            return self._run(sequences, functools.partial(self._scored, self.runner.scorer), share=share)
-        return self._run(sequences, self._by(self.runner.mixed_logits), share=share)
+            execute = functools.partial(self._scored, self.runner.scorer)
+        return self._run(sequences, execute, share=self.prefix_cache.max_bytes > 0, asked=asked)
 
     def states(self, sequences: Sequence[TokenSequence]) -> list[Result]:
         """Each the pooled state `(hidden,)`."""
@@ -109,7 +113,9 @@ class Engine:
             self._workers.close()
             self.prefix_cache.clear()
 
-    def _run(self, sequences: Sequence[TokenSequence], execute: Execute, *, share: bool) -> list[Result]:
+    def _run(
+        self, sequences: Sequence[TokenSequence], execute: Execute, *, share: bool, asked: bool = True
+    ) -> list[Result]:
         distinct: dict[TokenSequence, int] = {}  # identical prompts run once
         places = [distinct.setdefault(each, len(distinct)) for each in sequences]
         unique = list(distinct)
@@ -120,7 +126,8 @@ class Engine:
             for wave in self._timed(self._waves(unique, share)):
                 answers = execute([work for _, work in wave])
                 results.update(zip((index for index, _ in wave), answers, strict=True))
-        self._count(sequences, unique, results)
+        if asked:
+            self._count(sequences, unique, results)
         return _apart([results[place] for place in places])
 
     def _waves(self, sequences: Sequence[TokenSequence], share: bool) -> Iterator[list[tuple[int, Work]]]:
@@ -299,14 +306,14 @@ class Engine:
     def _count(
         self, sequences: Sequence[TokenSequence], unique: Sequence[TokenSequence], results: dict[int, Result]
     ) -> None:
-        cached = sum(each.num_cached_tokens for each in results.values() if isinstance(each, Answer))
         asked = [each for each in sequences if not each.exact]  # the others were, before int8 left them open
+        answers = [results[place] for place, each in enumerate(unique) if not each.exact]
         self.counters.add(
             num_prompts=len(asked),
             num_prompt_tokens=sum(map(len, asked)),
             num_close_calls=len(sequences) - len(asked),
-            num_duplicates=len(sequences) - len(unique),
-            num_shared_tokens=cached,
+            num_duplicates=len(asked) - len(answers),
+            num_shared_tokens=sum(each.num_cached_tokens for each in answers if isinstance(each, Answer)),
         )
 
 

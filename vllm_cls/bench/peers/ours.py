@@ -82,7 +82,7 @@ class _Session(Session):
         tokens = min(self._counted.num_tokens, total)
         most, pairs = shared_prefixes(self._sequences)
         saved = round(pairs * min(1.0, (total - tokens) / most)) if most else 0
-        return Work(tokens, self._counted.num_pruned_tokens, saved)
+        return Work(tokens, min(self._counted.num_pruned_tokens, tokens), saved)
 
 
 class Ours(Peer):
