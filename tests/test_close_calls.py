@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from vllm_cls import LLM, LoRARequest
 from vllm_cls.close_calls import Boundary, CloseCalls
@@ -207,6 +208,29 @@ def test_a_prompt_that_float32_refuses_has_no_answer(bert: str, monkeypatch: pyt
     monkeypatch.setattr(llm._open.engine, "logits", refusing)
     with pytest.raises(PromptError, match="no"):
         llm.classify(prompts(3))
+
+
+def test_a_model_that_takes_one_prompt_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = transformers.DebertaV2Model.forward
+
+    def alone(self: Any, input_ids: Any = None, **options: Any) -> Any:
+        if len(input_ids) > 1:
+            raise ValueError("one at a time")
+        return forward(self, input_ids=input_ids, **options)
+
+    monkeypatch.setattr(transformers.DebertaV2Model, "forward", alone)
+    folder, asked = model("deberta-v2", tmp_path), prompts(20)
+    llm = LLM(folder, quantization="int8")
+    assert llm._open.engine.runner.mode.form == "single"
+    expected = LLM(folder).classify(asked)
+    assert [each.outputs.label for each in llm.classify(asked)] == [each.outputs.label for each in expected]
+
+
+def test_a_model_that_takes_no_short_prompts_is_measured(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = LLM(bert)._open.classifier.source.architecture
+    monkeypatch.setattr(type(source), "min_tokens", lambda self, config: 40)
+    calls = close_calls(LLM(bert, quantization="int8"))
+    assert {len(each) for each in calls._prompts} == {40}
 
 
 def test_distances() -> None:

@@ -401,8 +401,10 @@ def make_engine(runner: Runner, runtime: RuntimeConfig, longest: int) -> Engine:
 
 
 def _dummy_works(runner: Runner, lengths: Sequence[int]) -> list[Work]:
-    """Prompts of these lengths, of random tokens."""
+    """Prompts of these lengths, or as short as the model takes them, of random tokens."""
     config = runner.backbone.config
+    shortest = runner.architecture.min_tokens(config)
+    lengths = [max(length, shortest) for length in lengths]
     types = runner.architecture.takes_token_type_ids(config)
     return [Work(each) for each in selfcheck.check_sequences(runner.architecture, config, lengths, types)]
 

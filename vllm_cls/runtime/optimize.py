@@ -138,7 +138,7 @@ def quantize(runner: Runner, method: str | None, layers: Sequence[torch.nn.Modul
         return
     compiled()  # once, before several threads ask for it
     seen = watch_inputs(runner.backbone, lambda: [runner.hidden([work]) for work in works])
-    expected = runner.hidden(works)[0]
+    expected = _each_alone(runner, works)
     exact = set(layers[-1].modules()) if runner.mode.pruned else set()
     count = 0
     for shared, first in joined(runner.backbone):
@@ -149,8 +149,13 @@ def quantize(runner: Runner, method: str | None, layers: Sequence[torch.nn.Modul
     if count == 0:
         raise ConfigError("quantization='int8' finds no linear layer of this model that it could change; use 'none'.")
     exact_again = [replace(work, sequence=replace(work.sequence, exact=True)) for work in works]
-    if not relative_error(runner.hidden(exact_again)[0], expected) <= tolerance(runner):
+    if not relative_error(_each_alone(runner, exact_again), expected) <= tolerance(runner):
         raise ConfigError("quantization='int8': this model no longer gives its float32 states beside it; use 'none'.")
+
+
+def _each_alone(runner: Runner, works: Sequence[Work]) -> torch.Tensor:
+    """States of all tokens, `(num_tokens, hidden)`; some models run one prompt at a time."""
+    return torch.cat([runner.hidden([work])[0] for work in works])
 
 
 def check_int8(device: torch.device, dtype: torch.dtype) -> None:
