@@ -71,12 +71,17 @@ def _cpu() -> tuple[str, list[str]]:
     return fields.get("model name", platform.machine()), [flag for flag in FLAGS if flag in has]
 
 
+_SOURCES = (":(top)", ":(top,exclude)benchmarks/results")
+
+
 def _commit() -> str | None:
-    """The commit of the source tree that this file is in, with a + where it was changed; None outside of one."""
+    """The commit of the source tree that this file is in; a + where it was changed, but for results; None outside."""
     command = ["git", "-C", str(Path(__file__).parent)]
     try:
         head = subprocess.run([*command, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run([*command, "diff", "--quiet", "HEAD"], capture_output=True, check=False).returncode
+        changed = subprocess.run(
+            [*command, "diff", "--quiet", "HEAD", "--", *_SOURCES], capture_output=True, check=False
+        ).returncode
     except (OSError, subprocess.CalledProcessError):
         return None
     return head.stdout.strip() + ("+" if changed else "")
