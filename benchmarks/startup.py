@@ -68,9 +68,9 @@ def turn(name: str, folder: str) -> Turn:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=variables, text=True
         )
         assert process.stdin is not None and process.stdout is not None
-        with process, process.stdin as rows:
-            rows.write(json.dumps({"text": TEXT}) + "\n")
-            rows.close()
+        with process:
+            process.stdin.write(json.dumps({"text": TEXT}) + "\n")
+            process.stdin.close()
             answer = next((line for line in process.stdout if line.startswith("{")), None)
             seconds = time.perf_counter() - began
         if process.returncode or answer is None:

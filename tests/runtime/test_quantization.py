@@ -279,9 +279,9 @@ def gpt2() -> nn.Module:
 def test_a_backbone(make, count: int, watch: bool) -> None:  # type: ignore[no-untyped-def]
     model = make()
     ids = torch.randint(0, 99, (2, 20))
-    expected = model(ids)[0]
-    most = watch_inputs(model, lambda: model(ids)) if watch else None
-    assert quantize_int8(model, None, most) == count
+    with watch_inputs(model) as most:
+        expected = model(ids)[0]
+    assert quantize_int8(model, None, most if watch else None) == count
     error = (model(ids)[0] - expected).norm() / expected.norm()
     assert 0 < float(error) < 0.02
     assert quantize_int8(model) == 0  # what was swapped stays

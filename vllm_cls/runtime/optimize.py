@@ -137,8 +137,8 @@ def quantize(runner: Runner, method: str | None, layers: Sequence[torch.nn.Modul
     if method != "int8":
         return
     compiled()  # once, before several threads ask for it
-    seen = watch_inputs(runner.backbone, lambda: [runner.hidden([work]) for work in works])
-    expected = _each_alone(runner, works)
+    with watch_inputs(runner.backbone) as seen:
+        expected = _each_alone(runner, works)
     exact = set(layers[-1].modules()) if runner.mode.pruned else set()
     count = 0
     for shared, first in joined(runner.backbone):

@@ -136,9 +136,9 @@ def _own_gelus(backbone: nn.Module) -> dict[nn.Module, nn.Module]:
     return {layer: activation for layer, activation in found if users[activation] == 1}
 
 
-@torch.inference_mode()
-def watch_inputs(backbone: nn.Module, run: Callable[[], object]) -> dict[nn.Module, torch.Tensor]:
-    """The largest magnitude of each input channel, `(in,)` a linear layer, while `run()` runs the backbone."""
+@contextmanager
+def watch_inputs(backbone: nn.Module) -> Iterator[dict[nn.Module, torch.Tensor]]:
+    """Gives the largest magnitude of each input channel, `(in,)` a linear layer, of what the backbone runs within it."""
     seen: dict[nn.Module, torch.Tensor] = {}
 
     def watch(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
@@ -147,11 +147,10 @@ def watch_inputs(backbone: nn.Module, run: Callable[[], object]) -> dict[nn.Modu
 
     handles = [module.register_forward_pre_hook(watch) for _, module in linears(backbone)]
     try:
-        run()
+        yield seen
     finally:
         for handle in handles:
             handle.remove()
-    return seen
 
 
 @functools.cache

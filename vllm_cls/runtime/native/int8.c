@@ -62,6 +62,13 @@ FUSED static __attribute__((noinline)) void rotate_row(float *x, int64_t width, 
     }
 }
 
+// Of the bits: -ffinite-math-only would let the compiler assume the answer.
+static inline int32_t not_finite(float x) {
+  int32_t bits;
+  memcpy(&bits, &x, 4);
+  return (bits & 0x7f800000) == 0x7f800000;
+}
+
 // `row` has room for one row.
 void quantize(const float *restrict x, const float *restrict factor, int64_t rows, int64_t width, int64_t block,
               float *restrict row, uint8_t *restrict q, float *restrict scale, float *restrict offset) {
@@ -72,9 +79,7 @@ void quantize(const float *restrict x, const float *restrict factor, int64_t row
     rotate_row(row, width, block);
     for (int64_t i = 0; i < width; ++i) {
       float v = row[i];
-      int32_t bits;
-      memcpy(&bits, &v, 4);
-      bad |= (bits & 0x7f800000) == 0x7f800000;
+      bad |= not_finite(v);
       low = v < low ? v : low;
       high = v > high ? v : high;
     }
@@ -135,9 +140,7 @@ FUSED static __attribute__((noinline)) void gelu_row(float *y, int64_t width) {
 void dequantize_gelu(float *restrict y, int64_t rows, int64_t width, const float *restrict scale,
                      const float *restrict offset, const float *restrict sums, const float *restrict bias) {
   for (int64_t r = 0; r < rows; ++r, y += width) {
-    int32_t bits;
-    memcpy(&bits, scale + r, 4);
     dequantize_row(y, width, scale[r], offset[r], sums, bias);
-    if ((bits & 0x7f800000) != 0x7f800000) gelu_row(y, width);  // a row of NaN stays so
+    if (!not_finite(scale[r])) gelu_row(y, width);  // a row of NaN stays so
   }
 }

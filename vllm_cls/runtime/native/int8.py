@@ -20,8 +20,7 @@ ZERO = 128  # what the integer product subtracts from its 8-bit inputs
 _FLAGS = ("-ffp-contract=off", "-ffinite-math-only", "-fno-signed-zeros")
 # The C runs on one thread; with more of them torch's passes catch up.
 _MOST_THREADS = 4
-
-
+# Blocks of a rotation: as int8.c knows them.
 _MOST_ROTATED, _FEWEST_ROTATED = 128, 16
 
 
