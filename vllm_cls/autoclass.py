@@ -1,7 +1,8 @@
 """Makes transformers' Auto classes of classifiers, and `AutoConfig`, know our classes.
 
-`import vllm_cls` must not load transformers, and the two may be imported in either order: if the Auto
-classes are loaded already they are extended at once, otherwise when they are.
+`import vllm_cls` must not load transformers, and the two may be imported in either order: what is loaded
+already is extended at once, the rest when it is loaded. Configs come first: transformers loads them, and
+reads a checkpoint's, long before it loads a class of a model.
 """
 
 from __future__ import annotations
@@ -9,24 +10,25 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from .architecture import CLASSIFIERS, REWARDS
+from .architecture import CLASSIFIERS, OWN_MODEL_TYPE, REWARDS
 from .startup import after_import
 
-_MODULE = "transformers.models.auto.modeling_auto"
+_CONFIGS = "transformers.models.auto.configuration_auto"
+_CLASSES = "transformers.models.auto.modeling_auto"
 
 
 def install() -> None:
-    """Extend the Auto classes now, or arrange for it."""
-    after_import(_MODULE, _extend)
+    """Extend `AutoConfig` and the Auto classes now, or arrange for it."""
+    after_import(_CONFIGS, _extend_configs)
+    after_import(_CLASSES, _extend_classes)
 
 
-def _extend(modeling_auto: ModuleType) -> None:
+def _extend_classes(modeling_auto: ModuleType) -> None:
     autos = {task: getattr(modeling_auto, f"AutoModel{ending}") for task, ending in CLASSIFIERS.items()}
     if any(getattr(auto._model_mapping, "extended_by_vllm_cls", False) for auto in autos.values()):
         return
     for task, auto in autos.items():
         _extend_one(auto, task)
-    _register_config()
 
 
 def _extend_one(auto: Any, task: str) -> None:
@@ -99,26 +101,25 @@ def _has_other_heads(config_class: Any) -> bool:
         return False
 
 
-def _register_config() -> None:
+def _extend_configs(configuration_auto: ModuleType) -> None:
     """Let `AutoConfig` read our own model type without importing its module before it is needed."""
-    from transformers import CONFIG_MAPPING
+    mapping = configuration_auto.CONFIG_MAPPING
+    if not isinstance(mapping._extra_content, _LazyConfigs):
+        mapping._extra_content = _LazyConfigs(mapping._extra_content)
 
-    from .architecture import OWN_MODEL_TYPE
 
-    class Lazy(dict[str, Any]):
-        """transformers' extra configs; ours is imported at its first use."""
+class _LazyConfigs(dict[str, Any]):
+    """transformers' extra configs; ours is imported at its first use."""
 
-        def __contains__(self, key: object) -> bool:
-            return key == OWN_MODEL_TYPE or super().__contains__(key)
+    def __contains__(self, key: object) -> bool:
+        return key == OWN_MODEL_TYPE or super().__contains__(key)
 
-        def __missing__(self, key: str) -> Any:
-            if key != OWN_MODEL_TYPE:
-                raise KeyError(key)
-            for config_class, _ in own_classes():
-                self[config_class.model_type] = config_class
-            return self[key]
-
-    CONFIG_MAPPING._extra_content = Lazy(CONFIG_MAPPING._extra_content)
+    def __missing__(self, key: str) -> Any:
+        if key != OWN_MODEL_TYPE:
+            raise KeyError(key)
+        for config_class, _ in own_classes():
+            self[config_class.model_type] = config_class
+        return self[key]
 
 
 def own_classes() -> list[tuple[Any, Any]]:
