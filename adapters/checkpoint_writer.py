@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vllm_cls.config import has_own_code
+import transformers
+
+from vllm_cls.config import has_own_code, is_own_code
 from vllm_cls.errors import ModelError
 from vllm_cls.hookspecs import hookimpl
 
@@ -52,12 +54,14 @@ class WriteResult:
         num_bytes: of the weight files.
         dropped: tensors of the source that are not in the result (LM head, old buffers …).
         renamed: how many tensors have another name than in the source.
+        warnings: what is to be said of it.
     """
 
     files: list[str]
     num_bytes: int
     dropped: list[str]
     renamed: int
+    warnings: list[str]
 
 
 @hookimpl
@@ -69,6 +73,7 @@ def vcls_write_checkpoint(plan: ConversionPlan) -> WriteResult:
     """
     try:
         _refuse_code_inside(plan)
+        _refuse_other_code(plan)
         place = checked_place(plan.out, [plan.checkpoint.folder, *plan.checkpoint.shards], overwrite=plan.overwrite)
         tensors = plan_tensors(plan)
         return _dry_run(plan, tensors) if plan.dry_run else _write(plan, tensors, place)
@@ -84,6 +89,20 @@ def _refuse_code_inside(plan: ConversionPlan) -> None:
         raise ModelError(
             f"{plan.checkpoint.name} has code of its own, and this head takes our own format, which has no place for it; make "
             "one that is a plain matrix (--head tokens, fit without --bias, random) on the model's own pooling."
+        )
+
+
+def _refuse_other_code(plan: ConversionPlan) -> None:
+    """A class made on a checkpoint's own code is not to be opened as another one: transformers goes by names."""
+    made = plan.classifier_class
+    if not has_own_code(plan.config) or is_own_code(made):
+        return
+    if hasattr(transformers, made.__name__) or "AutoConfig" not in (getattr(plan.config, "auto_map", None) or {}):
+        raise ModelError(
+            f"{plan.checkpoint.name} has code of its own and no classifier in it, and the result would open as transformers' "
+            f"own class for model_type {plan.config.model_type!r}, which computes something else. Give its code a class for "
+            "AutoModelForSequenceClassification, or make the head where it runs (convert='classify' with "
+            "hf_overrides={'classifier_from_token': …})."
         )
 
 
@@ -143,7 +162,7 @@ def written_config(plan: ConversionPlan, tensors: TensorPlan) -> PreTrainedConfi
 
 def _result(tensors: TensorPlan, folder: Path, more: Any = ()) -> WriteResult:
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    return WriteResult(sorted(names | set(more)), tensors.num_bytes, tensors.dropped, tensors.renamed)
+    return WriteResult(sorted(names | set(more)), tensors.num_bytes, tensors.dropped, tensors.renamed, tensors.warnings)
 
 
 def _refuse_full_disk(plan: ConversionPlan, tensors: TensorPlan, folder: Path) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vllm_cls.architecture import Architecture, LinearHead
+from vllm_cls.config import is_own_code
 from vllm_cls.errors import ModelError
 
 if TYPE_CHECKING:
@@ -26,9 +27,17 @@ _TANH_SCALE = 2.0**12
 
 def native_class(config_class: type[PreTrainedConfig]) -> type[PreTrainedModel] | None:
     """transformers' own sequence classifier for a config class, or None."""
-    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING as MAPPING
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
-    return MAPPING.get(config_class, None)
+    return _mapped(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, config_class)
+
+
+def _mapped(mapping: Any, config_class: type[PreTrainedConfig]) -> Any:
+    """The class for a config's; for that of a checkpoint's own code only a class of this code, or None.
+
+    transformers would find its own by the config's name.
+    """
+    return mapping._extra_content.get(config_class) if is_own_code(config_class) else mapping.get(config_class, None)
 
 
 def base_class(config_class: type[PreTrainedConfig]) -> type[PreTrainedModel]:
@@ -39,7 +48,7 @@ def base_class(config_class: type[PreTrainedConfig]) -> type[PreTrainedModel]:
     """
     from transformers import MODEL_MAPPING
 
-    found = MODEL_MAPPING.get(config_class, None) or _inside_language_model(config_class)
+    found = _mapped(MODEL_MAPPING, config_class) or _inside_language_model(config_class)
     if found is None:
         raise ModelError(
             f"transformers has no base model for {config_class.__name__} (model_type {config_class.model_type!r}); "
@@ -51,16 +60,16 @@ def base_class(config_class: type[PreTrainedConfig]) -> type[PreTrainedModel]:
 
 def native_token_class(config_class: type[PreTrainedConfig]) -> type[PreTrainedModel] | None:
     """transformers' own token classifier for a config class, or None."""
-    from transformers import MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING as MAPPING
+    from transformers import MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING
 
-    return MAPPING.get(config_class, None)
+    return _mapped(MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING, config_class)
 
 
 def _inside_language_model(config_class: type[PreTrainedConfig]) -> type[PreTrainedModel] | None:
     """The model inside a causal LM whose config has no base model of its own (`MllamaTextModel`), or None."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    for causal in [MODEL_FOR_CAUSAL_LM_MAPPING.get(config_class, None), *_causal_classes(config_class)]:
+    for causal in [_mapped(MODEL_FOR_CAUSAL_LM_MAPPING, config_class), *_causal_classes(config_class)]:
         stem = getattr(causal, "__name__", "").removesuffix("ForCausalLM")
         module = vars(sys.modules[causal.__module__]) if causal is not None else {}
         for name in (f"{stem}TextModel", f"{stem}Model"):

@@ -19,9 +19,8 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, PreTrain
 
 from vllm_cls.architecture import HeadRequest
 from vllm_cls.errors import ModelError
+from vllm_cls.name_rules import Reader
 from vllm_cls.pooler.heads import LenientOutput
-
-from .name_rules import Reader
 
 _VOCABULARY = 32
 _FAILURES = (

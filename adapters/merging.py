@@ -14,10 +14,11 @@ from transformers.pytorch_utils import Conv1D
 
 from vllm_cls.architecture import OWN_MODEL_TYPE, Head, HeadRequest, HeadResult, in_backbone
 from vllm_cls.errors import ModelError
+from vllm_cls.name_rules import some
 from vllm_cls.peft_adapter import PeftAdapter, is_output_layer, place
 
 from .own_type import VclsForSequenceClassification
-from .tensor_names import Names, some
+from .tensor_names import Names
 
 if TYPE_CHECKING:
     import torch
@@ -92,7 +93,7 @@ def adapter_head(request: HeadRequest, adapter: PeftAdapter) -> HeadResult:
     same = rows == request.config.num_labels
     problem_type = adapter.config.get("problem_type") or (request.problem_type if same or request.labels else None)
     description = "The head of the LoRA adapter."
-    return HeadResult(Head("lora", tensors=tensors, description=description), labels, problem_type)
+    return HeadResult(Head("lora", tensors=tensors, description=description, trained=True), labels, problem_type)
 
 
 def _labels(request: HeadRequest, adapter: PeftAdapter, rows: int) -> list[str]:

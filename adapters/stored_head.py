@@ -16,27 +16,36 @@ from .sequence_settings import sequences_from
 if TYPE_CHECKING:
     import torch
 
+_LABELS_BY_DEFAULT = 2
+
 
 def _labels(request: HeadRequest, num_labels: int) -> list[str]:
-    """The labels asked for, else the config's, else LABEL_0 … where nothing says otherwise.
+    """The labels asked for, else the config's, else LABEL_0 … for each row, where nothing says otherwise.
 
     Raises:
         ModelError: their number is not the head's.
     """
     config = request.config
     count = request.options.get("num_labels") or len(request.labels)
+    told = _is_classifier(request) and _says_labels(request)
     if request.labels:
         labels = list(request.labels)
-    elif not count and (_is_classifier(request) or config.num_labels == num_labels):
+    elif not count and (told or config.num_labels == num_labels):
         labels = [config.id2label[index] for index in sorted(config.id2label)]
     else:
         labels = [f"LABEL_{index}" for index in range(count or num_labels)]
     if len(labels) != num_labels:
         raise ModelError(
             f"the head has {num_labels} rows, but there are {len(labels)} labels ({', '.join(labels[:5])}); give --labels "
-            "in the order of its rows."
+            f"in the order of its rows, or hf_overrides={{'num_labels': {num_labels}}} (--hf-overrides)."
         )
     return labels
+
+
+def _says_labels(request: HeadRequest) -> bool:
+    """Whether the config names labels, or how many there are: transformers takes two where it does not."""
+    raw = request.checkpoint.json("config.json") or {}
+    return request.config.num_labels != _LABELS_BY_DEFAULT or not raw.keys().isdisjoint(("id2label", "num_labels"))
 
 
 def _is_classifier(request: HeadRequest) -> bool:
@@ -58,7 +67,9 @@ def existing_head(request: HeadRequest) -> HeadResult:
         rows = _own_rows(request)
         labels = list(request.labels) if rows is None else _labels(request, rows)
         return HeadResult(
-            Head("existing", description="The head that the checkpoint had."), labels, request.problem_type
+            Head("existing", description="The head that the checkpoint had.", trained=True),
+            labels,
+            request.problem_type,
         )
     weight, bias = f"{final}.weight", f"{final}.bias"
     if weight in checkpoint.locations:
@@ -84,7 +95,9 @@ def existing_head(request: HeadRequest) -> HeadResult:
         )
     else:
         labels = list(request.labels)
-    return HeadResult(Head("existing", description="The head that the checkpoint had."), labels, request.problem_type)
+    return HeadResult(
+        Head("existing", description="The head that the checkpoint had.", trained=True), labels, request.problem_type
+    )
 
 
 def _own_rows(request: HeadRequest) -> int | None:
@@ -98,10 +111,7 @@ def _own_rows(request: HeadRequest) -> int | None:
 
 
 def _rows(request: HeadRequest, name: str) -> int:
-    from safetensors import safe_open
-
-    with safe_open(request.checkpoint.locations[name], framework="pt") as file:
-        return int(file.get_slice(name).get_shape()[0])
+    return request.checkpoint.shape(name)[0]
 
 
 def head_from_file(request: HeadRequest) -> HeadResult:

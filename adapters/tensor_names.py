@@ -6,25 +6,18 @@ loaded for a trial, on the meta device, where tensors have shapes and no memory.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vllm_cls.errors import ModelError
-
-from .meta_loading import load_on_meta
-from .name_rules import Family, Reader
+from vllm_cls.meta_loading import load_on_meta
+from vllm_cls.name_rules import Family, Reader, Unused, some
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel
-
-# Buffers that earlier versions of transformers saved, and that are computed since.
-_OLD_BUFFERS = (r"(^|\.)position_ids$", r"rotary_emb\.inv_freq$", r"\.(attn|attention)\.(masked_)?bias$")
-# The parts of our own heads: a new head may lack those that an older one of the same checkpoint had.
-_OWN_HEADS = frozenset({"score", "combine"})
 
 
 @dataclass(frozen=True)
@@ -52,6 +45,7 @@ class Names:
         dtypes: source name → the type that the class holds it in; of the backbone only.
         parameters: source name → the class's parameter that it alone becomes.
         model: of the class, on the meta device.
+        warning: what is to be said of those that are dropped; empty for nothing.
     """
 
     written: Mapping[str, str]
@@ -59,6 +53,7 @@ class Names:
     dtypes: Mapping[str, torch.dtype]
     parameters: Mapping[str, str]
     model: PreTrainedModel
+    warning: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,13 +99,9 @@ def plan_names(opening: Opening, tensors: Mapping[str, torch.Tensor], head: Mapp
     kept = {key: place for key, place in places.items() if place is not None and place.target not in head}
     _refuse_collisions(kept, opening.source)
     planned = {place.name: tensors[key] for key, place in kept.items()} | dict(head)
-    held = _try_out(opening, planned, inside=reader.inside, new_head=bool(head or opening.moved))
-    lost = _not_droppable([key for key, place in places.items() if place is None], reader, family)
-    if lost:
-        raise ModelError(
-            f"{opening.source}: {model_class.__name__} has no place for {some(lost)}, which no head of this family has "
-            "either; dropping it would lose a part of the model. Its config may not describe these weights."
-        )
+    unused = Unused.among([key for key, place in places.items() if place is None], reader, family)
+    held = _try_out(opening, planned, reader, unused)
+    unused.refuse_loss(opening.source, model_class.__name__)
     return Names(
         written={key: place.name for key, place in kept.items()},
         dropped=[key for key in places if key not in kept],
@@ -121,13 +112,8 @@ def plan_names(opening: Opening, tensors: Mapping[str, torch.Tensor], head: Mapp
         },
         parameters={key: place.target for key, place in kept.items() if not place.fused},
         model=reader.model,
+        warning=unused.told(opening.source),
     )
-
-
-def some(names: Collection[str]) -> str:
-    """The first five of several names, and how many more there are."""
-    shown = ", ".join(list(names)[:5])
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
 
 
 def _place(key: str, reader: Reader, family: Family, moved: Mapping[str, str]) -> Place | None:
@@ -160,7 +146,7 @@ def _refuse_collisions(kept: Mapping[str, Place], source: str) -> None:
 
 
 def _try_out(
-    opening: Opening, planned: Mapping[str, torch.Tensor], *, inside: str, new_head: bool
+    opening: Opening, planned: Mapping[str, torch.Tensor], reader: Reader, unused: Unused
 ) -> dict[str, torch.dtype]:
     """Load what is planned, without memory; the type of each parameter that comes of it.
 
@@ -172,27 +158,8 @@ def _try_out(
     wrong = [f"{key[0]} {tuple(key[1])} instead of {tuple(key[2])}" for key in sorted(info["mismatched_keys"])]
     if wrong:
         raise ModelError(f"{source}: shapes that {name} refuses: {some(wrong)}.")
-    missing = sorted(info["missing_keys"])
-    if missing and not new_head and not (inside and any(key.startswith(inside) for key in missing)):
-        raise ModelError(f"{source} has no head: {some(missing)} is missing. Make one with --head.")
-    if missing:
-        raise ModelError(f"{source} lacks {some(missing)}, which {name} needs.")
+    unused.refuse_missing(sorted(info["missing_keys"]), source, reader)
     unexpected = sorted(info["unexpected_keys"])
     if unexpected:
         raise ModelError(f"{source}: {name} would not load {some(unexpected)}.")
     return {key: tensor.dtype for key, tensor in model.state_dict().items()}
-
-
-def _not_droppable(unused: list[str], reader: Reader, family: Family) -> list[str]:
-    """Those of the names that are neither an old buffer, nor a pooler, nor a part of a head."""
-    ignored = [*(reader.model._keys_to_ignore_on_load_unexpected or ()), *_OLD_BUFFERS]
-    prefixes = (f"{reader.backbone.base_model_prefix}.", reader.inside)
-    beside = reader.parts - {reader.model.base_model_prefix} if reader.inside else set()
-    return [
-        key
-        for key in unused
-        if not any(re.search(pattern, key) for pattern in ignored)
-        and not any(key.removeprefix(prefix) in family.pooler for prefix in prefixes)
-        and key.partition(".")[0] not in _OWN_HEADS | beside
-        and not family.is_head(key)
-    ]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vllm_cls.checkpoint import unwrapped
 from vllm_cls.errors import ModelError
 
 from .safetensors_stream import CODES, DTYPES, FLOATS, Computed, Piece, Stored, file_size, read_header
@@ -56,12 +56,14 @@ class TensorPlan:
         dropped: tensors of the source that the classifier has no use for.
         renamed: how many tensors get another name.
         dtype: torch's name of the floating type that takes most of the bytes.
+        warnings: what is to be said of what is dropped.
     """
 
     files: Mapping[str, WeightFile]
     dropped: list[str]
     renamed: int
     dtype: str
+    warnings: list[str]
 
     @property
     def num_bytes(self) -> int:
@@ -90,7 +92,7 @@ def plan_tensors(plan: ConversionPlan) -> TensorPlan:
     from .tensor_names import Opening, plan_names
 
     shards = _read_shards(plan)
-    stored = {name: tensor for _, tensors, _ in shards for name, tensor in tensors.items()}
+    stored = {name: tensor for shard in shards for name, tensor in shard.tensors.items()}
     head = {name: tensor.detach().to(torch.float32) for name, tensor in (plan.head_tensors or {}).items()}
     for name, tensor in head.items():
         if not bool(torch.isfinite(tensor).all()):
@@ -101,7 +103,7 @@ def plan_tensors(plan: ConversionPlan) -> TensorPlan:
         plan.config,
         wanted or getattr(torch, _main_dtype(stored.values())),
         plan.checkpoint.name,
-        _source_classes(plan),
+        plan.checkpoint.class_names,
         plan.moved,
     )
     names = plan_names(opening, {name: _meta(tensor.dtype, tensor.shape) for name, tensor in stored.items()}, head)
@@ -113,16 +115,33 @@ def plan_tensors(plan: ConversionPlan) -> TensorPlan:
         dropped=names.dropped,
         renamed=sum(old != new for old, new in names.written.items()),
         dtype=_main_dtype(piece for file in files for piece in file.pieces),
+        warnings=[names.warning] if names.warning else [],
     )
 
 
-_Shard = tuple[Path, dict[str, Stored], dict[str, str]]
+@dataclass(frozen=True)
+class _Shard:
+    """A weight file of the source.
+
+    Args:
+        tensors: by their names, without the wrappers that the model was saved in.
+        as_is: its names and its metadata are those that transformers reads.
+    """
+
+    path: Path
+    tensors: Mapping[str, Stored]
+    as_is: bool
 
 
 def _read_shards(plan: ConversionPlan) -> list[_Shard]:
     checkpoint = plan.checkpoint
-    shards = [(path, *read_header(path)) for path in checkpoint.shards]
-    counts = Counter(name for _, tensors, _ in shards for name in tensors)
+    headers = [(path, *read_header(path)) for path in checkpoint.shards]
+    plain = unwrapped([name for _, tensors, _ in headers for name in tensors])
+    shards = []
+    for path, tensors, metadata in headers:
+        as_is = metadata.get("format") == "pt" and all(plain[name] == name for name in tensors)
+        shards.append(_Shard(path, {plain[name]: tensor for name, tensor in tensors.items()}, as_is))
+    counts = Counter(plain[name] for _, tensors, _ in headers for name in tensors)
     if not counts:
         raise ModelError(f"{checkpoint.name} has no weights in safetensors.")
     twice = [name for name, count in counts.items() if count > 1]
@@ -131,16 +150,6 @@ def _read_shards(plan: ConversionPlan) -> list[_Shard]:
     if any(getattr(config, "quantization_config", None) for config in configs_within(plan.config)):
         raise ModelError(f"{checkpoint.name} is stored quantized; convert an unquantized copy of it.")
     return shards
-
-
-def _source_classes(plan: ConversionPlan) -> list[str]:
-    """The classes that the source says it was saved from; the plan's config may name the result already."""
-    try:
-        raw = json.loads((plan.checkpoint.folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    names = raw.get("architectures") if isinstance(raw, dict) else None
-    return [name for name in names or [] if isinstance(name, str)]
 
 
 def configs_within(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
@@ -193,15 +202,15 @@ def _split(
     unless that one is to be a hard link; else it gets a file of its own.
     """
     files: list[WeightFile] = []
-    for path, tensors, metadata in shards:
+    for shard in shards:
         pieces = [
             _piece(plan, name, names.written[name], tensor, _new_dtype(tensor, dtypes.get(name)), changed.get(name))
-            for name, tensor in tensors.items()
+            for name, tensor in shard.tensors.items()
             if name in names.written
         ]
-        same = [(piece.name, piece.as_stored) for piece in pieces] == [(name, True) for name in tensors]
-        if same and metadata.get("format") == "pt" and path.stat().st_size <= plan.max_shard_size:
-            files.append(WeightFile(tuple(pieces), path))
+        same = [(piece.name, piece.as_stored) for piece in pieces] == [(name, True) for name in shard.tensors]
+        if same and shard.as_is and shard.path.stat().st_size <= plan.max_shard_size:
+            files.append(WeightFile(tuple(pieces), shard.path))
         else:
             files += [WeightFile(part) for part in _parts(pieces, plan.max_shard_size)]
     added = tuple(Piece(name, "F32", tensor) for name, tensor in head.items())

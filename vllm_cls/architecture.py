@@ -136,6 +136,7 @@ class Head:
             pooler), not the pooled state itself.
         description: how it was made, a paragraph for the model card.
         report: measurements made with it (accuracy …).
+        trained: in the class that it is in, so that what this class pools counts; a head that is made reads what we pool.
     """
 
     method: str
@@ -145,6 +146,7 @@ class Head:
     on_features: bool = False
     description: str = ""
     report: Mapping[str, Any] = field(default_factory=dict)
+    trained: bool = False
 
 
 @dataclass(frozen=True)

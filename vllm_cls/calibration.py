@@ -42,7 +42,9 @@ def calibrated(
     from .features import classifier_logits  # the runtime, which other conversions do without
 
     prompts, targets = rows
-    logits, truncated = classifier_logits(source, target, job.options, job.processor, prompts, job.budget)
+    logits, truncated = classifier_logits(
+        source, target, job.options, job.processor, prompts, job.budget, head_is_trained=result.head.trained
+    )
     if truncated:
         job.warnings.append(f"{truncated} of {len(prompts)} rows of --calibrate were cut to the model's length")
     request = CalibrationRequest(

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -19,7 +21,21 @@ if TYPE_CHECKING:
 
 _ROWS_AT_ONCE = 8192
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_READABLE_PICKLES = "pytorch_model*.bin"  # by transformers
+# What a training run keeps beside the weights.
+_OF_TRAINING = re.compile(r"(optimizer|scheduler|scaler|rng_state.*|training_args|trainer_state|model_head)")
+# What torch.compile, FSDP and activation checkpointing put into names, wherever they wrap a module.
+_WRAPPERS = r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+_PARALLEL = r"^module\."  # what DataParallel puts before all names
 _HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py", "*.md"]
+
+
+def unwrapped(names: Collection[str]) -> dict[str, str]:
+    """Names of tensors on disk → what they are without the wrappers that the model was in when it was saved."""
+    plain = {name: re.sub(_WRAPPERS, "", name) for name in names}
+    if plain and all(re.match(_PARALLEL, name) for name in plain.values()):
+        plain = {name: re.sub(_PARALLEL, "", inner) for name, inner in plain.items()}
+    return plain
 
 
 @dataclass(frozen=True)
@@ -47,14 +63,47 @@ class Checkpoint:
         if single.is_file():  # which transformers takes, too, where there are both
             return [single]
         indexed = self._indexed("model.safetensors.index.json")
-        return indexed if indexed is not None else sorted(self.folder.glob("*.safetensors"))
+        return indexed if indexed is not None else sorted(set(self.folder.glob("*.safetensors")) - {self.adapter_file})
+
+    @property
+    def adapter_file(self) -> Path:
+        """Where the weights of a PEFT adapter would be."""
+        return self.folder / "adapter_model.safetensors"
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether a PEFT adapter lies beside the model, of which it is a part, as transformers has it."""
+        return (self.folder / "adapter_config.json").is_file()
 
     @functools.cached_property
     def locations(self) -> dict[str, Path]:
-        """Tensor name → the file that holds it; empty for formats other than safetensors."""
+        """Tensor name → the file that holds it; empty for formats other than safetensors.
+
+        Names are those of the model, without the wrappers that it was saved in.
+        """
+        return {name: self._files[stored] for name, stored in self._stored_names.items()}
+
+    @functools.cached_property
+    def _stored_names(self) -> dict[str, str]:
+        """Tensor name → the name on disk.
+
+        Raises:
+            ModelError: two tensors have the same name but for wrappers.
+        """
+        plain = unwrapped(self._files)
+        twice = [name for name, count in Counter(plain.values()).items() if count > 1]
+        if twice:
+            raise ModelError(
+                f"{self.name} holds {twice[0]} several times, wrapped and not; remove those that do not belong to it."
+            )
+        return {name: stored for stored, name in plain.items()}
+
+    @functools.cached_property
+    def _files(self) -> dict[str, Path]:
+        """Tensor's name on disk → the file that holds it."""
         from safetensors import SafetensorError, safe_open
 
-        found = {}
+        found: dict[str, Path] = {}
         for shard in self.shards:
             if not shard.is_file():
                 raise ModelError(f"{self.name}: the index names {shard.name}, which is not in {self.folder}.")
@@ -64,6 +113,13 @@ class Checkpoint:
             except SafetensorError as error:
                 raise ModelError(f"{shard} is not a readable safetensors file: {error}. Fetch it again.") from error
         return found
+
+    @property
+    def class_names(self) -> list[str]:
+        """The classes that config.json says it was saved from, whatever overrides say."""
+        raw = self.json("config.json")
+        names = raw.get("architectures") if isinstance(raw, dict) else None
+        return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
     def json(self, name: str) -> Any:
         """What a JSON file of the folder says; None where there is no such file.
@@ -102,27 +158,27 @@ class Checkpoint:
     @property
     def pickles(self) -> list[Path]:
         """Files in pickle formats, which can run code when they are read."""
-        return sorted(
-            path for pattern in _PICKLES for path in self.folder.glob(pattern) if path.stem != "training_args"
-        )
+        found = {path for pattern in _PICKLES for path in self.folder.glob(pattern)}
+        return sorted(path for path in found if not _OF_TRAINING.fullmatch(path.stem) and path.stem != "adapter_model")
 
     def refuse_pickle(self, allowed: bool) -> None:
         """Raise `ModelError` if there are no weights, or only pickles and these are not `allowed`."""
         if allowed and not self.shards:
             self._indexed("pytorch_model.bin.index.json")
-        if self.gguf is not None or self.shards or (self.pickles and allowed):
+        readable = [path for path in self.pickles if path.match(_READABLE_PICKLES)]
+        if self.gguf is not None or self.shards or (readable and allowed):
             return
-        if not self.pickles:
+        if readable:
             raise ModelError(
-                f"{self.name} has no weights in safetensors; give a folder that holds model.safetensors (a hub model that "
-                "has only .bin files needs --allow-pickle)."
-            )
-        if not allowed:
-            raise ModelError(
-                f"{self.name} has its weights only as {self.pickles[0].name}, a pickle, which can run code when it is "
+                f"{self.name} has its weights only as {readable[0].name}, a pickle, which can run code when it is "
                 "read; convert it to safetensors, or pass --allow-pickle (allow_pickle=True), which reads it with "
                 "weights_only."
             )
+        other = f"; {self.pickles[0].name} is in no format that is read here" if self.pickles else ""
+        raise ModelError(
+            f"{self.name} has no weights in safetensors{other}; give a folder that holds model.safetensors (a hub model that "
+            "has only .bin files needs --allow-pickle)."
+        )
 
     def tensor(self, name: str, rows: Sequence[int] | None = None) -> torch.Tensor:
         """One tensor, or some of its rows, in float32.
@@ -136,10 +192,18 @@ class Checkpoint:
         if name not in self.locations:
             raise ModelError(f"{self.name} has no tensor {name!r}.")
         with safe_open(self.locations[name], framework="pt") as file:
+            stored = self._stored_names[name]
             if rows is None:
-                return file.get_tensor(name).to(torch.float32)
-            part = file.get_slice(name)
+                return file.get_tensor(stored).to(torch.float32)
+            part = file.get_slice(stored)
             return torch.stack([part[row : row + 1][0].to(torch.float32) for row in rows])
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of one tensor, which is not read."""
+        from safetensors import safe_open
+
+        with safe_open(self.locations[name], framework="pt") as file:
+            return tuple(file.get_slice(self._stored_names[name]).get_shape())
 
     def same(self, name: str, other: str) -> bool:
         """Whether two tensors are equal; of large ones, a part is in memory at a time."""
@@ -150,16 +214,22 @@ class Checkpoint:
             safe_open(self.locations[name], framework="pt") as file,
             safe_open(self.locations[other], framework="pt") as file_of_other,
         ):
-            one, two = file.get_slice(name), file_of_other.get_slice(other)
+            one, two = file.get_slice(self._stored_names[name]), file_of_other.get_slice(self._stored_names[other])
             shape = one.get_shape()
             if shape != two.get_shape():
                 return False
             starts = range(0, shape[0], _ROWS_AT_ONCE)
             return all(torch.equal(one[at : at + _ROWS_AT_ONCE], two[at : at + _ROWS_AT_ONCE]) for at in starts)
 
+    def holds(self, name: str) -> bool:
+        """Whether a tensor, by any name that it may be read under, is a part of the model that this stands for."""
+        return True
+
     def key_mapping(self, prefix: str) -> dict[str, str] | None:
         """Patterns of names on disk → what a class whose backbone has this prefix calls them; None where it finds them."""
-        return None
+        if all(name == stored for name, stored in self._stored_names.items()) and self._files:
+            return None
+        return {_WRAPPERS: "", _PARALLEL: ""}  # of pickled weights, whose names are not known before they are read, too
 
 
 def resolve(model: str, *, revision: str | None = None, allow_pickle: bool = False) -> Checkpoint:
@@ -213,4 +283,18 @@ def _folder(path: Path, model: str) -> Checkpoint:
             f"{model} is a Sentence Transformers folder of an old layout, whose transformer has a folder of its own; save it "
             f"anew: SentenceTransformer({model!r}).save_pretrained(…) puts it beside the rest."
         )
+    if (path / "adapter_config.json").is_file():
+        raise ModelError(
+            f"{model} is a PEFT adapter, without the model that it belongs to; give that model{_base_of(path)}, and the adapter "
+            f"with --lora {model} (lora={model!r})."
+        )
     raise ModelError(f"{model} has no config.json; give the folder that holds the model's config and weights.")
+
+
+def _base_of(adapter: Path) -> str:
+    """Words that name the model an adapter was trained on; empty where it does not say."""
+    try:
+        base = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (ValueError, KeyError, TypeError):
+        return ""
+    return f" ({base})" if isinstance(base, str) and base else ""

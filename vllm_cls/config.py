@@ -27,9 +27,18 @@ def labels_of(config: Any) -> dict[int, str]:
     return {int(index): str(label) for index, label in sorted(config.id2label.items())}
 
 
+OWN_CODE = "transformers_modules"
+"""The package in which transformers imports code that came with a checkpoint."""
+
+
 def has_own_code(config: Any) -> bool:
-    """Whether a config of transformers is of a class that came with a checkpoint."""
-    return type(config).__module__.startswith("transformers_modules.")
+    """Whether a config of transformers belongs to code that came with a checkpoint."""
+    return is_own_code(type(config))
+
+
+def is_own_code(config_class: type) -> bool:
+    """As `has_own_code`, of a config's class."""
+    return config_class.__module__.startswith(f"{OWN_CODE}.")
 
 
 @dataclass(frozen=True)

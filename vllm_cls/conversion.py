@@ -14,7 +14,7 @@ from .config import DTYPES, ModelConfig
 from .errors import ConfigError
 from .head_job import HeadJob
 from .head_options import ONE_LABEL, HeadOptions
-from .loading import as_reward, head_request, make_head, target_for, token_head
+from .loading import as_reward, head_request, make_head, refuse_nameless, target_for, token_head
 from .padding import choose_pad
 from .pair_template import to_store
 from .registry import registry
@@ -138,6 +138,7 @@ def convert(
     plan = _plan(job, target, result, Path(out))
     plan = dataclasses.replace(plan, checkpoint=source.checkpoint, dry_run=dry_run, **written_as)
     written = registry().hook.vcls_write_checkpoint(plan=plan)
+    job.warnings += written.warnings
     return ConversionReport(
         out=str(out),
         model_class=target.classifier_class.__name__,
@@ -161,13 +162,16 @@ def _opened(options: ModelConfig, wanted: HeadOptions) -> tuple[Source, Source]:
         ConfigError: it has heads with names, and this one has none, or an adapter is to be merged into it.
     """
     source = open_source(options)
+    if wanted.head is None and options.convert == "auto":
+        refuse_nameless(source)
     names = head_names(source)
     if names and wanted.changes_the_head:
         shown = f"{source.checkpoint.name} has the heads {', '.join(names)}"
         raise ConfigError(f"{shown}; give the new one a name, --head-name, or take the model that they were made from.")
-    if options.lora is not None and (names or wanted.head_name is not None):
+    if source.adapter is not None and (names or wanted.head_name is not None):
         raise ConfigError(
-            "--lora and --head-name: merge the adapter first (--lora alone), then name heads in the result."
+            f"--head-name: the adapter {source.adapter.name} is to be merged first, by a conversion of its own; then name heads "
+            "in the result."
         )
     return source, without_heads(source) if names and wanted.head_name is not None else source
 
@@ -241,7 +245,10 @@ def _calibrated(job: HeadJob, wanted: HeadOptions, result: HeadResult) -> tuple[
     if not wanted.calibrate:
         return result, target
     if source.adapter is not None:
-        raise ConfigError("--calibrate and --lora: write the merged classifier first, then calibrate that.")
+        raise ConfigError(
+            f"--calibrate: the adapter {source.adapter.name} is to be merged first, by a conversion of its own; then calibrate "
+            "the result."
+        )
     rows = _labelled_rows(job, "--calibrate", wanted.calibrate, wanted)
     result = calibrated(
         job, result, target, rows, rows_path=wanted.calibrate, seed=wanted.seed, intercept=wanted.bias is not False
@@ -328,7 +335,9 @@ def _plan(job: HeadJob, target: Target, result: HeadResult, out: Path) -> Conver
     """What is to be written; where transformers pools by looking for pad tokens, with one that it can look for."""
     source, tokenizer = job.source, None
     native = source.architecture.checkpoint_format(target.config) == "transformers"
-    if native and source.architecture.pooling(source.backbone_config) == "LAST":
+    searched = native and source.architecture.pooling(source.backbone_config) == "LAST"
+    pad = getattr(source.backbone_config.get_text_config(), "pad_token_id", None)
+    if searched and not (result.head.trained and pad is not None):  # a head that is trained knows its pad token
         warnings, tokenizer = choose_pad(source, target, job)
         job.warnings += warnings
     if source.lower_cases:  # which the written tokenizer does by itself, as the one that was read does now

@@ -86,8 +86,13 @@ def classifier_logits(
     processor: PromptProcessor,
     prompts: Sequence[Any],
     max_num_batched_tokens: int | None,
+    *,
+    head_is_trained: bool,
 ) -> tuple[torch.Tensor, int]:
     """Logits `(num_prompts, num_labels)`, float32, of the classifier that a target describes.
+
+    Args:
+        head_is_trained: as of `Classifier`.
 
     Returns:
         The logits, and how many prompts were cut to the model's length.
@@ -98,9 +103,10 @@ def classifier_logits(
     device = choose_device(options.device)
     dtype = choose_dtype(options.dtype, device)
     model = load_target(source, target, dtype=dtype, device=device, allow_pickle=options.allow_pickle)
-    classifier = Classifier(source, model, model.config, pooling := pooling_of(source, model))
+    pooling = pooling_of(source, model)
+    classifier = Classifier(source, model, model.config, pooling, head_is_trained=head_is_trained)
     runner = make_runner(classifier, pooling, longest := processor.max_model_len)
-    shorter = replace(processor, max_model_len=longest_prompt(runner, longest))
+    shorter = replace(processor, max_model_len=longest_prompt(runner, longest), skipped_pad=runner.skipped_pad)
     tokenized = _all_good(shorter.tokenize(prompts, Truncation(-1)))
     engine = make_engine(runner, RuntimeConfig(max_num_batched_tokens), longest)
     try:

@@ -68,7 +68,7 @@ def vcls_model_card(values: Mapping[str, Any]) -> str:
 
 @hookspec(firstresult=True)
 def vcls_write_checkpoint(plan: Any) -> Any:
-    """Write the converted checkpoint that a `ConversionPlan` describes; return a result with `files` and `num_bytes`."""
+    """Write the converted checkpoint that a `ConversionPlan` describes; return a result with `files`, `num_bytes`, `warnings`."""
 
 
 @hookspec

@@ -10,6 +10,7 @@ from .architecture import OWN_MODEL_TYPE, Architecture, HeadRequest, HeadResult,
 from .config import ModelConfig
 from .cross_encoder import CrossEncoderFiles, read_activation
 from .errors import ConfigError, ModelError
+from .name_rules import foreign_heads, some
 from .registry import registry
 from .sentence_transformer import Embedder, read_embedder
 from .source import Source, open_source
@@ -63,24 +64,40 @@ def _head_at_load(source: Source, options: ModelConfig) -> HeadResult:
             source.adapter.check_output_layer()
         labels = options.label_overrides()
         result = make_head(source, from_tokens.method, from_tokens.options)
-        count = options.hf_overrides.get("num_labels", len(result.labels))
-        if len(labels or result.labels) != len(result.labels) or count != len(result.labels):
-            raise ConfigError(
-                f"hf_overrides: classifier_from_token makes {len(result.labels)} labels, but num_labels or id2label name "
-                f"{len(labels) or count}."
-            )
+        _check_count(result, options, "classifier_from_token makes")
         return replace(result, labels=labels or result.labels)
     if "classifier_from_token" in options.hf_overrides and not lacks_head(source):
         raise ConfigError(f"{options.model} has a head already; leave classifier_from_token out of hf_overrides.")
     # A checkpoint that says it is a classifier is held to it when its weights are read.
     asked = options.convert in (source.task, "reward") or source.adapter is not None
     if source.is_classifier or (asked and not lacks_head(source)):
-        return make_head(source, "existing", {"adapter": source.adapter}, problem_type=source.config.problem_type)
+        result = make_head(source, "existing", {"adapter": source.adapter}, problem_type=source.config.problem_type)
+        _check_count(result, options, "the model has")
+        return result
+    refuse_nameless(source)
     raise ModelError(
         f"{without_head(source)}, and a head is never invented. Make one with `vcls convert {options.model} OUT --convert "
         f"{source.task} --head {heads_for(source)} …`, or pass convert='{source.task}' with "
         "hf_overrides={'classifier_from_token': [...], 'method': ...}."
     )
+
+
+def _check_count(result: HeadResult, options: ModelConfig, what: str) -> None:
+    """Raise `ConfigError` if `hf_overrides` ask for another number of labels than a head has."""
+    found = len(result.labels)
+    asked = len(options.label_overrides()) or options.hf_overrides.get("num_labels", found)
+    if found and asked != found:
+        raise ConfigError(f"hf_overrides: {what} {found} labels, but num_labels or id2label name {asked}.")
+
+
+def refuse_nameless(source: Source) -> None:
+    """Raise `ModelError` if there is a head, and config.json does not say what for: texts and tokens have the same."""
+    if not source.class_name and not lacks_head(source):
+        raise ModelError(
+            f"{source.checkpoint.name}: config.json names no class (architectures), and the file has "
+            f"{source.architecture.final_linear}.weight, a head for whole texts or for each token; say which with "
+            "convert='classify' or 'token_classify' (--convert)."
+        )
 
 
 def without_head(source: Source) -> str:
@@ -89,7 +106,23 @@ def without_head(source: Source) -> str:
     if source.is_other_classifier:
         read = "whole texts" if source.task == "token_classify" else "each token"
         return f"{source.checkpoint.name} is a {what}, whose head classifies {read}; it has none for {source.task}"
-    return f"{source.checkpoint.name} is a {what} without a classification head"
+    return f"{source.checkpoint.name} is a {what} without a classification head{_foreign_head(source)}"
+
+
+def _foreign_head(source: Source) -> str:
+    """Words on a head that another library made, and how it can be brought; empty where there is none."""
+    names = foreign_heads(source.checkpoint.locations)
+    told = "if it is one linear layer, save its weight and bias as a safetensors file and bring it with --head file"
+    if {"score.0.weight", "score.2.weight"} <= set(names):
+        told = "if it is Qwen2.5-Math's, say so with hf_overrides={'architectures': ['Qwen2ForRewardModel']}"
+    if names:
+        return f" of its own (it has {some(names)}, a head of another kind: {told})"
+    if (source.checkpoint.folder / "model_head.pkl").is_file():
+        return (
+            " of its own (SetFit's model_head.pkl is a pickled scikit-learn model: save its coef_ and intercept_ as weight and "
+            "bias in a safetensors file and bring it with --head file --pooling mean)"
+        )
+    return ""
 
 
 def heads_for(source: Source) -> str:
@@ -217,6 +250,7 @@ class Classifier:
         has_head: False for `convert="none"`, which gives embeddings, and where LoRA adapters bring the heads.
         missing: parameters that the checkpoint lacks, which adapters bring; the class's own are there unfilled.
         embedder: what a Sentence Transformers folder makes of the states, where it was opened as what it is.
+        head_is_trained: by the class that it is in, so that what this class pools counts.
     """
 
     source: Source
@@ -226,6 +260,7 @@ class Classifier:
     has_head: bool = True
     missing: frozenset[str] = frozenset()
     embedder: Embedder | None = None
+    head_is_trained: bool = False
 
     @property
     def task(self) -> str:
@@ -261,7 +296,7 @@ def load(
     head = head_at_load(source, options)
     target = target_for(source, head)
     model = load_target(source, target, dtype=dtype, device=device, allow_pickle=options.allow_pickle)
-    return Classifier(source, model, model.config, pooling_of(source, model))
+    return Classifier(source, model, model.config, pooling_of(source, model), head_is_trained=head.head.trained)
 
 
 def pooling_of(source: Source, model: PreTrainedModel) -> str:
@@ -280,7 +315,9 @@ def _without_head(
 
 def _for_adapters(source: Source, options: ModelConfig, dtype: torch.dtype, device: torch.device) -> Classifier:
     model, missing = _bare(source, dtype, device, options.allow_pickle)
-    return Classifier(source, model, model.config, pooling_of(source, model), False, frozenset(missing))
+    return Classifier(
+        source, model, model.config, pooling_of(source, model), False, frozenset(missing), head_is_trained=True
+    )
 
 
 def _bare(

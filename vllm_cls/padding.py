@@ -29,14 +29,12 @@ def choose_pad(source: Source, target: Target, job: HeadJob) -> tuple[list[str],
     target.config.pad_token_id = chosen
     if chosen is None:
         return [
-            "no token can serve as padding, so plain transformers classifies one text at a time; vcls is not affected"
+            "no token can serve as padding, so plain transformers classifies one text at a time; vcls batches them all the same"
         ], None
     shown = tokenizer.convert_ids_to_tokens(chosen)
     warnings = []
     if chosen in meaningful:
-        warnings.append(
-            f"plain transformers would pool one token early where a prompt ends in {shown!r}; vcls does not"
-        )
+        warnings.append(f"where a prompt ends in {shown!r}, which is the pad token, the token before it is classified")
     if tokenizer.pad_token_id == chosen:
         return warnings, None
     tokenizer.pad_token = shown

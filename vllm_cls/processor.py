@@ -13,13 +13,19 @@ _UNBOUNDED = 1 << 20  # tokens, for models that nothing bounds
 
 
 def prompt_processor(
-    options: ModelConfig, source: Source, longest: int, *, num_labels: int | None = None
+    options: ModelConfig,
+    source: Source,
+    longest: int,
+    *,
+    num_labels: int | None = None,
+    skipped_pad: int | None = None,
 ) -> PromptProcessor:
     """The processor with the template that the checkpoint stores, unless `use_template` is False.
 
     Args:
         longest: of a sequence, in tokens.
         num_labels: of the classifier, where its config is not the source's.
+        skipped_pad: of the runner.
     """
     settings = source.settings if options.use_template else {}
     stored = settings.get("prompt_template")
@@ -33,6 +39,7 @@ def prompt_processor(
         template=template,
         chat_template_prompt=bool(settings.get("chat_template_prompt")),
         pairs=pair_form(options, source, num_labels or source.config.num_labels, takes_pairs),
+        skipped_pad=skipped_pad,
         with_places=source.task == "token_classify" and getattr(source.tokenizer, "is_fast", False),
     )
 

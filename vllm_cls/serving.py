@@ -110,7 +110,13 @@ class Served:
         """The processor for pairs that get one score, by the model or by an adapter of one label."""
         if int(self.classifier.config.num_labels) == 1:
             return self.processor
-        return prompt_processor(self.options, self.classifier.source, self.processor.max_model_len, num_labels=1)
+        return prompt_processor(
+            self.options,
+            self.classifier.source,
+            self.processor.max_model_len,
+            num_labels=1,
+            skipped_pad=self.processor.skipped_pad,
+        )
 
     def check(self, task: str, adapters: Iterable[Adapter | None]) -> None:
         """Raise `ConfigError` unless the model does a task, with each of these adapters or (None) as it is."""
@@ -148,7 +154,7 @@ class Served:
         if task == "embed":
             return self.engine.states(sequences)
         if task == "token_classify":
-            return self.engine.token_logits(sequences)
+            return self.engine.token_logits([dataclasses.replace(each, num_behind=0) for each in sequences])
         return (self.close_calls or self.engine).logits(sequences)
 
     def check_params(self, task: str, params: Sequence[PoolingParams]) -> None:
@@ -225,6 +231,7 @@ class Served:
             "backbone": type(self.engine.runner.backbone).__name__,
             "head": source.settings.get("head_method", "existing") if classifier.has_head else None,
             "heads": {each["name"]: _told(each) for each in source.settings.get("heads") or ()} or None,
+            "adapter": source.adapter.name if source.adapter is not None else None,
             "pooling": self.pooler.pooling,
             "embedding": classifier.embedder.description if classifier.embedder is not None else None,
             "num_labels": int(classifier.config.num_labels),
@@ -324,7 +331,9 @@ def serve(options: ModelConfig, runtime: RuntimeConfig) -> Served:
             allow_pickle=options.allow_pickle,
         )
     prompts = longest_prompt(runner, longest)
-    processor = prompt_processor(options, classifier.source, prompts, num_labels=int(config.num_labels))
+    processor = prompt_processor(
+        options, classifier.source, prompts, num_labels=int(config.num_labels), skipped_pad=runner.skipped_pad
+    )
     if embedder is not None and options.use_template:
         processor = dataclasses.replace(processor, prefix=embedder.prompt)
     close_calls = None
@@ -427,6 +436,8 @@ def make_runner(classifier: loading.Classifier, pooling: str, longest: int, quan
     sequences = selfcheck.check_sequences(architecture, backbone.config, lengths, types)
     alone = selfcheck.run_alone(runner, sequences, with_head=with_head and runner.scorer is None)
     reason, mode = _why_whole(runner, classifier, pooling, alone), None
+    if reason is None and classifier.head_is_trained and pooling == classifier.pooling == "LAST":
+        runner.skipped_pad = selfcheck.skipped_pad(runner, sequences[0])
     if reason is None:
         why_not = architecture.why_not_packed(backbone.config)
         make = PackedLinear if quantization in (None, "none") and pays(backbone) else linear

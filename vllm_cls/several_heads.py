@@ -61,6 +61,9 @@ class WithoutHeads(Checkpoint):
         stored, stored_other = (self._stored.get(each, each) for each in (name, other))
         return Checkpoint(self.folder, None, self.name).same(stored, stored_other)
 
+    def holds(self, name: str) -> bool:
+        return name.partition(".")[0] not in ("heads", "lm_head")
+
     def key_mapping(self, prefix: str) -> dict[str, str] | None:
         found = {} if f"{prefix}." == _INSIDE else {rf"^{re.escape(_INSIDE)}": f"{prefix}." if prefix else ""}
         return {**({self.inner: ""} if self.inner else {}), **found} or None

@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .architecture import CLASSIFIERS, OWN_MODEL_TYPE, REWARDS, Architecture
 from .checkpoint import Checkpoint, resolve
-from .config import ModelConfig, has_own_code, labels_of
+from .config import OWN_CODE, ModelConfig, has_own_code, labels_of
 from .cross_encoder import read_activation
 from .errors import ConfigError, ModelError, nearest
 from .peft_adapter import PeftAdapter, read_adapter
@@ -73,7 +73,13 @@ class Source:
     def is_classifier(self) -> bool:
         """Whether it says that it is a classifier for its task."""
         rewards = REWARDS if self.task == "classify" else ()
-        return self.class_name.endswith((CLASSIFIERS[self.task], *rewards))
+        return self.class_name.endswith((CLASSIFIERS[self.task], *rewards)) or self._adapter_beside_has_head
+
+    @property
+    def _adapter_beside_has_head(self) -> bool:
+        if not self.checkpoint.has_adapter or self.adapter is None:
+            return False
+        return self.adapter.head_rows(self.architecture.final_linear) is not None
 
     @property
     def is_other_classifier(self) -> bool:
@@ -104,7 +110,7 @@ def open_source(options: ModelConfig) -> Source:
     checkpoint.refuse_pickle(options.allow_pickle)
     if checkpoint.gguf is not None:
         checkpoint = materialize(checkpoint)
-    adapter = read_adapter(options.lora, allow_pickle=options.allow_pickle) if options.lora else None
+    adapter = _read_adapter(checkpoint, options)
     config = _read_config(checkpoint, options)
     read_activation(checkpoint, config)
     _apply_overrides(config, options)
@@ -125,6 +131,22 @@ def open_source(options: ModelConfig) -> Source:
     if source.is_other_classifier:  # what is stored of its head says nothing of the one to come
         config.vcls = {name: value for name, value in source.settings.items() if name not in _OF_THE_HEAD}
     return source
+
+
+def _read_adapter(checkpoint: Checkpoint, options: ModelConfig) -> PeftAdapter | None:
+    """The adapter that is a part of the model: beside it, as transformers has it, or asked for.
+
+    Raises:
+        ConfigError: both.
+    """
+    if not checkpoint.has_adapter:
+        return read_adapter(options.lora, allow_pickle=options.allow_pickle) if options.lora else None
+    if options.lora:
+        raise ConfigError(
+            f"{checkpoint.name} has an adapter of its own beside it, which is merged first; write that (`vcls convert "
+            f"{checkpoint.name} OUT`), and give --lora with the result."
+        )
+    return read_adapter(str(checkpoint.folder), allow_pickle=options.allow_pickle)
 
 
 def _model_type(config: PreTrainedConfig) -> str:
@@ -165,8 +187,12 @@ def _read_config(checkpoint: Checkpoint, options: ModelConfig) -> PreTrainedConf
     model_type = raw.get("model_type")
     known = model_type in CONFIG_MAPPING
     named = options.hf_overrides.get("architectures") or raw.get("architectures") or []
-    # Where its class is transformers' own, or a plugin's, that is the one that runs; its own code may be older.
-    own_code = "auto_map" in raw and not (known and (not named or any(map(_is_known_class, named))))
+    auto_map = raw.get("auto_map") or {}
+    # Where its class is transformers' own, or a plugin's, that one runs, unless its own code has a class of that name and
+    # is trusted: so transformers does.
+    brought = _brings(auto_map, named)
+    elsewhere = known and (not named or any(map(_is_known_class, named)))
+    own_code = bool(auto_map) and ((options.trust_remote_code and brought) or not elsewhere)
     if own_code and not options.trust_remote_code:
         otherwise = (
             f", or hf_overrides={{'architectures': …}} with a class of transformers' {model_type}" if known else ""
@@ -175,13 +201,14 @@ def _read_config(checkpoint: Checkpoint, options: ModelConfig) -> PreTrainedConf
             f"{checkpoint.name} needs code of its own ({', '.join([*named, *raw['auto_map'].values()][:3])}); read it, and if "
             f"you trust it pass --trust-remote-code (trust_remote_code=True){otherwise}."
         )
-    if "auto_map" in raw and options.trust_remote_code and not own_code:
+    if auto_map and not own_code and (brought or options.trust_remote_code):
+        trust = "" if options.trust_remote_code else "; to run its own, read it and pass --trust-remote-code"
         warnings.warn(
             f"{checkpoint.name} brings code of its own, which is not run: transformers or a plugin has its class "
-            f"({', '.join(named) or model_type}).",
+            f"({', '.join(named) or model_type}){trust}.",
             stacklevel=2,
         )
-    if not known and "auto_map" not in raw:
+    if not known and not auto_map:
         raise ModelError(
             f"{checkpoint.name} has model_type {model_type!r}, which neither transformers nor an installed plugin knows; "
             f"write a plugin that registers its config and an Architecture with model_types = ({model_type!r},), and see "
@@ -192,8 +219,14 @@ def _read_config(checkpoint: Checkpoint, options: ModelConfig) -> PreTrainedConf
     except (ValueError, KeyError, TypeError, AttributeError, OSError, ImportError) as error:
         raise ModelError(f"{checkpoint.name}: transformers cannot read its config ({first_line(error)}).") from error
     if own_code:
-        _register_remote_classes(checkpoint, raw["auto_map"], config)
+        _register_remote_classes(checkpoint, auto_map, config)
     return config
+
+
+def _brings(auto_map: Mapping[str, Any], named: Sequence[str]) -> bool:
+    """Whether a checkpoint's own code has the class that it was saved from, or any model, where it does not say."""
+    models = {str(each).rpartition(".")[2] for auto, each in auto_map.items() if auto.startswith("AutoModel")}
+    return bool(models) and (not named or not models.isdisjoint(named))
 
 
 def _is_known_class(name: str) -> bool:
@@ -211,14 +244,25 @@ def _names_of_transformers() -> frozenset[str]:
 
 
 def _register_remote_classes(checkpoint: Checkpoint, auto_map: Mapping[str, str], config: PreTrainedConfig) -> None:
-    """Make a trusted checkpoint's own classes known to transformers' Auto classes."""
+    """Make a trusted checkpoint's own classes known to transformers' Auto classes.
+
+    A config of transformers' own class gets one of its own, or other checkpoints of that class would run this code.
+    """
+    import torch
     import transformers
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
+    if not has_own_code(config):
+        own = type(config)
+        config.__class__ = type(own.__name__, (own,), {"__module__": f"{OWN_CODE}.{own.__module__}"})
     for auto_name in ("AutoModel", "AutoModelForCausalLM", *(f"AutoModel{ending}" for ending in CLASSIFIERS.values())):
         if auto_name in auto_map:
             found = get_class_from_dynamic_module(auto_map[auto_name], str(checkpoint.folder))
-            getattr(transformers, auto_name).register(type(config), found, exist_ok=True)
+            getattr(transformers, auto_name)._model_mapping.register(type(config), found, exist_ok=True)
+    if "AutoModel" not in auto_map and "AutoModelForCausalLM" in auto_map:  # whose own backbone it is, then
+        with torch.device("meta"):
+            base = type(transformers.AutoModelForCausalLM.from_config(config).base_model)
+        transformers.AutoModel._model_mapping.register(type(config), base, exist_ok=True)
 
 
 def _apply_overrides(config: PreTrainedConfig, options: ModelConfig) -> None:

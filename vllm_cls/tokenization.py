@@ -109,6 +109,7 @@ class PromptProcessor:
         pairs: how two texts become one prompt, where `template` does not say.
         with_places: remember where tokens stand in their text.
         prefix: written before every text, and cut with it; an embedder's own prompt.
+        skipped_pad: the pad token before which the head looks for a prompt's last token, or None.
     """
 
     tokenizer: PreTrainedTokenizerBase | None
@@ -120,6 +121,7 @@ class PromptProcessor:
     pairs: PairForm = field(default_factory=PairForm)
     with_places: bool = False
     prefix: str = ""
+    skipped_pad: int | None = None
     # A tokenizer keeps its truncation as state: one call at a time.
     _lock: AbstractContextManager[Any] = field(default_factory=threading.RLock, repr=False, compare=False)
 
@@ -399,4 +401,4 @@ class PromptProcessor:
             types = types if types is not None else (0,) * len(ids)
         else:
             types = None
-        return token_sequence(self.architecture, self.config, ids, types)
+        return token_sequence(self.architecture, self.config, ids, types).skipping(self.skipped_pad)

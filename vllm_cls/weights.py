@@ -6,12 +6,18 @@ safetensors to where they live (accelerate's device map).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from .architecture import in_backbone
+from .checkpoint import Checkpoint
 from .errors import ModelError
+from .name_rules import Family, Reader, Unused
 from .peft_adapter import merge_into
 from .source import Source, first_line
 from .transformers_logging import quiet
@@ -51,9 +57,9 @@ def load_weights(
     if key_mapping is not None:
         options["key_mapping"] = key_mapping
     try:
-        with quiet():  # what it would report, we check and raise
+        with quiet(), _without_adapter(source.checkpoint) as folder:  # what it would report, we check and raise
             model, info = classifier_class.from_pretrained(
-                source.checkpoint.folder,
+                folder,
                 config=config,
                 dtype=dtype,
                 device_map={"": device},
@@ -70,22 +76,49 @@ def load_weights(
             continue
         raise ModelError(
             f"{source.checkpoint.name}: {name} has shape {_shape(found)}, but the config (num_labels="
-            f"{config.num_labels}) asks for {_shape(expected)}; correct num_labels or the file."
+            f"{config.num_labels}) asks for {_shape(expected)}; correct the file, or the config with "
+            "hf_overrides={'num_labels': …} (--hf-overrides)."
         )
     missing = set(info["missing_keys"])
     if headless:
         allowed |= {name for name in missing if not in_backbone(model.base_model_prefix, name)}
-    if missing - allowed:
-        names = ", ".join(sorted(missing - allowed)[:5])
-        raise ModelError(
-            f"{source.checkpoint.name} lacks {names}, which {classifier_class.__name__} needs; they are never invented. "
-            "Make a head with `vcls convert … --head fit|tokens|two-way|file|random`."
-        )
+    _judge(source.checkpoint, model, sorted(missing - allowed), sorted(info["unexpected_keys"]))
     refuse_nonfinite(model, source.checkpoint.name, skip=missing)
     if source.adapter is not None:
         merge_into(model, source.adapter, skip=allowed, beside=source.checkpoint.locations)
     _let_see_both_ways(model)
     return model.eval(), missing & allowed
+
+
+@contextlib.contextmanager
+def _without_adapter(checkpoint: Checkpoint) -> Iterator[Path]:
+    """The folder for transformers, without an adapter, which it would load where PEFT is installed; we merge it."""
+    if not checkpoint.has_adapter:
+        yield checkpoint.folder
+        return
+    with tempfile.TemporaryDirectory() as view:
+        for path in checkpoint.folder.resolve().iterdir():
+            if not path.name.startswith("adapter_"):
+                (Path(view) / path.name).symlink_to(path)
+        yield Path(view)
+
+
+def _judge(checkpoint: Checkpoint, model: PreTrainedModel, missing: list[str], unexpected: list[str]) -> None:
+    """Refuse what the class lacks, and what it would leave out of the model; say what else is left out.
+
+    Raises:
+        ModelError: a parameter is missing, or a part of the model would be lost.
+    """
+    unexpected = [name for name in unexpected if checkpoint.holds(name)]
+    if not missing and not unexpected:
+        return
+    reader = Reader(model)
+    family = Family(reader.backbone, checkpoint.class_names, model.dtype)
+    unused = Unused.among(unexpected, reader, family)
+    unused.refuse_missing(missing, checkpoint.name, reader)
+    unused.refuse_loss(checkpoint.name, type(model).__name__)
+    if unused.foreign:
+        warnings.warn(f"{unused.told(checkpoint.name)}.", stacklevel=2)
 
 
 def _let_see_both_ways(model: PreTrainedModel) -> None:

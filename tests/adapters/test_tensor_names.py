@@ -249,7 +249,10 @@ def test_incomplete_experts_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("head", "message"),
     [
-        (None, r"has no head: score.weight is missing"),
+        (
+            None,
+            r"tiny lacks score.weight, which Qwen2ForSequenceClassification needs; they are never invented. Make a head",
+        ),
         ({"score.weight": torch.full((LABELS, HIDDEN), float("nan"))}, "NaN or infinite"),
         ({"score.weight": torch.full((LABELS, HIDDEN), float("inf"))}, "NaN or infinite"),
         ({"score.weight": rows(LABELS, HIDDEN + 1)}, r"score.weight \(3, 17\) instead of \(3, 16\)"),

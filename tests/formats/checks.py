@@ -19,9 +19,9 @@ from .formats import PAIR, TEXT, Format, Numbers
 
 _LISTENING = "http://"
 _ANSWERS = {
-    "classify": "llm.classify(text)[0].outputs.probs",
-    "reward": "llm.reward(text)[0].outputs.data.tolist()",
-    "token_classify": "[s.score for s in llm.token_classify(text, ignore_labels=())[0].outputs.spans]",
+    "classify": "llm.classify([text])[0].outputs.probs",
+    "reward": "llm.reward([text])[0].outputs.data.tolist()",
+    "token_classify": "[s.score for s in llm.token_classify([text], ignore_labels=())[0].outputs.spans]",
 }
 _AUTO = {"token_classify": "AutoModelForTokenClassification"}
 # From the logits of a transformers model to what is expected.
@@ -198,7 +198,8 @@ def _server(written: Written) -> Any:
         try:
             assert process.wait(40) == 0
         except subprocess.TimeoutExpired:
-            print(subprocess.run(["py-spy", "dump", "--pid", str(process.pid)], capture_output=True, text=True).stdout); raise
+            print(subprocess.run(["py-spy", "dump", "--pid", str(process.pid)], capture_output=True, text=True).stdout)
+            raise
     finally:
         process.kill()
         process.communicate()

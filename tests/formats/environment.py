@@ -45,12 +45,16 @@ class Environment:
 
     def variables(self) -> dict[str, str]:
         """The environment variables of a process: nothing points at the source tree."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VLLM_CLS", "VCLS"))}
+        kept = {
+            name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VLLM_CLS", "VCLS"))
+        }
         return kept | {"HF_HUB_OFFLINE": "1", "VLLM_CLS_CACHE": str(self.cwd / "cache"), "COLUMNS": "200"}
 
 
 def installed(factory: pytest.TempPathFactory) -> Environment:
     """The environment of this run of the tests, made once, whatever the number of its workers."""
+    if "DEVENV" in os.environ:
+        return Environment(Path(os.environ["DEVENV"]) / "venv" / "bin", factory.mktemp("cwd"))
     shared = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent

@@ -18,7 +18,9 @@ from tests.models import gguf_file, tiny
 TEXT = "The film was good"
 PAIR = ("The film", "good music")
 GOOD_BAD = ["--head", "tokens", "--label-tokens", "b= bad,g= good"]
-ROWS = [{"text": f"{word} film", "label": label} for word in "The A What I".split() for label in ("b", "g") for _ in "abc"]
+ROWS = [
+    {"text": f"{word} film", "label": label} for word in "The A What I".split() for label in ("b", "g") for _ in "abc"
+]
 
 Numbers = list[float]
 
@@ -133,7 +135,9 @@ def _merged(source: Path, out: Path) -> Numbers:
 def _span_scores(source: Path, out: Path) -> Numbers:
     """Of transformers' own pipeline, on the checkpoint that plain transformers opens."""
     folder = out if json.loads((out / "config.json").read_text())["model_type"] != "vcls" else source
-    pipeline = transformers.pipeline("token-classification", str(folder), aggregation_strategy="simple", ignore_labels=[])
+    pipeline = transformers.pipeline(
+        "token-classification", str(folder), aggregation_strategy="simple", ignore_labels=[]
+    )
     return [float(each["score"]) for each in pipeline(TEXT)]
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -43,6 +44,13 @@ class TokenSequence:
 
     def __len__(self) -> int:
         return len(self.token_ids)
+
+    def skipping(self, pad_token_id: int | None) -> TokenSequence:
+        """The same, pooled before the pad tokens at its end, by a head that looks for its last token so."""
+        if pad_token_id is None or self.token_ids[-1] != pad_token_id:
+            return self
+        behind = sum(1 for _ in itertools.takewhile(pad_token_id.__eq__, reversed(self.token_ids)))
+        return replace(self, num_behind=min(behind, len(self) - 1))  # of nothing but pad tokens, the first
 
 
 def token_sequence(

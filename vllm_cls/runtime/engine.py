@@ -298,6 +298,8 @@ class Engine:
         return key if self.runner.mode.form == "packed" else (key, sequence.adapter)
 
     def _sharing_group(self, sequence: TokenSequence) -> Hashable:
+        if sequence.num_behind:  # what another prompt begins with may reach beyond the token that is pooled
+            return None
         key = self.runner.sharing_key(len(sequence))
         # Weakly, so that an adapter that was let go does not live on in the prefix cache.
         adapter = None if sequence.adapter is None else weakref.ref(sequence.adapter)

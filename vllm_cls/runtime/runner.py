@@ -84,6 +84,7 @@ class Runner:
         self.kernel: Varlen | None = None  # over whole rows; the self-check decides
         self.graphs: Graphs | None = None
         self.scorer: SequenceScorer | None = None  # where label texts are scored
+        self.skipped_pad: int | None = None  # the pad token before which its head looks for a prompt's last token
         text = self.backbone.config.get_text_config()
         self.pad_token_id = getattr(text, "pad_token_id", None) or 0
         self.rope: RopeRule = rope_rule(self.backbone.config)

@@ -269,6 +269,31 @@ def _short(failure: Exception) -> str:
     return f"{type(failure).__name__}: {text[0][:120] if text else 'no message'}"
 
 
+def skipped_pad(runner: Runner, sequence: TokenSequence) -> int | None:
+    """The pad token, if the model's own forward looks for the last token that is none, and else takes the last one.
+
+    transformers' decoders do so, and a head was trained on the states that they found. Tried, with a pad token behind a
+    sequence, since the classes differ.
+    """
+    config = runner.backbone.config
+    pad = getattr(config.get_text_config(), "pad_token_id", None)
+    if runner.head is None or config.is_encoder_decoder or not isinstance(pad, int):
+        return None
+    if not 0 <= pad < runner.architecture.vocab_size(config):
+        return None
+    types = None if sequence.token_type_ids is None else (*sequence.token_type_ids, 0)
+    behind = token_sequence(runner.architecture, config, (*sequence.token_ids, pad), types)
+    mode = runner.mode
+    alone = run_alone(runner, [behind], with_head=True)
+    runner.mode = mode
+    if not alone.states or alone.logits is None:
+        return None
+    with torch.inference_mode():
+        last, before = runner.head(alone.states[0][[-1, -2]].to(runner.head_dtype)).float()
+    wrong, right = ((each - alone.logits[0]).abs().max() for each in (last, before))
+    return pad if right < wrong else None
+
+
 def why_not_split(runner: Runner, alone: Alone, *, comparable: bool) -> str | None:
     """Why the head cannot run on pooled states, or None if it can.
 

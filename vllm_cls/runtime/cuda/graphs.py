@@ -110,7 +110,8 @@ class Graphs:
 
     def states(self, works: Sequence[Work]) -> torch.Tensor | None:
         """Pooled states `(num_sequences, hidden)`, float32; None where the batch has to run as usual."""
-        if self.why_not is not None or any(each.past or each.keep or each.sequence.adapter for each in works):
+        special = any(each.past or each.keep or each.sequence.adapter or each.sequence.num_behind for each in works)
+        if self.why_not is not None or special:
             return None
         bucket = bucket_of(sum(map(len, works)), len(works), *self._limits)
         if bucket is None:

@@ -1,4 +1,4 @@
-"""How classes map the names of a checkpoint to their own, by transformers' rules, on models without memory."""
+"""How classes map the names of a checkpoint to their own, by transformers' rules; and what a class has no place for."""
 
 from __future__ import annotations
 
@@ -6,17 +6,31 @@ import copy
 import functools
 import inspect
 import itertools
+import re
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from .architecture import in_backbone
+from .errors import ModelError
+from .meta_loading import load_on_meta
+from .transformers_logging import quiet
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-from vllm_cls.transformers_logging import quiet
-
-from .meta_loading import load_on_meta
+# Buffers that earlier versions of transformers saved, and that are computed since.
+_OLD_BUFFERS = (
+    r"(^|\.)(position|token_type)_ids$", r"rotary_emb\.inv_freq$", r"\.(attn|attention)\.(masked_)?bias$",
+)  # fmt: skip
+# Our own heads: a new head may lack parts that an older one of the same checkpoint had.
+_OWN_HEADS = frozenset(f"{part}.{kind}" for part in ("score", "combine") for kind in ("weight", "bias"))
+# What classes of other libraries call their heads.
+_FOREIGN_HEADS = frozenset(
+    "score classifier classification_head v_head value_head reward_head regression_head lm_head".split()
+)
 
 
 class Reader:
@@ -102,6 +116,10 @@ class Family:
         # Some classes hold the backbone's parts themselves; theirs that no base model has are heads.
         return any(reader.part(name) in reader.parts - self._bodies for reader in self.readers if not reader.inside)
 
+    def has(self, name: str) -> bool:
+        """Whether a class of the family reads a name on disk."""
+        return any(reader.target(name)[0] is not None for reader in self.readers)
+
     @functools.cached_property
     def _bodies(self) -> set[str]:
         bases = [one for one in self.readers if not one.inside and one.model.get_output_embeddings() is None]
@@ -138,3 +156,96 @@ class Family:
             except (ValueError, TypeError, AttributeError, NotImplementedError):
                 continue  # a class that cannot be made from this config explains no tensor
             yield Reader(model)
+
+
+@dataclass(frozen=True)
+class Unused:
+    """Tensors of a checkpoint that a class has no place for, beside buffers that are computed since.
+
+    Args:
+        lost: of the backbone, or of nothing that is known, so that a part of the model would be lost.
+        foreign: of a head that no class of this family has.
+        heads: of another head that one has, a language model's as a rule.
+    """
+
+    lost: list[str]
+    foreign: list[str]
+    heads: list[str]
+
+    @classmethod
+    def among(cls, names: Iterable[str], reader: Reader, family: Family) -> Unused:
+        """What there is of each.
+
+        Args:
+            names: of all tensors that the class has no place for.
+            reader: of the class.
+            family: of its backbone.
+        """
+        ignored = [*(reader.model._keys_to_ignore_on_load_unexpected or ()), *_OLD_BUFFERS]
+        prefixes = (f"{reader.backbone.base_model_prefix}.", reader.inside)
+        beside = reader.parts - {reader.model.base_model_prefix} if reader.inside else set()
+        inside = {reader.backbone.base_model_prefix, *map(_part, reader.backbone.state_dict())}
+        foreign = _FOREIGN_HEADS - inside
+        found = cls([], [], [])
+        for name in names:
+            if any(re.search(pattern, name) for pattern in ignored):
+                continue
+            if any(name.removeprefix(prefix) in family.pooler for prefix in prefixes):
+                continue
+            if _part(name) in foreign and name not in _OWN_HEADS and not family.has(name):
+                found.foreign.append(name)
+            elif name in _OWN_HEADS or _part(name) in beside or family.is_head(name):
+                found.heads.append(name)
+            else:
+                found.lost.append(name)
+        return found
+
+    def refuse_loss(self, source: str, class_name: str) -> None:
+        """Raise `ModelError` if a part of the model would be lost."""
+        if self.lost:
+            raise ModelError(
+                f"{source}: {class_name} has no place for {some(self.lost)}; leaving it out would lose a part of the model. Its "
+                "config.json may not describe these weights (model_type, number of layers); correct it, or take out of the "
+                "file what does not belong to the model."
+            )
+
+    def refuse_missing(self, missing: Sequence[str], source: str, reader: Reader) -> None:
+        """Raise `ModelError` if the class of a reader lacks parameters; what is there instead is named."""
+        if not missing:
+            return
+        instead = [*self.foreign, *self.lost, *(name for name in self.heads if name in _OWN_HEADS)]
+        misnamed = next((name for name in instead if name.endswith(f".{missing[0]}")), None)
+        advice = "" if not instead else f"The file has {some(instead)}, which that class does not read"
+        if misnamed is not None:
+            advice = f"The file has {misnamed}: take {misnamed.removesuffix(missing[0])!r} off its names."
+        elif any(in_backbone(reader.model.base_model_prefix, name) for name in missing):
+            advice = (
+                f"The file is not whole, or config.json does not describe it. {advice}{'.' if advice else ''}".rstrip()
+            )
+        else:
+            advice += ": if that is its head, rename it, or bring it with --head file. Else make" if advice else "Make"
+            advice += " a head with `vcls convert … --head fit|tokens|two-way|file|random`."
+        raise ModelError(
+            f"{source} lacks {some(missing)}, which {type(reader.model).__name__} needs; they are never invented. {advice}"
+        )
+
+    def told(self, source: str) -> str:
+        """Words on the heads that are left out, but for those that one expects; empty where there are none."""
+        if not self.foreign:
+            return ""
+        return f"{source} has {some(self.foreign)}, a head of another kind, which is left out"
+
+
+def foreign_heads(names: Iterable[str]) -> list[str]:
+    """Those that other libraries call heads so; a language model's output layer is none."""
+    return sorted(name for name in names if _part(name) in _FOREIGN_HEADS - {"lm_head"} and name not in _OWN_HEADS)
+
+
+def _part(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def some(names: Collection[str]) -> str:
+    """The first five of several names, and how many more there are."""
+    shown = ", ".join(list(names)[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

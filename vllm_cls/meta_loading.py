@@ -7,8 +7,8 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from vllm_cls.errors import ModelError
-from vllm_cls.transformers_logging import quiet
+from .errors import ModelError
+from .transformers_logging import quiet
 
 if TYPE_CHECKING:
     import torch
