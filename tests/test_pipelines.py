@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import transformers
 
-from vllm_cls import LLM, classify_file
+from vllm_cls import LLM, classify_file, convert
 
 from .models import tiny
 from .models.tokenizers import SENTENCES
@@ -60,3 +60,19 @@ def test_top_k_of_files(name: str, problem: str, tmp_path: Path) -> None:
             expected, found = pipeline(row, top_k=top_k), json.loads(line)["top_k"]
             assert [each["label"] for each in found] == [each["label"] for each in expected]
             assert [each["score"] for each in found] == pytest.approx([e["score"] for e in expected], abs=1e-4)
+
+
+@pytest.mark.parametrize(("name", "bias"), [("qwen2", 0.5), ("mamba", None)])
+def test_pipelines_know_our_classes(name: str, bias: float | None, tmp_path: Path) -> None:
+    """Else they log an error, and go on."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as KNOWN
+
+    folder, out = tiny.causal_lm(name, tmp_path / "model"), tmp_path / "out"
+    convert(str(folder), out, head="tokens", label_tokens="b= bad,g= good", logit_bias=bias)
+    pipeline: Any = transformers.pipeline("text-classification", str(out))
+    assert type(pipeline.model).__name__ in KNOWN.values()
+    with LLM(str(out)) as llm:
+        (output,) = llm.classify(TEXTS[0])
+    (found,) = pipeline(TEXTS[0])
+    assert found["label"] == output.outputs.label
+    assert found["score"] == pytest.approx(output.outputs.scores[found["label"]], abs=1e-4)

@@ -49,6 +49,8 @@ def _extend_one(auto: Any, task: str) -> None:
                 made = _classifier_class(key, task)
                 if made is None:
                     raise
+                # By its name alone, which no config has: pipelines ask whether they know the class.
+                native._model_mapping.setdefault(made.__name__, made.__name__)
                 return made
             return _ByClassName(found) if task == "classify" and _has_other_heads(key) else found
 
