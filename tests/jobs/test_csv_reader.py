@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from vllm_cls.errors import JobError
 from vllm_cls.jobs import csv_reader
 from vllm_cls.jobs.csv_reader import read_csv
+from vllm_cls.jobs.readers import columns_of, read_rows
 from vllm_cls.jobs.rows import Row
+from vllm_cls.jobs.sources import find_sources
 from vllm_cls.jobs.streams import Stream
 
 from .files import fields_of, rows_of, write
@@ -114,3 +116,49 @@ def test_a_header_that_cannot_be_used_ends_the_job(tmp_path: Path, data: str | b
 
 def test_columns_without_a_name_get_one() -> None:
     assert rows("a,,b,\n1,2,3,4\n")[0].fields == {"a": "1", "column_2": "2", "b": "3", "column_4": "4"}
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "told"),
+    [
+        ("a.csv", "text;label\ngood, really;1\n", "semicolons"),
+        ("a.csv", b'\xef\xbb\xbf"text";"label"\r\n"good, really";"1"\r\n', "semicolons"),
+        ("a.csv", "\n  \ntext\tlabel\ngood, really\t1\n", "tabs"),
+        ("a.csv", "text|label\ngood, really|1\n", "vertical bars"),
+        ("a.tsv", 'text,label\n"good, really",1\n', "commas"),
+        ("a.csv.gz", "text;label\ngood, really;1\n", "semicolons"),
+        ("a.csv", '"text;";label\ngood, really;1\n', "semicolons"),
+        ("a.csv", "sep=;\r\ntext;label\r\ngood, really;1\r\n", "semicolons"),
+        ("a.csv", '"sep=\t"\ntext\tlabel\ngood, really\t1\n', "tabs"),
+        ("a.csv", 'sep=,\ntext,label\n"good, really",1\n', None),
+        ("a.csv", 'text,label;\n"good, really",1\n', None),
+        ("a.tsv", "text\tlabel,\ngood, really\t1\n", None),
+    ],
+)
+def test_the_mark_between_columns_is_told_by_the_header(
+    tmp_path: Path, name: str, data: bytes | str, told: str | None
+) -> None:
+    path, notes = write(tmp_path / name, data), list[str]()
+    (row,) = read_rows(find_sources(path), notes)
+    assert (row.error, list(row.fields.values())) == (None, ["good, really", "1"])
+    assert [column.rstrip(";,") for column in row.fields] == ["text", "label"]
+    assert columns_of(find_sources(path)[0]) == list(row.fields)
+    assert notes == ([] if told is None else [f"{path}: its columns are parted by {told}, and are read so"])
+
+
+@pytest.mark.parametrize("header", ["text", '"a;b"', '"text, of a review"', '"a\tb|c"', "a;b\tc"])
+def test_a_column_alone_is_not_parted(header: str) -> None:
+    (row,) = rows(f"{header}\none;two|three\n")
+    assert list(row.fields.values()) == ["one;two|three"] and row.error is None
+    assert list(row.fields) == [header.strip('"')]
+
+
+def test_numbers_of_lines_behind_a_line_for_excel() -> None:
+    assert [row.number for row in rows("sep=;\na;b\n1;2\n")] == [3]
+
+
+def test_notes_are_of_the_first_few_files(tmp_path: Path) -> None:
+    paths = [write(tmp_path / f"{number}.csv", "a;b\n1;2\n") for number in range(9)]
+    notes: list[str] = []
+    assert len(list(read_rows(find_sources(paths), notes))) == 9
+    assert [note.split(":")[0] for note in notes] == list(map(str, paths[:5]))

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from vllm_cls.errors import PromptError
+from vllm_cls.errors import PromptError, nearest
 from vllm_cls.jobs.rows import PromptFields
 
 CHAT = [{"role": "user", "content": "Hello"}]
@@ -29,6 +29,11 @@ def test_the_prompt_of_a_row(fields: PromptFields, row: dict[str, Any], prompt: 
     [
         (PromptFields(), {"txet": "a"}, r"no field 'text'; there is 'txet'. Did you mean 'txet'"),
         (PromptFields(), {}, "there is none"),
+        (
+            PromptFields(),
+            {"text;label": "a", " note": "b"},
+            "there is 'text;label', ' note'. It is a part of 'text;label'",
+        ),
         (PromptFields(), {"text": None}, "'text' is null"),
         (PromptFields(), {"text": 5}, "not a text but a number"),
         (PromptFields(), {"text": ["a"]}, "not a text but a list"),
@@ -43,3 +48,8 @@ def test_the_prompt_of_a_row(fields: PromptFields, row: dict[str, Any], prompt: 
 def test_a_row_without_a_prompt_says_why(fields: PromptFields, row: dict[str, Any], says: str) -> None:
     with pytest.raises(PromptError, match=says):
         fields.prompt(row)
+
+
+def test_a_hint_is_never_the_name_that_is_missed() -> None:
+    assert nearest("text", ["text"]) == ""
+    assert nearest("text", ["text", "texts"]) == " Did you mean 'texts'?"

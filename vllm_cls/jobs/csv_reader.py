@@ -1,10 +1,16 @@
-"""CSV and TSV, record by record. Every cell is a string: `007` stays `007`."""
+"""CSV and TSV, record by record. Every cell is a string: `007` stays `007`.
+
+Where the format's own separator parts nothing of the header, and another one does, that one is taken: a spreadsheet
+writes semicolons where numbers have decimal commas.
+"""
 
 from __future__ import annotations
 
 import csv
+import itertools
+import re
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from ..errors import JobError
@@ -12,6 +18,8 @@ from .rows import Row
 from .streams import LINE_LIMIT, Stream
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
+_TOLD = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
+_EXCEL = re.compile(r'"?sep=(.)"?\s*')  # a first line by which a file tells Excel its separator
 RECORD_LIMIT = 8 * 2**20
 """Characters of the longest record: where a quote is never closed, the search for its end stops there."""
 
@@ -36,16 +44,19 @@ class Record(NamedTuple):
     offset: int
 
 
-def read_csv(stream: Stream, kind: str) -> Iterator[Row]:
+def read_csv(stream: Stream, kind: str, note: Callable[[str], None] | None = None) -> Iterator[Row]:
     """The rows below the header; blank lines are no rows.
 
     Args:
         kind: "csv" or "tsv".
+        note: called with what should be said of the file.
 
     Raises:
         JobError: the header cannot be used.
     """
-    records = _records(stream, DELIMITERS[kind])
+    delimiter, records = _open(stream, kind)
+    if note is not None and delimiter != DELIMITERS[kind]:
+        note(f"its columns are parted by {_TOLD.get(delimiter, repr(delimiter))}, and are read so")
     names = _names(next(records, None))
     for number, cells, error, offset in records:
         if error is None and len(cells) != len(names):
@@ -59,7 +70,33 @@ def header(stream: Stream, kind: str) -> list[str]:
     Raises:
         JobError: there is no header, or it cannot be used.
     """
-    return _names(next(_records(stream, DELIMITERS[kind]), None))
+    return _names(next(_open(stream, kind)[1], None))
+
+
+def _open(stream: Stream, kind: str) -> tuple[str, Iterator[Record]]:
+    """What parts the columns, and the records, of which the first is the header."""
+    own, texts = DELIMITERS[kind], _texts(stream)
+    first = next((text for text in texts if not _is_blank(text, own)), None)
+    if first is None:
+        return own, iter(())
+    told = _EXCEL.fullmatch(first.text)
+    if told is not None:
+        return told[1], _records(texts, told[1])
+    delimiter = own if first.too_long else _delimiter(first.text, own)
+    return delimiter, _records(itertools.chain([first], texts), delimiter)
+
+
+def _delimiter(line: str, own: str) -> str:
+    """What parts a header: the format's own, unless that parts nothing and a single other one does."""
+
+    def parts(delimiter: str) -> bool:
+        return len(next(csv.reader([line], delimiter=delimiter), [])) > 1
+
+    try:
+        others = [] if parts(own) else [each for each in _TOLD if parts(each)]
+    except csv.Error:  # a cell beyond Python's limit
+        return own
+    return others[0] if len(others) == 1 else own
 
 
 def _names(record: Record | None) -> list[str]:
@@ -74,13 +111,16 @@ def _names(record: Record | None) -> list[str]:
     return names
 
 
-def _records(stream: Stream, delimiter: str) -> Iterator[Record]:
+def _is_blank(line: _Text, delimiter: str) -> bool:
+    return not line.text.strip(" \r\n" if delimiter == "\t" else " \t\r\n")
+
+
+def _records(source: Iterator[_Text], delimiter: str) -> Iterator[Record]:
     """Records, each with what is wrong with it.
 
     A quoted cell may hold line ends. Where its quote is never closed properly, its first line alone is
     wrong, and reading goes on with the second.
     """
-    source = _texts(stream)
     waiting: deque[_Text] = deque()
     while True:
         first = waiting.popleft() if waiting else next(source, None)
@@ -89,9 +129,8 @@ def _records(stream: Stream, delimiter: str) -> Iterator[Record]:
         if first.too_long:
             yield Record(first.number, [], f"the line is longer than {LINE_LIMIT >> 20} MiB", first.offset)
         elif '"' not in first.text:
-            bare = first.text.removesuffix("\n").removesuffix("\r")
-            if bare.strip(" \t" if delimiter == "," else " "):
-                yield _record(first, bare.split(delimiter))
+            if not _is_blank(first, delimiter):
+                yield _record(first, first.text.removesuffix("\n").removesuffix("\r").split(delimiter))
         else:
             yield _quoted(first, source, waiting, delimiter)
 

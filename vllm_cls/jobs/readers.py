@@ -16,9 +16,14 @@ from .rows import Row, json_type
 from .sources import FORMATS, STDIO, Source
 from .streams import LINE_LIMIT, Line, Stream, open_stream, without_mark
 
+_MOST_NOTES = 5
 
-def read_rows(sources: Iterable[Source]) -> Iterator[Row]:
+
+def read_rows(sources: Iterable[Source], notes: list[str] | None = None) -> Iterator[Row]:
     """The rows of all sources, in order, each with its place and the share of the bytes read so far.
+
+    Args:
+        notes: gets what should be said of the files, of the first few of them.
 
     Raises:
         JobError: a file cannot be opened, or is damaged as a whole.
@@ -28,7 +33,7 @@ def read_rows(sources: Iterable[Source]) -> Iterator[Row]:
     total = None if None in sizes else sum(size or 0 for size in sizes)
     before = 0
     for source in sources:
-        for row in _rows(source):
+        for row in _rows(source, [] if notes is None else notes):
             row.source, row.unit = source.name, source.unit
             row.done = min(1.0, (before + row.offset) / total) if total else None
             yield row
@@ -53,7 +58,7 @@ def columns_of(source: Source) -> list[str] | None:
     return None
 
 
-def _rows(source: Source) -> Iterator[Row]:
+def _rows(source: Source, notes: list[str]) -> Iterator[Row]:
     if source.format == "parquet":
         from .parquet_reader import read_parquet
 
@@ -61,15 +66,20 @@ def _rows(source: Source) -> Iterator[Row]:
     elif source.format not in FORMATS:
         yield from _plugin_rows(source)
     else:
+
+        def note(text: str) -> None:
+            if len(notes) < _MOST_NOTES:
+                notes.append(f"{source.name}: {text}")
+
         with open_stream(source) as stream:
-            yield from _text_reader(source.format)(stream)
+            yield from _text_reader(source.format, note)(stream)
 
 
-def _text_reader(kind: str) -> Callable[[Stream], Iterator[Row]]:
+def _text_reader(kind: str, note: Callable[[str], None]) -> Callable[[Stream], Iterator[Row]]:
     if kind in ("csv", "tsv"):
         from .csv_reader import read_csv
 
-        return lambda stream: read_csv(stream, kind)
+        return lambda stream: read_csv(stream, kind, note)
     return {"jsonl": read_jsonl, "json": read_json, "txt": read_txt}[kind]
 
 

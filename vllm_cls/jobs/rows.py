@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from ..llm import LLM
     from .remote import RemoteModel
 
+_MARKS = ",;\t|"  # between columns
+
 
 @dataclass(slots=True)
 class Row:
@@ -86,6 +88,11 @@ def missing(name: str, known: Iterable[str]) -> str:
     shown = ", ".join(map(repr, columns[:10])) + (" …" if len(columns) > 10 else "")
     near = nearest(name, columns)
     hint = f"{near} If so, name it with --text-field or its like." if near else ""
+    for column in columns:
+        if any(name in map(str.strip, column.split(mark)) for mark in _MARKS if mark in column):
+            hint = (
+                f" It is a part of {column!r}: the header's columns must be parted by one mark, the same in all places."
+            )
     return f"no field {name!r}; there is {shown or 'none'}.{hint}"
 
 
