@@ -17,8 +17,7 @@ import torch
 from vllm_cls.architecture import CalibrationRequest, Head, HeadResult
 from vllm_cls.config import labels_of
 from vllm_cls.errors import ConfigError
-from vllm_cls.metrics import evaluate
-from vllm_cls.pooler.activations import activation_for, softmax_or_sigmoid
+from vllm_cls.metrics import measured
 
 from .linear_heads import StoredHead, scaled_tensors, stored_head
 from .linear_models import softmax
@@ -67,7 +66,7 @@ def calibrate(request: CalibrationRequest) -> HeadResult:
     The report gets `calibration`: what was measured before and after, and whether it was kept.
 
     Raises:
-        ConfigError: the head has no probabilities, its last layer is not found, or rows and labels do not fit.
+        ConfigError: the head's last layer is not found, or there are too few rows.
     """
     head = request.result.head
     rows = _rows(request)
@@ -141,33 +140,14 @@ def fit(logits: NDArray[Any], gold: NDArray[Any], intercept: bool, *, multi_labe
 def _rows(request: CalibrationRequest) -> _Rows:
     logits = request.logits.double().numpy()
     labels = list(labels_of(request.target.config).values())
-    activation = activation_for(request.target.config)
     problem_type = request.target.config.problem_type
-    if activation not in (softmax_or_sigmoid, torch.sigmoid) or (activation is torch.sigmoid and problem_type is None):
-        raise ConfigError("--calibrate needs a head that gives probabilities by softmax or sigmoid; this one does not.")
     if not np.isfinite(logits).all():
         raise ConfigError("--calibrate: the head gives NaN or infinity for a row; try --dtype float32.")
-    if activation is torch.sigmoid:
-        gold = targets_as_array(labels, request.targets, "multi_label_classification", "--calibrate")[1]
-        return _Rows(logits, gold, None, True)
-    if len(labels) == 1:
-        classes = _one_label(labels[0], request.targets)
-        return _Rows(logits, classes[:, None].astype(float), classes, False)
-    classes = targets_as_array(labels, request.targets, "single_label_classification", "--calibrate")[1]
-    return _Rows(logits, np.eye(len(labels))[classes], classes, False)
-
-
-def _one_label(label: str, targets: Sequence[Any]) -> NDArray[np.int64]:
-    """0 and 1 for the rows of a head with one label: its name or 1 is true; 0, or the one other name, is false."""
-    names = [str(int(each)) if isinstance(each, bool) else str(each) for each in targets]
-    true = label if label in names else "1"
-    others = sorted(set(names) - {true})
-    if len(names) < 10 or len(others) != 1 or names.count(true) < 2 or names.count(others[0]) < 2:
-        raise ConfigError(
-            f"--calibrate: a head with the one label {label!r} needs at least 10 rows, 2 of them with {label!r} or 1 and 2 "
-            f"with one other value; found {', '.join(map(repr, sorted(set(names))[:5]))}."
-        )
-    return np.array([int(name == true) for name in names])
+    values = targets_as_array(labels, request.targets, problem_type, "--calibrate")
+    if problem_type == "multi_label_classification":
+        return _Rows(logits, values, None, True)
+    gold = values[:, None].astype(float) if len(labels) == 1 else np.eye(len(labels))[values]
+    return _Rows(logits, gold, values, False)
 
 
 def _folds(rows: _Rows, seed: int) -> list[tuple[NDArray[Any], NDArray[Any]]]:
@@ -192,14 +172,13 @@ def _judge(rows: _Rows, folds: Sequence[tuple[Any, Any]], intercept: bool) -> di
 
 
 def _measure(rows: _Rows, logits: NDArray[Any], request: CalibrationRequest) -> dict[str, float]:
-    names = list(labels_of(request.target.config).values())
     gold: list[Any]
-    if rows.multi_label:
-        gold = [[name for name, true in zip(names, row, strict=True) if true] for row in rows.gold]
-    elif rows.classes is not None:
-        gold = [index if len(names) == 1 else names[index] for index in rows.classes.tolist()]
-    problem_type = "multi_label_classification" if rows.multi_label else None
-    metrics = evaluate(rows.probabilities(logits).tolist(), gold, dict(enumerate(names)), problem_type=problem_type)
+    if rows.classes is None:
+        gold = [frozenset(np.flatnonzero(row).tolist()) for row in rows.gold]
+    else:
+        gold = rows.classes.tolist()
+    names, problem_type = list(labels_of(request.target.config).values()), request.target.config.problem_type
+    metrics = measured(rows.probabilities(logits).tolist(), gold, names, problem_type)
     return {name: float(getattr(metrics, name)) for name in _MEASURED}
 
 

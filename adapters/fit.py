@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from vllm_cls.architecture import Head, HeadRequest, HeadResult, LinearHead
 from vllm_cls.errors import ConfigError
-from vllm_cls.metrics import evaluate
+from vllm_cls.metrics import measured
 
 from .linear_models import PROBLEMS, Fitted, Problem, softmax
 from .targets import targets_as_array
@@ -41,11 +41,13 @@ def fitted_head(request: HeadRequest) -> HeadResult:
     intercept is fitted only where the classifier class can hold it, or with `--bias`.
 
     Raises:
-        ConfigError: there are too few rows, or targets that are not among the labels.
+        ConfigError: there are too few rows or labels.
     """
     prompts, targets = request.options["prompts"], request.options["targets"]
     problem_type = request.problem_type or "single_label_classification"
-    labels, values = targets_as_array(list(request.labels), targets, problem_type)
+    labels, values = list(request.labels), targets_as_array(request.labels, targets, problem_type)
+    if problem_type == "single_label_classification" and len(labels) < 2:
+        raise ConfigError(f"--train: there must be two labels, and there is only {labels[0]!r}.")
     pooled, features = request.states(prompts)
     seed, share = int(request.options.get("seed") or 0), float(request.options.get("validation_split", 0.2))
     train, held_out = _split(values, share, seed, problem_type)
@@ -157,14 +159,13 @@ def _report(logits: NDArray[Any], values: NDArray[Any], labels: Sequence[str], p
     """Measurements on held-out rows, beside what the commonest label (or the mean) would get."""
     gold: list[Any]
     if problem_type == "regression":
-        rows, gold = logits, values.tolist() if values.shape[1] > 1 else values[:, 0].tolist()
+        rows, gold = logits, values[:, 0].tolist()
     elif problem_type == "multi_label_classification":
-        rows = 1 / (1 + np.exp(-logits))
-        gold = [[label for label, has in zip(labels, row, strict=True) if has] for row in values]
+        rows, gold = 1 / (1 + np.exp(-logits)), [frozenset(np.flatnonzero(row).tolist()) for row in values]
     else:
-        rows, gold = softmax(logits), [labels[index] for index in values]
-    measured = evaluate(rows.tolist(), gold, dict(enumerate(labels)), problem_type=problem_type)
-    return {name: value for name in _MEASURED if (value := getattr(measured, name)) is not None}
+        rows, gold = softmax(logits), values.tolist()
+    found = measured(rows.tolist(), gold, labels, problem_type)
+    return {name: value for name in _MEASURED if (value := getattr(found, name)) is not None}
 
 
 def _description(request: HeadRequest, report: Mapping[str, Any], on_features: bool) -> str:

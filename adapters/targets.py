@@ -1,4 +1,4 @@
-"""The labels of rows, as a file has them, as arrays."""
+"""The labels of rows as arrays, and whether they are enough to learn from."""
 
 from __future__ import annotations
 
@@ -12,55 +12,36 @@ from vllm_cls.errors import ConfigError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_LEAST = 10
+
 
 def targets_as_array(
-    labels: list[str], targets: Sequence[Any], problem_type: str, option: str = "--train"
-) -> tuple[list[str], NDArray[Any]]:
-    """Labels and the targets as an array: indices, a 0/1 matrix, or numbers.
+    labels: Sequence[str], targets: Sequence[Any], problem_type: str | None, option: str = "--train"
+) -> NDArray[Any]:
+    """Indices `(num_rows,)`, a 0/1 matrix or numbers `(num_rows, num_labels)`.
 
     Args:
-        labels: in the order of their indices; empty to take those of the targets.
+        labels: in the order of their indices; one alone is true (1) or not (0), where the problem is no other.
+        targets: as `HeadRequest.options` has them.
         option: that named the rows' file, for errors.
 
     Raises:
-        ConfigError: there are too few rows, or one has a label that is none of `labels`.
+        ConfigError: there are too few rows, of a label or of all.
     """
-    if len(targets) < 10:
-        raise ConfigError(f"{option} has {len(targets)} usable rows; at least 10 are needed.")
+    if len(targets) < _LEAST:
+        raise ConfigError(f"{option} has {len(targets)} usable rows; at least {_LEAST} are needed.")
     if problem_type == "regression":
-        try:
-            return labels or ["value"], np.array([float(each) for each in targets]).reshape(len(targets), -1)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"{option}: for regression every label must be a number ({error}).") from error
+        if len(labels) > 1:
+            raise ConfigError(f"{option}: a regression learns one number a row, and --labels names {len(labels)}.")
+        return np.array(targets, dtype=float).reshape(len(targets), 1)
     if problem_type == "multi_label_classification":
-        rows = [each if isinstance(each, (list, tuple)) else [each] for each in targets]
-        labels = labels or sorted({str(name) for row in rows for name in row})
-        _known({str(name) for row in rows for name in row}, labels, option)
-        return labels, np.array([[float(label in map(str, row)) for label in labels] for row in rows])
-    names, indices = _class_indices(labels, targets, option)
-    counts = np.bincount(indices, minlength=len(names))
-    if counts.min() < 2 or len(names) < 2:
-        rare = names[int(counts.argmin())] if len(names) else "?"
+        return np.array(targets, dtype=float)
+    names = [f"not {labels[0]}", labels[0]] if len(labels) == 1 else labels
+    values = np.array(targets, dtype=int)
+    counts = np.bincount(values, minlength=len(names))
+    if counts.min() < 2:
         raise ConfigError(
-            f"{option}: every label needs at least 2 rows, and there must be two labels; {rare!r} has {counts.min()}."
+            f"{option}: every label needs at least 2 rows, and there must be two labels; {names[int(counts.argmin())]!r} has "
+            f"{counts.min()}."
         )
-    return names, indices
-
-
-def _class_indices(labels: list[str], targets: Sequence[Any], option: str) -> tuple[list[str], NDArray[Any]]:
-    """Label names or indices → indices; numbers mean indices where the labels are not themselves numbers."""
-    found = sorted(
-        {str(each) for each in targets}, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name)
-    )
-    if labels and not set(found) <= set(labels) and all(name.isdigit() and int(name) < len(labels) for name in found):
-        return labels, np.array([int(each) for each in targets])
-    labels = labels or found
-    _known(set(found), labels, option)
-    index = {label: number for number, label in enumerate(labels)}
-    return labels, np.array([index[str(each)] for each in targets])
-
-
-def _known(found: set[str], labels: Sequence[str], option: str) -> None:
-    unknown = sorted(found - set(labels))
-    if unknown:
-        raise ConfigError(f"{option} has the label {unknown[0]!r}, which --labels ({', '.join(labels)}) does not name.")
+    return values

@@ -62,6 +62,27 @@ def test_calibration_error_by_its_definition() -> None:
     assert found.calibration_error == pytest.approx(sum(gaps))
 
 
+# Confidence, and whether it was right. Of 15 equal bins the second and third, the fourth and fifth, and the last two rows
+# share one each (0.6 begins a bin, 1 is in the last): these differ in bins of any other number, or closed on the right.
+SURE = [(0.59, True), (0.6, False), (0.65, True), (0.68, True), (0.73, False), (0.99, True), (1.0, False)]
+GAPS = (1 - 0.59) + (1.25 - 1) + (1.41 - 1) + (1.99 - 1)
+
+
+def test_the_bins_of_the_calibration_error() -> None:
+    two = evaluate([[1 - sure, sure] for sure, _ in SURE], [int(right) for _, right in SURE], {0: "a", 1: "b"})
+    assert two.calibration_error == pytest.approx(GAPS / 7, abs=1e-12)
+    alone = evaluate([[sure] for sure, _ in SURE], [int(right) for _, right in SURE], {0: "a"})
+    assert alone.calibration_error == pytest.approx(GAPS / 7, abs=1e-12)
+    doubt = evaluate([[1 - sure] for sure, _ in SURE], [int(not right) for _, right in SURE], {0: "a"})
+    assert doubt.calibration_error == pytest.approx(GAPS / 7, abs=1e-12)
+    labels = {i: f"label {i}" for i in range(14)}
+    probs = [sure for sure, _ in SURE] + [1 - sure for sure, _ in SURE]
+    gold = [f"label {i}" for i, (_, right) in enumerate(SURE) if right]
+    gold += [f"label {i + 7}" for i, (_, right) in enumerate(SURE) if not right]
+    several = evaluate([probs], [gold], labels, problem_type="multi_label_classification")
+    assert several.calibration_error == pytest.approx(GAPS / 7, abs=1e-12)
+
+
 @pytest.mark.parametrize(
     ("gold", "index"),
     [

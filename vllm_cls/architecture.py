@@ -161,7 +161,8 @@ class HeadRequest:
         labels: label names, in the order of their indices; empty where only a number is known.
         problem_type: as in transformers, or None.
         pooling: "CLS", "LAST" or "MEAN", or "ALL" for a head on each token.
-        options: the options of the command (`label_tokens`, `train`, `seed` …).
+        options: the options of the command (`label_tokens`, `train`, `seed` …). `prompts` and `targets` are those of labelled
+            rows: indices of `labels`, a 0 or 1 for each label (multi-label), or numbers (regression).
         tokenize: `(prompt, suffix="")` → token ids as the model will see them, with `suffix` written behind the prompt.
         states: prompts → `(pooled states, features)`, each `(num_prompts, hidden)` float32; runs the model.
     """
@@ -257,7 +258,7 @@ class CalibrationRequest:
         result: the head as it is.
         target: the class and config that hold it.
         logits: of the rows, `(num_rows, num_labels)` float32.
-        targets: their labels, as the file has them.
+        targets: their labels: indices (of one label alone, 1 where it is true), or a 0 or 1 for each label (multi-label).
         seed: of the folds.
         intercept: whether each label may get a bias beside the common temperature.
         rows_name: the file's name, for the model card.

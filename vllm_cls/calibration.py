@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from .architecture import CalibrationRequest, HeadResult, Target
-from .config import PoolerConfig
+from .config import PoolerConfig, labels_of
 from .errors import ConfigError
 from .head_job import HeadJob
+from .jobs.training import MULTI_LABEL, TrainingRows, read_labels
+from .pooler.activations import activation_for, softmax_or_sigmoid
 from .registry import registry
 
 
@@ -17,7 +17,7 @@ def calibrated(
     job: HeadJob,
     result: HeadResult,
     target: Target,
-    rows: tuple[Sequence[Any], Sequence[Any]],
+    rows: TrainingRows,
     *,
     rows_path: str,
     seed: int,
@@ -27,11 +27,12 @@ def calibrated(
 
     Args:
         job: the model, how prompts are read and how many tokens run at once.
-        rows: prompts and their labels.
+        rows: prompts and their labels, as the file has them.
         intercept: False fits a temperature alone, which every format can hold.
 
     Raises:
-        ConfigError: the head gives no probabilities, or the checkpoint calibrates its logits already.
+        ConfigError: the head gives no probabilities by softmax or sigmoid, the checkpoint calibrates its logits already,
+            or a row has a label that is none of the head's.
     """
     source = job.source
     stored = PoolerConfig.parse(source.settings.get("pooler_config"))
@@ -39,14 +40,19 @@ def calibrated(
         raise ConfigError(
             "--calibrate: this checkpoint's pooler_config calibrates its logits already; remove it first."
         )
+    problem_type = target.config.problem_type
+    activation = activation_for(target.config, registry().collect("vcls_activations"))
+    if activation is not softmax_or_sigmoid and problem_type != MULTI_LABEL:
+        raise ConfigError("--calibrate needs a head that gives probabilities by softmax or sigmoid; this one does not.")
+    labels = read_labels(rows, list(labels_of(target.config).values()), problem_type, "--calibrate")
+    job.warnings += labels.notes
     from .features import classifier_logits  # the runtime, which other conversions do without
 
-    prompts, targets = rows
     logits, truncated = classifier_logits(
-        source, target, job.options, job.processor, prompts, job.budget, head_is_trained=result.head.trained
+        source, target, job.options, job.processor, rows.prompts, job.budget, head_is_trained=result.head.trained
     )
     if truncated:
-        job.warnings.append(f"{truncated} of {len(prompts)} rows of --calibrate were cut to the model's length")
+        job.warnings.append(f"{truncated} of {len(rows.prompts)} rows of --calibrate were cut to the model's length")
     request = CalibrationRequest(
         checkpoint=source.checkpoint,
         architecture=source.architecture,
@@ -54,7 +60,7 @@ def calibrated(
         result=result,
         target=target,
         logits=logits,
-        targets=targets,
+        targets=labels.targets,
         seed=seed,
         intercept=intercept,
         rows_name=Path(rows_path).name,

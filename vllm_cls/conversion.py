@@ -14,6 +14,8 @@ from .config import DTYPES, ModelConfig
 from .errors import ConfigError
 from .head_job import HeadJob
 from .head_options import ONE_LABEL, HeadOptions
+from .jobs.rows import PromptFields
+from .jobs.training import TrainingRows, read_labels, read_training_rows
 from .loading import as_reward, head_request, make_head, refuse_nameless, target_for, token_head
 from .padding import choose_pad
 from .pair_template import to_store
@@ -184,11 +186,12 @@ def _made(job: HeadJob, wanted: HeadOptions) -> HeadResult:
         ConfigError: it has other labels than those asked for.
     """
     source, method = job.source, str(wanted.head)
+    options, labels = _source_options(job, wanted)
     result = make_head(
         source,
         method,
-        _source_options(job, wanted),
-        labels=wanted.labels,
+        options,
+        labels=labels,
         problem_type=wanted.problem_type or (source.config.problem_type if method == "existing" else None),
         pooling=job.pooling,
         tokenize=job.token_ids,
@@ -218,8 +221,9 @@ def _bare_prompt(job: HeadJob, wanted: HeadOptions) -> list[str]:
     return [told]
 
 
-def _source_options(job: HeadJob, wanted: HeadOptions) -> dict[str, Any]:
-    """What a head source is given as its options; of `fit`, the labelled rows too."""
+def _source_options(job: HeadJob, wanted: HeadOptions) -> tuple[dict[str, Any], Sequence[str]]:
+    """What a head source is given as its options, and the labels; of `fit`, the labelled rows too, which may name these."""
+    labels = wanted.labels
     found: dict[str, Any] = {
         "num_labels": wanted.num_labels,
         "label_tokens": wanted.label_tokens,
@@ -233,9 +237,12 @@ def _source_options(job: HeadJob, wanted: HeadOptions) -> dict[str, Any]:
     if from_tokens is not None and from_tokens.method == wanted.head and wanted.label_tokens is None:
         found |= from_tokens.options
     if wanted.head == "fit" and wanted.train:
-        prompts, targets = _labelled_rows(job, "--train", wanted.train, wanted)
-        found |= {"prompts": prompts, "targets": targets, "train_name": Path(wanted.train).name}
-    return found
+        rows = _labelled_rows(job, "--train", wanted.train, wanted, wanted.problem_type)
+        read = read_labels(rows, labels, wanted.problem_type)
+        job.warnings += read.notes
+        labels = read.names
+        found |= {"prompts": rows.prompts, "targets": read.targets, "train_name": Path(wanted.train).name}
+    return found, labels
 
 
 def _calibrated(job: HeadJob, wanted: HeadOptions, result: HeadResult) -> tuple[HeadResult, Target]:
@@ -249,7 +256,7 @@ def _calibrated(job: HeadJob, wanted: HeadOptions, result: HeadResult) -> tuple[
             f"--calibrate: the adapter {source.adapter.name} is to be merged first, by a conversion of its own; then calibrate "
             "the result."
         )
-    rows = _labelled_rows(job, "--calibrate", wanted.calibrate, wanted)
+    rows = _labelled_rows(job, "--calibrate", wanted.calibrate, wanted, target.config.problem_type)
     result = calibrated(
         job, result, target, rows, rows_path=wanted.calibrate, seed=wanted.seed, intercept=wanted.bias is not False
     )
@@ -293,15 +300,14 @@ def _store_prompt(source: Source, prompt_template: str | None, chat_template_pro
         source.config.vcls = settings
 
 
-def _labelled_rows(job: HeadJob, option: str, path: str, wanted: HeadOptions) -> tuple[list[Any], list[Any]]:
-    """Prompts and labels of a file; rows that are left out become a warning."""
-    from .jobs.rows import PromptFields
-    from .jobs.training import read_training_rows
-
-    rows = read_training_rows(path, PromptFields(wanted.text_field, wanted.text_pair_field), wanted.label_field, option)
+def _labelled_rows(job: HeadJob, option: str, path: str, wanted: HeadOptions, problem_type: str | None) -> TrainingRows:
+    """Prompts and labels of a file; what is to be said of it, and of rows that are left out, becomes a warning."""
+    fields = PromptFields(wanted.text_field, wanted.text_pair_field)
+    rows = read_training_rows(path, fields, wanted.label_field, option, problem_type)
+    job.warnings += rows.notes
     if rows.skipped:
         job.warnings.append(f"{len(rows.skipped)} rows of {path} were left out; the first: {rows.skipped[0]}")
-    return rows.prompts, rows.targets
+    return rows
 
 
 def _with_logit_bias(result: HeadResult, logit_bias: float | None) -> HeadResult:

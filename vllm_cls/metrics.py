@@ -1,6 +1,6 @@
 """How good predictions are, counted row by row; memory does not grow with the rows.
 
-It imports nothing of ours and nothing heavy.
+It imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -8,8 +8,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from .labels import Gold, label_column
 
 BINS = 15
 _LEAST = 1e-15  # a probability of 0 for the true label costs this much, not everything
@@ -36,6 +38,7 @@ class Metrics:
         rows: rows that count.
         unknown: rows left out because their true label is missing, or none of the model's.
         unknown_labels: the first few of these, as they are written.
+        notes: how the true labels were read, where that should be said.
         accuracy: share of rows that are right; for multi-label, with exactly the right labels.
         macro_f1: mean F1 over the labels that occur or are predicted.
         log_loss: mean of −ln(probability of the true label), in nats; for multi-label, over all labels too.
@@ -51,6 +54,7 @@ class Metrics:
     rows: int
     unknown: int = 0
     unknown_labels: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     accuracy: float | None = None
     macro_f1: float | None = None
     log_loss: float | None = None
@@ -66,7 +70,7 @@ class Metrics:
 
 
 class Tally:
-    """Counts of predictions against true labels: `add` rows, then `metrics`.
+    """Counts of predictions against the true labels of a file: `add` rows, then `metrics`.
 
     Args:
         id2label: the model's labels. One label alone (a sigmoid) counts as two, "0" and "1", parted at 0.5.
@@ -75,13 +79,84 @@ class Tally:
     """
 
     def __init__(self, id2label: Mapping[int, str], problem_type: str | None = None, *, threshold: float = 0.5) -> None:
+        names = [id2label[i] for i in range(len(id2label))]
+        self._column = label_column(names, problem_type)
+        self._ways = [Counts(names, problem_type, threshold=threshold) for _ in range(self._column.ways)]
+
+    def add(self, probs: Sequence[float], gold: Any) -> bool:
+        """Count one row.
+
+        Args:
+            probs: the model's probabilities, in the order of the labels' indices; of a regression, its value.
+            gold: the true label, a name or an index; for multi-label a list of them, or a 0 or 1 for each label; a number
+                for regression.
+
+        Returns:
+            Whether the true label is known; a row whose label is not is counted as unknown only.
+        """
+        golds = self._column.add(gold)
+        for counts, each in zip(self._ways, golds, strict=True):
+            if each is None:
+                counts.miss(gold)
+            else:
+                counts.add(probs, each)
+        return golds[self._column.chosen] is not None
+
+    def metrics(self) -> Metrics:
+        """What was measured so far."""
+        return replace(self._ways[self._column.chosen].metrics(), notes=self._column.notes())
+
+
+def evaluate(
+    probs: Iterable[Sequence[float]],
+    gold: Iterable[Any],
+    id2label: Mapping[int, str],
+    *,
+    problem_type: str | None = None,
+    threshold: float = 0.5,
+) -> Metrics:
+    """The metrics of predictions, all at once; see `Tally` for the arguments."""
+    tally = Tally(id2label, problem_type, threshold=threshold)
+    for row, label in zip(probs, gold, strict=True):
+        tally.add(row, label)
+    return tally.metrics()
+
+
+def measured(
+    probs: Iterable[Sequence[float]], gold: Iterable[Gold], names: Sequence[str], problem_type: str | None = None
+) -> Metrics:
+    """The metrics of predictions against labels that are read already; see `Counts` for the arguments."""
+    counts = Counts(names, problem_type)
+    for row, label in zip(probs, gold, strict=True):
+        counts.add(row, label)
+    return counts.metrics()
+
+
+def probabilities(logits: Sequence[float], problem_type: str | None) -> list[float]:
+    """Softmax over the labels; a sigmoid where there is one, and of each for multi-label."""
+    if problem_type == "multi_label_classification" or len(logits) == 1:
+        return [
+            1 / (1 + math.exp(-logit)) if logit > 0 else math.exp(logit) / (1 + math.exp(logit)) for logit in logits
+        ]
+    top = max(logits)
+    shares = [math.exp(logit - top) for logit in logits]
+    return [share / sum(shares) for share in shares]
+
+
+class Counts:
+    """Counts of predictions against true labels: `add` rows, then `metrics`.
+
+    Args:
+        names: of the labels. One label alone counts as two, "0" and "1".
+        problem_type: as in transformers; None is single-label.
+        threshold: probability from which a multi-label model gives a label.
+    """
+
+    def __init__(self, names: Sequence[str], problem_type: str | None = None, *, threshold: float = 0.5) -> None:
         self._multi = problem_type == "multi_label_classification"
         self._numbers = _Numbers() if problem_type == "regression" else None
-        self._alone = id2label[0] if len(id2label) == 1 and not self._multi else None
-        self.labels = ["0", "1"] if self._alone is not None else [id2label[i] for i in range(len(id2label))]
-        self._index = {label: i for i, label in enumerate(self.labels)}
-        if self._alone is not None:
-            self._index.setdefault(self._alone, 1)
+        self._alone = len(names) == 1 and not self._multi
+        self.labels = ["0", "1"] if self._alone else list(names)
         self._threshold = threshold
         self._rows = self._right = self._unknown = 0
         self._unknown_labels: list[str] = []
@@ -91,37 +166,27 @@ class Tally:
         self._true, self._given, self._both = Counter[int](), Counter[int](), Counter[int]()
         self._sets: Counter[frozenset[int]] = Counter()
 
-    def add(self, probs: Sequence[float], gold: Any) -> bool:
+    def add(self, probs: Sequence[float], gold: Gold) -> None:
         """Count one row.
 
         Args:
-            probs: the model's probabilities, in the order of the labels' indices; of a regression, its value.
-            gold: the true label, a name or an index; a list of them for multi-label; a number for regression.
-
-        Returns:
-            Whether the true label is known; a row whose label is not is counted as unknown only.
+            probs: see `Tally.add`.
+            gold: the index of its label, the set of those of a multi-label row, or a regression's number.
         """
-        known: Any
-        if self._numbers is not None:
-            known = _number(gold)
-        elif self._multi:
-            known = self._indices(gold)
-        else:
-            known = self._one(gold)
-        if known is None:
-            self._unknown += 1
-            shown = repr(gold) if len(repr(gold)) <= 40 else repr(gold)[:39] + "…"
-            if len(self._unknown_labels) < _SHOWN and shown not in self._unknown_labels:
-                self._unknown_labels.append(shown)
-            return False
         self._rows += 1
         if self._numbers is not None:
-            self._numbers.add(probs[0], known)
-        elif self._multi:
-            self._add_multi(probs, known)
+            self._numbers.add(probs[0], float(gold))  # type: ignore[arg-type]
+        elif isinstance(gold, frozenset):
+            self._add_multi(probs, gold)
         else:
-            self._add_single([1 - probs[0], probs[0]] if self._alone is not None else probs, known)
-        return True
+            self._add_single([1 - probs[0], probs[0]] if self._alone else probs, int(gold))
+
+    def miss(self, gold: Any) -> None:
+        """Count a row whose true label, as it is written, is none."""
+        self._unknown += 1
+        shown = repr(gold) if len(repr(gold)) <= 40 else repr(gold)[:39] + "…"
+        if len(self._unknown_labels) < _SHOWN and shown not in self._unknown_labels:
+            self._unknown_labels.append(shown)
 
     def metrics(self) -> Metrics:
         """What was measured so far."""
@@ -146,28 +211,6 @@ class Tally:
             per_label=per_label,
             confusion=None if self._multi else self._confusion(),
         )
-
-    def _one(self, gold: Any) -> int | None:
-        """The index of a label's name or of an index; a name wins where a number could be either."""
-        if gold is None:
-            return None
-        name = str(gold).strip()
-        if name in self._index:
-            return self._index[name]
-        if isinstance(gold, bool) or (isinstance(gold, float) and gold.is_integer()):
-            name = str(int(gold))
-            if name in self._index:
-                return self._index[name]
-        return int(name) if name.isascii() and name.isdigit() and int(name) < len(self.labels) else None
-
-    def _indices(self, gold: Any) -> frozenset[int] | None:
-        """The indices of a list of labels; of a text, one label, a JSON list, or labels parted by commas."""
-        if isinstance(gold, str):
-            gold = _listed(gold, self._index)
-        if not isinstance(gold, list | tuple | set):
-            gold = [gold]
-        found = [self._one(each) for each in gold]
-        return None if None in found else frozenset(each for each in found if each is not None)
 
     def _add_single(self, probs: Sequence[float], gold: int) -> None:
         chosen = max(range(len(probs)), key=probs.__getitem__)
@@ -211,21 +254,6 @@ class Tally:
         return [[self._pairs[true, given] for given in places] for true in places]
 
 
-def evaluate(
-    probs: Iterable[Sequence[float]],
-    gold: Iterable[Any],
-    id2label: Mapping[int, str],
-    *,
-    problem_type: str | None = None,
-    threshold: float = 0.5,
-) -> Metrics:
-    """The metrics of predictions, all at once; see `Tally` for the arguments."""
-    tally = Tally(id2label, problem_type, threshold=threshold)
-    for row, label in zip(probs, gold, strict=True):
-        tally.add(row, label)
-    return tally.metrics()
-
-
 class _Calibration:
     """Confidence against correctness, in equal bins of confidence (Guo et al. 2017)."""
 
@@ -267,25 +295,3 @@ class _Numbers:
             "r2": 1 - self._squares / self._spread if self._spread else None,
             "baseline_mse": self._spread / self._rows,
         }
-
-
-def _number(gold: Any) -> float | None:
-    try:
-        value = float(gold)
-    except (TypeError, ValueError):
-        return None
-    return value if math.isfinite(value) else None
-
-
-def _listed(text: str, names: Mapping[str, int]) -> list[Any]:
-    import json
-
-    if text.strip() in names:
-        return [text]
-    if text.lstrip().startswith("["):
-        try:
-            found = json.loads(text)
-        except ValueError:
-            return [text]
-        return found if isinstance(found, list) else [text]
-    return [part for part in text.split(",") if part.strip()]

@@ -1,0 +1,301 @@
+"""The true labels of a column: the one reader for what is measured, fitted and calibrated.
+
+What a value means can depend on the others: 1 is the label "1" where all numbers are names, and the second label where
+there is a 0, too, and no label is called so. So a value is read in every way in which its column may be meant, and the
+whole column tells which one that is. Memory does not grow with the rows. It imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import abc
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+Gold = int | frozenset[int] | float
+"""A true label: an index, the indices of a multi-label row, or a regression's number."""
+
+SEPARATORS = (",", ";", "|")
+_NUMBER = re.compile(r"-?\d+(\.\d+)?", re.ASCII)
+_BITS = {"false": "0", "true": "1", "0": "0", "1": "1"}
+
+
+class LabelColumn(abc.ABC):
+    """A column of true labels, to which its values are added one by one.
+
+    `ways` says in how many ways it may be meant.
+    """
+
+    ways: int = 1
+
+    @property
+    def chosen(self) -> int:
+        """Which of the ways it is, as far as the values added so far tell."""
+        return 0
+
+    @abc.abstractmethod
+    def add(self, value: Any) -> Sequence[Gold | None]:
+        """What a value is in each of the ways; None where it is no label."""
+
+    def notes(self) -> list[str]:
+        """What should be said of the way that was chosen."""
+        return []
+
+
+def label_column(names: Sequence[str], problem_type: str | None) -> LabelColumn:
+    """The reader of a column.
+
+    Args:
+        names: of the labels, by their indices. One label alone is true or not: its indices are 0 (it is not) and 1.
+        problem_type: as in transformers; None is single-label.
+    """
+    if problem_type == "regression":
+        return _Numbers()
+    if problem_type == "multi_label_classification":
+        return _Lists(names)
+    return _Alone(names[0]) if len(names) == 1 else _Single(names)
+
+
+class _Numbers(LabelColumn):
+    """A regression's."""
+
+    def add(self, value: Any) -> Sequence[Gold | None]:
+        return (number_of(value),)
+
+
+class _Single(LabelColumn):
+    """A label a row, by name or by index."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = _Names(names)
+        self.ways = self._names.ways
+
+    def add(self, value: Any) -> Sequence[Gold | None]:
+        text = text_of(value)
+        return (None,) * self.ways if text is None else self._names.see(text)
+
+    @property
+    def chosen(self) -> int:
+        return self._names.chosen
+
+    def notes(self) -> list[str]:
+        return self._names.notes()
+
+
+class _Alone(LabelColumn):
+    """One label that is true or not: its name or 1, against 0 or the one other value that occurs."""
+
+    ways = 2  # with that other value, and without
+
+    def __init__(self, name: str) -> None:
+        self._name = name.strip()
+        self._other = ""
+        self._seen: set[int] = set()
+        self._others = False
+
+    def add(self, value: Any) -> Sequence[Gold | None]:
+        text = text_of(value)
+        if text is None:
+            return (None, None)
+        bit = _BITS.get(_plain(text), "1" if text == self._name else None)
+        if bit is not None:
+            self._seen.add(int(bit))
+            return (int(bit), int(bit))
+        self._other = self._other or text
+        self._others |= text != self._other
+        return (None, 0 if text == self._other else None)
+
+    @property
+    def chosen(self) -> int:
+        return int(bool(self._other) and not self._others and self._seen == {1})
+
+    def notes(self) -> list[str]:
+        return [f"the true label {self._other!r} is read as: not {self._name!r}"] if self.chosen else []
+
+
+class _Lists(LabelColumn):
+    """Any number of labels a row: a list of names or indices, or a 0 or 1 for each label."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names, self._count = _Names(names), len(names)
+        self.ways = 1 + self._names.ways
+        self._only_vector = self._only_list = self._vector = False
+
+    def add(self, value: Any) -> Sequence[Gold | None]:
+        entries = entries_of(value, self._split)
+        texts = None if entries is None else [text_of(each) for each in entries]
+        if texts is None or not all(texts):
+            return (None,) * self.ways
+        known = [text for text in texts if text is not None]
+        vector, lists = self._as_vector(known), self._as_list(known)
+        if known and vector is not None:
+            self._vector = True
+            self._only_vector |= not any(each is not None for each in lists)
+        elif any(each is not None for each in lists) and (known or listed(value) is not None):
+            self._only_list = True
+        return (vector, *lists)
+
+    def _as_vector(self, texts: Sequence[str]) -> frozenset[int] | None:
+        bits = [_BITS.get(_plain(text)) for text in texts]
+        if bits and (len(bits) != self._count or None in bits):
+            return None
+        return frozenset(index for index, bit in enumerate(bits) if bit == "1")
+
+    def _as_list(self, texts: Sequence[str]) -> Sequence[frozenset[int] | None]:
+        """As the labels that a row has, by names and by indices; a number twice is no list of indices."""
+        numbers = [_plain(text) for text in texts if is_number(_plain(text))]
+        if len(set(numbers)) < len(numbers):
+            return (None,) * self._names.ways
+        ways: list[frozenset[int] | None] = []
+        for found in zip(*map(self._names.see, texts), strict=True) if texts else [()] * self._names.ways:
+            known = [each for each in found if each is not None]
+            ways.append(frozenset(known) if len(known) == len(found) else None)
+        return ways
+
+    def _split(self, text: str) -> list[str]:
+        """A cell's labels: at the first separator that parts it into known ones."""
+        if self._known(text):
+            return [text]
+        for separator in SEPARATORS:
+            if separator in text and all(map(self._known, parts := _parts(text, separator))):
+                return parts
+        return _parts(text, SEPARATORS[0])
+
+    def _known(self, text: str) -> bool:
+        return text in _BITS or any(each is not None for each in self._names.find(text))
+
+    @property
+    def chosen(self) -> int:
+        vectors = self._only_vector or (self._vector and not self._only_list)
+        return 0 if vectors else 1 + self._names.chosen
+
+    def notes(self) -> list[str]:
+        return self._names.notes() if self.chosen else []
+
+
+class _Names:
+    """The names of labels, and whether a column's numbers are names or indices: told by those that are only one."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._count = len(names)
+        self._index = {name.strip(): index for index, name in enumerate(names)}
+        for index, name in enumerate(names):
+            self._index.setdefault(_plain(name.strip()), index)
+        self.ways = 2 if any(map(is_number, self._index)) else 1
+        self._only_name = self._only_index = ""
+
+    def find(self, text: str) -> Sequence[int | None]:
+        """The index of a label in each of the ways: numbers as names, and as indices."""
+        bare = _plain(text)
+        digits = _BITS.get(bare, bare)
+        name = next((self._index[each] for each in (text, bare, digits) if each in self._index), None)
+        index = int(digits) if digits.isascii() and digits.isdigit() and int(digits) < self._count else None
+        if self.ways == 1:
+            return (index if name is None else name,)
+        return (name, index) if is_number(digits) else (name, name)
+
+    def see(self, text: str) -> Sequence[int | None]:
+        """As `find`, of a label that a row has."""
+        found = self.find(text)
+        if found[0] is None and found[-1] is not None:
+            self._only_index = self._only_index or text
+        elif found[-1] is None and found[0] is not None:
+            self._only_name = self._only_name or text
+        return found
+
+    @property
+    def chosen(self) -> int:
+        return int(bool(self._only_index) and not self._only_name)
+
+    def notes(self) -> list[str]:
+        if not self._only_index:
+            return []
+        if self.chosen:
+            return [f"the true labels are read as indices, from 0 on, since {self._only_index!r} is no label's name"]
+        return [f"the true labels are read as names, since {self._only_name!r} is no index"]
+
+
+def text_of(value: Any) -> str | None:
+    """A label as it is written, without blanks round it; None where there is none, or a list or an object of them."""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, str):
+        return value.strip() or None
+    if isinstance(value, Mapping) or listed(value) is not None:
+        return None
+    if hasattr(value, "item"):  # a scalar of numpy
+        value = value.item()
+    if is_missing(value):
+        return None
+    if isinstance(value, float | Decimal) and math.isfinite(value) and value == int(value):
+        value = int(value)  # whole numbers are floats in a table where some are missing
+    return str(value)
+
+
+def is_missing(value: Any) -> bool:
+    """Whether there is no value: null, or NaN, with which tables say the same."""
+    return value is None or (isinstance(value, float | Decimal) and math.isnan(value))
+
+
+def is_number(text: str) -> bool:
+    """Whether a label is written as a number."""
+    return _NUMBER.fullmatch(text) is not None
+
+
+def number_of(value: Any) -> float | None:
+    """A finite number, or a text of one; None of anything else."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def listed(value: Any) -> list[Any] | None:
+    """The entries of a list, a set or an array; None of anything else."""
+    if isinstance(value, list | tuple | set | frozenset):
+        return list(value)
+    return list(value.tolist()) if getattr(value, "ndim", 0) >= 1 else None
+
+
+def json_list(text: str) -> list[Any] | None:
+    """The entries of a text that is a JSON list; None of any other."""
+    if not text.startswith("["):
+        return None
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, list) else None
+
+
+def entries_of(value: Any, split: Callable[[str], list[str]]) -> list[Any] | None:
+    """The labels of a multi-label row: of a list, a JSON list, or a cell that `split` parts; None where it is missing.
+
+    An empty list or cell says that the row has none of the labels.
+    """
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, str):
+        text = value.strip()
+        found = json_list(text)
+        return found if found is not None else split(text) if text else []
+    found = listed(value)
+    if found is not None:
+        return found
+    return None if text_of(value) is None else [value]
+
+
+def _plain(text: str) -> str:
+    """A label as it is compared where it is not written just as a name: "1.0" as 1, "True" as true."""
+    if text.lower() in _BITS:
+        return text.lower()
+    whole, point, fraction = text.partition(".")
+    return whole if point and is_number(text) and not fraction.strip("0") else text
+
+
+def _parts(text: str, separator: str) -> list[str]:
+    return [part.strip() for part in text.split(separator) if part.strip()]
