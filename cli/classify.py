@@ -30,8 +30,9 @@ Each row of the output has the kept fields of its input, then
   spans                  token classifiers: a list of label, score, start, end (characters) and word
   steps                  process reward models: a list of score (of a good step) and probs
 and truncated, where the text was cut, and error, where the row failed. A model with one label has no
-label, and score is its probability. A kept field that has the name of a column of the results, such as
-"label", is kept as "input_label".
+label, and score is its probability. Where a model's config names an activation that gives no
+probabilities, such as the identity of a cross-encoder, score is null, and there are logits. A kept field
+that has the name of a column of the results, such as "label", is kept as "input_label".
 
 \b
 INPUT is .jsonl, .json, .csv, .tsv, .parquet or .txt (a line a text), the texts also as .gz or .zst, a glob,

@@ -78,7 +78,10 @@ def vcls_pooling_methods() -> Mapping[str, Callable]:
 
 @hookspec
 def vcls_activations() -> Mapping[str, Callable]:
-    """Activations by the name a config may carry: `logits (…, num_labels) -> the same shape`."""
+    """Activations by the name a config may carry: `logits (…, num_labels) -> the same shape`.
+
+    One whose numbers are all from 0 to 1, which is tried, gives probabilities.
+    """
 
 
 @hookspec

@@ -71,17 +71,23 @@ class OpenModel:
         """The heads by name, the default one first; empty where there is a single head without a name."""
         return {each.name: each for each in self._open.heads if each.name is not None}
 
-    def head(self, name: str | None = None) -> RunningHead:
-        """A head, with its `id2label` and `problem_type`; the default one where there is no name.
+    def head(self, name: str | None = None, lora_request: LoRARequest | None = None) -> RunningHead:
+        """A head, with its `id2label` and `problem_type`; the default one where there is no name; of an adapter, its own.
 
         Raises:
             ConfigError: there is no head of that name.
         """
-        return self._open.head_of(PoolingParams(head_name=name))
+        (adapter,) = self._open.adapters_for(lora_request, 1)
+        return self._open.head_of(PoolingParams(head_name=name), adapter)
+
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether the activation of the default head does; not that of a regression, nor an identity in the config."""
+        return self.head().gives_probabilities
 
     @property
     def use_activation(self) -> bool:
-        """Whether requests that do not say get probabilities."""
+        """Whether requests that do not say get what the activation gives, not logits."""
         return self._open.pooler.activates(None)
 
     @property

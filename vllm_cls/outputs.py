@@ -22,14 +22,17 @@ class PoolingOutput:
 class ClassificationOutput:
     """Probabilities of one prompt, in the order of the labels' indices.
 
-    `probs` holds logits where the request asked for `use_activation=False`. `label` is the most
-    probable label; it is None for a single label, which has no winner. `labels` are those at or
-    above the threshold 0.5 of a multi-label model.
+    `probs` holds what the model's activation gives: logits where the request asked for `use_activation=False`, a value
+    for a regression, and what the config names where that gives no probabilities (the identity of some
+    cross-encoders). `probabilities` holds probabilities whatever was asked for and whatever the activation is, and is None
+    for a regression, which has none. `label` is the most probable label; it is None for a single label, which has no
+    winner.
     """
 
     probs: list[float]
     logits: list[float] = field(default_factory=list)
     id2label: dict[int, str] = field(default_factory=dict, repr=False)
+    probabilities: list[float] | None = field(default=None, repr=False)
 
     @property
     def num_classes(self) -> int:
@@ -44,7 +47,7 @@ class ClassificationOutput:
 
     @property
     def scores(self) -> dict[str, float]:
-        """Label → probability."""
+        """Label → its entry of `probs`."""
         return {self.id2label.get(i, f"LABEL_{i}"): p for i, p in enumerate(self.probs)}
 
 

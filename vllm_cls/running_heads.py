@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .config import labels_of
 from .errors import ConfigError, nearest
 from .outputs import ClassificationOutput
-from .pooler.activations import activation_for
+from .pooler.activations import Activation, activation_for, probabilities_by
 from .registry import registry
 
 if TYPE_CHECKING:
@@ -44,15 +44,31 @@ class RunningHead:
         problem_type: str | None = self.config.problem_type
         return problem_type
 
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether its activation does: not where the config names an identity or its like, nor that of a regression."""
+        return self._by is self.pooler.activation
+
+    @property
+    def _by(self) -> Activation | None:
+        return probabilities_by(self.pooler.activation, self.problem_type, len(self.id2label))
+
+    def probabilities(self, logits: torch.Tensor) -> torch.Tensor | None:
+        """Of its labels, by calibrated logits `(…, num_labels)`, whatever its activation is; None for a regression."""
+        return None if self._by is None else self._by(logits)
+
     def outputs(self, logits: torch.Tensor, activated: Sequence[bool]) -> list[ClassificationOutput]:
         """What this head gives each request of its calibrated logits `(n, num_labels)`, all at once.
 
         Args:
-            activated: whether a request gets probabilities.
+            activated: whether a request gets what the activation makes of them.
         """
         probs, raw, labels = self.pooler.activation(logits).tolist(), logits.tolist(), self.id2label
+        likely = (
+            [None] * len(raw) if self._by is None else probs if self.gives_probabilities else self._by(logits).tolist()
+        )
         return [
-            ClassificationOutput(probs[row] if each else raw[row], raw[row], labels)
+            ClassificationOutput(probs[row] if each else raw[row], raw[row], labels, likely[row])
             for row, each in enumerate(activated)
         ]
 

@@ -173,14 +173,15 @@ def classified_tokens(
     next_id: Callable[[], str],
 ) -> list[TokenClassificationRequestOutput | PromptError]:
     """One output for each prompt, or why there is none; of probabilities, whatever else the params ask for."""
-    params = PoolingParams(use_activation=True)
+    params = PoolingParams(use_activation=False)
     outputs: list[TokenClassificationRequestOutput | PromptError] = []
     with served.engine.counters.timed("outputs"):
         for each, answer in zip(tokenized, answers, strict=True):
             labels = served.config_of(each.sequence.adapter).id2label
             try:
-                probs = served.finish("token_classify", answer, each.sequence, params).numpy()
-                found = TokenClassificationOutput(finder.spans(each, probs, labels))
+                logits = served.finish("token_classify", answer, each.sequence, params)
+                probs: Any = served.head_of(params, each.sequence.adapter).probabilities(logits)
+                found = TokenClassificationOutput(finder.spans(each, probs.numpy(), labels))
             except PromptError as error:
                 outputs.append(error)
             else:

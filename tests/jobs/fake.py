@@ -44,7 +44,7 @@ class FakeLLM:
         self.closed = False
         FakeLLM.made.append(self)
 
-    use_activation = True
+    use_activation = gives_probabilities = True
     heads: dict[str, Any] = {}
 
     def describe(self) -> dict[str, Any]:
@@ -89,8 +89,9 @@ class FakeLLM:
             return ClassificationRequestOutput("0", None, [], error=error)  # type: ignore[arg-type]
         logits = [math.nan] * self.num_labels if "NAN" in text else self.logits(text)
         probs = logits if use_activation is False or "NAN" in text else self.probs(text)
+        likely = None if self.problem_type == "regression" else self.probs(text)
         return ClassificationRequestOutput(
-            "0", ClassificationOutput(probs, logits, self.id2label), [1], truncated=too_long
+            "0", ClassificationOutput(probs, logits, self.id2label, likely), [1], truncated=too_long
         )
 
     def score_processor(self, options: ScoreOptions, num_labels: Iterable[int] = ()) -> None:

@@ -76,7 +76,8 @@ def test_what_the_model_is(critic: LLM, ranker: LLM, tagger: LLM) -> None:
     with client_of(critic) as client:
         assert client.get("/model").json() == {
             "id": "critic", "task": "classify", "labels": list(LABELS.values()), "problem_type": None,
-            "heads": [], "use_activation": True, "scores": False, "takes_instruction": False, "prompt_template": None,
+            "heads": [], "use_activation": True, "gives_probabilities": True, "scores": False,
+            "takes_instruction": False, "prompt_template": None,
             "max_model_len": critic.max_model_len, "card": CARD,
         }  # fmt: skip
         unknown = client.get("/model", params={"model": "other"})

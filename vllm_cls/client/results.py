@@ -24,7 +24,8 @@ class Classification:
     Args:
         index: its place in the request.
         label: the most probable label; None where there is one label only.
-        probs: by the labels' indices; logits where the request had `use_activation=False`.
+        probs: by the labels' indices; logits where the request had `use_activation=False`, and what the model's activation
+            gives where that is no probabilities (`ModelInfo.gives_probabilities`).
         num_classes: how many there are.
         scores: label → probability, where the request asked for it; so with the following.
         top_k: the most probable labels, each `{"label", "score"}`.
@@ -111,11 +112,15 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class HeadInfo:
-    """One of several heads of the served model: its name, its labels by index, its problem type."""
+    """One of several heads of the served model: its name, its labels by index, its problem type.
+
+    `gives_probabilities` as in `ModelInfo`.
+    """
 
     name: str
     labels: list[str]
     problem_type: str | None = None
+    gives_probabilities: bool = True
 
     @property
     def id2label(self) -> dict[int, str]:
@@ -132,7 +137,8 @@ class ModelInfo:
         labels: their names by index.
         problem_type: as in transformers, or None.
         heads: those that have names, the default one, whose labels those are, first.
-        use_activation: whether answers are probabilities where a request does not say.
+        use_activation: whether answers are what the activation gives, not logits, where a request does not say.
+        gives_probabilities: whether those are probabilities: not for a regression, nor where the config names an identity.
         max_model_len: the longest text in tokens.
         prompt_template: that is written round each text, or None.
         takes_instruction: whether what pairs are written with has a place for an instruction.
@@ -145,6 +151,7 @@ class ModelInfo:
     problem_type: str | None = None
     heads: list[HeadInfo] = field(default_factory=list)
     use_activation: bool = True
+    gives_probabilities: bool = True
     max_model_len: int | None = None
     prompt_template: str | None = None
     takes_instruction: bool = False

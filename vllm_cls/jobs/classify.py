@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from .. import startup
 from ..errors import ConfigError, JobError, PromptError
+from ..labels import is_number
 from ..metrics import Metrics, Tally
 from .head_columns import HeadColumns
 from .readers import columns_of, read_rows
-from .results import ERROR, TRUNCATED, KeptFields, ResultColumns, SpanColumns, StepColumns
+from .results import ERROR, NO_PROBABILITIES, TRUNCATED, KeptFields, ResultColumns, SpanColumns, StepColumns
 from .rows import PromptFields, Row, missing
 from .sources import Source, Target, find_sources, find_target
 from .tables import Layout
@@ -25,7 +26,7 @@ from .writers import Writer, open_writer
 if TYPE_CHECKING:
     from ..client import Client
     from ..llm import LLM
-    from ..outputs import RequestOutput
+    from ..outputs import ClassificationOutput, RequestOutput
     from .remote import RemoteModel
 
 _SHOWN_FAILURES = 5
@@ -154,10 +155,17 @@ def classify_file(
     with _opened(model, llm_options) as llm:
         prompts = _fitting(prompts, llm, known)
         use_activation = llm.use_activation if use_activation is None else use_activation
-        if label_field is not None and not use_activation:
-            raise ConfigError(_NEEDS_PROBABILITIES)
         of_head = llm if head_name is None else llm.head(head_name)
-        shape = results(of_head.id2label, of_head.problem_type, threshold, top_k, scores, logits, use_activation)
+        shape = results(
+            of_head.id2label,
+            of_head.problem_type,
+            threshold,
+            top_k,
+            scores,
+            logits,
+            use_activation,
+            of_head.gives_probabilities,
+        )
         if threshold != 0.5 and not shape.multi_label:
             raise ConfigError(
                 f"threshold={threshold}: of labels that exclude each other the most probable is given; leave it out."
@@ -172,21 +180,21 @@ def classify_file(
         began = time.perf_counter()
         report = JobReport(output=None if target.path is None else str(target.path))
         stream = functools.partial(
-            _stream(llm, use_activation, head_name, aggregation),
+            _stream(llm, shape, head_name, aggregation),
             truncate=long_text == "truncate",
             truncation_side=truncation_side,
         )
-        answers = _answers(stream, read_rows(sources), prompts)
+        answers = _answers(stream, read_rows(sources, report.notes), prompts)
         with open_writer(target, layout) as writer:
             for row, answer in answers:
                 _finish(row, answer, columns, kept, writer, report)
                 if tally is not None and label_field is not None and row.error is None and answer is not None:
-                    tally.add(answer.outputs.probs, row.fields.get(label_field))
+                    _measure(tally, answer.outputs, row.fields.get(label_field))
                 if on_progress is not None:
                     on_progress(report.rows, row.done)
         report.seconds = time.perf_counter() - began
     report.metrics = None if tally is None else tally.metrics()
-    report.notes = _notes(kept, report)
+    report.notes += _notes(kept, report, shape)
     return report
 
 
@@ -273,7 +281,7 @@ def _columns(
             raise ConfigError(f"{names}: this model judges the steps of a text; leave it out.")
         if target.format == "txt":
             raise ConfigError("a .txt output holds a label a line, and this model judges steps; write .jsonl.")
-        return StepColumns(shape.use_activation)
+        return StepColumns(shape.with_probabilities)
     if llm.task != "token_classify":
         if aggregation is not None:
             raise ConfigError(f"aggregation={aggregation!r} is for token classifiers, and this model classifies texts.")
@@ -286,19 +294,24 @@ def _columns(
     return SpanColumns()
 
 
-def _stream(llm: Any, use_activation: bool, head_name: str | None, aggregation: str | None) -> Stream:
+def _stream(llm: Any, shape: ResultColumns, head_name: str | None, aggregation: str | None) -> Stream:
     if llm.judges_steps:
-        return functools.partial(llm.step_iter, use_activation=use_activation)
+        return functools.partial(llm.step_iter, use_activation=shape.with_probabilities)
     if llm.task == "token_classify":
         return functools.partial(llm.token_classify_iter, aggregation_strategy=aggregation or "simple")
     named = {} if head_name is None else {"head_name": head_name}
-    return functools.partial(llm.classify_iter, use_activation=use_activation, **named)
+    return functools.partial(llm.classify_iter, use_activation=shape.use_activation, **named)
 
 
 def _tally(shape: ResultColumns) -> Tally:
     if shape.regression and len(shape.id2label) > 1:
         raise ConfigError("label_field: a regression with several numbers has no metrics here; leave it out.")
     return Tally(shape.id2label, shape.problem_type, threshold=shape.threshold)
+
+
+def _measure(tally: Tally, answer: ClassificationOutput, gold: Any) -> None:
+    """Count a row; what is measured of labels are their probabilities, whatever the row shows."""
+    tally.add(answer.probs if answer.probabilities is None else answer.probabilities, gold)
 
 
 def _answers(
@@ -370,15 +383,31 @@ def _finish(
         report.fail(row, row.error or problem or "")
 
 
-def _notes(kept: KeptFields, report: JobReport) -> list[str]:
+def _notes(kept: KeptFields, report: JobReport, shape: ResultColumns) -> list[str]:
     notes = [
         f"the input's field {old!r} is kept as {new!r}, because {old!r} is a column of the results"
         for old, new in kept.renamed.items()
     ]
     if report.rows:
         notes += [f"no row has the field {name!r}, which was to be kept" for name in kept.never_seen]
-    unknown = report.metrics.unknown if report.metrics is not None else 0
-    if unknown and report.metrics is not None:
-        shown = ", ".join(report.metrics.unknown_labels)
-        notes.append(f"{unknown} rows are not measured, because their true label is none of the model's: {shown}")
-    return notes
+    if shape.use_activation and not (shape.gives_probabilities or shape.regression or type(shape) is not ResultColumns):
+        notes.append(f"rows have logits in place of probabilities: {NO_PROBABILITIES}")
+    return notes if report.metrics is None else notes + _notes_of_labels(report.metrics, shape)
+
+
+def _notes_of_labels(metrics: Metrics, shape: ResultColumns) -> list[str]:
+    """What is to be said of the true labels: how they were read, and which of them are none."""
+    if not metrics.unknown:
+        return metrics.notes
+    told = f"{metrics.unknown} rows are not measured, because their true label is none of the model's: "
+    told += ", ".join(metrics.unknown_labels)
+    bare = {each: each.strip("' ") for each in metrics.unknown_labels}  # they are told with quotes
+    names = {name.casefold(): name for name in shape.id2label.values()}
+    near = [
+        f"{each} differs from {names[text.casefold()]!r} in upper and lower case"
+        for each, text in bare.items()
+        if text.casefold() in names and text not in names.values()
+    ]
+    if not shape.regression and any(map(is_number, bare.values())):
+        near.append(f"indices are 0 to {max(1, len(shape.id2label) - 1)}")
+    return [*metrics.notes, told + (f" ({'; '.join(near)})" if near else "")]

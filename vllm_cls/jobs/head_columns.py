@@ -30,7 +30,7 @@ class HeadColumns:
     def of_heads(
         cls, chosen: ResultColumns, heads: Mapping[str, RunningHead | HeadInfo], name: str | None
     ) -> HeadColumns:
-        """The columns that `chosen` asks for, of every head; what needs probabilities is left out of a regression.
+        """The columns that `chosen` asks for, of every head; what needs probabilities is left out where there are none.
 
         Args:
             name: of the head that `chosen` is for; None is the first one.
@@ -38,8 +38,13 @@ class HeadColumns:
         left = {each: head for place, (each, head) in enumerate(heads.items()) if each != name and (name or place)}
         others = {}
         for each, head in left.items():
-            shape = replace(chosen, top_k=None, scores=False) if head.problem_type == "regression" else chosen
-            others[each] = replace(shape, id2label=head.id2label, problem_type=head.problem_type)
+            shape = chosen if head.gives_probabilities else replace(chosen, top_k=None, scores=False)
+            others[each] = replace(
+                shape,
+                id2label=head.id2label,
+                problem_type=head.problem_type,
+                gives_probabilities=head.gives_probabilities,
+            )
         return cls(chosen, others)
 
     @property

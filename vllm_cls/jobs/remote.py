@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from ..client import Answer, Client, HeadInfo, RejectedError, ServerError
 from ..errors import ConfigError, JobError, nearest
+from ..metrics import probabilities
 from ..outputs import ClassificationOutput, ClassificationRequestOutput
 from ..scoring import ScoreOptions, check_num_labels
 from ..template import PromptTemplate
@@ -62,6 +63,7 @@ class RemoteModel:
         self.task, self.problem_type = self._info.task, self._info.problem_type
         self.id2label = dict(enumerate(self._info.labels))
         self.num_labels, self.use_activation = len(self.id2label), self._info.use_activation
+        self.gives_probabilities = self._info.gives_probabilities
         if self.task != "classify":
             raise ConfigError(f"the server's model is for {self.task!r}, and a server classifies whole texts only.")
         template = self._info.prompt_template
@@ -161,20 +163,23 @@ class RemoteModel:
         if request.route == "score":
             texts = [[row[side] for row in rows] for side in ("prompt", "text_pair")]
             scores = self._client.score(texts[0], texts[1], **options)
-            return [_output([each.score], [], {}, each.truncated) for each in _all_of(scores, rows)]
+            return [
+                _output(ClassificationOutput(_finite([each.score])), each.truncated) for each in _all_of(scores, rows)
+            ]
         more = {"logits": True, "heads": True} if self.heads else {"logits": True}
         options = {**options, "extra": {**options["extra"], **more}}
         if request.route == "chat":
             found = self._client.chat(rows[0]["messages"], **options)
         else:
             found = self._client.classify([_input(row) for row in rows], **options)
-        name: Any = options["head_name"]
-        labels = self.id2label if name is None else self.heads[name].id2label
+        name, activated = options["head_name"], options["use_activation"]
+        activated = self.use_activation if activated is None else activated
+        asked = self if name is None else self.heads[name]
         outputs = []
         for each in _all_of(found, rows):
-            output = _output(each.probs, each.logits or [], labels, each.truncated)
+            output = _output(_numbers(each.probs, each.logits, asked, activated), each.truncated)
             heads = {
-                name: _numbers(answer["probs"], answer.get("logits") or [], self.heads[name].id2label)
+                name: _numbers(answer["probs"], answer.get("logits"), self.heads[name], activated)
                 for name, answer in (each.heads or {}).items()
             }
             outputs.append(replace(output, heads=heads))
@@ -201,12 +206,27 @@ def _all_of(answer: Answer[T], rows: Sequence[Any]) -> list[T]:
     return answer.data
 
 
-def _output(
-    probs: Sequence[float | None], logits: list[float], id2label: dict[int, str], truncated: bool | None
-) -> ClassificationRequestOutput:
-    return ClassificationRequestOutput("", _numbers(probs, logits, id2label), [], truncated=bool(truncated))
+def _output(answer: ClassificationOutput, truncated: bool | None) -> ClassificationRequestOutput:
+    return ClassificationRequestOutput("", answer, [], truncated=bool(truncated))
 
 
-def _numbers(probs: Sequence[float | None], logits: list[float], id2label: dict[int, str]) -> ClassificationOutput:
-    numbers = [math.nan if each is None else each for each in probs]  # JSON has null for what is not finite
-    return ClassificationOutput(numbers, logits, id2label)
+def _numbers(
+    probs: Sequence[float | None], logits: list[float] | None, head: RemoteModel | HeadInfo, activated: bool
+) -> ClassificationOutput:
+    """What the server's answer is of this head, as `RunningHead.outputs` makes it.
+
+    Args:
+        activated: whether the request asked for what the activation gives.
+    """
+    given, logits = _finite(probs), logits or []
+    if head.problem_type == "regression":
+        likely = None
+    elif activated and head.gives_probabilities:
+        likely = given
+    else:
+        likely = probabilities(logits or given, head.problem_type)
+    return ClassificationOutput(given, logits, head.id2label, likely)
+
+
+def _finite(numbers: Sequence[float | None]) -> list[float]:
+    return [math.nan if each is None else each for each in numbers]  # JSON has null for what is not finite

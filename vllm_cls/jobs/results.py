@@ -12,6 +12,10 @@ from ..errors import ConfigError
 if TYPE_CHECKING:
     from ..outputs import ClassificationOutput, PoolingOutput, RequestOutput, TokenClassificationOutput
 
+NO_PROBABILITIES = (
+    "the activation that the model's config names gives none; for those of its labels, open it with --hf-overrides "
+    '\'{"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Sigmoid"}}\''
+)
 TRUNCATED = "truncated"
 ERROR = "error"
 
@@ -28,6 +32,7 @@ class ResultColumns:
         scores: a map label → probability.
         logits: the logits, in the order of the labels' indices.
         use_activation: False gives `logits` in place of every probability.
+        gives_probabilities: whether the model's own activation does; if not, there are `logits`, too.
 
     Raises:
         ConfigError: options that do not go together, or a number out of its range.
@@ -40,6 +45,7 @@ class ResultColumns:
     scores: bool = False
     logits: bool = False
     use_activation: bool = True
+    gives_probabilities: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
@@ -47,10 +53,12 @@ class ResultColumns:
         if self.top_k is not None and self.top_k < 1:
             raise ConfigError(f"top_k={self.top_k} must be at least 1.")
         wants = "top_k" if self.top_k is not None else "scores" if self.scores else None
-        if wants and not self.use_activation:
-            raise ConfigError(f"{wants} gives probabilities, and without activation there are none; drop one.")
         if wants and self.problem_type == "regression":
             raise ConfigError(f"{wants} gives probabilities of labels, and this model is a regression; leave it out.")
+        if wants and not self.use_activation:
+            raise ConfigError(f"{wants} gives probabilities, and without activation there are none; drop one.")
+        if wants and not self.gives_probabilities:
+            raise ConfigError(f"{wants} gives probabilities, and {NO_PROBABILITIES}.")
 
     @property
     def multi_label(self) -> bool:
@@ -61,12 +69,17 @@ class ResultColumns:
         return self.problem_type == "regression"
 
     @property
+    def with_probabilities(self) -> bool:
+        """Whether the model's answers are probabilities, of which there may be a `score`."""
+        return self.use_activation and self.gives_probabilities
+
+    @property
     def names(self) -> list[str]:
         """The columns of every row, in their order; `truncated` and `error` come on top where they are needed."""
         if self.regression:
             return ["value"] + ["logits"] * self.logits
         first = ["labels"] if self.multi_label else ["label", "score"]
-        numbers = ["probs"] * self.use_activation + ["logits"] * (self.logits or not self.use_activation)
+        numbers = ["probs"] * self.with_probabilities + ["logits"] * (self.logits or not self.with_probabilities)
         return first + numbers + ["top_k"] * (self.top_k is not None) + ["scores"] * self.scores
 
     @property
@@ -91,7 +104,7 @@ class ResultColumns:
         found: dict[str, Any] = {"label": answer.label, "logits": list(answer.logits if self.use_activation else probs)}
         if self.regression:
             found["value"] = probs[0] if len(probs) == 1 else probs
-        elif self.use_activation:
+        elif self.with_probabilities:
             found["probs"] = probs
             found["labels"] = [self._name(i) for i, prob in enumerate(probs) if prob >= self.threshold]
             found["score"] = max(probs)

@@ -6,6 +6,7 @@ two keys that Sentence Transformers writes, then softmax (sigmoid where there is
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 Activation = Callable[[torch.Tensor], torch.Tensor]
-_TORCH = "torch.nn.modules."
+_TRIED = (-30.0, -2.0, 0.0, 2.0, 30.0)
 
 
 def identity(logits: torch.Tensor) -> torch.Tensor:
@@ -35,6 +36,27 @@ BY_PROBLEM_TYPE: dict[str, Activation] = {
     "single_label_classification": softmax_or_sigmoid,
     "multi_label_classification": torch.sigmoid,
 }
+
+
+def probabilities_by(activation: Activation, problem_type: str | None, num_labels: int) -> Activation | None:
+    """What gives the probabilities of a model's labels: its own activation, or what its problem type means; None: nothing.
+
+    A cross-encoder may be saved with an identity, so that its scores are logits. Its labels have probabilities all the
+    same, those that transformers gives. A regression has none.
+    """
+    if problem_type == "regression":
+        return None
+    if gives_probabilities(activation, num_labels):
+        return activation
+    return softmax_or_sigmoid if problem_type is None else BY_PROBLEM_TYPE[problem_type]
+
+
+@functools.lru_cache(maxsize=64)
+def gives_probabilities(activation: Activation, num_labels: int) -> bool:
+    """Whether an activation makes nothing but numbers from 0 to 1 of logits; this is tried."""
+    places = torch.arange(len(_TRIED))[:, None] + torch.arange(num_labels)
+    given = activation(torch.tensor(_TRIED)[places % len(_TRIED)])
+    return bool(((given >= 0) & (given <= 1)).all())
 
 
 def activation_for(config: PreTrainedConfig, registered: Mapping[str, Activation] | None = None) -> Activation:
@@ -69,9 +91,10 @@ def activation_for(config: PreTrainedConfig, registered: Mapping[str, Activation
 
 def _torch_activation(name: str) -> Activation:
     """The module `torch.nn.modules.….Name`; Sigmoid and Softmax mean "by the number of labels", as in vLLM."""
-    class_name = name.rpartition(".")[2]
+    module_name, _, class_name = name.rpartition(".")
     module = getattr(torch.nn, class_name, None)
-    if not name.startswith(_TORCH) or not (isinstance(module, type) and issubclass(module, torch.nn.Module)):
+    known = f"{module_name}.".startswith("torch.nn.modules.") or module_name == "torch.nn"
+    if not known or not (isinstance(module, type) and issubclass(module, torch.nn.Module)):
         raise ModelError(
             f"the config's activation function {name!r} is not one of torch.nn.modules.*; set problem_type with "
             "--hf-overrides, or correct the config."
@@ -80,5 +103,18 @@ def _torch_activation(name: str) -> Activation:
         return identity
     if class_name in ("Sigmoid", "Softmax"):
         return softmax_or_sigmoid
-    instance: Activation = module()
+    try:
+        instance: Activation = module()
+        kept = instance(torch.zeros(2, 3)).shape == (2, 3)
+    except Exception as error:
+        raise _no_activation(name, str(error)) from error
+    if not kept:
+        raise _no_activation(name, "it gives another number of them")
     return instance
+
+
+def _no_activation(name: str, reason: str) -> ModelError:
+    return ModelError(
+        f"the config's activation function {name!r} does not take logits ({reason}); set problem_type with --hf-overrides, or "
+        "correct the config."
+    )

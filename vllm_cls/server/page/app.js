@@ -163,7 +163,7 @@ function tell(error) {
 // The answer
 
 const nameOf = (index) => (model.scores && model.labels[0] === "LABEL_0" ? "score" : model.labels[index] ?? `LABEL_${index}`);
-const isShare = (value) => model.use_activation && model.problem_type !== "regression" && value >= 0 && value <= 1;
+const isShare = (value) => model.use_activation && model.gives_probabilities && value >= 0 && value <= 1;
 const shown = (value) => (value === null ? "not a number" : isShare(value) ? `${(100 * value).toFixed(1)} %` : value.toFixed(4));
 
 function ranked(values) {

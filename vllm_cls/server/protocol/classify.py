@@ -43,7 +43,7 @@ class LabelScore(TypedDict):
 
 
 class HeadAnswer(TypedDict):
-    """What one head says of a prompt; `probs` holds logits where use_activation is false."""
+    """What one head says of a prompt; `probs` holds what its activation gives, and logits where use_activation is false."""
 
     label: str | None
     probs: list[float]
@@ -93,7 +93,8 @@ def numbers_in(answer: Classification) -> int:
 def _answer(answer: ClassificationOutput, asked: ClassifyRequest, threshold: float | None) -> HeadAnswer:
     label = answer.label
     names = [answer.id2label.get(each, f"LABEL_{each}") for each in range(answer.num_classes)]
-    if answer.num_classes == 1 and threshold is not None and answer.probs[0] >= threshold:
+    sure = answer.probabilities  # whatever `probs` holds
+    if answer.num_classes == 1 and threshold is not None and sure is not None and sure[0] >= threshold:
         label = names[0]
     found = HeadAnswer(label=label, probs=answer.probs, num_classes=answer.num_classes)
     if asked.top_k is not None:

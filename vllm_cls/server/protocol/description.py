@@ -11,6 +11,7 @@ class HeadDescription(TypedDict):
     name: str
     labels: list[str]
     problem_type: str | None
+    gives_probabilities: bool
 
 
 class ModelDescription(TypedDict):
@@ -18,6 +19,8 @@ class ModelDescription(TypedDict):
 
     `labels` are in the order of their indices, those of the default head where there are several `heads` with names;
     `scores` is whether /score answers for it; `takes_instruction` is whether its pairs have a place for one;
+    `use_activation` is whether answers are what the activation gives, not logits, where a request does not say;
+    `gives_probabilities` is whether those are probabilities: not for a regression, nor where the config names an identity;
     `prompt_template` is written round each text; `card` is its README.md, in Markdown.
     """
 
@@ -27,6 +30,7 @@ class ModelDescription(TypedDict):
     problem_type: str | None
     heads: list[HeadDescription]
     use_activation: bool
+    gives_probabilities: bool
     scores: bool
     takes_instruction: bool
     prompt_template: str | None

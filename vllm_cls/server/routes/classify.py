@@ -31,8 +31,7 @@ async def answer(model: ServedModel, request: Request, asked: ClassifyRequest) -
     """Probabilities of the labels for each prompt."""
     call = Call.of(model, request, asked)
     outputs = await model.llm.classify(await prompts_of(model, asked), **call.options)
-    activated = model.llm.llm.use_activation if asked.use_activation is None else asked.use_activation
-    threshold = model.settings.threshold if activated else None
+    threshold = model.settings.threshold
     data = [classification(index, each, asked, threshold) for index, each in enumerate(outputs)]
     content: ClassifyResponse = {**call.head("classify"), "data": data, "usage": usage(outputs)}
     return await json_response(content, sum(map(numbers_in, data)))

@@ -21,7 +21,12 @@ def routes(model: ServedModel) -> APIRouter:
     described = llm.describe()
     instructed = takes_instruction(llm)
     heads = [
-        HeadDescription(name=name, labels=list(each.id2label.values()), problem_type=each.problem_type)
+        HeadDescription(
+            name=name,
+            labels=list(each.id2label.values()),
+            problem_type=each.problem_type,
+            gives_probabilities=each.gives_probabilities,
+        )
         for name, each in llm.heads.items()
     ]
 
@@ -32,15 +37,16 @@ def routes(model: ServedModel) -> APIRouter:
     ) -> ModelDescription:
         """The labels, the limits and the model card of the model or of an adapter."""
         adapter = model.adapter(name)
-        config = llm.config_of(adapter)
-        labels = list(llm.labels_of(adapter).values())
+        head = llm.head(lora_request=adapter)
+        labels = list(head.id2label.values())
         return ModelDescription(
             id=model.name_of(adapter),
             task=described["task"],
             labels=labels,
-            problem_type=config.problem_type,
+            problem_type=head.problem_type,
             heads=heads,
             use_activation=llm.use_activation,
+            gives_probabilities=head.gives_probabilities,
             scores=model.classifies and len(labels) == 1,
             takes_instruction=instructed,
             prompt_template=described["prompt_template"],
