@@ -132,6 +132,9 @@ def test_no_row_calls_a_logit_a_score(llm: LLM, expected: np.ndarray, tmp_path: 
         assert list(row) == ["label", "score", "logits"] and row["score"] is None
         assert row["logits"] == pytest.approx(output.outputs.logits, abs=1e-6)
         assert row["label"] == (None if llm.num_labels == 1 else output.outputs.label)
+    classify_file(llm, path, tmp_path / "out.txt")  # a label a line, or the logit where there is none
+    for line, output in zip((tmp_path / "out.txt").read_text().splitlines(), outputs, strict=True):
+        assert line == output.outputs.label or float(line) == pytest.approx(output.outputs.logits[0], abs=1e-6)
     assert any("logits in place of probabilities" in note and "--hf-overrides" in note for note in report.notes)
     for options in ({"top_k": 1}, {"scores": True}):
         with pytest.raises(ConfigError, match=r"the activation that the model's config names gives none.*hf-overrides"):

@@ -155,6 +155,22 @@ def test_a_text_and_a_pair(critic: LLM, page: Any) -> None:
         assert shown(page) == expected(critic, ("a good film <b>", "the end"))
 
 
+def test_a_logit_is_no_share(folders: Path, page: Any) -> None:
+    """Not even one between 0 and 1."""
+    identity = {"activation_fn": "torch.nn.modules.linear.Identity"}
+    folder = tiny.classifier("bert", folders / "raw", id2label=LABELS, sentence_transformers=identity)
+    with LLM(str(folder), device="cpu") as llm, served(llm) as url:
+        scores = llm.classify(["good"])[0].outputs.scores
+        assert any(0 < score < 1 for score in scores.values())
+        page.goto(url)
+        page.locator("#name", has_text="raw").wait_for()
+        page.fill("#text", "good")
+        page.click("#go")
+        ranked = sorted(scores.items(), key=lambda each: -each[1])
+        assert shown(page) == [(label, f"{score:.4f}") for label, score in ranked]
+        assert page.locator(".fill").count() == 0
+
+
 def test_a_text_a_line(critic: LLM, page: Any) -> None:
     with served(critic) as url:
         page.goto(url)

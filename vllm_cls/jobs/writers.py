@@ -112,11 +112,11 @@ class _JsonArray:
 
 
 class _Labels:
-    """A label on each line: the labels joined by commas, or the number where there is no label; empty for a bad row."""
+    """A label on each line: the labels joined by commas, or the numbers where there is no label; empty for a bad row."""
 
     def __init__(self, stream: IO[bytes], results: Sequence[str]) -> None:
         self._stream = stream
-        self._names = [name for name in ("label", "labels", "value", "score") if name in results]
+        self._names = [name for name in ("label", "labels", "value", "score", "logits") if name in results]
 
     def write(self, record: Mapping[str, Any]) -> None:
         value = next((record[name] for name in self._names if record[name] is not None), "")
