@@ -184,9 +184,9 @@ class Counts:
     def miss(self, gold: Any) -> None:
         """Count a row whose true label, as it is written, is none."""
         self._unknown += 1
-        shown = repr(gold) if len(repr(gold)) <= 40 else repr(gold)[:39] + "…"
-        if len(self._unknown_labels) < _SHOWN and shown not in self._unknown_labels:
-            self._unknown_labels.append(shown)
+        if len(self._unknown_labels) < _SHOWN:
+            shown = repr(gold) if len(repr(gold)) <= 40 else repr(gold)[:39] + "…"
+            self._unknown_labels += [] if shown in self._unknown_labels else [shown]
 
     def metrics(self) -> Metrics:
         """What was measured so far."""
