@@ -7,6 +7,7 @@ import torch
 import transformers
 
 from tests.models import tiny
+from vllm_cls.adapters import as_seq_cls_model
 from vllm_cls.bench.flops import Attention, Cost, Work, cost_of, shared_prefixes
 
 
@@ -41,6 +42,23 @@ def test_qwen2_by_hand() -> None:
     assert found.per_token == 3 * layer
     assert found.last_key_value == 2 * 32 * 16
     assert found.per_sequence == 32 * 3
+
+
+def test_a_model_without_attention_counts_its_linear_layers() -> None:
+    with torch.device("meta"):
+        model = as_seq_cls_model(transformers.MambaModel)(tiny.config_of("mamba"))
+    found = cost_of(model)
+    layer = sum(
+        each.weight.numel() for each in model.base_model.layers[0].modules() if isinstance(each, torch.nn.Linear)
+    )
+    assert layer > 0
+    assert found.required([5, 7]) == 12 * 2 * layer + 2 * 32 * 3
+
+
+@pytest.mark.parametrize("name", tiny.NATIVE)
+def test_every_family_has_a_cost(name: str) -> None:
+    found = cost(name)
+    assert found.required([9]) > found.required([5]) > 0
 
 
 def test_a_layer_that_runs_many_times_counts_many_times() -> None:

@@ -112,8 +112,12 @@ def _mean_of_words(source: Path, out: Path) -> Numbers:
     return softmax(torch.stack([(bad + boring) / 2, good]))
 
 
+@torch.no_grad()
 def _decoder_alone(source: Path, out: Path) -> Numbers:
-    return _rows_of_words(source, out)
+    """By the states of the decoder's own class, whose config alone would open as the encoder-decoder."""
+    model = transformers.BartForCausalLM.from_pretrained(source).eval()
+    found = model(input_ids=ids_of(source, TEXT), output_hidden_states=True)
+    return softmax(head_of(out, found.hidden_states[-1][0, -1]))
 
 
 @torch.no_grad()
@@ -266,7 +270,7 @@ OWN = {
         _causal("gemma2", final_logit_softcapping=2.0),
         ["--head", "tokens", "--label-tokens", "b= bad| boring,g= good"], _mean_of_words, own=True,
     ),
-    "decoder of two": Format(_causal("bart"), GOOD_BAD, _decoder_alone, own=True),
+    "decoder of two": Format(_causal("bart"), ["--head", "random", "--num-labels", "2"], _decoder_alone, own=True),
     "calibrated": Format(_with_rows(_causal("qwen2")), [*GOOD_BAD, *_CALIBRATE], _last, own=True),
     "sequence": Format(
         _causal("qwen2"), ["--head", "sequence", "--label-tokens", "b= very bad,g= quite good"], _whole_texts, own=True

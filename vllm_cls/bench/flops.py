@@ -1,7 +1,7 @@
 """Multiply-adds of a classifier: what the model as written requires, and what our engine computed of it.
 
 Counted are the linear layers, found on the module tree, and the two products of attention (scores, and values by
-scores). Element-wise work, norms and embeddings are not counted, nor experts that are no linear layers.
+scores). Element-wise work, norms, embeddings and recurrent states are not counted, nor experts that are no linear layers.
 """
 
 from __future__ import annotations
@@ -123,16 +123,18 @@ def cost_of(model: PreTrainedModel) -> Cost:
             shapes[outside] += 1  # such as a projection of the embeddings
         else:
             per_sequence += outside[0] * outside[1]
-    heads = int(config.num_attention_heads)
-    head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
-    fused = _fused_share(heads, int(getattr(config, "num_key_value_heads", None) or heads))
+    heads = getattr(config, "num_attention_heads", None)  # models with a recurrent state have none
+    width, fused = 0, 0.0
+    if isinstance(heads, int):
+        width = heads * int(getattr(config, "head_dim", None) or config.hidden_size // heads)
+        fused = _fused_share(heads, int(getattr(config, "num_key_value_heads", None) or heads))
     last = list(_linears(layers[-1])) if layers else []
     return Cost(
         per_token=sum(inputs * outputs * count for (inputs, outputs), count in shapes.items()),
         last_layer=sum(inputs * outputs for _, (inputs, outputs) in last),
         last_key_value=sum(_key_value(name, shape, fused) for name, shape in last),
         per_sequence=per_sequence,
-        attention=tuple(_attention(config, layers, len(layers) * repeats, heads * head_dim)),
+        attention=tuple(_attention(config, layers, len(layers) * repeats, width)) if width else (),
         shapes=dict(shapes),
     )
 
