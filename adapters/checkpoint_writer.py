@@ -64,7 +64,7 @@ class WriteResult:
     warnings: list[str]
 
 
-@hookimpl
+@hookimpl(trylast=True)
 def vcls_write_checkpoint(plan: ConversionPlan) -> WriteResult:
     """Write the checkpoint that a plan describes, or with `dry_run` only say what would be written.
 

@@ -10,10 +10,10 @@ from vllm_cls.architecture import (
     CalibrationRequest,
     HeadRequest,
     HeadResult,
-    HeadSource,
     NamedHeadRequest,
     Target,
 )
+from vllm_cls.head_source import EXISTING, HeadSource
 from vllm_cls.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -64,39 +64,97 @@ def _fit(request: HeadRequest) -> HeadResult:
 
 @hookimpl
 def vcls_head_sources() -> Mapping[str, HeadSource]:
-    return {
-        "existing": _existing,
-        "tokens": _tokens,
-        "two-way": _two_way,
-        "sequence": _sequence,
-        "fit": _fit,
-        "file": _file,
-        "random": _random,
-    }
+    return _SOURCES
 
 
-@hookimpl
+_BOTH = ("classify", "token_classify")
+_SOURCES = {
+    EXISTING: HeadSource(
+        _existing,
+        "the checkpoint, or the adapter of --lora (the default where there is one)",
+        tasks=_BOTH,
+        example="vcls convert ./finetuned copy --dtype bfloat16",
+        card="The head is the one that the model already had.",
+    ),
+    "fit": HeadSource(
+        _fit,
+        "fitted on the frozen model's states of the rows of --train",
+        takes=("bias",),
+        needs=("train",),
+        example="vcls convert ./bert my-classifier --head fit --train train.jsonl --label-field class",
+        card="The head is a linear layer fitted on the frozen model's states of labelled texts.",
+    ),
+    "tokens": HeadSource(
+        _tokens,
+        "rows of the language model's own output layer, for --label-tokens",
+        needs=("label_tokens",),
+        tasks=_BOTH,
+        reads_lm_head=True,
+        example="vcls convert ./llama sentiment --head tokens --labels negative,positive \\\n"
+        "    --label-tokens 'negative= bad| terrible,positive= good| great' \\\n"
+        "    --prompt-template 'Review: {text}\\nSentiment:'",
+        card="Each label's score is the language model's own logit for the label's token or tokens.",
+    ),
+    "two-way": HeadSource(
+        _two_way,
+        "one label: logit(yes) - logit(no), for --label-tokens 'no,yes'",
+        needs=("label_tokens",),
+        tasks=_BOTH,
+        one_label=True,
+        reads_lm_head=True,
+        example="vcls convert ./reranker scorer --head two-way --label-tokens 'no,yes' \\\n"
+        "    --score-template 'Query: {{ query }}\\nDocument: {{ document }}\\nRelevant:'",
+        card="The score is the language model's logit of one token less that of another.",
+    ),
+    "sequence": HeadSource(
+        _sequence,
+        "labels of several tokens, by the log-probability of their whole text",
+        needs=("label_tokens",),
+        reads_lm_head=True,
+        example="vcls convert ./llama sentiment --head sequence \\\n"
+        "    --label-tokens 'negative= very bad,positive= quite good' --chat-template-prompt",
+        card="Each label's score is the log-probability that the language model gives the label's text.",
+    ),
+    "file": HeadSource(
+        _file,
+        "a safetensors file, --head-weights",
+        needs=("head_weights",),
+        tasks=_BOTH,
+        example="vcls convert ./bert my-classifier --head file --head-weights head.safetensors --labels no,yes",
+        card="The head was read from a file.",
+    ),
+    "random": HeadSource(
+        _random,
+        "random numbers, for training",
+        tasks=_BOTH,
+        example="vcls convert ./bert untrained --head random --num-labels 3 --seed 1",
+        card="**The head is random: its answers mean nothing until it is trained.**",
+    ),
+}
+
+
+@hookimpl(trylast=True)
 def vcls_calibrate(request: CalibrationRequest) -> HeadResult:
     from .calibration import calibrate
 
     return calibrate(request)
 
 
-@hookimpl
+@hookimpl(trylast=True)
 def vcls_target(architecture: Architecture, config: PreTrainedConfig, result: HeadResult, pooling: str) -> Target:
     from .target import target
 
     return target(architecture, config, result, pooling)
 
 
-@hookimpl
+@hookimpl(trylast=True)
 def vcls_named_head(request: NamedHeadRequest) -> Target:
     from .add_head import add_head
 
     return add_head(request)
 
 
-@hookimpl
+@hookimpl(trylast=True)
 def vcls_model_card(values: Mapping[str, Any]) -> str:
     from .model_card import model_card
 

@@ -8,15 +8,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-_METHODS = {
-    "existing": "The head is the one that the model already had.",
-    "tokens": "Each label's score is the language model's own logit for the label's token or tokens.",
-    "two-way": "The score is the language model's logit of one token less that of another.",
-    "sequence": "Each label's score is the log-probability that the language model gives the label's text.",
-    "fit": "The head is a linear layer fitted on the frozen model's states of labelled texts.",
-    "file": "The head was read from a file.",
-    "random": "**The head is random: its answers mean nothing until it is trained.**",
-}
 _POOLING = {"ALL": "every token", "CLS": "the first token", "LAST": "the last token", "MEAN": "the mean of all tokens"}
 _PACKAGES = ("vllm-cls", "transformers", "torch")
 
@@ -28,6 +19,8 @@ def model_card(
     classifier_class: str,
     native: bool,
     head_method: str,
+    about_head: str,
+    reads_lm_head: bool,
     description: str,
     report: Mapping[str, Any],
     labels: Sequence[str],
@@ -43,6 +36,8 @@ def model_card(
         base_model: what the source was called; of a path only the last part is shown.
         native: whether plain transformers opens `classifier_class`.
         head_method: the head's source ("tokens", "fit" …).
+        about_head: a sentence on what such heads are, or "".
+        reads_lm_head: whether it is made of the language model's output layer.
         description: how the head was made, a paragraph.
         report: measurements by name; mappings in it are shown with dotted names.
         prompt_template: stored in the checkpoint and put round each text, or None.
@@ -53,12 +48,12 @@ def model_card(
     parts = [
         _front_matter(base, tokens),
         f"# {_line(name)}",
-        f"`{classifier_class}` made from {_code(base)} with vllm-cls. {_METHODS.get(head_method, '')}".rstrip(),
+        f"`{classifier_class}` made from {_code(base)} with vllm-cls. {about_head}".rstrip(),
         _head(description, labels, problem_type, pooling, command),
         _measurements(report),
         _template(prompt_template),
         _running(_line(name), tokens=tokens, native=native, template=prompt_template),
-        _limits(head_method, report, template=prompt_template),
+        _limits(report, reads_lm_head=reads_lm_head, template=prompt_template),
         "## Versions\n\n" + ", ".join(f"{package} {_version(package)}" for package in _PACKAGES) + ".",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -136,13 +131,13 @@ def _with_transformers(name: str, *, tokens: bool, native: bool, template: str |
     return "\n".join(lines)
 
 
-def _limits(head_method: str, report: Mapping[str, Any], *, template: str | None) -> str:
+def _limits(report: Mapping[str, Any], *, reads_lm_head: bool, template: str | None) -> str:
     limits = []
     if not report:
         limits.append("Nothing was measured when it was made: try it on labelled texts of your own first.")
     else:
         limits.append("The measurements hold for texts like those measured; others can be much worse.")
-    if head_method in {"tokens", "two-way", "sequence"}:
+    if reads_lm_head:
         limits.append("Another wording of the prompt or of the labels can change its accuracy by tens of points.")
     if template is not None:
         limits.append("It was made for texts inside the template above; without it the answers are others.")

@@ -91,7 +91,7 @@ def existing_head(request: HeadRequest) -> HeadResult:
             )
     elif checkpoint.locations and not _is_classifier(request):
         raise ModelError(
-            f"{checkpoint.name} has no {weight}, so it has no head; make one with --head fit, tokens, two-way, file or random."
+            f"{checkpoint.name} has no {weight}, so it has no head; make one (`vcls convert --help` lists the heads)."
         )
     else:
         labels = list(request.labels)

@@ -11,7 +11,7 @@ import click
 
 from vllm_cls.config import CONVERT_MODES, DTYPES, PROBLEM_TYPES
 
-from .grouped import GroupedCommand
+from .heads import ConvertCommand, know_head
 from .options import Names, State, console, model_options, pass_state, say, speak
 from .show import measurements, number, size
 
@@ -27,27 +27,11 @@ Examples:
 
 \b
 An example of every --head:
-  existing   vcls convert ./finetuned copy --dtype bfloat16
-  tokens     vcls convert ./llama sentiment --head tokens --labels negative,positive \\
-                 --label-tokens 'negative= bad| terrible,positive= good| great' \\
-                 --prompt-template 'Review: {text}\\nSentiment:'
-  two-way    vcls convert ./reranker scorer --head two-way --label-tokens 'no,yes' \\
-                 --score-template 'Query: {{ query }}\\nDocument: {{ document }}\\nRelevant:'
-  sequence   vcls convert ./llama sentiment --head sequence \\
-                 --label-tokens 'negative= very bad,positive= quite good' --chat-template-prompt
-  fit        vcls convert ./bert my-classifier --head fit --train train.jsonl --label-field class
-  file       vcls convert ./bert my-classifier --head file --head-weights head.safetensors --labels no,yes
-  random     vcls convert ./bert untrained --head random --num-labels 3 --seed 1
+EXAMPLES
 
 \b
 Where each comes from:
-  existing   the checkpoint, or the adapter of --lora (the default where there is one)
-  tokens     rows of the language model's own output layer, for --label-tokens
-  two-way    one label: logit(yes) - logit(no), for --label-tokens 'no,yes'
-  sequence   labels of several tokens, by the log-probability of their whole text
-  fit        fitted on the frozen model's states of the rows of --train
-  file       a safetensors file, --head-weights
-  random     random numbers, for training
+SUMMARIES
 
 \b
 More:
@@ -86,7 +70,7 @@ class Template(click.ParamType):
         return re.sub(r"\\([nt\\])", lambda match: marks[match[1]], str(value))
 
 
-@click.command(cls=GroupedCommand, groups=_GROUPS, epilog=EPILOG)
+@click.command(cls=ConvertCommand, groups=_GROUPS, epilog=EPILOG)
 @click.argument("model")
 @click.argument("out")
 @click.option(
@@ -96,7 +80,7 @@ class Template(click.ParamType):
     show_default=True,
     help="auto: what MODEL is, else classify.",
 )
-@click.option("--head", metavar="NAME", help="Where the head comes from: see below.")
+@click.option("--head", metavar="NAME", is_eager=True, callback=know_head, help="Where the head comes from: see below.")
 @click.option("--labels", type=Names(), help="Names of the labels, in the order of their indices.")
 @click.option("--num-labels", type=int, metavar="N", help="Number of labels, where they have no names.")
 @click.option("--problem-type", type=click.Choice(PROBLEM_TYPES), help="Softmax, sigmoids or a number; else not set.")

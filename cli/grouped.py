@@ -19,9 +19,14 @@ class GroupedCommand(click.Command):
         super().__init__(*args, **kwargs)
         self.groups = groups
 
+    def groups_in(self, ctx: click.Context) -> Mapping[str, Sequence[str]]:
+        """The groups of its options as it is called."""
+        return self.groups
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        title_of = {name: title for title, names in self.groups.items() for name in names}
-        rows: dict[str, list[tuple[str, str]]] = {title: [] for title in (*self.groups, "Options")}
+        groups = self.groups_in(ctx)
+        title_of = {name: title for title, names in groups.items() for name in names}
+        rows: dict[str, list[tuple[str, str]]] = {title: [] for title in (*groups, "Options")}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
             if record is not None:

@@ -63,7 +63,8 @@ def check(state: State) -> None:
 def _surveyed() -> Iterator[tuple[PluginInfo, list[str], str | None]]:
     """Each plugin with the names that it registers, by hook, and what is wrong with it, or None."""
     from vllm_cls import hookspecs
-    from vllm_cls.registry import registry
+    from vllm_cls.head_source import HeadSource
+    from vllm_cls.registry import no_head_source, registry
 
     found = registry()
     calls: dict[str, list[tuple[str, Any]]] = {info.name: [] for info in found.plugins}
@@ -75,11 +76,15 @@ def _surveyed() -> Iterator[tuple[PluginInfo, list[str], str | None]]:
         given, problem = [], info.error
         for hook, each in calls[info.name]:
             try:
-                names = [] if each.argnames else [_name(item) for item in each.function()]
+                answer = () if each.argnames else each.function()
+                names = [_name(item) for item in answer]
             except Exception as error:  # whatever a third party's hook raises
                 problem = problem or f"{each.function.__name__} failed: {type(error).__name__}: {error}"
                 continue
             given.append(f"{hook}: {', '.join(names)}" if names else hook)
+            if hook == "head sources":
+                wrong = [no_head_source(name, one) for name, one in answer.items() if not isinstance(one, HeadSource)]
+                problem = problem or (f"it gives {wrong[0]}" if wrong else None)
         yield info, given, problem
 
 

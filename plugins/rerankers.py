@@ -62,7 +62,7 @@ class _Qwen3(_Presents):
         return bool(ours) or super().__call__(config, name)
 
 
-@hookimpl
+@hookimpl(trylast=True)
 def vcls_score_templates() -> list[ScoreTemplate]:
     return [
         ScoreTemplate(

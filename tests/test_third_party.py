@@ -117,9 +117,120 @@ def test_vcls_plugins_can_leave_it_out(python: Path, converted: Path, place: Pat
     assert "'toy'" in done.stderr
 
 
+ROWS = [("a good film", "good"), ("very good", "good"), ("a bad film", "bad"), ("so bad", "bad"), ("it is", "neither")]
+
+
+@pytest.fixture(scope="module")
+def train(place: Path) -> Path:
+    path = place / "train.jsonl"
+    path.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in ROWS))
+    return path
+
+
+def test_its_head_takes_labelled_rows_and_an_option_of_its_own(
+    python: Path, place: Path, converted: Path, train: Path
+) -> None:
+    """The weights are those that its model gives directly, by the command and from Python, each in a process of its own."""
+    head = ("--head", "nearest-mean", "--train", train)
+    succeed(vcls(python, "convert", "model", "by-command", *head, "--sharpness", "3"), place)
+    code = (
+        "import vllm_cls; vllm_cls.convert('model', 'by-python', head='nearest-mean', train='train.jsonl', sharpness=3)"
+    )
+    succeed([python, "-c", code], place)
+    check = HERE / "third_party" / "check_head.py"
+    for folder in ("by-command", "by-python"):
+        answer = json.loads(succeed([python, check, "model", folder, train, "3"], place).splitlines()[-1])
+        assert answer["labels"] == ["bad", "good", "neither"]
+        assert answer["weight"] < 1e-5 and answer["bias"] < 1e-5
+    card = (place / "by-command" / "README.md").read_text()
+    assert "how near a text is" in card and "The mean states of 5 rows of `train.jsonl`." in card
+    succeed(vcls(python, "convert", "model", "plain", *head, "--no-lengths"), place)
+    answer = json.loads(succeed([python, check, "model", "plain", train, "1"], place).splitlines()[-1])
+    assert answer["weight"] < 1e-5 and answer["bias"] is None
+
+
+def test_a_head_in_a_module_that_help_does_not_load(python: Path, place: Path, converted: Path) -> None:
+    """`constant` is in a module that loads torch: it is found when --head names it."""
+    options = ("--head", "constant", "--labels", "a,b", "--weight", "0.25")
+    succeed(vcls(python, "convert", "model", "constant", *options), place)
+    code = "from safetensors.torch import load_file; print(load_file('constant/model.safetensors')['score.weight'].unique())"
+    assert succeed([python, "-c", code], place).strip() == "tensor([0.2500])"
+    assert "--weight X" in succeed(vcls(python, "convert", "--head", "constant", "--help"), place)
+
+
+def test_help_shows_its_head_without_loading_its_model(python: Path, place: Path) -> None:
+    code = (
+        "import sys\nfrom vllm_cls.cli.main import vcls\n"
+        "vcls.main(['convert', '--help'], standalone_mode=False)\n"
+        "print(sorted({'torch', 'transformers', 'vcls_toy'} & set(sys.modules)))"
+    )
+    shown = succeed([python, "-c", code], place)
+    assert shown.splitlines()[-1] == "[]"
+    options = shown[shown.index("Options of --head nearest-mean:") :]
+    assert re.search(r"--sharpness N +Factor of the logits, at least 1.\s+\[default: 1\]", options)
+    assert "--lengths / --no-lengths" in options
+    examples, summaries = shown.split("Where each comes from:")
+    assert "vcls convert my-toy-model my-classifier --head nearest-mean" in examples
+    assert re.search(r"nearest-mean +the mean states of the rows of --train, by label", summaries)
+
+
+REFUSED = {
+    "--head nearest-mean": (1, "--head nearest-mean needs --train FILE with labelled rows."),
+    "--head nearest-mean --train train.jsonl --sharpness x": (2, "'--sharpness': 'x' is not a valid int"),
+    "--head nearest-mean --train train.jsonl --sharpness 0": (1, "--sharpness 0 must be at least 1"),
+    "--head nearest-mean --train train.jsonl --sharpnes 3": (2, "'--sharpnes'. Did you mean '--sharpness'?"),
+    "--head random --num-labels 2 --sharpness 3": (1, "--sharpness belongs to --head nearest-mean, not to random;"),
+    "--head random --num-labels 2 --weight 3": (1, "--weight belongs to --head constant, not to random;"),
+    "--head random --train train.jsonl": (1, "--train belongs to --head fit or nearest-mean, not to random;"),
+    "--head nearest-mean --label-tokens a,b": (
+        1,
+        "--label-tokens belongs to --head tokens or two-way or sequence, not",
+    ),
+    "--head nearest-men --sharpness 3": (1, "random, constant, nearest-mean. Did you mean 'nearest-mean'?"),
+    "--dtype float32": (1, "--head fit|tokens|two-way|sequence|file|random|constant|nearest-mean."),
+}
+
+
+def test_what_is_wrong_with_an_option_is_told(python: Path, place: Path, converted: Path, train: Path) -> None:
+    code = """
+import contextlib, io, json, sys
+from vllm_cls.cli.main import vcls
+for options in sys.argv[1:]:
+    with contextlib.redirect_stderr(io.StringIO()) as told:
+        try:
+            vcls.main(["convert", "model", "refused", *options.split()])
+        except SystemExit as end:
+            print(json.dumps([end.code, " ".join(told.getvalue().split())]))
+"""
+    answers = [json.loads(line) for line in succeed([python, "-c", code, *REFUSED], place).splitlines()]
+    for (options, (code, told)), (found, message) in zip(REFUSED.items(), answers, strict=True):
+        assert found == code and told in message, (options, message)
+        assert "Traceback" not in message
+    assert not (place / "refused").exists()
+
+
+def test_python_tells_it_too(python: Path, place: Path, converted: Path, train: Path) -> None:
+    code = """
+import sys, vllm_cls
+for options in ({"sharpness": "3"}, {"sharpness": True}, {"lengths": 1}, {"sharpnes": 3}, {"weight": 1.0}):
+    try:
+        vllm_cls.convert("model", "refused", head="nearest-mean", train="train.jsonl", **options)
+    except vllm_cls.ConfigError as error:
+        print(error)
+"""
+    assert succeed([python, "-c", code], place).splitlines() == [
+        "--sharpness '3' is not a whole number.",
+        "--sharpness True is not a whole number.",
+        "--lengths 1 is not true or false.",
+        "there is no option 'sharpnes'. Did you mean 'sharpness'?",
+        "--weight belongs to --head constant, not to nearest-mean; leave one of them out.",
+    ]
+
+
 def test_the_guide_shows_the_code_that_runs_here() -> None:
     blocks = re.findall(r"^```(python|toml)\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    sources = {"python": (TOY / "vcls_toy.py").read_text(), "toml": (TOY / "pyproject.toml").read_text()}
+    python = (TOY / "vcls_toy.py").read_text() + (TOY / "vcls_toy_heads.py").read_text()
+    sources = {"python": python, "toml": (TOY / "pyproject.toml").read_text()}
     assert len(blocks) >= 4
     for language, block in blocks:
         assert block in sources[language], f"docs/plugins.md shows code that vcls_toy does not have:\n{block}"

@@ -12,7 +12,7 @@ from . import autoclass as _autoclass
 from . import startup as _startup
 
 if TYPE_CHECKING:
-    from .architecture import Architecture
+    from .architecture import Architecture, Head, HeadRequest, HeadResult, LinearHead
     from .async_llm import AsyncLLM
     from .classifier import load_classifier
     from .client import AsyncClient, Client
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         QueueFullError,
         VclsError,
     )
+    from .head_source import HeadOption, HeadSource
     from .hookspecs import hookimpl
     from .jobs.classify import JobReport, classify_file
     from .jobs.score import score_file
@@ -53,9 +54,15 @@ _HOMES = {
     "DeadlineError": "errors",
     "EngineDeadError": "errors",
     "EmbeddingRequestOutput": "outputs",
+    "Head": "architecture",
+    "HeadOption": "head_source",
+    "HeadRequest": "architecture",
+    "HeadResult": "architecture",
+    "HeadSource": "head_source",
     "JobError": "errors",
     "JobReport": "jobs.classify",
     "LLM": "llm",
+    "LinearHead": "architecture",
     "LoRARequest": "params",
     "ModelError": "errors",
     "PluginError": "errors",
@@ -86,8 +93,14 @@ __all__ = [
     "DeadlineError",
     "EmbeddingRequestOutput",
     "EngineDeadError",
+    "Head",
+    "HeadOption",
+    "HeadRequest",
+    "HeadResult",
+    "HeadSource",
     "JobError",
     "JobReport",
+    "LinearHead",
     "LoRARequest",
     "ModelError",
     "PluginError",

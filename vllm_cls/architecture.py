@@ -161,8 +161,9 @@ class HeadRequest:
         labels: label names, in the order of their indices; empty where only a number is known.
         problem_type: as in transformers, or None.
         pooling: "CLS", "LAST" or "MEAN", or "ALL" for a head on each token.
-        options: the options of the command (`label_tokens`, `train`, `seed` …). `prompts` and `targets` are those of labelled
-            rows: indices of `labels`, a 0 or 1 for each label (multi-label), or numbers (regression).
+        options: the options of the command that the source takes (`label_tokens`, `seed` …), and its own; see `HeadSource`.
+            `prompts` and `targets` are those of labelled rows: indices of `labels`, a 0 or 1 for each label (multi-label), or
+            numbers (regression).
         tokenize: `(prompt, suffix="")` → token ids as the model will see them, with `suffix` written behind the prompt.
         states: prompts → `(pooled states, features)`, each `(num_prompts, hidden)` float32; runs the model.
     """
@@ -204,9 +205,6 @@ class Target:
     config: PreTrainedConfig
     head_tensors: Mapping[str, torch.Tensor] | None
     moved: Mapping[str, str] = field(default_factory=dict)
-
-
-HeadSource = Callable[[HeadRequest], HeadResult]
 
 
 @dataclass(frozen=True)

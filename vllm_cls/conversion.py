@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from .config import DTYPES, ModelConfig
 from .errors import ConfigError
 from .head_job import HeadJob
 from .head_options import ONE_LABEL, HeadOptions
+from .head_source import EXISTING
 from .jobs.rows import PromptFields
 from .jobs.training import TrainingRows, read_labels, read_training_rows
 from .loading import as_reward, head_request, make_head, refuse_nameless, target_for, token_head
@@ -23,6 +25,8 @@ from .registry import registry
 from .several_heads import head_names, shared_settings, without_heads
 from .source import Source, open_source
 from .template import PromptTemplate
+
+_OF_A_MODEL = [each.name for each in dataclasses.fields(ModelConfig)]
 
 
 @dataclass(frozen=True)
@@ -90,13 +94,15 @@ def convert(
     Args:
         model: a folder, a hub id or a `.gguf` file.
         out: the folder to make; never half a checkpoint.
-        head: "existing", "tokens", "two-way", "sequence", "fit", "file" or "random"; None is "existing" where there is one.
+        head: "existing", "tokens", "two-way", "sequence", "fit", "file", "random", or a plugin's; None is "existing" where
+            there is one.
         head_name: what the head is called, of several behind one backbone. A model that has such heads gets one more.
         bias: of a fitted head, even where only our own format can hold it; of a calibration, unless it is False.
         lora: the folder of a PEFT LoRA adapter, which is merged into the weights; its head is the "existing" one.
         calibrate: a file of labelled rows, on which temperature and biases are fitted.
         model_options: `plugin`, `tokenizer`, `allow_pickle`, `trust_remote_code`, `revision`, `hf_overrides`,
-            `device`, `max_model_len`, `max_num_batched_tokens`, `convert`, `score_template`.
+            `device`, `max_model_len`, `max_num_batched_tokens`, `convert`, `score_template`; and the options that a
+            plugin's head has of its own.
 
     Raises:
         ModelError: the model cannot be converted so.
@@ -109,6 +115,8 @@ def convert(
         "overwrite": overwrite,
     }
     budget = model_options.pop("max_num_batched_tokens", None)
+    others = [*inspect.signature(convert).parameters, *_OF_A_MODEL, "max_num_batched_tokens"]
+    own = {name: model_options.pop(name) for name in [*model_options] if name not in _OF_A_MODEL}
     options = ModelConfig.of(model, lora=lora, **{**model_options, "convert": model_options.get("convert") or "auto"})
     wanted = HeadOptions(
         head=head,
@@ -128,7 +136,8 @@ def convert(
         pooling=pooling,
         logit_bias=logit_bias,
         head_name=head_name,
-    ).checked(options)
+        own=own,
+    ).checked(options, others)
     source, made_from = _opened(options, wanted)
     _store_prompt(made_from, prompt_template, chat_template_prompt)
     wanted = wanted.fitting(made_from)
@@ -192,7 +201,7 @@ def _made(job: HeadJob, wanted: HeadOptions) -> HeadResult:
         method,
         options,
         labels=labels,
-        problem_type=wanted.problem_type or (source.config.problem_type if method == "existing" else None),
+        problem_type=wanted.problem_type or (source.config.problem_type if method == EXISTING else None),
         pooling=job.pooling,
         tokenize=job.token_ids,
         states=job.states,
@@ -213,16 +222,16 @@ def _bare_prompt(job: HeadJob, wanted: HeadOptions) -> list[str]:
     """What is to be said of a head of the language model's own words whose prompts are bare texts."""
     processor = job.processor
     written = processor.template is not None or processor.chat_template_prompt or processor.pairs.template is not None
-    if wanted.head not in ("tokens", "two-way", "sequence") or job.source.task == "token_classify" or written:
+    if not wanted.source.reads_lm_head or job.source.task == "token_classify" or written:
         return []
     told = "no prompt template: the labels are scored as what follows the bare text; --prompt-template asks a question"
-    if wanted.head == "two-way" and processor.pairs.refused:
+    if wanted.source.one_label and processor.pairs.refused:
         told += ", and pairs are refused until --score-template says how they are written"
     return [told]
 
 
 def _source_options(job: HeadJob, wanted: HeadOptions) -> tuple[dict[str, Any], Sequence[str]]:
-    """What a head source is given as its options, and the labels; of `fit`, the labelled rows too, which may name these."""
+    """What a head source is given as its options, and the labels; labelled rows too, which may name these, where it takes them."""
     labels = wanted.labels
     found: dict[str, Any] = {
         "num_labels": wanted.num_labels,
@@ -232,11 +241,12 @@ def _source_options(job: HeadJob, wanted: HeadOptions) -> tuple[dict[str, Any], 
         "head_weights": wanted.head_weights,
         "validation_split": wanted.validation_split,
         "adapter": job.source.adapter,
+        **wanted.own,
     }
     from_tokens = token_head(job.source)
     if from_tokens is not None and from_tokens.method == wanted.head and wanted.label_tokens is None:
         found |= from_tokens.options
-    if wanted.head == "fit" and wanted.train:
+    if wanted.train:
         rows = _labelled_rows(job, "--train", wanted.train, wanted, wanted.problem_type)
         read = read_labels(rows, labels, wanted.problem_type)
         job.warnings += read.notes
@@ -265,7 +275,7 @@ def _calibrated(job: HeadJob, wanted: HeadOptions, result: HeadResult) -> tuple[
 
 def _named(source: Source, job: HeadJob, wanted: HeadOptions, result: HeadResult, alone: Target) -> Target:
     """The classifier that has this head beside those that `source` has."""
-    if wanted.head != "existing" and source.is_classifier and not head_names(source):
+    if wanted.head != EXISTING and source.is_classifier and not head_names(source):
         job.warnings.append(
             f"the head that {source.checkpoint.name} has is not kept, since it has no name; to keep it, convert with --head "
             "existing --head-name first, and add this head to the result"
@@ -330,7 +340,7 @@ def _store_settings(target: Target, source: Source, method: str, options: ModelC
     if length is not None:  # that file is not written, and the head was made for texts of this length
         settings["max_model_len"] = length
     target.config.vcls = {**settings, **to_store(options, source, int(target.config.num_labels))}
-    if method != "existing":  # these ask for a head that is made now
+    if method != EXISTING:  # these ask for a head that is made now
         for config in (target.config, getattr(target.config, "backbone_config", None)):
             for name in ("classifier_from_token", "method", "is_original_qwen3_reranker"):
                 if hasattr(config, name):
@@ -362,7 +372,7 @@ def _plan(job: HeadJob, target: Target, result: HeadResult, out: Path) -> Conver
 
 
 def _card_values(job: HeadJob, target: Target, result: HeadResult, name: str, native: bool) -> dict[str, Any]:
-    adapter = job.source.adapter
+    adapter, made_by = job.source.adapter, registry().head_sources().get(result.head.method)
     merged = "" if adapter is None else f" The LoRA adapter `{Path(adapter.name).name}` is merged into it."
     return {
         "name": name,
@@ -370,6 +380,8 @@ def _card_values(job: HeadJob, target: Target, result: HeadResult, name: str, na
         "classifier_class": target.classifier_class.__name__,
         "native": native,
         "head_method": result.head.method,
+        "about_head": "" if made_by is None else made_by.card,
+        "reads_lm_head": made_by is not None and made_by.reads_lm_head,
         "description": _heads_told(target) or result.head.description + merged,
         "report": dict(result.head.report),
         "labels": _labels_of(target),

@@ -1,6 +1,7 @@
 """The hooks. A plugin is a module (or object) with functions of these names, marked `@hookimpl`.
 
-It is found through the entry-point group `vllm_cls`; the built-in plugins are found the same way.
+It is found through the entry-point group `vllm_cls`; the built-in plugins are found the same way. Of hooks that take one
+answer, a third party's comes before the built-in one; None leaves it to the next.
 """
 
 # mypy: disable-error-code="empty-body"
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
         Architecture,
         CalibrationRequest,
         HeadResult,
-        HeadSource,
         NamedHeadRequest,
         ScoreTemplate,
         Target,
     )
+    from .head_source import HeadSource
 
 hookspec = pluggy.HookspecMarker("vllm_cls")
 hookimpl = pluggy.HookimplMarker("vllm_cls")
@@ -36,7 +37,10 @@ def vcls_architectures() -> Sequence[Architecture]:
 
 @hookspec
 def vcls_head_sources() -> Mapping[str, HeadSource]:
-    """Places a head can come from, by the name that `--head` takes."""
+    """Places a head can come from, by the name that `--head` takes.
+
+    A module in the entry-point group `vllm_cls.heads`, which loads nothing heavy by itself, has them in `--help` too.
+    """
 
 
 @hookspec(firstresult=True)

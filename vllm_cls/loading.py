@@ -10,6 +10,7 @@ from .architecture import OWN_MODEL_TYPE, Architecture, HeadRequest, HeadResult,
 from .config import ModelConfig
 from .cross_encoder import CrossEncoderFiles, read_activation
 from .errors import ConfigError, ModelError
+from .head_source import EXISTING
 from .name_rules import foreign_heads, some
 from .registry import registry
 from .sentence_transformer import Embedder, read_embedder
@@ -71,7 +72,7 @@ def _head_at_load(source: Source, options: ModelConfig) -> HeadResult:
     # A checkpoint that says it is a classifier is held to it when its weights are read.
     asked = options.convert in (source.task, "reward") or source.adapter is not None
     if source.is_classifier or (asked and not lacks_head(source)):
-        result = make_head(source, "existing", {"adapter": source.adapter}, problem_type=source.config.problem_type)
+        result = make_head(source, EXISTING, {"adapter": source.adapter}, problem_type=source.config.problem_type)
         _check_count(result, options, "the model has")
         return result
     refuse_nameless(source)
@@ -127,9 +128,7 @@ def _foreign_head(source: Source) -> str:
 
 def heads_for(source: Source) -> str:
     """The heads that can be made for a model."""
-    return (
-        "tokens|two-way|file|random" if source.task == "token_classify" else "fit|tokens|two-way|sequence|file|random"
-    )
+    return registry().heads_for(source.task)
 
 
 @dataclass(frozen=True)
@@ -196,12 +195,7 @@ def make_head(source: Source, method: str, options: Mapping[str, Any], **known: 
     Raises:
         ConfigError: no plugin has such a source.
     """
-    sources = registry().collect("vcls_head_sources")
-    if method not in sources:
-        raise ConfigError(f"head={method!r} is unknown; use one of {', '.join(sorted(sources))}.")
-
-    result: HeadResult = sources[method](head_request(source, options, **known))
-    return result
+    return registry().make_head(method, head_request(source, options, **known))
 
 
 def head_request(source: Source, options: Mapping[str, Any], **known: Any) -> HeadRequest:

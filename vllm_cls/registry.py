@@ -15,10 +15,15 @@ from typing import Any
 import pluggy
 
 from . import hookspecs
-from .architecture import Architecture
-from .errors import ModelError, PluginError, nearest
+from .architecture import Architecture, HeadRequest, HeadResult
+from .errors import ConfigError, ModelError, PluginError, VclsError, nearest
+from .head_source import EXISTING, HeadSource
 
 GROUP = "vllm_cls"
+HEADS_GROUP = "vllm_cls.heads"
+"""Plugins with head sources that load nothing heavy before a head is made, so that `vcls convert --help` loads them."""
+OURS = "vllm-cls"
+_HEADS = "vcls_head_sources"
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,10 @@ class Registry:
         Raises:
             PluginError: two plugins give the same name.
         """
+        return {name: value for name, (_, value) in self._collected(hook_name).items()}
+
+    def _collected(self, hook_name: str) -> dict[str, tuple[str, Any]]:
+        """As `collect`, with the plugin that gave each."""
         merged: dict[str, tuple[str, Any]] = {}
         for implementation in getattr(self.hook, hook_name).get_hookimpls():
             answer: Mapping[str, Any] = self._call(implementation)
@@ -133,15 +142,75 @@ class Registry:
                         f"{hook_name}; leave one out with VCLS_PLUGINS."
                     )
                 merged[name] = (implementation.plugin_name, value)
-        return {name: value for name, (_, value) in merged.items()}
+        return merged
+
+    def head_sources(self) -> dict[str, HeadSource]:
+        """Where heads can come from, by the names that `--head` takes, ours first; what is no `HeadSource` is left out."""
+        found = sorted(self._collected(_HEADS).items(), key=lambda item: not self._is_ours(item[1][0]))
+        return {name: each for name, (_, each) in found if isinstance(each, HeadSource)}
+
+    def heads_for(self, task: str) -> str:
+        """The heads that can be made for a task, as `--head` takes them: "fit|tokens|…"."""
+        return "|".join(name for name, each in self.head_sources().items() if task in each.tasks and name != EXISTING)
+
+    def head_source(self, name: str) -> HeadSource:
+        """The head source of that name.
+
+        Raises:
+            ConfigError: there is none.
+            PluginError: it is no `HeadSource`.
+        """
+        found = self._collected(_HEADS)
+        if name not in found:
+            known = self.head_sources()
+            raise ConfigError(f"head={name!r} is unknown; use one of {', '.join(known)}.{nearest(name, known)}")
+        plugin, source = found[name]
+        if not isinstance(source, HeadSource):
+            raise PluginError(f"plugin {plugin!r} gives {no_head_source(name, source)}.")
+        return source
+
+    def make_head(self, name: str, request: HeadRequest) -> HeadResult:
+        """The head that a source makes.
+
+        Raises:
+            ConfigError: there is no such source, or it refuses its options.
+            ModelError: it refuses the model.
+            PluginError: a third party's source fails, or gives something else.
+        """
+        source, (plugin, _) = self.head_source(name), self._collected(_HEADS)[name]
+        try:
+            result = source.make(request)
+        except (VclsError, OSError):
+            raise
+        except Exception as error:
+            if self._is_ours(plugin):
+                raise
+            raise PluginError(f"plugin {plugin!r} failed while it made the head {name!r}: {error!r}.") from error
+        if not isinstance(result, HeadResult):
+            raise PluginError(
+                f"plugin {plugin!r} gave a {type(result).__name__} for the head {name!r}, not a HeadResult."
+            )
+        return result
+
+    def _is_ours(self, plugin: str) -> bool:
+        return any(info.name == plugin and info.distribution == OURS for info in self.plugins)
 
 
-def discover() -> list[PluginInfo]:
-    """Load every plugin of the entry-point group; `VCLS_PLUGINS=a,b` limits which."""
+def no_head_source(name: str, value: Any) -> str:
+    """Words for what a plugin gives in place of a `HeadSource`."""
+    return (
+        f"the head {name!r} as a {type(value).__name__}, and has to give a vllm_cls.HeadSource(make=function, summary='a line "
+        "for --help'); docs/plugins.md shows one"
+    )
+
+
+def discover(groups: Sequence[str] = (GROUP, HEADS_GROUP)) -> list[PluginInfo]:
+    """Load every plugin of the entry-point groups; `VCLS_PLUGINS=a,b` limits which."""
     wanted = os.environ.get("VCLS_PLUGINS")
     names = None if wanted is None else {name.strip() for name in wanted.split(",") if name.strip()}
     found = []
-    for entry in importlib.metadata.entry_points(group=GROUP):
+    entries = [each for group in groups for each in importlib.metadata.entry_points(group=group)]
+    for entry in {(each.name, each.value): each for each in entries}.values():
         if names is not None and entry.name not in names:
             continue
         distribution = entry.dist.name if entry.dist else "?"

@@ -11,13 +11,15 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vllm_cls.adapters.heads import vcls_head_sources
 from vllm_cls.adapters.model_card import model_card
 
 
 def card(**changes: Any) -> str:
     values: dict[str, Any] = {
         "name": "reviews", "base_model": "Qwen/Qwen2-0.5B", "classifier_class": "Qwen2ForSequenceClassification",
-        "native": True, "head_method": "tokens", "description": "Rows 17 and 42 of the LM head.",
+        "native": True, "head_method": "tokens", "about_head": "Each label's score is a logit.", "reads_lm_head": True,
+        "description": "Rows 17 and 42 of the LM head.",
         "report": {"accuracy": 0.94321, "majority": 0.5, "per_label": {"good": {"f1": 0.9}}}, "labels": ["bad", "good"],
         "problem_type": "single_label_classification", "pooling": "LAST", "prompt_template": "Review: {text}\nIt is",
         "command": "vcls convert Qwen/Qwen2-0.5B reviews --head tokens",
@@ -44,7 +46,7 @@ def test_it_says_what_there_is_to_say() -> None:
         "# reviews", "Rows 17 and 42 of the LM head.", "the last token", "single_label_classification",
         "| 1 | `good` |",
         "| accuracy | 0.9432 |", "| per_label.good.f1 | 0.9 |", "vcls classify reviews", "transformers 5", "torch 2",
-        "language model's own logit",
+        "Each label's score is a logit.",
     ):  # fmt: skip
         assert part in text, part
     assert ("text", "Review: {text}\nIt is") in blocks(text)
@@ -67,7 +69,9 @@ def test_the_examples_are_python(native: bool, template: str | None) -> None:
 
 
 def test_a_random_head_is_called_what_it_is() -> None:
-    assert "mean nothing until it is trained" in card(head_method="random")
+    text = card(head_method="random", about_head=vcls_head_sources()["random"].card, reads_lm_head=False)
+    assert "mean nothing until it is trained" in text
+    assert "Another wording of the prompt" in card() and "Another wording of the prompt" not in text
 
 
 def test_what_is_unknown_is_left_out() -> None:

@@ -78,6 +78,14 @@ def test_check_names_every_broken_one(run: Run, monkeypatch: pytest.MonkeyPatch)
     ]
 
 
+def test_check_names_a_head_that_is_a_function(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = PluginInfo("old", "vcls-old", "1", "old", plugin(vcls_head_sources=lambda: {"mine": print}))
+    install(monkeypatch, old)
+    result = run("plugins", "check")
+    assert result.exit_code == 1
+    assert "broken: old (vcls-old 1, old): it gives the head 'mine' as a builtin_function_or_method" in result.stderr
+
+
 def test_check_loads_the_commands_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from .test_main import entry
 

@@ -9,7 +9,7 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from vllm_cls import Architecture, hookimpl
+from vllm_cls import Architecture, Head, HeadOption, HeadRequest, HeadResult, HeadSource, LinearHead, hookimpl
 from vllm_cls.adapters import as_seq_cls_model
 
 
@@ -117,3 +117,15 @@ class Toy(Architecture):
 @hookimpl
 def vcls_architectures() -> list[Architecture]:
     return [Toy()]
+
+
+def constant(request: HeadRequest) -> HeadResult:
+    """Every weight is `--weight`; for tests."""
+    weight = torch.full((len(request.labels), request.config.hidden_size), request.options["weight"])
+    return HeadResult(Head("constant", LinearHead(weight)), request.labels, request.problem_type)
+
+
+@hookimpl
+def vcls_head_sources() -> dict[str, HeadSource]:
+    """Beside the architecture, so that the whole module is loaded before it is known; see vcls_toy_heads for another way."""
+    return {"constant": HeadSource(constant, "one number", options=(HeadOption("weight", "The number.", float, 0.5),))}
