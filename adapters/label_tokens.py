@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from vllm_cls.architecture import Head, HeadRequest, HeadResult, LinearHead
 from vllm_cls.errors import ConfigError, ModelError
+from vllm_cls.option_lists import parse_label_tokens
 
 from .lm_head import LmRows, read_rows
 
@@ -20,37 +20,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _SAMPLES = ("The text", "It ends here.", "Number 7", "word")
-
-
-def parse_label_tokens(value: Any) -> dict[str, list[str]]:
-    """`'negative= bad| terrible,positive= good'`, JSON, or a mapping → label → its texts.
-
-    Spaces of texts count: most vocabularies have a word's token with the space before it. An item without `=`
-    is a label whose text is its own name; names have no spaces around them.
-
-    Raises:
-        ConfigError: it is empty, or a label has no text or comes twice.
-    """
-    if isinstance(value, str):
-        value = json.loads(value) if value.lstrip().startswith("{") else _split(value)
-    if not isinstance(value, Mapping) or not value:
-        raise ConfigError("--label-tokens needs 'label=text,label=text', texts of one label separated by |.")
-    parsed = {str(label): [texts] if isinstance(texts, str) else list(texts) for label, texts in value.items()}
-    for label, texts in parsed.items():
-        if not texts or not all(isinstance(text, str) and text for text in texts):
-            raise ConfigError(f"--label-tokens: the label {label!r} has an empty text.")
-    return parsed
-
-
-def _split(value: str) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for item in value.split(","):
-        text, separator, texts = item.partition("=")
-        label = text.strip() or text
-        if label in found:
-            raise ConfigError(f"--label-tokens: the label {label!r} comes twice; join its texts with |.")
-        found[label] = texts.split("|") if separator else [text]
-    return found
 
 
 def token_head(request: HeadRequest) -> HeadResult:

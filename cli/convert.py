@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import time
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import click
 from vllm_cls.config import CONVERT_MODES, DTYPES, PROBLEM_TYPES
 
 from .heads import ConvertCommand, know_head
-from .options import Names, State, console, model_options, pass_state, say, speak
+from .options import LabelTokens, Names, State, Template, console, model_options, pass_state, say, speak
 from .show import measurements, number, size
 
 if TYPE_CHECKING:
@@ -44,7 +43,8 @@ More:
 \b
 --calibrate fits a temperature and biases, kept where the log loss of rows held out improves.
 --no-bias: a temperature alone, which every format holds.
-In --prompt-template, \\n and \\t are a new line and a tab, \\\\ is a backslash; {{ and }} are braces.
+In --prompt-template, \\n and \\t are a new line and a tab, \\\\ is a backslash; {{ and }} are braces. In --label-tokens
+too, where \\, \\= and \\| are a comma, = and | of a text.
 """
 
 _GROUPS = {
@@ -58,16 +58,6 @@ _GROUPS = {
     "Prompt": ("prompt_template", "chat_template_prompt", "score_template"),
     "Output": ("dtype", "max_shard_size", "link", "dry_run", "overwrite"),
 }  # fmt: skip
-
-
-class Template(click.ParamType):
-    """A prompt template, in which a shell's plain quotes can hold `\\n` and `\\t`."""
-
-    name = "TEMPLATE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        marks = {"n": "\n", "t": "\t", "\\": "\\"}
-        return re.sub(r"\\([nt\\])", lambda match: marks[match[1]], str(value))
 
 
 @click.command(cls=ConvertCommand, groups=_GROUPS, epilog=EPILOG)
@@ -84,7 +74,7 @@ class Template(click.ParamType):
 @click.option("--labels", type=Names(), help="Names of the labels, in the order of their indices.")
 @click.option("--num-labels", type=int, metavar="N", help="Number of labels, where they have no names.")
 @click.option("--problem-type", type=click.Choice(PROBLEM_TYPES), help="Softmax, sigmoids or a number; else not set.")
-@click.option("--label-tokens", metavar="LABEL=TEXT|TEXT,…", help="Texts whose tokens stand for each label.")
+@click.option("--label-tokens", type=LabelTokens(), help="Texts whose tokens stand for each label.")
 @click.option("--train", metavar="FILE", help="Labelled rows, in any format that classify reads.")
 @click.option("--text-field", default="text", metavar="NAME", show_default=True, help="The field of the text.")
 @click.option("--text-pair-field", metavar="NAME", help="The field of a second text.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from vllm_cls.config import CONVERT_MODES, DTYPES
+from vllm_cls.option_lists import meant, split
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -50,8 +52,29 @@ class JsonObject(click.ParamType):
         return found
 
 
+class Template(click.ParamType):
+    """A text in which a shell's plain quotes can hold `\\n`, `\\t` and `\\\\`."""
+
+    name = "TEMPLATE"
+    marks = {"n": "\n", "t": "\t", "\\": "\\"}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return re.sub(r"\\([nt\\])", lambda match: self.marks[match[1]], str(value))
+
+
+class LabelTokens(Template):
+    """The texts of labels: `\\n` and `\\t` are read here, a backslash before another character where they are parted."""
+
+    name = "LABEL=TEXT|TEXT,…"
+    marks = {**Template.marks, "\\": "\\\\"}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        is_json = not isinstance(value, str) or value.lstrip().startswith("{")  # which has its own escapes
+        return value if is_json else super().convert(value, param, ctx)
+
+
 class Names(click.ParamType):
-    """Names parted by commas, or a JSON list where a name has a comma in it."""
+    """Names parted by commas; one with a comma in it has a backslash before that, or they are a JSON list."""
 
     name = "A,B,…"
 
@@ -59,7 +82,7 @@ class Names(click.ParamType):
         if not isinstance(value, str):
             return value
         if not value.lstrip().startswith("["):
-            return [name.strip() for name in value.split(",")]
+            return [meant(name.strip()) for name in split(value, ",")]
         try:
             return [str(name) for name in json.loads(value)]
         except ValueError as error:

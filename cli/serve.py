@@ -8,9 +8,8 @@ from typing import Any
 
 import click
 
-from .convert import Template
 from .grouped import GroupedCommand
-from .options import Names, State, pass_state, running_options, say, speak
+from .options import Names, State, Template, pass_state, running_options, say, speak
 from .server_options import GUARDS, guard_options, guard_settings
 
 EPILOG = """\b

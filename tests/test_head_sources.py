@@ -84,7 +84,7 @@ def test_what_a_source_takes_it_is_given(install: Install, lm: Path, tmp_path: P
     )  # fmt: skip
     assert seen["targets"] == ["a", "b"] * 3 and seen["train_name"] == "rows.jsonl"
     assert [each["prompt"] for each in seen["prompts"]] == ["a good", "b bad"] * 3
-    expected = {"label_tokens": "a=b", "bias": True, "head_weights": "x", "seed": 7, "times": 3}
+    expected = {"label_tokens": {"a": ["b"]}, "bias": True, "head_weights": "x", "seed": 7, "times": 3}
     assert {name: seen[name] for name in expected} == expected
     convert(str(lm), tmp_path / "again", head="ones", labels=["a", "b"])
     assert (seen["label_tokens"], seen["bias"], seen["head_weights"], seen["times"]) == (None, False, None, 2)

@@ -13,6 +13,7 @@ from .config import PROBLEM_TYPES, ModelConfig
 from .errors import ConfigError, ModelError, PluginError, nearest
 from .head_source import EXISTING, SHARED_OPTIONS, HeadSource
 from .loading import heads_for, lacks_head, token_head, without_head
+from .option_lists import meant, parse_label_tokens, split
 from .registry import registry
 from .source import Source
 
@@ -81,7 +82,8 @@ class HeadOptions:
             raise ConfigError(f"--head-name {known.head_name!r}: use letters, digits, _ and -, the first one a letter.")
         if self.train and self.calibrate and Path(self.calibrate).resolve() == Path(self.train).resolve():
             raise ConfigError("--calibrate needs other rows than --train, which the head knows already.")
-        return replace(known, labels=names)
+        tokens = None if known.label_tokens is None else parse_label_tokens(known.label_tokens)
+        return replace(known, labels=names, label_tokens=tokens)
 
     def _for_reward(self) -> HeadOptions:
         if self.problem_type not in (None, "regression"):
@@ -165,7 +167,7 @@ def _other_task(source: Source, method: str) -> str:
 
 
 def _labels(labels: Sequence[str] | None, num_labels: int | None, problem_type: str | None) -> list[str]:
-    names = [str(each) for each in (labels.split(",") if isinstance(labels, str) else labels or ())]
+    names = [str(each) for each in (map(meant, split(labels, ",")) if isinstance(labels, str) else labels or ())]
     if problem_type is not None and problem_type not in PROBLEM_TYPES:
         raise ConfigError(f"--problem-type {problem_type!r} is unknown; use one of {', '.join(PROBLEM_TYPES)}.")
     if len(set(names)) != len(names) or not all(name.strip() for name in names):

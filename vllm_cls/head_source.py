@@ -69,8 +69,8 @@ class HeadSource:
         make: the head that a `HeadRequest` asks for. Its `options` hold, beside those that every head is given
             (`num_labels`, `seed`, `validation_split`, `adapter`), what this source takes and its own options.
         summary: a line for `vcls convert --help`.
-        takes: which of `SHARED_OPTIONS`. With `train`, the rows of that file are in `options` too: `prompts`, `targets`,
-            and `train_name` for the model card.
+        takes: which of `SHARED_OPTIONS`. `label_tokens` is a mapping then, label → its texts; with `train`, the rows of that
+            file are in `options` too: `prompts`, `targets`, and `train_name` for the model card.
         needs: which of these, and of its own options, have to be given; what it needs, it takes.
         options: its own.
         tasks: what its heads are for: "classify", "token_classify" or both.

@@ -6,11 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import transformers
 from click.testing import Result
+from safetensors.torch import load_file
 
 import vllm_cls.conversion
-from vllm_cls.cli.convert import Template
+from tests.models import tiny
+from vllm_cls.cli.options import LabelTokens, Names, Template
 from vllm_cls.conversion import ConversionReport
+from vllm_cls.option_lists import parse_label_tokens
 
 Run = Callable[..., Result]
 
@@ -149,3 +154,36 @@ def test_every_option_is_tried_with_a_model() -> None:
 )
 def test_escapes_of_a_template(written: str, meant: str) -> None:
     assert Template().convert(written, None, None) == meant
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        (r"line=\n,b= bad", {"line": ["\n"], "b": [" bad"]}),
+        (r"tab=\t,n=\\n,comma=\,", {"tab": ["\t"], "n": [r"\n"], "comma": [","]}),
+        (r'{"line": "\n"}', {"line": ["\n"]}),
+    ],
+)
+def test_escapes_of_label_tokens(written: str, meant: dict[str, list[str]]) -> None:
+    assert parse_label_tokens(LabelTokens().convert(written, None, None)) == meant
+
+
+def test_names_with_commas() -> None:
+    assert Names().convert(r"a\,b, c", None, None) == Names().convert('["a,b", "c"]', None, None) == ["a,b", "c"]
+
+
+def test_a_label_that_is_a_new_line(run: Run, tmp_path: Path) -> None:
+    """Its row is that of the new line's token in the output layer; what is two tokens is shown as it was understood."""
+    source = tiny.causal_lm("qwen2", tmp_path / "lm", tie_word_embeddings=False)
+    result = run(
+        "convert", source, tmp_path / "out", "--head", "tokens", "--label-tokens", r"line=\n,b= bad", "--prompt-template", "{text}:"
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    ids = tokenizer.convert_tokens_to_ids(["Ċ", "Ġbad"])
+    assert tokenizer.encode("\n") == ids[:1]
+    rows = load_file(source / "model.safetensors")["lm_head.weight"][ids]
+    assert torch.equal(load_file(tmp_path / "out" / "model.safetensors")["score.weight"], rows)
+    assert "`line`" in (tmp_path / "out" / "README.md").read_text()
+    result = run("convert", source, tmp_path / "no", "--head", "tokens", "--label-tokens", r"a=\nqx,b=\\n")
+    assert result.exit_code == 1 and r"'a': its text '\nqx' is" in result.stderr, result.stderr
