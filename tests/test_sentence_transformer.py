@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import modules as models
 
 import vllm_cls
-from vllm_cls import LLM, ConfigError, ModelError, PoolerConfig, PoolingParams, PromptError
+from vllm_cls import LLM, AsyncLLM, ConfigError, ModelError, PoolerConfig, PoolingParams, PromptError
 
 from .models import tiny
 
@@ -182,6 +184,63 @@ def test_an_embedder_is_no_classifier(bert: Path, tmp_path: Path) -> None:
         LLM(str(tmp_path / "st"), convert="classify")
     with pytest.raises(ModelError, match="--convert classify"):
         LLM(str(bert))  # nothing says that this one embeds
+
+
+ASKED: dict[str, Callable[[LLM], Any]] = {
+    "classify": lambda llm: llm.classify("good"),
+    "classify_iter": lambda llm: list(llm.classify_iter(["good"])),
+    "chat": lambda llm: llm.chat([{"role": "user", "content": "good"}]),
+    "score": lambda llm: llm.score("good", ["bad"]),
+    "rerank": lambda llm: llm.rerank("good", ["bad"]),
+    "reward": lambda llm: llm.reward("good"),
+    "step_iter": lambda llm: list(llm.step_iter(["good"])),
+    "token_classify": lambda llm: llm.token_classify("good"),
+    "token_classify_iter": lambda llm: list(llm.token_classify_iter(["good"])),
+    "encode": lambda llm: llm.encode("good", pooling_task="classify"),
+    "encode tokens": lambda llm: llm.encode("good", pooling_task="token_classify"),
+}
+
+
+@pytest.fixture(scope="module")
+def embedder(bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("embedder")
+    made(bert, folder)
+    return folder
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_whatever_else_is_asked_it_says_that_it_is_an_embedder(embedder: Path, asked: str) -> None:
+    with LLM(str(embedder)) as llm, pytest.raises(ConfigError) as told:
+        ASKED[asked](llm)
+    for words in ("is an embedder", "no labels and no scores", "cosine", "vcls convert", "/pooling"):
+        assert words in str(told.value)
+
+
+def test_so_do_jobs_and_async_calls(embedder: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "in.jsonl"
+    rows.write_text('{"text": "good", "query": "good", "document": "bad", "label": 1}\n')
+    jobs: list[Callable[[], Any]] = [
+        lambda: vllm_cls.score_file(str(embedder), rows, tmp_path / "out.jsonl"),
+        lambda: vllm_cls.classify_file(str(embedder), rows, tmp_path / "out.jsonl", label_field="label"),
+        lambda: vllm_cls.classify_file(str(embedder), rows, tmp_path / "out.jsonl", aggregation="simple"),
+    ]
+
+    async def scored() -> None:
+        async with AsyncLLM(str(embedder)) as llm:
+            await llm.score("good", ["bad"])
+
+    for job in [*jobs, lambda: asyncio.run(scored())]:
+        with pytest.raises(ConfigError, match="is an embedder"):
+            job()
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_token_classifier_scores_no_pairs(tmp_path: Path) -> None:
+    with LLM(str(tiny.token_classifier("bert", tmp_path))) as llm:
+        with pytest.raises(ConfigError, match="classifies tokens, not texts, so it cannot score"):
+            llm.score("good", "bad")
+        with pytest.raises(ConfigError, match="classifies tokens, not texts, so it cannot give rewards"):
+            llm.reward("good")
 
 
 def test_a_pooling_that_is_asked_for_goes_before_the_folders(bert: Path, tmp_path: Path) -> None:

@@ -195,7 +195,9 @@ def reward(
     params = list(per_prompt(pooling_params, len(listed)))
     task = "token_classify" if served.judges_steps else served.pooler.config.task or "classify"
     if task == "classify":
-        for asked, adapter in zip(params, served.adapters_for(lora_request, len(listed)), strict=True):
+        adapters = served.adapters_for(lora_request, len(listed))
+        served.check(task, adapters, "give rewards")
+        for asked, adapter in zip(params, adapters, strict=True):
             scoring.check_num_labels(int(served.head_of(asked, adapter).config.num_labels), "reward")
         if served.pooler.config.use_activation is None:
             params = [
@@ -219,6 +221,7 @@ def score(
     options = options.with_params(pooling_params)
     prompts = [options.prompt(*pair) for pair in scoring.pairs(text_1, text_2)]
     adapters = served.adapters_for(lora_request, len(prompts))
+    served.check("classify", adapters, "score")
     heads = [served.head_of(pooling_params or PoolingParams(), each) for each in adapters]
     processor = score_processor(served, options, {int(each.config.num_labels) for each in heads})
     params = (
@@ -230,6 +233,8 @@ def score(
 
 
 def score_processor(served: Served, options: ScoreOptions, num_labels: Iterable[int] = ()) -> PromptProcessor:
+    if not num_labels:
+        served.check("classify", [None], "score")
     for count in num_labels or (int(served.classifier.config.num_labels),):
         scoring.check_num_labels(count)
     return options.processor(served.score_processor())

@@ -265,6 +265,24 @@ class Classifier:
     def architecture(self) -> Architecture:
         return self.source.architecture
 
+    def why_headless(self, name: str) -> str | None:
+        """Why it gives no labels and no scores by itself, and what can be done; None where it has a head.
+
+        Args:
+            name: what the caller calls the model.
+        """
+        if self.has_head:
+            return None
+        if self.missing:
+            return "this model has no head of its own; it runs with a lora_request whose adapter has one."
+        made = f"`vcls convert {name} OUT --convert classify --head …` makes a classifier of it."
+        if self.embedder is None:
+            return f"{name} has no head as it was opened; only pooling_task='embed' runs. {made}"
+        return (
+            f"{name} is an embedder (a Sentence Transformers bi-encoder), which has no head: it gives embeddings, no labels and "
+            f"no scores. Use embed (pooling_task='embed', /pooling), and compare embeddings by their cosine; {made}"
+        )
+
 
 def load(
     options: ModelConfig, *, dtype: torch.dtype, device: torch.device, adapters_have_heads: bool = False

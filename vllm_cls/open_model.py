@@ -53,6 +53,10 @@ class OpenModel:
         """The pooling tasks of `encode` (vLLM's name); first what the model was made for."""
         return self._open.supported_tasks
 
+    def check(self, task: str) -> None:
+        """Raise `ConfigError` unless the model does a task as it is: "classify", "token_classify" or "embed"."""
+        self._open.check(task, [None])
+
     @property
     def num_labels(self) -> int:
         return int(self._open.classifier.config.num_labels)

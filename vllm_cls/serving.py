@@ -118,11 +118,15 @@ class Served:
             skipped_pad=self.processor.skipped_pad,
         )
 
-    def check(self, task: str, adapters: Iterable[Adapter | None]) -> None:
-        """Raise `ConfigError` unless the model does a task, with each of these adapters or (None) as it is."""
+    def check(self, task: str, adapters: Iterable[Adapter | None], asked: str | None = None) -> None:
+        """Raise `ConfigError` unless the model does a task, with each of these adapters or (None) as it is.
+
+        Args:
+            asked: what the caller calls it, such as "score".
+        """
         if self.task == "token_classify" and task != self.task:
             raise ConfigError(
-                f"this model classifies tokens, not texts, so it cannot {task}; use LLM.token_classify, or "
+                f"this model classifies tokens, not texts, so it cannot {asked or task}; use LLM.token_classify, or "
                 "encode(pooling_task='token_classify')."
             )
         if task == "classify" and self.pooler.config.task == "token_classify":
@@ -132,13 +136,9 @@ class Served:
             )
         if task == "embed":
             return
-        if not self.classifier.has_head and not all(adapters):
-            raise ConfigError(
-                "this model has no head of its own; it runs with a lora_request whose adapter has one."
-                if self.classifier.missing
-                else f"{self.options.model} has no head as it was opened; only pooling_task='embed' runs. "
-                f"Make one with `vcls convert {self.options.model} OUT --convert classify --head …`."
-            )
+        headless = self.classifier.why_headless(self.options.model)
+        if headless is not None and not all(adapters):
+            raise ConfigError(headless)
         if task == "token_classify" and self.task != task:
             whole = self.engine.runner.head is None or self.engine.runner.mode.whole
             if whole:

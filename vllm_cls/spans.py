@@ -150,8 +150,9 @@ def span_finder(served: Served, aggregation: str, ignore_labels: Sequence[str]) 
         raise ConfigError(f"ignore_labels={ignore_labels!r} is a text; give a list of labels.")
     config, processor = served.classifier.config, served.processor
     if served.task != "token_classify":
+        headless = served.classifier.why_headless(served.options.model)
         raise ConfigError(
-            "this model classifies no tokens; convert one with --convert token_classify, or use classify."
+            headless or "this model classifies no tokens; convert one with --convert token_classify, or use classify."
         )
     if config.problem_type == "regression" or served.pooler.config.tok_pooling_type == "STEP":
         raise ConfigError(

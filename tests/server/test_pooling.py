@@ -150,6 +150,13 @@ def test_an_embedder(tmp_path: Path) -> None:
             assert answer.status_code == 200, answer.text
             got = np.array([each["data"] for each in answer.json()["data"]])
             assert np.abs(got - reference.encode(texts)).max() < 1e-5
-        assert client.post("/classify", json={"input": texts}).status_code == 404
+        for path in ("/classify", "/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank"):
+            answer = client.post(path, json={"input": texts, "query": texts[0], "documents": texts})
+            assert answer.status_code == 404
+            assert "this model does embed alone, and gives no label and no score" in answer.json()["error"]["message"]
+        for body in ({"input": texts}, {"text_1": "a", "text_2": "b"}, {"query": "a", "documents": ["b"]}):
+            answer = client.post("/invocations", json=body)
+            assert answer.status_code == 400 and "is an embedder" in answer.json()["error"]["message"]
+            assert str(tmp_path) not in answer.text
         assert client.get("/model").json()["task"] == "embed"
         assert client.get("/").status_code == 200

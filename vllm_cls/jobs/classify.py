@@ -153,6 +153,7 @@ def classify_file(
     known = _known_columns(sources)
     _check_columns(known, [prompts.pair, prompts.messages, label_field, *_named(keep_fields)])
     with _opened(model, llm_options) as llm:
+        _refuse_embedder(llm)
         prompts = _fitting(prompts, llm, known)
         use_activation = llm.use_activation if use_activation is None else use_activation
         of_head = llm if head_name is None else llm.head(head_name)
@@ -213,6 +214,11 @@ def _opened(
 
     with llm.LLM(os.fspath(model), **options) as opened:
         yield opened
+
+
+def _refuse_embedder(llm: Any) -> None:
+    if llm.task == "embed":
+        llm.check("classify")
 
 
 def _remote(model: LLM | Client | RemoteModel) -> LLM | RemoteModel:

@@ -62,10 +62,13 @@ def _families(model: ServedModel) -> Iterator[Callable[[ServedModel], APIRouter]
 
 def _absent(model: ServedModel) -> dict[str, str]:
     """Why this model lacks a route that others have."""
-    absent = {}
+    llm = model.llm.llm
     if not model.classifies:
-        absent["/classify"] = f"this model does {', '.join(model.llm.llm.supported_tasks)}; use /pooling."
-    if not model.scores:
-        reason = f"a score is the answer of a model of one label, and this one has {model.llm.llm.num_labels}."
-        absent |= dict.fromkeys(score.PATHS, reason)
-    return absent
+        does = " and ".join(llm.supported_tasks)
+        why = f"this model does {does} alone, and gives no label and no score of a text; use /pooling."
+        return dict.fromkeys(("/classify", *score.PATHS), why)
+    if model.scores:
+        return {}
+    return dict.fromkeys(
+        score.PATHS, f"a score is the answer of a model of one label, and this one has {llm.num_labels}."
+    )
