@@ -41,6 +41,15 @@ def let_threads_sleep() -> None:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+def command_of(module: str, python: str = sys.executable) -> list[str]:
+    """The command that runs a module of ours in a process of its own, whatever lies in the current folder.
+
+    `python -m` would look for modules there first, for `vllm_cls` and for all that it imports.
+    """
+    code = "import sys; sys.path[:] = filter(None, sys.path); from runpy import run_module"
+    return [python, "-c", f"{code}; run_module({module!r}, None, '__main__')"]
+
+
 @contextmanager
 def without_collector() -> Iterator[None]:
     """Without the garbage collector, which would walk the many objects that imports and vocabularies make, in vain.

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from vllm_cls.bench import environment as environment_module
 from vllm_cls.bench import peers
 from vllm_cls.bench.agreement import agreement
-from vllm_cls.bench.environment import environment
+from vllm_cls.bench.environment import commit_of, environment
 from vllm_cls.bench.interleave import interleave, ratio
 from vllm_cls.bench.matmul import MatrixSpeed
 from vllm_cls.bench.shapes import SHAPES, write_model
 from vllm_cls.errors import ConfigError
+from vllm_cls.startup import command_of
 
 
 def test_contenders_take_turns() -> None:
@@ -56,6 +61,65 @@ def test_environment_is_json() -> None:
     found = json.loads(json.dumps(environment(2)))
     assert found["threads"] == 2 and found["cores"] >= 1
     assert {"torch", "transformers", "vllm-cls"} <= found["versions"].keys()
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ("-c", "user.name=x", "-c", "user.email=x@x")
+    done = subprocess.run(["git", "-C", str(folder), *identity, *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """A repository of somebody else's, with a commit."""
+    git(tmp_path, "init", "-q")
+    (tmp_path / "file").write_text("x")
+    git(tmp_path, "add", "-A")
+    git(tmp_path, "commit", "-qm", "theirs")
+    return tmp_path
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_copy_that_is_installed_in_another_repository_has_no_commit(other: Path, committed: bool) -> None:
+    copy = other / "venv" / "lib" / "vllm_cls" / "bench" / "environment.py"
+    copy.parent.mkdir(parents=True)
+    shutil.copy(environment_module.__file__, copy)
+    if committed:
+        git(other, "add", "-A")
+        git(other, "commit", "-qm", "with its packages")
+    assert commit_of(copy) is None
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_the_commit_is_that_of_our_own_tree(other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of it here, whatever repository the process was started in, or by."""
+    ours = other / "ours"
+    copy = ours / "vllm_cls" / "bench" / "environment.py"
+    copy.parent.mkdir(parents=True)
+    shutil.copy(environment_module.__file__, copy)
+    git(ours, "init", "-q")
+    assert commit_of(copy) is None  # which is nobody's yet
+    git(ours, "add", "-A")
+    git(ours, "commit", "-qm", "ours")
+    monkeypatch.chdir(other)
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(other))
+    found = commit_of(copy)
+    monkeypatch.undo()
+    assert found == git(ours, "rev-parse", "--short", "HEAD")
+    (ours / "benchmarks" / "results").mkdir(parents=True)
+    (ours / "benchmarks" / "results" / "new.json").write_text("{}")
+    assert commit_of(copy) == found
+    copy.write_text("")
+    assert commit_of(copy) == f"{found}+"
+
+
+def test_what_lies_in_the_current_folder_is_not_run(tmp_path: Path) -> None:
+    for name in ("vllm_cls.py", "numpy.py", "runpy.py"):
+        (tmp_path / name).write_text("raise SystemExit('theirs')")
+    done = subprocess.run(command_of("vllm_cls.bench.worker"), cwd=tmp_path, capture_output=True, text=True, input="")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_matrix_speed_is_measured_for_each_shape() -> None:

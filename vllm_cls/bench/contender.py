@@ -15,6 +15,7 @@ from typing import IO, Any
 import numpy as np
 
 from ..errors import VclsError
+from ..startup import command_of
 from .peers.base import Opening
 from .workloads import Text
 
@@ -45,7 +46,7 @@ class Contender:
         if python is not None:  # it has no copy of this package
             environment["PYTHONPATH"] = str(_ROOT)
         self._process = subprocess.Popen(
-            [python or sys.executable, "-m", "vllm_cls.bench.worker"],
+            command_of("vllm_cls.bench.worker", python or sys.executable),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, env=environment,
         )  # fmt: skip
 

@@ -38,7 +38,7 @@ def environment(threads: int, device: str = "cpu") -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "versions": {name: found for name in _LIBRARIES if (found := version(name))},
-        "commit": _commit(),
+        "commit": commit_of(Path(__file__)),
     }
 
 
@@ -72,16 +72,28 @@ def _cpu() -> tuple[str, list[str]]:
 
 
 _SOURCES = (":(top)", ":(top,exclude)benchmarks/results")
+_PLACE = "vllm_cls/bench/environment.py"  # of this file in our repository
+# Set by git for what it starts (a hook, a rebase), they name the repository that this was started in.
+_OF_GIT = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
 
 
-def _commit() -> str | None:
-    """The commit of the source tree that this file is in; a + where it was changed, but for results; None outside."""
-    command = ["git", "-C", str(Path(__file__).parent)]
+def commit_of(file: Path) -> str | None:
+    """The commit of our source tree, a + where it was changed, but for results; None where this is no source tree of ours.
+
+    Args:
+        file: this one; an installed copy may lie in another repository, which does not have it, or not in this place.
+    """
+    variables = {name: value for name, value in os.environ.items() if name not in _OF_GIT}
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["git", "-C", str(file.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
+
     try:
-        head = subprocess.run([*command, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run(
-            [*command, "diff", "--quiet", "HEAD", "--", *_SOURCES], capture_output=True, check=False
-        ).returncode
-    except (OSError, subprocess.CalledProcessError):
+        if git("ls-files", "--full-name", "--", file.name).stdout.strip() != _PLACE:
+            return None
+        head = git("rev-parse", "--short", "HEAD")
+        changed = git("diff", "--quiet", "HEAD", "--", *_SOURCES).returncode
+    except OSError:
         return None
-    return head.stdout.strip() + ("+" if changed else "")
+    return None if head.returncode else head.stdout.strip() + ("+" if changed else "")

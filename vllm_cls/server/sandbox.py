@@ -11,17 +11,17 @@ import functools
 import json
 import select
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from ..startup import command_of
 from .errors import RequestError
 
 SECONDS = 2.0
 """That a template may take."""
 _STARTING_SECONDS = 120.0
-_WORKER = [sys.executable, "-m", "vllm_cls.server.template_worker"]
+_WORKER = command_of("vllm_cls.server.template_worker")
 
 
 async def render(template: str, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> str:
