@@ -11,6 +11,7 @@ from typing import Any
 
 from .architecture import ConversionPlan, HeadResult, NamedHeadRequest, Target
 from .calibration import calibrated
+from .card import card_values, labels_of
 from .config import DTYPES, ModelConfig
 from .errors import ConfigError
 from .head_job import HeadJob
@@ -156,7 +157,7 @@ def convert(
         format=source.architecture.checkpoint_format(target.config),
         head=str(wanted.head),
         pooling=job.pooling,
-        labels=_labels_of(alone),
+        labels=labels_of(alone),
         heads=[each["name"] for each in target.config.vcls.get("heads", ())],
         report=dict(result.head.report),
         warnings=job.warnings,
@@ -367,45 +368,8 @@ def _plan(job: HeadJob, target: Target, result: HeadResult, out: Path) -> Conver
         out=out,
         tokenizer=tokenizer,
         adapter=source.adapter,
-        card=registry().hook.vcls_model_card(values=_card_values(job, target, result, out.name, native)),
+        card=registry().hook.vcls_model_card(values=card_values(job, target, result, out.resolve().name, native)),
     )
-
-
-def _card_values(job: HeadJob, target: Target, result: HeadResult, name: str, native: bool) -> dict[str, Any]:
-    adapter, made_by = job.source.adapter, registry().head_sources().get(result.head.method)
-    merged = "" if adapter is None else f" The LoRA adapter `{Path(adapter.name).name}` is merged into it."
-    return {
-        "name": name,
-        "base_model": job.options.model,
-        "classifier_class": target.classifier_class.__name__,
-        "native": native,
-        "head_method": result.head.method,
-        "about_head": "" if made_by is None else made_by.card,
-        "reads_lm_head": made_by is not None and made_by.reads_lm_head,
-        "description": _heads_told(target) or result.head.description + merged,
-        "report": dict(result.head.report),
-        "labels": _labels_of(target),
-        "problem_type": target.config.problem_type,
-        "pooling": job.pooling,
-        "prompt_template": target.config.vcls.get("prompt_template"),
-        "command": None,
-    }
-
-
-def _heads_told(target: Target) -> str:
-    """A paragraph on each head that has a name; empty where none has."""
-    heads = target.config.vcls.get("heads") or ()
-    if not heads:
-        return ""
-    told = [
-        f"`{each['name']}` ({', '.join(f'`{label}`' for label in each['labels'])}): {each['description']}"
-        for each in heads
-    ]
-    return "\n\n".join(["It has several heads, which all read the same state; the first one is the default.", *told])
-
-
-def _labels_of(target: Target) -> list[str]:
-    return [target.config.id2label[i] for i in range(target.config.num_labels)]
 
 
 def _dtype(name: str | None) -> str | None:

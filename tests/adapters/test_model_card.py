@@ -17,6 +17,8 @@ from vllm_cls.adapters.model_card import model_card
 
 def card(**changes: Any) -> str:
     values: dict[str, Any] = {
+        "own_code": False, "task": "classify", "heads": [], "chat_template_prompt": False, "score_template": None,
+        "example": ("your text",), "rendered": ("Review: your text\nIt is", None, True),
         "name": "reviews", "base_model": "Qwen/Qwen2-0.5B", "classifier_class": "Qwen2ForSequenceClassification",
         "native": True, "head_method": "tokens", "about_head": "Each label's score is a logit.", "reads_lm_head": True,
         "description": "Rows 17 and 42 of the LM head.",
