@@ -73,7 +73,7 @@ def bench(state: State, /, model: str, input: str | None, as_json: bool, **optio
 def _telling(active: bool) -> Iterator[Callable[[str], None]]:
     """What is going on, on one line of stderr that goes away."""
     err = console(stderr=True)
-    if not (active and err.is_terminal):
+    if not (active and err.is_interactive):
         yield lambda text: None
         return
     with err.status("starting") as status:

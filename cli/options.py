@@ -169,11 +169,13 @@ def say(text: str, *, style: str | None = None) -> None:
 
 
 def console(*, stderr: bool = False) -> Any:
-    """A rich console; where it is no terminal, plain and wide."""
+    """A rich console; where it is no terminal, plain and wide, and nothing moves on it, FORCE_COLOR or not."""
     from rich.console import Console
 
     file = sys.stderr if stderr else sys.stdout
-    return Console(file=file, width=None if file.isatty() else 160, highlight=False)
+    if file.isatty():
+        return Console(file=file, highlight=False)
+    return Console(file=file, width=160, highlight=False, force_interactive=False)
 
 
 def speak(state: State) -> None:

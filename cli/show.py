@@ -125,7 +125,7 @@ def _rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int
 @contextmanager
 def progress(console: Console, active: bool) -> Iterator[OnProgress | None]:
     """A bar with rows, rows a second and the time left; None where there is no terminal to show it on."""
-    if not (active and console.is_terminal):
+    if not (active and console.is_interactive):
         yield None
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .cache import cache_folder
 from .checkpoint import Checkpoint
 from .errors import ModelError
-from .transformers_logging import quiet
+from .transformers_logging import quiet, quiet_gguf
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,7 +44,7 @@ def _write(file: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        with quiet():
+        with quiet_gguf():
             loaded: Any = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     except (ImportError, ValueError, KeyError, OSError, RuntimeError, NotImplementedError) as error:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
@@ -20,3 +22,22 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def quiet_gguf() -> Iterator[None]:
+    """As `quiet`; but a GGUF file takes a while, so its bar is shown where stderr is a terminal and bars are wanted.
+
+    transformers draws that one with tqdm itself, past its own switch.
+    """
+    from transformers import modeling_gguf_pytorch_utils as reader
+    from transformers.utils import logging
+
+    drawn: Any = reader.tqdm
+    off = None if logging.is_progress_bar_enabled() else True  # None: off unless it is a terminal
+    with quiet():
+        reader.tqdm = functools.partial(drawn, disable=off)
+        try:
+            yield
+        finally:
+            reader.tqdm = drawn

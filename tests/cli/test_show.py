@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import io
+import sys
 import types
 
 import pytest
 from rich.console import Console
 
+from vllm_cls.cli import options
+from vllm_cls.cli.bench import _telling
 from vllm_cls.cli.show import measurements, number, progress, show_metrics, show_table, size
 from vllm_cls.metrics import evaluate
 
@@ -78,6 +81,21 @@ def test_progress_is_for_terminals() -> None:
         with progress(console, active) as on_progress:
             assert on_progress is None
         assert text_of(console) == ""
+
+
+def test_colours_that_are_forced_move_nothing_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many continuous integrations force them."""
+    for name in ("NO_COLOR", "COLORTERM"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", told := io.StringIO())
+    with progress(options.console(stderr=True), True) as on_progress, _telling(True) as tell:
+        assert on_progress is None
+        tell("something")
+    assert told.getvalue() == ""
+    options.console(stderr=True).print("text", style="red")
+    assert told.getvalue() == "\x1b[31mtext\x1b[0m\n"
 
 
 def test_progress_shows_rows_and_their_rate(monkeypatch: pytest.MonkeyPatch) -> None:

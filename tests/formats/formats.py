@@ -221,17 +221,8 @@ def _with_adapter(folder: Path) -> Path:
 
 
 def _gguf(folder: Path) -> Path:
-    """A GGUF file, and beside it the same model as transformers reads it."""
-    gguf_file.write(folder / "tiny.gguf")
-    auto: Any = transformers.AutoModelForCausalLM
-    model = auto.from_pretrained(folder, gguf_file="tiny.gguf")
-    config = model.config
-    del config.quantization_config
-    plain = auto.from_config(config)
-    plain.load_state_dict(model.state_dict())
-    plain.save_pretrained(folder / "source")
-    transformers.AutoTokenizer.from_pretrained(folder, gguf_file="tiny.gguf").save_pretrained(folder / "source")
-    return folder / "source"
+    """A GGUF file, and beside it the same model as transformers saves it."""
+    return tiny.save(*gguf_file.write(folder / "tiny.gguf"), folder / "source")
 
 
 def _rm(folder: Path) -> Path:
