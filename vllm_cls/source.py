@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import json
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .architecture import CLASSIFIERS, OWN_MODEL_TYPE, REWARDS, Architecture
@@ -178,7 +180,7 @@ def _task(options: ModelConfig, config: PreTrainedConfig, adapter: PeftAdapter |
 
 
 def _read_config(checkpoint: Checkpoint, options: ModelConfig) -> PreTrainedConfig:
-    from transformers import CONFIG_MAPPING, AutoConfig
+    from transformers import CONFIG_MAPPING
 
     try:
         raw = json.loads((checkpoint.folder / "config.json").read_text())
@@ -215,9 +217,12 @@ def _read_config(checkpoint: Checkpoint, options: ModelConfig) -> PreTrainedConf
             "`vcls plugins list`."
         )
     try:
-        config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=own_code)
+        config = _built(checkpoint, _with_overrides(checkpoint, raw, options), raw, own_code)
     except (ValueError, KeyError, TypeError, AttributeError, OSError, ImportError) as error:
-        raise ModelError(f"{checkpoint.name}: transformers cannot read its config ({first_line(error)}).") from error
+        raise ModelError(
+            f"{checkpoint.name}: transformers cannot read its config ({first_line(error)}); another value can take the place of "
+            "a wrong one with hf_overrides={…} (--hf-overrides)."
+        ) from error
     if own_code:
         _register_remote_classes(checkpoint, auto_map, config)
     return config
@@ -227,6 +232,67 @@ def _brings(auto_map: Mapping[str, Any], named: Sequence[str]) -> bool:
     """Whether a checkpoint's own code has the class that it was saved from, or any model, where it does not say."""
     models = {str(each).rpartition(".")[2] for auto, each in auto_map.items() if auto.startswith("AutoModel")}
     return bool(models) and (not named or not models.isdisjoint(named))
+def _with_overrides(checkpoint: Checkpoint, raw: Mapping[str, Any], options: ModelConfig) -> Mapping[str, Any]:
+    """What config.json says, with `hf_overrides` in place of its own values, before transformers refuses one.
+
+    What it does not say is left to `_apply_overrides`.
+
+    Raises:
+        ModelError: it has one label and a problem type that needs two.
+    """
+    from transformers import CONFIG_MAPPING
+
+    found, inner = dict(raw), raw.get("backbone_config") if raw.get("model_type") == OWN_MODEL_TYPE else None
+    labels, values = options.label_overrides(), dict(options.hf_overrides)
+    count = len(labels) or values.get("num_labels")
+    if labels or count not in (None, _num_labels(raw)):
+        found = {name: value for name, value in found.items() if name not in ("id2label", "label2id")}
+        found["num_labels"] = count
+        if labels:
+            found |= {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
+    parts = (
+        getattr(CONFIG_MAPPING[raw["model_type"]], "sub_configs", {}) if raw.get("model_type") in CONFIG_MAPPING else {}
+    )
+    for name, value in values.items():
+        if name in ("num_labels", "id2label", "label2id"):
+            continue
+        if name == "dtype" and "torch_dtype" in found:  # its older name
+            found[name] = found.pop("torch_dtype")
+        whole = name in parts and isinstance(found.get(name), Mapping) and isinstance(value, Mapping)
+        if isinstance(inner, Mapping) and name in inner and (name in _OF_THE_BACKBONE or name not in found):
+            found["backbone_config"] = {**found["backbone_config"], name: value}
+        elif name in found:
+            found[name] = {**found[name], **value} if whole else value
+    if found.get("problem_type") == "single_label_classification" and _num_labels(found) == 1:
+        raise ModelError(
+            f"{checkpoint.name}: config.json has one label, and problem_type 'single_label_classification', which needs two. "
+            "Say what the number is with hf_overrides={'problem_type': …} (--hf-overrides): 'regression' gives it as it is, "
+            "'multi_label_classification' its sigmoid."
+        )
+    return found
+
+
+def _num_labels(raw: Mapping[str, Any]) -> int | None:
+    """How many labels config.json has, as transformers reads it; None where it does not say."""
+    named, count = raw.get("id2label"), raw.get("num_labels")
+    return count if count is not None else len(named) if isinstance(named, (Mapping, list)) else None
+
+
+def _built(
+    checkpoint: Checkpoint, values: Mapping[str, Any], raw: Mapping[str, Any], own_code: bool
+) -> PreTrainedConfig:
+    """transformers' config of these values, which stand in config.json unless an override replaced one."""
+    from transformers import AutoConfig
+
+    config: PreTrainedConfig
+    if values == raw or own_code or "configuration_files" in raw:  # which lie beside config.json
+        config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=own_code)
+        return config
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "config.json").write_text(json.dumps(values), encoding="utf-8")
+        config = AutoConfig.from_pretrained(folder)
+    config._name_or_path = str(checkpoint.folder)
+    return config
 
 
 def _is_known_class(name: str) -> bool:

@@ -76,7 +76,8 @@ def activation_for(config: PreTrainedConfig, registered: Mapping[str, Activation
         if problem_type not in BY_PROBLEM_TYPE:
             known = ", ".join(BY_PROBLEM_TYPE)
             raise ConfigError(
-                f"problem_type={problem_type!r} is unknown; use {known}.{nearest(problem_type, BY_PROBLEM_TYPE)}"
+                f"problem_type={problem_type!r} is unknown; use {known} (--hf-overrides)."
+                f"{nearest(str(problem_type), BY_PROBLEM_TYPE)}"
             )
         return BY_PROBLEM_TYPE[problem_type]
     sentence_transformers: Any = getattr(config, "sentence_transformers", None)
