@@ -76,7 +76,7 @@ def _surveyed() -> Iterator[tuple[PluginInfo, list[str], str | None]]:
         given, problem = [], info.error
         for hook, each in calls[info.name]:
             try:
-                answer = () if each.argnames else each.function()
+                answer: Any = () if each.argnames else each.function()
                 names = [_name(item) for item in answer]
             except Exception as error:  # whatever a third party's hook raises
                 problem = problem or f"{each.function.__name__} failed: {type(error).__name__}: {error}"

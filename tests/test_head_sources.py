@@ -182,7 +182,14 @@ def test_the_built_in_heads_are_found_as_others_are() -> None:
 
 def test_a_third_partys_answer_comes_before_the_built_in_one(install: Install, lm: Path, tmp_path: Path) -> None:
     """Of the hooks that take one answer; None leaves it to the built-in one. Here the built-in plugins came first or last."""
-    for name in ("vcls_target", "vcls_named_head", "vcls_calibrate", "vcls_model_card", "vcls_write_checkpoint"):
+    for name in (
+        "vcls_target",
+        "vcls_named_head",
+        "vcls_calibrate",
+        "vcls_model_card",
+        "vcls_write_checkpoint",
+        "vcls_score_templates",
+    ):
         (ours,) = getattr(registry().hook, name).get_hookimpls()
         assert ours.trylast, name
     asked: list[str] = []

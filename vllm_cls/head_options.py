@@ -74,8 +74,8 @@ class HeadOptions:
             _refuse_taken_names(self.head, others)
         for name in self.own:
             if not _owners(name):
-                known = [*others, *(each.name for one in registry().head_sources().values() for each in one.options)]
-                raise ConfigError(f"there is no option {name!r}.{nearest(name, known)}")
+                own = [each.name for source in registry().head_sources().values() for each in source.options]
+                raise ConfigError(f"there is no option {name!r}.{nearest(name, [*others, *own])}")
         known = self._for_reward() if options.convert == "reward" else self
         names = _labels(known.labels, known.num_labels, known.problem_type) or options.label_overrides()
         if known.head_name is not None and not _NAME.fullmatch(known.head_name):

@@ -94,11 +94,12 @@ class HeadSource:
 
     def __post_init__(self) -> None:
         own = [each.name for each in self.options]
-        for field, names, known in (
-            ("takes", self.takes, [*SHARED_OPTIONS]),
-            ("needs", self.needs, [*SHARED_OPTIONS, *own]),
-            ("tasks", self.tasks, [*CLASSIFIERS]),
-        ):
+        given: dict[str, tuple[Any, list[str]]] = {
+            "takes": (self.takes, [*SHARED_OPTIONS]),
+            "needs": (self.needs, [*SHARED_OPTIONS, *own]),
+            "tasks": (self.tasks, [*CLASSIFIERS]),
+        }
+        for field, (names, known) in given.items():
             for name in names:
                 if isinstance(names, str) or name not in known:
                     raise PluginError(

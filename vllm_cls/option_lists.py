@@ -12,7 +12,8 @@ from .errors import ConfigError
 
 def split(text: str, mark: str, times: int = -1) -> list[str]:
     """The parts between the marks that have no backslash before them, at the first `times` of them."""
-    parts, part, rest = [], "", iter(text)
+    parts: list[str] = []
+    part, rest = "", iter(text)
     for character in rest:
         if character == "\\":
             part += character + next(rest, "")
