@@ -150,3 +150,8 @@ def test_a_name_that_means_nothing_is_still_told(tmp_path: Path) -> None:
     edited(folder, problem_type="single_label_classification")
     with pytest.warns(UserWarning, match="no 'problem_typ'.*Did you mean 'problem_type'"):
         logits(folder, problem_type="regression", problem_typ="regression")
+
+
+def test_a_value_that_is_none_of_json(tmp_path: Path) -> None:
+    folder = tiny.classifier("bert", tmp_path)
+    assert logits(folder, dtype=torch.float32) == pytest.approx(plain_logits(folder), abs=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import tempfile
@@ -216,8 +217,9 @@ def _read_config(checkpoint: Checkpoint, options: ModelConfig) -> PreTrainedConf
             f"write a plugin that registers its config and an Architecture with model_types = ({model_type!r},), and see "
             "`vcls plugins list`."
         )
+    values = _with_overrides(checkpoint, raw, options)
     try:
-        config = _built(checkpoint, _with_overrides(checkpoint, raw, options), raw, own_code)
+        config = _built(checkpoint, values, raw, own_code)
     except (ValueError, KeyError, TypeError, AttributeError, OSError, ImportError) as error:
         raise ModelError(
             f"{checkpoint.name}: transformers cannot read its config ({first_line(error)}); another value can take the place of "
@@ -281,17 +283,22 @@ def _num_labels(raw: Mapping[str, Any]) -> int | None:
 def _built(
     checkpoint: Checkpoint, values: Mapping[str, Any], raw: Mapping[str, Any], own_code: bool
 ) -> PreTrainedConfig:
-    """transformers' config of these values, which stand in config.json unless an override replaced one."""
+    """transformers' config of these values, which stand in config.json unless an override replaced one.
+
+    What it refuses of the overrides is left to `_apply_overrides`, which says so.
+    """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     config: PreTrainedConfig
-    if values == raw or own_code or "configuration_files" in raw:  # which lie beside config.json
-        config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=own_code)
-        return config
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "config.json").write_text(json.dumps(values), encoding="utf-8")
-        config = AutoConfig.from_pretrained(folder)
-    config._name_or_path = str(checkpoint.folder)
+    if values != raw and not own_code and "configuration_files" not in raw:  # which lie beside config.json
+        refused = (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError)  # or no value of JSON
+        with tempfile.TemporaryDirectory() as folder, contextlib.suppress(*refused):
+            Path(folder, "config.json").write_text(json.dumps(values), encoding="utf-8")
+            config = AutoConfig.from_pretrained(folder)
+            config._name_or_path = str(checkpoint.folder)
+            return config
+    config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=own_code)
     return config
 
 
