@@ -234,6 +234,8 @@ def _brings(auto_map: Mapping[str, Any], named: Sequence[str]) -> bool:
     """Whether a checkpoint's own code has the class that it was saved from, or any model, where it does not say."""
     models = {str(each).rpartition(".")[2] for auto, each in auto_map.items() if auto.startswith("AutoModel")}
     return bool(models) and (not named or not models.isdisjoint(named))
+
+
 def _with_overrides(checkpoint: Checkpoint, raw: Mapping[str, Any], options: ModelConfig) -> Mapping[str, Any]:
     """What config.json says, with `hf_overrides` in place of its own values, before transformers refuses one.
 
