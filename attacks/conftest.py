@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,34 +51,69 @@ class Target:
         return socket.create_connection(("127.0.0.1", self.port), timeout=15)
 
     def raw(self, data: bytes) -> bytes:
-        """Send bytes; what comes back until the server closes, or b"" where it breaks the connection."""
+        """Send bytes; what comes back until the server closes, or until it breaks the connection."""
         with self.connect() as connection:
-            try:
+            with suppress(ConnectionError):
                 connection.sendall(data)
-                return read_all(connection)
-            except (ConnectionError, TimeoutError):
-                return b""
+            return read_all(connection)
+
+    def answered(self, data: bytes) -> int:
+        """The status of the answer to one request, after which the connection is good for another."""
+        (head, _), (last, _) = parsed = answers_in(self.raw(data + LAST))
+        assert last.startswith(b"HTTP/1.1 200") and CLOSES not in head.lower(), parsed
+        return status_of(parsed[0])
+
+    def refused(self, data: bytes) -> int:
+        """The status of the answer to bytes that end their connection: a good request behind them gets none."""
+        ((head, _),) = parsed = answers_in(self.raw(data + LAST))
+        assert CLOSES in head.lower(), parsed
+        return status_of(parsed[0])
 
     def post(self, body: bytes, *headers: str, path: str = "/classify") -> bytes:
-        """A request as bytes: a POST of `body` with a key, and more header lines."""
+        """A request as bytes: a POST of `body` with a key, and more header lines. It does not say that it is the last."""
         lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Authorization: Bearer {KEY}", *headers]
         if not any(each.lower().startswith(("content-length", "transfer-encoding")) for each in headers):
             lines.append(f"Content-Length: {len(body)}")
-        lines += ["Content-Type: application/json", "Connection: close", "", ""]
+        lines += ["Content-Type: application/json", "", ""]
         return "\r\n".join(lines).encode("latin-1") + body
+
+    def get(self, target: str, *headers: str, method: str = "GET") -> bytes:
+        """A request as bytes, without a key; it does not say that it is the last."""
+        return "\r\n".join([f"{method} {target} HTTP/1.1", *(headers or ["Host: localhost"]), "", ""]).encode("latin-1")
+
+    def resident(self) -> float:
+        """Bytes of memory that the server has."""
+        lines = self.ask("/metrics").text.splitlines()
+        return float(next(line.split()[1] for line in lines if line.startswith("process_resident_memory_bytes ")))
+
+
+LAST = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+CLOSES = b"\r\nconnection: close"
 
 
 def read_all(connection: socket.socket) -> bytes:
-    """Everything until the peer closes."""
+    """Everything until the peer closes, or breaks the connection."""
     parts = []
-    while part := connection.recv(65536):
-        parts.append(part)
+    with suppress(ConnectionError):
+        while part := connection.recv(65536):
+            parts.append(part)
     return b"".join(parts)
 
 
-def status_of(answer: bytes) -> int:
-    """The status of a raw answer; its body must be an error in the one form."""
-    head, _, body = answer.partition(b"\r\n\r\n")
+def answers_in(data: bytes) -> list[tuple[bytes, bytes]]:
+    """The heads and bodies of the answers, none of them to HEAD."""
+    answers = []
+    while data:
+        head, _, data = data.partition(b"\r\n\r\n")
+        length = int(re.findall(rb"(?i)\r\ncontent-length: (\d+)", head)[0])
+        answers.append((head, data[:length]))
+        data = data[length:]
+    return answers
+
+
+def status_of(answer: tuple[bytes, bytes]) -> int:
+    """The status of an answer; its body must be an error in the one form."""
+    head, body = answer
     status = int(head.split()[1])
     if status >= 400:
         assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}

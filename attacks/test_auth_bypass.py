@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from .conftest import KEY, Target, status_of
+from .conftest import KEY, LAST, Target, answers_in, status_of
 
 
 @pytest.mark.parametrize(
@@ -15,8 +15,7 @@ from .conftest import KEY, Target, status_of
 )
 def test_host_header_names_an_open_path(server: Target, host: str) -> None:
     """Servers that decide on the URL made of the Host header let this through."""
-    answer = server.raw(f"GET /v1/models HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
-    assert status_of(answer) in (400, 401)
+    assert server.refused(server.get("/v1/models", f"Host: {host}")) == 400
 
 
 @pytest.mark.parametrize(
@@ -25,8 +24,24 @@ def test_host_header_names_an_open_path(server: Target, host: str) -> None:
      "http://localhost/v1/models", "/health%2f..%2fv1%2fmodels"],
 )  # fmt: skip
 def test_paths_written_otherwise(server: Target, target: str) -> None:
-    answer = server.raw(f"GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
-    assert status_of(answer) == 401
+    assert server.answered(server.get(target)) == 401
+
+
+def test_a_target_with_a_host_of_its_own(server: Target) -> None:
+    """Which is the one that counts (RFC 9112, 3.2.2), for the guard of hosts too."""
+    port = server.port
+    assert server.answered(server.get(f"http://127.0.0.1:{port}/health")) == 200
+    assert server.answered(server.get(f"http://localhost:{port}/health", "Host: evil.example")) == 200
+    assert server.answered(server.get("http://evil.example/health", "Host: localhost")) == 400
+    assert server.refused(server.get("http://localhost@evil.example/health", "Host: localhost")) == 400
+    assert server.refused(server.get("ftp://localhost/health", "Host: localhost")) == 400
+
+
+def test_forms_of_a_target_that_name_no_path(server: Target) -> None:
+    assert server.answered(server.get("*", method="OPTIONS")) == 405
+    assert server.refused(server.get("*")) == 400
+    assert server.refused(server.get("health")) == 400
+    assert server.refused(server.get("evil.example:443", method="CONNECT")) == 501
 
 
 def test_rebinding_dns(server: Target) -> None:
@@ -42,15 +57,14 @@ def test_every_route_is_guarded(server: Target, method: str) -> None:
     for path in sorted(known | {"/docs", "/openapi.json", "/redoc", "/static", "/debug"}):
         if path in {"/", "/health", "/ping", "/ready"}:
             continue
-        answer = server.raw(f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        answer = server.raw(server.get(path, "Host: localhost", "Connection: close", method=method))
         assert b" 401 " in answer.partition(b"\r\n")[0], path
 
 
 def test_open_routes_tell_nothing_of_the_model(server: Target) -> None:
     for path in ("/health", "/ping", "/ready"):
-        answer = server.raw(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
-        assert status_of(answer) == 200
-        assert answer.partition(b"\r\n\r\n")[2] == b""
+        answer, _ = answers_in(server.raw(server.get(path) + LAST))
+        assert status_of(answer) == 200 and answer[1] == b""
 
 
 def test_the_time_of_a_wrong_key_does_not_depend_on_its_beginning(server: Target) -> None:

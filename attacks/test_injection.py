@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import Target, status_of
+from .conftest import LAST, Target, answers_in, status_of
 
 TEMPLATES = [
     "{{ ''.__class__.__mro__[1].__subclasses__() }}",
@@ -65,12 +65,10 @@ def test_an_id_in_the_header_splits_nothing(server: Target) -> None:
     answer = server.ask("/classify", {"input": "x"}, {"X-Request-Id": "good-id.1"})
     assert answer.headers["X-Request-Id"] == "good-id.1"
     assert answer.json()["id"] == "classify-good-id.1"
-    raw = server.raw(server.post(b'{"input": "x"}', "X-Request-Id: a\rSet-Cookie: x=1\nevil: 1"))
-    assert b"set-cookie:" not in raw.partition(b"\r\n\r\n")[0].lower()
-    assert raw.count(b"HTTP/1.1") <= 1
-    raw = server.raw(server.post(b'{"input": "x"}', "X-Request-Id: \xe9\xff " + "b" * 2000))
-    assert status_of(raw) in (200, 400)
-    assert b"\xff" not in raw
+    assert server.refused(server.post(b'{"input": "x"}', "X-Request-Id: a\rSet-Cookie: x=1\nevil: 1")) == 400
+    answer, _ = answers_in(server.raw(server.post(b'{"input": "x"}', "X-Request-Id: \xe9\xff " + "b" * 2000) + LAST))
+    assert status_of(answer) == 200
+    assert b"\r\nx-request-id: " + b"b" * 256 + b"\r\n" in answer[0] + b"\r\n"
 
 
 def test_logs_hold_one_line_a_request_and_no_texts(server: Target) -> None:

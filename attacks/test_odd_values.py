@@ -57,19 +57,14 @@ def test_counts_that_would_allocate(server: Target) -> None:
     assert server.ask("/classify", {"input": ["x"] * 51}).status_code == 400
     assert server.ask("/classify", {"input": [[5] * 300] * 40}).status_code == 400
     assert len(server.ask("/classify", {"input": "x", "top_k": 10**20}).json()["data"][0]["top_k"]) == 3
-    before = resident(server)
+    before = server.resident()
     for _ in range(20):
         body = {"input": ["word " * 400] * 30, "truncate_prompt_tokens": -1}
         assert server.ask("/classify", json.dumps(body).encode()).status_code in (200, 400, 413)
-    assert resident(server) < before + (200 << 20)
+    assert server.resident() < before + (200 << 20)
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "application/x-pickle", ""])
 def test_what_is_not_said_to_be_json(server: Target, kind: str) -> None:
     """A web page can send these to any server without asking it."""
     assert server.ask("/classify", b'{"input": "x"}', {"Content-Type": kind}).status_code == 415
-
-
-def resident(server: Target) -> float:
-    lines = server.ask("/metrics").text.splitlines()
-    return float(next(line.split()[1] for line in lines if line.startswith("process_resident_memory_bytes ")))

@@ -6,12 +6,16 @@ import asyncio
 import http
 import sys
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import h11
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .errors import error_response
+from .framing import Strict
+
+_HEADER_BYTES = 64 << 10  # where the server does not say
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,31 @@ class Patience:
     max_connections: int
 
 
+class Turns(FlowControl):
+    """Reading and writing of one connection, which reads on only when what it has read was answered.
+
+    uvicorn resumes reading whenever an app asks whether its client is still there, as ours does for every request: what a
+    client sends behind a request that waits would pile up.
+    """
+
+    def __init__(self, transport: asyncio.Transport, conn: Strict) -> None:
+        super().__init__(transport)
+        self._conn = conn
+        self._next_has_come = False
+
+    def pause_reading(self) -> None:
+        # Else a body comes faster than it is read.
+        self._next_has_come = self._conn.their_state is not h11.SEND_BODY and self._conn.has_more
+        super().pause_reading()
+
+    def resume_reading(self) -> None:
+        if not self._next_has_come:
+            super().resume_reading()
+
+    def answered(self) -> None:
+        self._next_has_come = False
+
+
 class Connection(H11Protocol):
     """One connection.
 
@@ -37,19 +66,26 @@ class Connection(H11Protocol):
     """
 
     patience: ClassVar[Patience]
+    conn: Strict
+    flow: Turns
     _awaited: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.conn = Strict(self.config.h11_max_incomplete_event_size or _HEADER_BYTES)
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.flow = Turns(transport, self.conn)
         if len(self.connections) > self.patience.max_connections:
             self._refuse(503, "The server has too many connections (--max-connections); try again.")
             return
         self._await_request()
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
-            return
+        if self.transport.is_closing() or self.conn.their_state in (h11.MUST_CLOSE, h11.CLOSED):
+            return  # what comes behind a request that was said to be the last is none (RFC 9112, 9.6)
         super().data_received(data)
         if self._answering():
             self._stop_awaiting()
@@ -62,6 +98,7 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
+        self.flow.answered()
         super().on_response_complete()
         if self.conn.their_state is h11.SEND_BODY:  # an answer that did not wait for the body, which still comes
             self._unset_keepalive_if_required()
@@ -106,13 +143,14 @@ class Connection(H11Protocol):
 
     def _refuse(self, status: int, message: str) -> None:
         """Answer outside of any request, and close."""
-        if self._answering() and self.cycle.response_started:  # a second answer would be read as part of the first
+        if self.conn.our_state is h11.SEND_BODY:  # of half an answer a second one would be read as a part
             self.transport.abort()
             return
-        body = bytes(error_response(status, message).body)
-        head = f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
-        head += f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-        self.transport.write(head.encode() + body)
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # else this request has its answer
+            body = bytes(error_response(status, message).body)
+            head = f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
+            head += f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+            self.transport.write(head.encode() + body)
         self.transport.close()
         self._abort_later()
 
