@@ -252,7 +252,7 @@ class PromptProcessor:
         from jinja2 import TemplateError
 
         tokenizer: Any = self.tokenizer
-        if not tokenizer.chat_template:
+        if not (kwargs.get("chat_template") or tokenizer.chat_template):
             raise PromptError(
                 "this model's tokenizer has no chat template; give texts, or a template with chat_template=…."
             )

@@ -45,7 +45,7 @@ def test_a_late_request_is_counted_as_late(llm: LLM) -> None:
 def test_what_comes_before_the_model_takes_of_its_time(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as a chat template that takes long to render."""
 
-    async def slow(model: Any, asked: Any) -> list[str]:
+    async def slow(*_: Any) -> list[str]:
         await asyncio.sleep(0.15)
         return ["good"]
 

@@ -10,6 +10,7 @@ from .. import __version__
 from ..async_llm import AsyncLLM
 from ..llm import LLM
 from ..registry import registry
+from . import sandbox
 from .errors import add_error_handlers
 from .metrics import Metrics
 from .middleware import add_middleware
@@ -40,6 +41,8 @@ def create_app(llm: AsyncLLM | LLM, settings: ServerSettings | None = None) -> F
     app.state.absent = _absent(model)
     app.state.metrics = metrics = Metrics.of(model.llm)
     tracing = Tracing.to(settings.otlp_traces_endpoint) if settings.otlp_traces_endpoint else None
+    if settings.trust_request_chat_template:
+        sandbox.prepare()
     add_error_handlers(app)
     add_middleware(app, settings, metrics, tracing)
     for routes in _families(model):

@@ -22,7 +22,8 @@ KEY_VARIABLE = "VCLS_API_KEY"
 class RequireKey:
     """Lets requests through that carry `Authorization: Bearer KEY`; everything else is 401, an unknown path too.
 
-    Closed unless open: a route, a mount or a socket that someone adds is guarded without a word about it.
+    Closed unless open: a route, a mount or a socket that someone adds is guarded without a word about it. Of a request with a
+    key, `scope["state"]["key"]` is the same for every one with that key, and tells nothing of it.
 
     Args:
         keys: the keys, any of which opens; none at all leaves everything open.
@@ -52,10 +53,18 @@ class RequireKey:
         digest = self._digest(given.strip())
         # Every key is compared, and digests under a secret are: neither a key's place nor its beginning shows in the time.
         matches = [hmac.compare_digest(digest, each) for each in self._digests]
-        return scheme.lower() == "bearer" and any(matches)
+        if scheme.lower() != "bearer" or not any(matches):
+            return False
+        scope.setdefault("state", {})["key"] = digest.hex()
+        return True
 
     def _digest(self, key: str) -> bytes:
         return hmac.digest(self._secret, key.encode("utf-8", "surrogatepass"), hashlib.sha256)
+
+
+def client_of(scope: Scope) -> str:
+    """Who asks, as far as is known: whoever holds that key, or is at that address."""
+    return str(scope.get("state", {}).get("key") or (scope.get("client") or ("",))[0])
 
 
 class AllowHosts:

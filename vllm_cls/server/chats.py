@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from starlette.requests import Request
+
+from .auth import client_of
 from .counts import check_prompts
 from .errors import RequestError
 from .protocol.prompts import ChatFields, ChatRequest, PromptRequest
@@ -14,22 +17,23 @@ from .served_model import ServedModel
 _AS_IT_IS = "{{ messages[0]['content'] }}"
 
 
-async def prompts_of(model: ServedModel, asked: PromptRequest) -> list[Any]:
+async def prompts_of(model: ServedModel, request: Request, asked: PromptRequest) -> list[Any]:
     """The prompts of a request, as `AsyncLLM` takes them.
 
     Raises:
         RequestError: there are too many, or one cannot be made.
     """
-    prompts = [await conversation_of(model, asked)] if isinstance(asked, ChatRequest) else asked.prompts()
+    prompts = [await conversation_of(model, request, asked)] if isinstance(asked, ChatRequest) else asked.prompts()
     check_prompts(model, prompts)
     return prompts
 
 
-async def conversation_of(model: ServedModel, asked: ChatFields) -> dict[str, Any]:
+async def conversation_of(model: ServedModel, request: Request, asked: ChatFields) -> dict[str, Any]:
     """A conversation, as `LLM` takes it.
 
     Raises:
         RequestError: it brings a template, and this server trusts none; or that fails, or takes too long.
+        QueueFullError: too many templates of this client wait.
     """
     prompt = asked.conversation
     if not asked.has_template:
@@ -37,7 +41,7 @@ async def conversation_of(model: ServedModel, asked: ChatFields) -> dict[str, An
     if not model.settings.trust_request_chat_template:
         name = "chat_template" if asked.chat_template is not None else "chat_template_kwargs"
         raise RequestError(f"{name} from a request is refused (--trust-request-chat-template allows it).", name)
-    tokenizer: Any = model.llm.llm.get_tokenizer()
+    tokenizer = model.tokenizer()
     template = asked.chat_template
     if template is None:
         template = getattr(tokenizer, "chat_template", None)
@@ -47,6 +51,6 @@ async def conversation_of(model: ServedModel, asked: ChatFields) -> dict[str, An
         **tokenizer.special_tokens_map, "add_generation_prompt": False, **(asked.chat_template_kwargs or {}),
         **prompt["chat_template_kwargs"],
     }  # fmt: skip
-    text = await render(template, prompt["messages"], options)
+    text = await render(template, prompt["messages"], options, client_of(request.scope))
     kwargs = {"chat_template": _AS_IT_IS, "add_generation_prompt": False}
     return {"messages": [{"role": "user", "content": text}], "chat_template_kwargs": kwargs}

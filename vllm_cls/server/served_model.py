@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..async_llm import AsyncLLM
 from ..llm import LLM
@@ -70,6 +71,17 @@ class ServedModel:
     def name_of(self, adapter: LoRARequest | None) -> str:
         """What answers call it."""
         return self.names[0] if adapter is None else adapter.lora_name
+
+    def tokenizer(self) -> Any:
+        """The model's tokenizer.
+
+        Raises:
+            RequestError: it has none.
+        """
+        tokenizer = self.llm.llm.get_tokenizer()
+        if tokenizer is None:
+            raise RequestError("This model has no tokenizer; give token ids.")
+        return tokenizer
 
     @property
     def classifies(self) -> bool:

@@ -31,7 +31,7 @@ class ClassifyInput(ClassifyRequest, CompletionRequest):
     """Texts, pairs of texts, or token ids, to classify each."""
 
 
-class ClassifyChat(ClassifyRequest, ChatRequest):
+class ClassifyChat(ChatRequest, ClassifyRequest):
     """A conversation to classify."""
 
 

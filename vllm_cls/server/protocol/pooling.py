@@ -28,7 +28,7 @@ class PoolingInput(PoolingRequest, CompletionRequest):
     """Texts, pairs of texts, or token ids, to pool each."""
 
 
-class PoolingChat(PoolingRequest, ChatRequest):
+class PoolingChat(ChatRequest, PoolingRequest):
     """A conversation to pool."""
 
 

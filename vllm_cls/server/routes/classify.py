@@ -30,7 +30,7 @@ def form(given: dict[str, Any]) -> type[ClassifyRequest]:
 async def answer(model: ServedModel, request: Request, asked: ClassifyRequest) -> Response:
     """Probabilities of the labels for each prompt."""
     call = Call.of(model, request, asked)
-    outputs = await model.llm.classify(await prompts_of(model, asked), **call.options)
+    outputs = await model.llm.classify(await prompts_of(model, request, asked), **call.options)
     threshold = model.settings.threshold
     data = [classification(index, each, asked, threshold) for index, each in enumerate(outputs)]
     content: ClassifyResponse = {**call.head("classify"), "data": data, "usage": usage(outputs)}

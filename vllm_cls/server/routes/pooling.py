@@ -38,7 +38,7 @@ async def answer(model: ServedModel, request: Request, asked: PoolingRequest) ->
     """A tensor for each prompt, as numbers or bytes."""
     call = Call.of(model, request, asked)
     task = task_of(model, asked.task)
-    outputs = await model.llm.encode(await prompts_of(model, asked), pooling_task=task, **call.options)
+    outputs = await model.llm.encode(await prompts_of(model, request, asked), pooling_task=task, **call.options)
     numbers = sum(each.outputs.data.numel() for each in outputs)
     if asked.encoding_format in ("bytes", "bytes_only"):
         return await asyncio.to_thread(_bytes_response, call, asked, outputs)

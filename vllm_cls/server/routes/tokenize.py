@@ -40,23 +40,11 @@ def text_of(model: ServedModel, tokens: list[int]) -> str:
     Raises:
         RequestError: one is no token.
     """
-    tokenizer = tokenizer_of(model)
+    tokenizer = model.tokenizer()
     for each in tokens:
         if not 0 <= each < model.llm.llm.vocab_size:
             raise RequestError(f"Token id {each} is out of vocabulary.", "tokens")
     return str(tokenizer.decode(tokens))
-
-
-def tokenizer_of(model: ServedModel) -> Any:
-    """The model's tokenizer.
-
-    Raises:
-        RequestError: it has none.
-    """
-    tokenizer = model.llm.llm.get_tokenizer()
-    if tokenizer is None:
-        raise RequestError("This model has no tokenizer.")
-    return tokenizer
 
 
 def routes(model: ServedModel) -> APIRouter:
@@ -69,14 +57,14 @@ def routes(model: ServedModel) -> APIRouter:
         """The tokens that the model would see, however many."""
         asked = await read(request, form)
         model.adapter(asked.model)
-        prompt = await conversation_of(model, asked) if isinstance(asked, TokenizeChat) else asked.prompt
+        prompt = await conversation_of(model, request, asked) if isinstance(asked, TokenizeChat) else asked.prompt
         check_prompts(model, [prompt])
         tokens = await model.llm.token_ids(
             prompt, add_special_tokens=asked.add_special_tokens, timeout=left(request.scope["state"])
         )
         strings = None
         if asked.return_token_strs:
-            strings = await asyncio.to_thread(tokenizer_of(model).convert_ids_to_tokens, tokens)
+            strings = await asyncio.to_thread(model.tokenizer().convert_ids_to_tokens, tokens)
         content = TokenizeResponse(
             count=len(tokens), max_model_len=llm.max_model_len, tokens=tokens, token_strs=strings
         )
