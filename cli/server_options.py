@@ -35,7 +35,7 @@ _SETTINGS: dict[str, tuple[Any, str]] = {
         "Of a request's prompts together; more is refused before any of it runs.",
     ),
 }
-GUARDS = ("api_key", "api_key_file", "allowed_host", "allowed_origin", *_SETTINGS, "log_format", "log_level",
+GUARDS = ("api_key", "api_key_file", "metrics_key_file", "allowed_host", "allowed_origin", *_SETTINGS, "log_format", "log_level",
           "otlp_traces_endpoint")  # fmt: skip
 """The names of the options of `guard_options`."""
 
@@ -47,6 +47,10 @@ _GUARDS = [
         help="Asked of clients; may be repeated. Others of this machine can see it: better is --api-key-file or VCLS_API_KEY.",
     ),
     click.option("--api-key-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="One key a line."),
+    click.option(
+        "--metrics-key-file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="Keys that open /metrics and /load alone. With several API keys, these alone show there what tells of texts.",
+    ),
     click.option(
         "--allowed-host", multiple=True, metavar="NAME",
         help="Answer to this name in the Host header; may be repeated. On loopback: localhost; else every name.",
@@ -75,12 +79,17 @@ def guard_options(function: F) -> F:
 
 def guard_settings(host: str, options: dict[str, Any]) -> dict[str, Any]:
     """Take the options of `guard_options`, all but the log's, out of `options`, as arguments of `ServerSettings`."""
-    from vllm_cls.server.auth import collect_keys, names_for
+    from vllm_cls.errors import ConfigError
+    from vllm_cls.server.auth import collect_keys, keys_in, names_for
 
     keys = collect_keys(options.pop("api_key"), options.pop("api_key_file"), os.environ)
+    metrics_file = options.pop("metrics_key_file")
+    if metrics_file is not None and not keys:
+        raise ConfigError("--metrics-key-file is for a server with API keys; give --api-key-file too.")
     names = tuple(options.pop("allowed_host"))
     return {
         "api_keys": keys,
+        "metrics_keys": () if metrics_file is None else keys_in(metrics_file, "--metrics-key-file"),
         "allowed_hosts": (*names_for(host), *names),
         "cors_origins": tuple(options.pop("allowed_origin")),
         "otlp_traces_endpoint": options.pop("otlp_traces_endpoint"),

@@ -177,7 +177,7 @@ class WaitingQueue:
 
     def _check_room(self, *, arriving: bool = True) -> None:
         if self.num_tokens >= self.max_tokens:
-            raise self._full(f"{self.num_tokens} tokens wait, and the limit is {self.max_tokens}")
+            raise self._full(f"the {self.max_tokens} tokens that may wait do")
         if arriving and self.num_requests >= self.max_requests:
             raise self._full(f"{self.num_requests} requests are in flight, which is the limit")
 

@@ -46,8 +46,11 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_options_reach_the_model_and_the_server(run: Run, seen: dict[str, Any], tmp_path: Path) -> None:
     template = tmp_path / "template.jinja"
     template.write_text("{{ messages }}")
+    keys = tmp_path / "keys"
+    keys.write_text("scrape\n")
     result = run(
         "serve", "model", "--port", "0", "--served-model-name", "a,b", "--threshold", "0.3", "--root-path", "/x",
+        "--metrics-key-file", keys,
         "--trust-request-chat-template", "--max-num-seqs", "3", "--max-queued-requests", "4", "--max-queued-tokens", "5",
         "--max-inputs", "6", "--api-key", "k", "--lora-modules", "c=d", "--lora-modules", "e=f", "--max-lora-rank", "7",
         "--chat-template", template, "--score-template", r"{{ query }}\n{{ document }}", "--no-template", "--device", "cpu",
@@ -56,7 +59,7 @@ def test_options_reach_the_model_and_the_server(run: Run, seen: dict[str, Any], 
     settings: ServerSettings = seen["settings"]
     assert settings.served_model_names == ("a", "b") and settings.lora_modules == {"c": "d", "e": "f"}
     assert (settings.threshold, settings.root_path, settings.trust_request_chat_template) == (0.3, "/x", True)
-    assert (settings.max_inputs, settings.api_keys) == (6, ("k",))
+    assert (settings.max_inputs, settings.api_keys, settings.metrics_keys) == (6, ("k",), ("scrape",))
     expected = {
         "max_num_seqs": 3,
         "max_queued_requests": 4,
@@ -133,3 +136,9 @@ def test_the_help_is_in_groups(run: Run) -> None:
     assert places == sorted(places)
     assert "vcls serve my-classifier --port 9000" in shown
     assert shown.index("--host") < places[1] < shown.index("--api-key") < places[2]
+
+
+def test_keys_for_metrics_need_keys(run: Run, seen: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("scrape")
+    result = run("serve", "model", "--port", "0", "--metrics-key-file", tmp_path / "keys")
+    assert result.exit_code != 0 and "--api-key-file" in result.stderr and "settings" not in seen

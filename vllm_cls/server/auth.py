@@ -18,23 +18,33 @@ OPEN_PATHS = frozenset({"/", "/health", "/ping", "/ready"})
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 KEY_VARIABLE = "VCLS_API_KEY"
 
+METRICS_PATHS = frozenset({"/metrics", "/load"})
+"""What the keys open that are for metrics alone."""
+
 
 class RequireKey:
     """Lets requests through that carry `Authorization: Bearer KEY`; everything else is 401, an unknown path too.
 
-    Closed unless open: a route, a mount or a socket that someone adds is guarded without a word about it. Of a request with a
-    key, `scope["state"]["key"]` is the same for every one with that key, and tells nothing of it.
+    Closed unless open: a route, a mount or a socket that someone adds is guarded without a word about it.
+
+    Of a request with a key, `scope["state"]["key"]` is the same as of every other with that key, and tells nothing of it;
+    `scope["state"]["sees_texts"]` is whether its holder may see what metrics tell of all holders' texts: not where there are
+    several, unless it is a key for metrics.
 
     Args:
         keys: the keys, any of which opens; none at all leaves everything open.
+        metrics_keys: those that open `METRICS_PATHS` alone.
         open_paths: exact routed paths that need no key, for requests without a body: strangers fill no buffers.
     """
 
-    def __init__(self, app: App, keys: Sequence[str], open_paths: Iterable[str] = OPEN_PATHS) -> None:
+    def __init__(
+        self, app: App, keys: Sequence[str], metrics_keys: Sequence[str] = (), open_paths: Iterable[str] = OPEN_PATHS
+    ) -> None:
         self.app = app
         self.open_paths = frozenset(open_paths)
         self._secret = secrets.token_bytes(32)
         self._digests = [self._digest(key) for key in keys]
+        self._of_metrics = [self._digest(key) for key in metrics_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan" or not self._digests or self._is_open(scope) or self._has_key(scope):
@@ -53,9 +63,12 @@ class RequireKey:
         digest = self._digest(given.strip())
         # Every key is compared, and digests under a secret are: neither a key's place nor its beginning shows in the time.
         matches = [hmac.compare_digest(digest, each) for each in self._digests]
-        if scheme.lower() != "bearer" or not any(matches):
+        of_metrics = [hmac.compare_digest(digest, each) for each in self._of_metrics]
+        opens = any(matches) or (any(of_metrics) and routed_path(scope) in METRICS_PATHS)
+        if scheme.lower() != "bearer" or not opens:
             return False
-        scope.setdefault("state", {})["key"] = digest.hex()
+        state = scope.setdefault("state", {})
+        state["key"], state["sees_texts"] = digest.hex(), any(of_metrics) or len(matches) == 1
         return True
 
     def _digest(self, key: str) -> bytes:
@@ -102,7 +115,7 @@ def names_for(host: str) -> tuple[str, ...]:
 
 
 def collect_keys(given: Sequence[str], file: Path | None, environment: Mapping[str, str]) -> tuple[str, ...]:
-    """The keys of the command line, of a file (one a line; # begins a comment) and of VCLS_API_KEY.
+    """The keys of the command line, of a file (one a line; # begins a comment) and of VCLS_API_KEY, each once.
 
     Raises:
         ConfigError: a key is empty or could not be sent in a header, or the file has none: a server that was meant
@@ -111,13 +124,20 @@ def collect_keys(given: Sequence[str], file: Path | None, environment: Mapping[s
     keys = [(key, "--api-key") for key in given]
     if KEY_VARIABLE in environment:
         keys.append((environment[KEY_VARIABLE], KEY_VARIABLE))
-    if file is not None:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-        found = [line for line in lines if line and not line.startswith("#")]
-        if not found:
-            raise ConfigError(f"--api-key-file {file} holds no key; write one a line.")
-        keys += [(key, f"--api-key-file {file}") for key in found]
-    for key, where in keys:
-        if not key or not all("!" <= character <= "~" for character in key):
-            raise ConfigError(f"a key of {where} is empty, or has spaces or characters beyond ASCII; choose another.")
-    return tuple(dict.fromkeys(key for key, _ in keys))
+    in_file = () if file is None else keys_in(file, "--api-key-file")
+    return tuple(dict.fromkeys([*(_checked(key, where) for key, where in keys), *in_file]))
+
+
+def keys_in(file: Path, option: str) -> tuple[str, ...]:
+    """The keys of a file that an option names; raises as `collect_keys`."""
+    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    found = [line for line in lines if line and not line.startswith("#")]
+    if not found:
+        raise ConfigError(f"{option} {file} holds no key; write one a line.")
+    return tuple(_checked(key, f"{option} {file}") for key in found)
+
+
+def _checked(key: str, where: str) -> str:
+    if not key or not all("!" <= character <= "~" for character in key):
+        raise ConfigError(f"a key of {where} is empty, or has spaces or characters beyond ASCII; choose another.")
+    return key

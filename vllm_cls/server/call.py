@@ -53,7 +53,7 @@ class Call:
             "lora_request": adapter,
             "tokenization_kwargs": asked.tokenization,
             "request_id": request_id,
-            "cache_salt": asked.cache_salt,
+            "cache_salt": _salt(state.get("key"), asked.cache_salt),
             "max_tokens": model.settings.max_request_tokens,
         }
         return cls(model.name_of(adapter), request_id, keywords, state)
@@ -67,3 +67,8 @@ class Call:
         """What an answer begins with, which is written from now on; `kind` is in front of the id."""
         self.state["answered_at"] = time.perf_counter()
         return Head(id=f"{kind}-{self.request_id}", object="list", created=int(time.time()), model=self.name)
+
+
+def _salt(key: str | None, given: str | None) -> str | None:
+    """What keeps prompts apart: those of different keys, and of one key those of different salts (which have no @)."""
+    return given if key is None else f"{key}@{given or ''}"

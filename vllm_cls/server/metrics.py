@@ -43,13 +43,15 @@ class Load(Protocol):
 class Metrics:
     """The telemetry of an engine and the requests of a server.
 
-    The number of series is bounded: routes are templates, unknown methods are one, labels beyond a thousand are one.
+    The number of series is bounded: routes are templates, unknown methods are one, labels beyond a thousand are one. What tells
+    of texts (how long they are, what they begin with, what they were found to be) is in a registry of its own.
     """
 
     content_type = CONTENT_TYPE_LATEST
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        self.of_texts = of_texts = CollectorRegistry()
         ProcessCollector(registry=registry)
         self._requests = Counter(
             "vcls_http_requests", "Requests answered.", ("method", "route", "status"), registry=registry
@@ -66,27 +68,27 @@ class Metrics:
             "vcls_stage_seconds", "Time of a request by stage.", ("stage",), registry=registry, buckets=_SECONDS
         )
         self._prompts = Counter("vcls_prompts", "Prompts that came.", registry=registry)
-        self._prompt_tokens = Counter("vcls_prompt_tokens", "Tokens of prompts that came.", registry=registry)
+        self._prompt_tokens = Counter("vcls_prompt_tokens", "Tokens of prompts that came.", registry=of_texts)
         self._batch_sequences = Histogram(
-            "vcls_batch_sequences", "Sequences that ran together.", registry=registry, buckets=_POWERS
+            "vcls_batch_sequences", "Sequences that ran together.", registry=of_texts, buckets=_POWERS
         )
         self._batch_tokens = Histogram(
-            "vcls_batch_tokens", "Tokens that ran together.", registry=registry, buckets=_POWERS
+            "vcls_batch_tokens", "Tokens that ran together.", registry=of_texts, buckets=_POWERS
         )
         self._batch_fill = Histogram(
-            "vcls_batch_fill", "Tokens of a batch over its budget.", registry=registry,
+            "vcls_batch_fill", "Tokens of a batch over its budget.", registry=of_texts,
             buckets=(0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0),
         )  # fmt: skip
         self._saved = Counter(
             "vcls_prefix_tokens_saved",
             "Tokens not computed: beginnings in common, identical prompts.",
-            registry=registry,
+            registry=of_texts,
         )
         self._rejections = Counter(
             "vcls_rejections", "Requests that got no result, by reason.", ("reason",), registry=registry
         )
-        self._truncations = Counter("vcls_truncated_prompts", "Prompts that were cut.", registry=registry)
-        self._predictions = Counter("vcls_predictions", "Texts by predicted label.", ("label",), registry=registry)
+        self._truncations = Counter("vcls_truncated_prompts", "Prompts that were cut.", registry=of_texts)
+        self._predictions = Counter("vcls_predictions", "Texts by predicted label.", ("label",), registry=of_texts)
         self._labels: set[str] = set()
         self._watched: Load | None = None
 
@@ -102,16 +104,16 @@ class Metrics:
     def _watch(self, engine: Load) -> None:
         """Show how much waits in `engine`, and whether it lives, whenever the metrics are read."""
         self._watched = engine
-        for name, documentation, value in (
-            ("vcls_queue_requests", "Requests in the engine: waiting or running.", lambda: engine.load),
-            ("vcls_queue_tokens", "Tokens that wait for the device.", lambda: engine.queued_tokens),
-            ("vcls_engine_alive", "1 while the engine runs.", lambda: engine.is_alive),
+        for name, documentation, registry, value in (
+            ("vcls_queue_requests", "Requests in the engine: waiting or running.", self.registry, lambda: engine.load),
+            ("vcls_queue_tokens", "Tokens that wait for the device.", self.of_texts, lambda: engine.queued_tokens),
+            ("vcls_engine_alive", "1 while the engine runs.", self.registry, lambda: engine.is_alive),
         ):
-            Gauge(name, documentation, registry=self.registry).set_function(value)
+            Gauge(name, documentation, registry=registry).set_function(value)
 
-    def render(self) -> bytes:
-        """Everything, in Prometheus' text format."""
-        return generate_latest(self.registry)
+    def render(self, texts: bool = True) -> bytes:
+        """Everything, in Prometheus' text format; or what tells nothing of texts."""
+        return generate_latest(self.registry) + (generate_latest(self.of_texts) if texts else b"")
 
     # Requests, told by the middleware.
 

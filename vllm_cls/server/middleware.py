@@ -20,7 +20,7 @@ def add_middleware(app: FastAPI, settings: ServerSettings, metrics: Metrics, tra
     an allowed origin can read why it was refused.
     """
     app.add_middleware(Limits, settings=settings)
-    app.add_middleware(RequireKey, keys=settings.api_keys)
+    app.add_middleware(RequireKey, keys=settings.api_keys, metrics_keys=settings.metrics_keys)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

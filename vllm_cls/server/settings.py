@@ -16,6 +16,8 @@ class ServerSettings:
         threshold: from which probability a model of one label names it; None never does.
         trust_request_chat_template: take `chat_template` and `chat_template_kwargs` from requests.
         api_keys: any of them opens every route but the open ones; none leaves all open.
+        metrics_keys: each opens /metrics and /load alone, and sees there what is told of the texts of all keys; with several
+            `api_keys`, these do not.
         allowed_hosts: names to answer to in the Host header, without ports; none answers to all.
         cors_origins: web pages of these origins may use the server; "*" is all.
         root_path: what a proxy in front takes off the paths.
@@ -42,6 +44,7 @@ class ServerSettings:
     trust_request_chat_template: bool = False
     root_path: str = ""
     api_keys: tuple[str, ...] = ()
+    metrics_keys: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     request_timeout: float | None = 120.0
