@@ -121,7 +121,7 @@ def serve(
     """
     speak(state)
     from vllm_cls.async_llm import AsyncLLM
-    from vllm_cls.server import ServerSettings, create_app, lifecycle, logs
+    from vllm_cls.server import ServerSettings, create_app, lifecycle, listening, logs
     from vllm_cls.server.metrics import Metrics
 
     logs.configure(options.pop("log_format"), options.pop("log_level"))
@@ -134,14 +134,14 @@ def serve(
         **guard_settings(host, options),
     )
     options["use_template"] = not options.pop("no_template")
-    listener = lifecycle.listen_at(uds) if uds else lifecycle.listen(host, port)
+    listener = listening.listen_at(uds) if uds else listening.listen(host, port)
     if lora_modules:
         options |= {"enable_lora": True, "max_loras": max_loras or len(lora_modules)}
     llm = AsyncLLM(model, telemetry=Metrics(), **options)
     try:
         app = create_app(llm, settings)
         if not state.quiet:
-            say(f"serving {model} at {uds or lifecycle.address(listener)}")
+            say(f"serving {model} at {uds or listening.address(listener)}")
         return lifecycle.run(app, settings, listener, lambda: llm.is_alive)
     finally:
         llm.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -112,7 +113,10 @@ def test_a_unix_socket(run: Run, seen: dict[str, Any], tmp_path: Path) -> None:
     result = run("serve", "model", "--uds", tmp_path / "s")
     assert result.exit_code == 0 and seen["address"] == str(tmp_path / "s")
     assert "enable_lora" not in seen["options"]
-    taken = run("serve", "model", "--uds", tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as running:
+        running.bind(str(tmp_path / "taken"))
+        running.listen()
+        taken = run("serve", "model", "--uds", tmp_path / "taken")
     assert taken.exit_code == 1 and "--uds" in taken.stderr
 
 

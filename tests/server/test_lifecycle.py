@@ -18,14 +18,14 @@ import pytest
 from vllm_cls import LLM, AsyncLLM
 from vllm_cls.errors import ConfigError
 from vllm_cls.server import create_app
-from vllm_cls.server.lifecycle import address, listen
+from vllm_cls.server.listening import address, listen
 
 from .bare import JSON, ask, message_of
 
 SCRIPT = """
 import gc, sys, threading
 from tests.server.bare import app_with
-from vllm_cls.server import lifecycle, logs
+from vllm_cls.server import lifecycle, listening, logs
 from vllm_cls.server.settings import ServerSettings
 
 settings = ServerSettings(shutdown_timeout=float(sys.argv[1]), keep_alive_timeout=60)
@@ -39,7 +39,7 @@ async def die() -> int:
     return gc.get_freeze_count()
 
 logs.configure()
-listener = lifecycle.listen("127.0.0.1", 0)
+listener = listening.listen("127.0.0.1", 0)
 print(listener.getsockname()[1], flush=True)
 sys.exit(lifecycle.run(app, settings, listener, alive.is_set))
 """

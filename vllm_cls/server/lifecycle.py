@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import gc
 import math
 import os
@@ -11,13 +10,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
-from ..errors import ConfigError
 from .connection import Patience, connection_class
 from .logs import logger
 from .settings import ServerSettings
@@ -72,52 +69,11 @@ class Server(uvicorn.Server):
         deadline.start()
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; port 0 takes a free one.
-
-    Raises:
-        ConfigError: the address cannot be had.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listener = socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}; see --host and --port."
-        ) from error
-    # For those it accepts, which asyncio does not set it for: an answer's body must not wait 40 ms for its head's receipt.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listener
-
-
-def listen_at(path: Path) -> socket.socket:
-    """A Unix socket that listens at a path where nothing is.
-
-    Raises:
-        ConfigError: it cannot be had.
-    """
-    listener = socket.socket(socket.AF_UNIX)
-    try:
-        listener.bind(str(path))
-        listener.listen(2048)
-    except OSError as error:
-        listener.close()
-        raise ConfigError(f"cannot listen at {path}: {error.strerror or error}; see --uds.") from error
-    atexit.register(path.unlink, missing_ok=True)
-    return listener
-
-
-def address(listener: socket.socket) -> str:
-    """Where a client reaches what listens there."""
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
 def run(app: FastAPI, settings: ServerSettings, listener: socket.socket, is_alive: Callable[[], bool]) -> int:
     """Serve until a signal comes or the engine dies.
 
     Args:
-        listener: from `listen`.
+        listener: from `listening`.
         is_alive: whether the engine is.
 
     Returns:
