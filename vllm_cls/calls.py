@@ -91,7 +91,7 @@ class Call(Generic[Output]):
         good = []
         for index, (each, adapter) in enumerate(zip(tokenized, self.adapters[start:stop], strict=True), start):
             if isinstance(each, PromptError):
-                raise type(each)(f"prompt {index}: {each}") if len(self.prompts) > 1 else each
+                raise type(each)(f"prompt {index}: {each}", each.param) if len(self.prompts) > 1 else each
             good.append(each.run_with(adapter, self.cache_salt))
         return good
 
@@ -236,7 +236,7 @@ def score_processor(served: Served, options: ScoreOptions, num_labels: Iterable[
     if not num_labels:
         served.check("classify", [None], "score")
     for count in num_labels or (int(served.classifier.config.num_labels),):
-        scoring.check_num_labels(count)
+        scoring.check_num_labels(count, param="head_name" if len(served.heads) > 1 else None)
     return options.processor(served.score_processor())
 
 

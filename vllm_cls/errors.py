@@ -7,7 +7,16 @@ from collections.abc import Iterable
 
 
 class VclsError(Exception):
-    """Base of every error that vllm-cls raises on purpose; its message is written for the user."""
+    """Base of every error that vllm-cls raises on purpose; its message is written for the user.
+
+    Args:
+        message: what was wrong, with which value, and what to do next.
+        param: the argument that was wrong, if it was one.
+    """
+
+    def __init__(self, message: str = "", param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
 
 
 class ModelError(VclsError):
@@ -20,6 +29,10 @@ class PromptError(VclsError, ValueError):
 
 class PromptTooLongError(PromptError):
     """This prompt has more tokens than the model takes."""
+
+
+class RunError(PromptError):
+    """The model failed at this prompt, for the reason that is its `__cause__`; other prompts are not affected."""
 
 
 class ConfigError(VclsError, ValueError):

@@ -64,7 +64,8 @@ class PairTemplate:
         if len(self.beginning) > _LONG_BEGINNING and query.startswith(self.beginning):
             raise PromptError(
                 f"the query begins with the model's own score template ({self.name}), which would be written twice; give "
-                f"the bare query and document, or run the texts as they are with score_template={CONCAT!r}."
+                f"the bare query and document, or run the texts as they are with score_template={CONCAT!r}.",
+                "query",
             )
         instruction = instruction or self.instruction
         values: dict[str, Any] = {"query": query, "document": document}

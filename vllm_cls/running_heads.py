@@ -106,5 +106,5 @@ def find_head(heads: Sequence[RunningHead], name: str | None) -> RunningHead:
     known = [each.name for each in heads if each.name is not None]
     if name not in known:
         there = f"the model's heads are {', '.join(known)}" if known else "the model's head has no name"
-        raise ConfigError(f"head_name={name!r} is unknown; {there}.{nearest(str(name), known)}")
+        raise ConfigError(f"head_name={name!r} is unknown; {there}.{nearest(str(name), known)}", "head_name")
     return heads[known.index(name)]

@@ -64,7 +64,8 @@ class ScoreOptions:
         if self.instruction is not None and not takes:
             raise ConfigError(
                 f"instruction={self.instruction!r}: the prompt of this model's pairs has no place for one; leave it out, or "
-                "give a template with {{ instruction }}."
+                "give a template with {{ instruction }}.",
+                "instruction",
             )
         return processor
 
@@ -106,10 +107,10 @@ def scored(output: ClassificationRequestOutput) -> ScoringRequestOutput:
     )
 
 
-def check_num_labels(num_labels: int, what: str = "score") -> None:
-    """Raise `ConfigError` unless the model has one score to give."""
+def check_num_labels(num_labels: int, what: str = "score", param: str | None = None) -> None:
+    """Raise `ConfigError`, of the argument `param`, unless the model has one score to give."""
     if num_labels != 1:
-        raise ConfigError(f"{what} needs a model with num_labels 1; this one has {num_labels}. Use classify.")
+        raise ConfigError(f"{what} needs a model with num_labels 1; this one has {num_labels}. Use classify.", param)
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,7 @@ class Served:
             return
         headless = self.classifier.why_headless(self.options.model)
         if headless is not None and not all(adapters):
-            raise ConfigError(headless)
+            raise ConfigError(headless, "lora_request" if self.classifier.missing else None)
         if task == "token_classify" and self.task != task:
             whole = self.engine.runner.head is None or self.engine.runner.mode.whole
             if whole:
@@ -167,7 +167,7 @@ class Served:
                     f"{task}; leave them out, or open the model with pooler_config={{'tok_pooling_type': 'STEP'}}."
                 )
             if task == "embed" and each.head_name is not None:
-                raise ConfigError(f"head_name={each.head_name!r}: an embedding has no head; leave it out.")
+                raise ConfigError(f"head_name={each.head_name!r}: an embedding has no head; leave it out.", "head_name")
             if each.extra_kwargs:
                 raise ConfigError(
                     f"extra_kwargs has {', '.join(map(str, each.extra_kwargs))}: options of LLM.score, not of {task}."

@@ -64,6 +64,8 @@ class Tokenized:
         return replace(self, sequence=replace(self.sequence, adapter=adapter, cache_salt=salt))
 
 
+_LIMIT = "truncate_prompt_tokens"
+
 # Token ids, their types, and what a fast tokenizer knows of their places.
 _Encoding = tuple[list[int], "list[int] | None", Any]
 
@@ -234,14 +236,14 @@ class PromptProcessor:
         """The part of a text that its first `limit` tokens stand for; all of it for 0."""
         if not isinstance(limit, int) or isinstance(limit, bool) or not 0 <= limit < self.max_model_len:
             raise ConfigError(
-                f"{name}={limit!r} must be 0 (no limit) or less than {self.max_model_len}, the model's length."
+                f"{name}={limit!r} must be 0 (no limit) or less than {self.max_model_len}, the model's length.", name
             )
         if limit == 0:
             return text
         tokenizer: Any = self.tokenizer
         if not getattr(tokenizer, "is_fast", False):
             raise ConfigError(
-                f"{name} needs a tokenizer that knows where its tokens stand; this model's is not a fast one."
+                f"{name} needs a tokenizer that knows where its tokens stand; this model's is not a fast one.", name
             )
         with self._lock:
             encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
@@ -328,14 +330,14 @@ class PromptProcessor:
             try:
                 encoding = self._encode([text], truncation=True, max_length=limit)[0]
             except (ValueError, OverflowError) as error:
-                raise PromptError(f"the prompt cannot be cut to {limit} tokens: {error}") from error
+                raise PromptError(f"the prompt cannot be cut to {limit} tokens: {error}", _LIMIT) from error
             finally:
                 tokenizer.truncation_side = before
         if (
             len(encoding[0]) > limit
         ):  # transformers gives up, and the text back whole, where special tokens leave no room
             raise PromptError(
-                f"the prompt cannot be cut to {limit} tokens: its special tokens leave no room for a text."
+                f"the prompt cannot be cut to {limit} tokens: its special tokens leave no room for a text.", _LIMIT
             )
         return encoding
 
@@ -353,7 +355,7 @@ class PromptProcessor:
             else:
                 high = middle - 1
         if best is None:
-            raise PromptError(_no_room(prompt, limit))
+            raise PromptError(_no_room(prompt, limit), _LIMIT)
         return best
 
     def _from_ids(self, ids: tuple[int, ...], truncation: Truncation) -> Tokenized:
@@ -370,17 +372,20 @@ class PromptProcessor:
 
     def _limit(self, truncation: Truncation) -> int:
         if truncation.side not in (None, "left", "right"):
-            raise ConfigError(f"truncation_side={truncation.side!r} is unknown; use 'left' or 'right'.")
+            raise ConfigError(
+                f"truncation_side={truncation.side!r} is unknown; use 'left' or 'right'.", "truncation_side"
+            )
         if truncation.limit is None:
             return self.max_model_len
         given: Any = truncation.limit
         if not isinstance(given, int) or isinstance(given, bool):
-            raise ConfigError(f"truncate_prompt_tokens={truncation.limit!r} is not a whole number.")
+            raise ConfigError(f"truncate_prompt_tokens={truncation.limit!r} is not a whole number.", _LIMIT)
         if truncation.limit == -1:
             return self.max_model_len
         if not 1 <= truncation.limit <= self.max_model_len:
             raise ConfigError(
-                f"truncate_prompt_tokens={truncation.limit} must be -1 or between 1 and {self.max_model_len}, the model's length."
+                f"truncate_prompt_tokens={truncation.limit} must be -1 or between 1 and {self.max_model_len}, the model's length.",
+                _LIMIT,
             )
         return truncation.limit
 

@@ -30,9 +30,9 @@ async def read(request: Request, choose: Choice[T]) -> T:
         RequestError: it is no JSON, or no such request.
     """
     body = await request.body()
-    if len(body) < _LARGE_BODY:
-        return parse(body, choose)
-    return await asyncio.to_thread(parse, body, choose)
+    asked = parse(body, choose) if len(body) < _LARGE_BODY else await asyncio.to_thread(parse, body, choose)
+    request.scope["state"]["fields"] = asked.names()
+    return asked
 
 
 def parse(body: bytes, choose: Choice[T]) -> T:

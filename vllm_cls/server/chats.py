@@ -21,7 +21,8 @@ async def prompts_of(model: ServedModel, request: Request, asked: PromptRequest)
     """The prompts of a request, as `AsyncLLM` takes them.
 
     Raises:
-        RequestError: there are too many, or one cannot be made.
+        PromptError: there are too many, or there is too much in them.
+        RequestError: one cannot be made.
     """
     prompts = [await conversation_of(model, request, asked)] if isinstance(asked, ChatRequest) else asked.prompts()
     check_prompts(model, prompts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http
 import math
+import re
 from collections.abc import Mapping, Sequence
 
 from fastapi import FastAPI, Request
@@ -20,10 +21,14 @@ from ..errors import (
     PromptError,
     PromptTooLongError,
     QueueFullError,
+    RunError,
     VclsError,
 )
 
 _TOLD_ERRORS = 5
+_FIELDS: Mapping[str | None, str] = {"lora_request": "model", "pooling_task": "task"}
+"""What arguments of `AsyncLLM` are called in requests."""
+_PLACES = re.compile(r"\b0x[0-9a-fA-F]{4,}|(?<![\w./<])(?:/[\w.@+~-]+){2,}")
 _METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 
 _TYPES = {
@@ -65,8 +70,7 @@ class RequestError(VclsError):
     """
 
     def __init__(self, message: str, param: str | None = None, status: int = 400) -> None:
-        super().__init__(message)
-        self.param = param
+        super().__init__(message, param)
         self.status = status
 
 
@@ -87,20 +91,36 @@ def add_error_handlers(app: FastAPI) -> None:
 
 
 def _refused(request: Request, error: Exception) -> Response:
+    message = _told_of(request, error)
     if isinstance(error, RequestError):
-        return error_response(error.status, str(error), error.param)
+        return error_response(error.status, message, error.param)
     if isinstance(error, PromptTooLongError):
-        return error_response(400, str(error), "input_tokens")
-    if isinstance(error, PromptError | ConfigError):
-        return error_response(400, _without_folder(request, str(error)))
+        return error_response(400, message, "input_tokens")
+    if isinstance(error, PromptError | ConfigError) and not isinstance(error, RunError):
+        return error_response(400, message, _field(request, error))
     if isinstance(error, QueueFullError):
         seconds = str(max(1, math.ceil(error.retry_after)))
-        return error_response(429, str(error), headers={"Retry-After": seconds})
+        return error_response(429, message, headers={"Retry-After": seconds})
     if isinstance(error, DeadlineError):
-        return error_response(504, str(error))
+        return error_response(504, message)
     if isinstance(error, EngineDeadError):
-        return error_response(503, str(error))
+        return error_response(503, message)
     raise error
+
+
+def _field(request: Request, error: PromptError | ConfigError) -> str | None:
+    """The field that is wrong, as this request calls it; of a prompt that is, the one that holds it."""
+    if error.param is None and isinstance(error, ConfigError):
+        return None
+    names = {**_FIELDS, **request.scope["state"].get("fields", {})}
+    return names.get(error.param, error.param)
+
+
+def _told_of(request: Request, error: Exception) -> str:
+    """A message as clients may read it: without places in files and in memory, which other libraries write into theirs."""
+    message = _without_folder(request, str(error))
+    foreign = error.__cause__ is not None and not isinstance(error.__cause__, VclsError)
+    return _PLACES.sub("…", message) if foreign else message
 
 
 def _without_folder(request: Request, message: str) -> str:

@@ -63,7 +63,14 @@ class BaseRequest(BaseModel):
     schema_extra: ClassVar[Mapping[str, Any]] = {}
     """What the JSON schema says on top of the fields'."""
 
+    fields: ClassVar[Mapping[str | None, str]] = {}
+    """What this form calls what an error can be about: None is a prompt, "query" and "document" are the sides of a pair."""
+
     model: str | None = None
+
+    def names(self) -> Mapping[str | None, str]:
+        """`fields`, of what this request gives."""
+        return self.fields
 
     @classmethod
     def read(cls, given: dict[str, Any]) -> Self:

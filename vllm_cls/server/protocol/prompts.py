@@ -160,6 +160,8 @@ class PromptRequest(CommonRequest):
 class CompletionRequest(PromptRequest):
     """Texts, pairs of texts, or token ids."""
 
+    fields = {None: "input"}
+
     input: Input
 
     def prompts(self) -> list[Any]:
@@ -175,6 +177,8 @@ class ChatFields(BaseRequest):
             "required": ["add_generation_prompt", "continue_final_message"],
         }
     }
+
+    fields = {None: "messages"}
 
     messages: Messages
     add_generation_prompt: bool | None = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationInfo
@@ -86,6 +87,9 @@ class PairRequest(CommonRequest):
     chat_template_kwargs: Instruction | None = None
     media_io_kwargs: Nothing | None = None
 
+    def names(self) -> Mapping[str | None, str]:
+        return {**self.fields, **({"instruction": "chat_template_kwargs"} if self.instruction is None else {})}
+
     @property
     def score_options(self) -> dict[str, Any]:
         """Arguments of `AsyncLLM.score`."""
@@ -101,19 +105,23 @@ class ScoreRequest(PairRequest):
     """One text against one or many, or as many against as many."""
 
     truncated: bool = Field(False, description="Say of each pair whether it was cut.")
-    pair: ClassVar[tuple[str, str]]
-    """The names of its two sides."""
+
+    @classmethod
+    def pair(cls) -> tuple[str, str]:
+        """The names of its two sides."""
+        return cls.fields["query"], cls.fields["document"]
 
     def sides(self) -> tuple[list[str], list[str]]:
         """The first and the second texts."""
-        first, second = self.pair
+        first, second = self.pair()
         return getattr(self, first), getattr(self, second)
 
 
 class ScoreTexts(ScoreRequest):
     """`text_1` against `text_2`."""
 
-    pair = ("text_1", "text_2")
+    fields = {"query": "text_1", "document": "text_2"}
+
     text_1: Texts
     text_2: Texts
 
@@ -121,7 +129,8 @@ class ScoreTexts(ScoreRequest):
 class ScoreData(ScoreRequest):
     """`data_1` against `data_2`."""
 
-    pair = ("data_1", "data_2")
+    fields = {"query": "data_1", "document": "data_2"}
+
     data_1: Texts
     data_2: Texts
 
@@ -129,7 +138,8 @@ class ScoreData(ScoreRequest):
 class ScoreDocuments(ScoreRequest):
     """`queries` against `documents`."""
 
-    pair = ("queries", "documents")
+    fields = {"query": "queries", "document": "documents"}
+
     queries: Texts
     documents: Texts
 
@@ -137,7 +147,8 @@ class ScoreDocuments(ScoreRequest):
 class ScoreItems(ScoreRequest):
     """`queries` against `items`."""
 
-    pair = ("queries", "items")
+    fields = {"query": "queries", "document": "items"}
+
     queries: Texts
     items: Texts
 
@@ -151,6 +162,7 @@ class RerankRequest(PairRequest):
     without_meaning: ClassVar[frozenset[str]] = CommonRequest.without_meaning | {
         "max_chunks_per_doc", "overlap_tokens", "rank_fields", "return_embeddings", "truncation",
     }  # fmt: skip
+    fields = {"document": "documents"}
 
     query: Text
     documents: Texts

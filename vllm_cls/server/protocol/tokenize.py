@@ -13,6 +13,8 @@ from .prompts import ChatFields
 class TokenizePrompt(BaseRequest):
     """A text."""
 
+    fields = {None: "prompt"}
+
     prompt: str
     add_special_tokens: bool = True
     return_token_strs: bool = False
@@ -43,6 +45,8 @@ class TokenizeResponse(TypedDict):
 
 class DetokenizeRequest(BaseRequest):
     """Token ids."""
+
+    fields = {None: "tokens"}
 
     tokens: list[TokenId]
 

@@ -26,7 +26,7 @@ from ..protocol.score import (
 from ..served_model import ServedModel
 
 PATHS = ("/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank")
-_PAIRS = {form: form.pair for form in SCORE_FORMS}
+_PAIRS = {form: form.pair() for form in SCORE_FORMS}
 
 
 def form(given: dict[str, Any]) -> type[ScoreRequest]:
