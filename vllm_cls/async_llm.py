@@ -18,7 +18,7 @@ from .calls import Call
 from .continuous import ContinuousBatching
 from .errors import ConfigError, DeadlineError, EngineDeadError, PromptError, QueueFullError
 from .llm import LLM
-from .outputs import ClassificationRequestOutput, RequestOutput, ScoringRequestOutput
+from .outputs import ClassificationRequestOutput, ScoringRequestOutput
 from .params import PoolingParams
 from .prompts import is_single, size
 from .scoring import RankedDocument, ScoreOptions
@@ -61,14 +61,18 @@ class _Asked(Request):
     future: asyncio.Future[list[Any]] = field(kw_only=True)
     loop: asyncio.AbstractEventLoop = field(kw_only=True)
 
-    def outcome(self) -> list[Any] | BaseException:
-        """The outputs, or why there are none."""
+    def outcome(self, telemetry: Telemetry) -> list[Any] | BaseException:
+        """The outputs, which `telemetry` is told of, or why there are none."""
         if self.error is not None:
             return self.error
         try:
-            return self.call.outputs(self.tokenized, self.answers, self.next_id)  # type: ignore[arg-type]  # all are there
-        except Exception as error:  # whatever it is belongs to the caller that awaits
+            outputs = self.call.outputs(self.tokenized, self.answers, self.next_id)  # type: ignore[arg-type]  # all are there
+            for each in outputs:
+                if isinstance(each, ClassificationRequestOutput) and each.outputs.label is not None:
+                    telemetry.predicted(each.outputs.label)
+        except BaseException as error:  # whatever it is belongs to the caller that awaits
             return error
+        return outputs
 
 
 class AsyncLLM:
@@ -401,18 +405,11 @@ class AsyncLLM:
     def _deliver(self, requests: Sequence[_Asked]) -> None:
         loops: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], list[Any] | BaseException]]] = {}
         for request in requests:
-            outcome = request.outcome()
+            outcome = request.outcome(self.telemetry)
             loops.setdefault(request.loop, []).append((request.future, outcome))
-            if not isinstance(outcome, BaseException):
-                self._tell(outcome)
         for loop, outcomes in loops.items():
             with suppress(RuntimeError):  # the caller's loop is closed: nobody waits for these answers
                 loop.call_soon_threadsafe(_settle, outcomes)
-
-    def _tell(self, outputs: Sequence[RequestOutput[Any]]) -> None:
-        for each in outputs:
-            if isinstance(each, ClassificationRequestOutput) and each.outputs.label is not None:
-                self.telemetry.predicted(each.outputs.label)
 
 
 def _begun(build: Callable[[], Call[Any]]) -> tuple[Call[Any], list[Tokenized]]:

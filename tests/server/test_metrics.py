@@ -128,7 +128,10 @@ def test_a_line_for_each_request(lines: io.StringIO) -> None:
 def test_a_fault_is_told_to_the_log_alone_and_without_texts(lines: io.StringIO) -> None:
     answer = ask(app_with(), "POST", "/fail")
     assert answer.status_code == 500
-    assert message_of(answer) == "The server failed at this request; its log says why."
+    identity = answer.headers["X-Request-Id"]
+    assert (
+        message_of(answer) == f"The server failed at this request; its log says why, under the request id {identity}."
+    )
     told = lines.getvalue()
     assert "ValueError" in told and "in fail" in told
     assert "the text of a prompt" not in told

@@ -7,6 +7,7 @@ import logging
 import sys
 import threading
 import time
+import traceback
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ..errors import ConfigError, EngineDeadError, PromptError
+from ..errors import ConfigError, EngineDeadError, PromptError, RunError
 from ..pooler.sequences import SequenceScorer
 from . import memory, workers
 from .batch import TokenSequence, Work
@@ -270,7 +271,9 @@ class Engine:
             return self._answers(step, works)
         reason = str(failure).strip().splitlines() or [type(failure).__name__]
         length = len(works[0].sequence)
-        return [PromptError(f"the model refuses this prompt of {length} tokens: {reason[0][:200]}")]
+        refused = RunError(f"the model refuses this prompt of {length} tokens: {reason[0][:200]}")
+        refused.__cause__ = failure
+        return [refused]
 
     def _each(self, step: Step, parts: Sequence[Sequence[Work]]) -> list[Result]:
         return [answer for part in parts for answer in self._answers(step, part)]
@@ -329,7 +332,12 @@ def _ran(result: Result) -> bool:
 
 
 def _dropped(works: Sequence[Work], failure: Exception) -> Exception:
-    """A failure without its frames, which hold the forward's activations; what was kept of the forward is let go."""
+    """A failure without its frames, which hold the forward's activations; what was kept of the forward is let go.
+
+    Its `frames` say where it was.
+    """
+    noted: Any = failure
+    noted.frames = traceback.extract_tb(failure.__traceback__)
     for work in works:
         if work.keep is not None:
             work.keep.layers.clear()

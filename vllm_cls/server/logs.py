@@ -26,9 +26,23 @@ def safe_id(text: str) -> str:
 
 
 def failure(error: BaseException) -> str:
-    """The kind of an error and where it came from, without its message, which may quote a request."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return "\n".join([type(error).__name__, *(f"  {each.filename}:{each.lineno} in {each.name}" for each in frames)])
+    """The kinds of an error and of what caused it, and where each came from; without messages, which may quote a request."""
+    lines, cause, told = [], _cause(error), {id(error)}
+    lines += _where(error)
+    while cause is not None and id(cause) not in told:
+        told.add(id(cause))
+        lines += ["because of", *_where(cause)]
+        cause = _cause(cause)
+    return "\n".join(lines)
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    return error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _where(error: BaseException) -> list[str]:
+    frames = getattr(error, "frames", None) or traceback.extract_tb(error.__traceback__)  # those that had to be let go
+    return [type(error).__name__, *(f"  {each.filename}:{each.lineno} in {each.name}" for each in frames)]
 
 
 class Line(logging.Formatter):

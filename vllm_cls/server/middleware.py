@@ -8,7 +8,7 @@ from starlette.middleware.cors import CORSMiddleware
 from .auth import AllowHosts, RequireKey
 from .limits import Limits
 from .metrics import Metrics
-from .observe import Observe
+from .observe import Observe, answer_faults_of_observing
 from .settings import ServerSettings
 from .tracing import Tracing
 
@@ -31,3 +31,4 @@ def add_middleware(app: FastAPI, settings: ServerSettings, metrics: Metrics, tra
         )
     app.add_middleware(AllowHosts, names=settings.allowed_hosts)
     app.add_middleware(Observe, metrics=metrics, tracing=tracing)
+    answer_faults_of_observing(app)

@@ -9,6 +9,11 @@ import uuid
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import h11
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import Response
+
 from .asgi import App, Message, Receive, Scope, Send, header, route_template, routed_path
 from .errors import error_response
 from .logs import failure, logger, request_id, safe_id
@@ -84,6 +89,26 @@ class Observe:
             logger.log(level, "request", extra={"fields": fields})
 
 
+def fault(scope: Scope, error: BaseException) -> Response:
+    """The answer to a request at which the server failed; why is in the log, under the id that the answer names."""
+    identity = safe_id(str(scope.setdefault("state", {}).setdefault("request_id", uuid.uuid4().hex)))
+    request_id.set(identity)  # a route may have set another since the request began
+    logger.error("a request failed, which is a fault of vllm-cls: %s", failure(error))
+    message = f"The server failed at this request; its log says why, under the request id {identity}."
+    return error_response(500, message)
+
+
+def answer_faults_of_observing(app: FastAPI) -> None:
+    """Answer what fails outside of `Observe`, and in it, as it answers what fails within."""
+
+    def answered(request: Request, error: Exception) -> Response:
+        response = fault(request.scope, error)
+        response.headers["X-Request-Id"] = request.scope["state"]["request_id"]
+        return response
+
+    app.add_exception_handler(Exception, answered)
+
+
 class _Answer:
     """The answer to one request: with our headers on it, and one at all where the app fails.
 
@@ -104,17 +129,19 @@ class _Answer:
             if self.status is None:
                 await error_response(503, "The server is shutting down.")(self.scope, receive, self.send)
             raise
-        except Exception as error:
-            logger.error("a request failed, which is a fault of vllm-cls: %s", failure(error))
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a panic of a tokenizer is no Exception
+            response = fault(self.scope, error)
             if self.status is not None:  # half an answer: the server must break the connection
                 raise
-            message = "The server failed at this request; its log says why."
-            await error_response(500, message)(self.scope, receive, self.send)
+            await response(self.scope, receive, self.send)
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.status = message["status"]
-            message["headers"] = [*message.get("headers", []), *self._headers()]
+            headers = [*message.get("headers", []), *self._headers()]
+            h11.Response(status_code=message["status"], headers=headers)  # raises, if it cannot be sent
+            self.status, message["headers"] = message["status"], headers
         await self._send(message)
 
     def _headers(self) -> list[tuple[bytes, bytes]]:
