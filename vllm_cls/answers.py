@@ -90,9 +90,18 @@ def encoded(
                     list(each.sequence.token_ids),
                     num_cached_tokens=result.num_cached_tokens,  # type: ignore[union-attr]  # else it was an error
                     truncated=each.truncated,
+                    offsets=_offsets(each, len(data)) if task == "token_classify" else None,
                 )
             )
     return outputs
+
+
+def _offsets(tokenized: Tokenized, num_rows: int) -> list[tuple[int, int] | None] | None:
+    """Where the tokens stand, if each has a row."""
+    places = tokenized.places
+    if places is None or len(places.offsets) != num_rows:
+        return None
+    return [None if special else offset for offset, special in zip(places.offsets, places.special, strict=True)]
 
 
 def embedded(

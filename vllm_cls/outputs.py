@@ -111,8 +111,15 @@ class RequestOutput(Generic[T]):
     error: str | None = None
 
 
+@dataclass(frozen=True)
 class PoolingRequestOutput(RequestOutput[PoolingOutput]):
-    """Output of `LLM.encode`."""
+    """Output of `LLM.encode`.
+
+    `offsets`, of a token classifier: where each token of a plain text stands in it, `(start, end)` in characters; None for a
+    token that the tokenizer added. It is None as a whole for pairs, chats, token ids, and where the tokenizer does not know.
+    """
+
+    offsets: list[tuple[int, int] | None] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+import vllm_cls.server
 from tests.models import tiny
 from vllm_cls import LLM
 from vllm_cls.server import create_app
@@ -250,7 +254,80 @@ def test_scores_and_tokens(ranker: LLM, tagger: LLM, page: Any) -> None:
         page.fill("#text", "good film")
         page.click("#go")
         page.locator(".tokens").wait_for()
-        assert page.locator(".tokens > *").count() == len(tagger.token_ids("good film"))
+        assert page.locator(".tokens > *").count() == len(tagger.token_ids("good film")) - 2
+
+
+TAGGED = " A lovely café 🎉 <b>in</b>\n\n Köln "
+
+
+@pytest.fixture(scope="module")
+def byte_tagger(folders: Path) -> Iterator[LLM]:
+    """A tagger whose tokens are bytes: `Ġlovely`, and two of them in an é."""
+    with LLM(str(tiny.token_classifier("roberta", folders / "byte-tagger")), device="cpu") as llm:
+        yield llm
+
+
+def pieces_of(llm: LLM, text: str) -> list[tuple[str, int]]:
+    """What the page marks, with each one's best label: its tokens in the text, as transformers says where they stand."""
+    tokenizer: Any = llm.get_tokenizer()
+    encoding = tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True)
+    rows = llm.encode(text, pooling_task="token_classify")[0].outputs.data.argmax(dim=-1).tolist()
+    found, done = [], 0
+    places = zip(encoding["offset_mapping"], encoding["special_tokens_mask"], rows, strict=True)
+    for (start, end), special, best in places:
+        if not special and end > done:
+            found.append((text[max(start, done) : end], best))
+            done = end
+    return found
+
+
+def test_a_tagger_shows_the_text(byte_tagger: LLM, page: Any) -> None:
+    with served(byte_tagger) as url:
+        page.goto(url)
+        page.locator("#name", has_text="byte-tagger").wait_for()
+        page.fill("#text", TAGGED)
+        page.click("#go")
+        page.locator(".tokens").wait_for()
+        without = "e => { e = e.cloneNode(true); e.querySelectorAll('small').forEach((s) => s.remove()); return e.textContent; }"
+        assert page.locator(".tokens").evaluate(without) == TAGGED
+        found = [
+            (each.evaluate(without), each.locator("small").all_inner_texts())
+            for each in page.locator(".tokens > *").all()
+        ]
+    expected = pieces_of(byte_tagger, TAGGED)
+    assert [text for text, _ in found] == [text for text, _ in expected]
+    labels = [byte_tagger.id2label[best] for _, best in expected]
+    assert [told[0].split()[0] if told else "O" for _, told in found] == labels and len(set(labels)) > 1
+
+
+def pieces_by_the_script(text: str, offsets: Any, rows: Any) -> list[dict[str, Any]]:
+    """What the page's script makes of an answer, without a browser."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("no node")
+    script = (Path(vllm_cls.server.__file__).parent / "page" / "app.js").read_text()
+    (function,) = re.findall(r"(?ms)^function pieces\(.*?^}$", script)
+    call = f"{function}; console.log(JSON.stringify(pieces(...JSON.parse(require('fs').readFileSync(0)))))"
+    ran = subprocess.run(
+        [node, "-e", call], input=json.dumps([text, offsets, rows]), capture_output=True, text=True, check=True
+    )
+    return list(json.loads(ran.stdout))
+
+
+def test_the_script_cuts_the_text_by_what_the_server_says(byte_tagger: LLM) -> None:
+    with client_of(byte_tagger) as client:
+        body = {"input": TAGGED, "task": "token_classify", "offsets": True, "truncate_prompt_tokens": -1}
+        (data,) = client.post("/pooling", json=body).json()["data"]
+        (cut,) = client.post("/pooling", json={**body, "truncate_prompt_tokens": 6}).json()["data"]
+    assert len(data["offsets"]) == len(data["data"]) and data["offsets"][0] is data["offsets"][-1] is None
+    found = pieces_by_the_script(TAGGED, data["offsets"], data["data"])
+    assert "".join(each["text"] for each in found) == TAGGED
+    marked = [(each["text"], max(range(5), key=each["row"].__getitem__)) for each in found if each.get("row")]
+    assert marked == pieces_of(byte_tagger, TAGGED)
+    assert len(cut["offsets"]) == 6 and cut["offsets"][:-1] == data["offsets"][:5] and cut["offsets"][-1] is None
+    found = pieces_by_the_script(TAGGED, cut["offsets"], cut["data"])
+    assert "".join(each["text"] for each in found) == TAGGED and "row" not in found[-1]
+    assert [each["text"] for each in pieces_by_the_script("ab", None, [[1], [2]])] == ["1", " ", "2", " "]
 
 
 def test_mounted_in_another_app(critic: LLM, page: Any) -> None:

@@ -160,3 +160,35 @@ def test_an_embedder(tmp_path: Path) -> None:
             assert str(tmp_path) not in answer.text
         assert client.get("/model").json()["task"] == "embed"
         assert client.get("/").status_code == 200
+
+
+def test_where_tokens_stand(tagger: LLM, client: TestClient) -> None:
+    """As transformers says; of a plain text alone."""
+    tokenizer: Any = tagger.get_tokenizer()
+    texts = ["The film\twas unbelievable 😀, so", "good " * 100]
+    with client_of(tagger) as tags:
+
+        def offsets(given: Any, **body: Any) -> list[Any]:
+            body = {"input": given, "offsets": True, **body}
+            answer = tags.post("/pooling", json=body)
+            assert answer.status_code == 200, answer.text
+            assert all("offsets" in each for each in answer.json()["data"])
+            return [each["offsets"] for each in answer.json()["data"]]
+
+        for side in ("left", "right"):
+            tokenizer.truncation_side = side
+            wanted = tokenizer(texts, truncation=True, max_length=9, return_offsets_mapping=True,
+                               return_special_tokens_mask=True)  # fmt: skip
+            expected = [
+                [None if mark else list(place) for place, mark in zip(places, marks, strict=True)]
+                for places, marks in zip(wanted["offset_mapping"], wanted["special_tokens_mask"], strict=True)
+            ]
+            tokenizer.truncation_side = "right"
+            assert offsets(texts, truncate_prompt_tokens=9, truncation_side=side) == expected
+            assert offsets(texts, truncate_prompt_tokens=9, truncation_side=side, encoding_format="base64") == expected
+        assert offsets([[5, 6]]) == offsets({"text": "a", "text_pair": "b"}) == [None]
+        assert "offsets" not in tags.post("/pooling", json={"input": "good"}).json()["data"][0]
+        refused = tags.post("/pooling", json={"input": "good", "offsets": True, "encoding_format": "bytes"})
+        assert refused.status_code == 400 and refused.json()["error"]["param"] == "offsets"
+    (embedded,) = client.post("/pooling", json={"input": "good", "offsets": True, "task": "embed"}).json()["data"]
+    assert embedded["offsets"] is None

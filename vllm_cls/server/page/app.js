@@ -111,11 +111,8 @@ async function ask() {
   const lines = text.split("\n").map((line) => line.trim()).filter(Boolean);
   const cut = { truncate_prompt_tokens: -1 };
   if (model.task === "token_classify") {
-    const [pooled, tokens] = await Promise.all([
-      call("pooling", { input: text, task: "token_classify", ...cut }),
-      call("tokenize", { prompt: text, return_token_strs: true }),
-    ]);
-    return { usage: pooled.usage, shown: [tokenList(tokens.token_strs, pooled.data[0].data)] };
+    const { usage, data } = await call("pooling", { input: text, task: "token_classify", offsets: true, ...cut });
+    return { usage, shown: [labelled(pieces(text, data[0].offsets, data[0].data))] };
   }
   if (mode() === "pair" && model.scores) {
     const { usage, data } = await call("score", { text_1: text, text_2: pair, ...cut });
@@ -193,17 +190,35 @@ function line(text, { probs }) {
   return element("details", "line", head, bars(probs));
 }
 
-function tokenList(tokens, rows) {
-  const list = element("p", "tokens");
-  tokens.forEach((token, i) => {
-    if (!rows[i]) return;
-    const [best] = ranked(rows[i]);
-    const named = nameOf(best.index) !== "O";
-    const made = element(named ? "mark" : "span", "", token);
-    if (named) made.append(element("small", "", `${nameOf(best.index)} ${shown(best.value)}`));
-    list.append(made, " ");
+// The text, cut where its tokens begin and end: what is no token has no row, and of several tokens in one character the first
+// has it. Where the server does not know where tokens stand, they have numbers.
+function pieces(text, offsets, rows) {
+  if (!offsets) return rows.flatMap((row, i) => [{ text: `${i + 1}`, row }, { text: " " }]);
+  const characters = Array.from(text); // as the server counts them
+  const found = [];
+  let done = 0;
+  const take = (end, row) => {
+    if (end > done) found.push({ text: characters.slice(done, end).join(""), row });
+    done = Math.max(done, end);
+  };
+  offsets.forEach((offset, i) => {
+    if (!offset) return; // a token that is not of the text
+    take(offset[0]);
+    take(offset[1], rows[i]);
   });
-  return list;
+  take(characters.length);
+  return found;
+}
+
+function labelled(parts) {
+  return element("p", "tokens", ...parts.map(({ text, row }) => {
+    const best = row && ranked(row)[0];
+    if (!best) return text;
+    const named = nameOf(best.index) !== "O";
+    const made = element(named ? "mark" : "span", "", text);
+    if (named) made.append(element("small", "", `${nameOf(best.index)} ${shown(best.value)}`));
+    return made;
+  }));
 }
 
 // The model card: the little of Markdown that cards are made of, each piece put in as text

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import PlainValidator
-from typing_extensions import TypedDict
+from pydantic import Field, PlainValidator
+from typing_extensions import NotRequired, TypedDict
 
 from ..errors import RequestError
 from .common import Head, Usage, marked
@@ -21,6 +21,7 @@ class PoolingRequest(EncodingFields, PromptRequest):
     """What is pooled."""
 
     task: Annotated[str, marked("task")] | None = None
+    offsets: bool = Field(False, description="Where each token of a token classifier stands in the text; not in bytes.")
     dimensions: Annotated[None, PlainValidator(_read_dimensions, json_schema_input_type=None)] = None
 
 
@@ -33,11 +34,16 @@ class PoolingChat(ChatRequest, PoolingRequest):
 
 
 class Pooled(TypedDict):
-    """The answer to one prompt: numbers, rows of numbers, or base64 of their bytes."""
+    """The answer to one prompt: numbers, rows of numbers, or base64 of their bytes.
+
+    `offsets` are in characters: a start and an end for each row, or null for a token that the tokenizer added; null as a whole
+    where they are not known.
+    """
 
     index: int
     object: str
     data: list[float] | list[list[float]] | str
+    offsets: NotRequired[list[tuple[int, int] | None] | None]
 
 
 class PoolingResponse(Head):

@@ -17,7 +17,7 @@ from ..protocol.score import SCORE_FORMS, RerankRequest, RerankResponse, ScoreRe
 from ..served_model import ServedModel
 from . import classify, pooling, score
 
-_OF_POOLING = ("task", "encoding_format", "embed_dtype", "endianness")
+_OF_POOLING = ("task", "encoding_format", "embed_dtype", "endianness", "offsets")
 _OF_CLASSIFY = {"top_k", "scores", "logits", "truncated", "heads"}
 
 Answer = Callable[[ServedModel, Request, Any], Awaitable[Response]]

@@ -38,6 +38,8 @@ async def answer(model: ServedModel, request: Request, asked: PoolingRequest) ->
     """A tensor for each prompt, as numbers or bytes."""
     call = Call.of(model, request, asked)
     task = task_of(model, asked.task)
+    if asked.offsets and asked.encoding_format in ("bytes", "bytes_only"):
+        raise RequestError("offsets have no place among bytes; take float or base64.", "offsets")
     outputs = await model.llm.encode(await prompts_of(model, request, asked), pooling_task=task, **call.options)
     numbers = sum(each.outputs.data.numel() for each in outputs)
     if asked.encoding_format in ("bytes", "bytes_only"):
@@ -62,12 +64,17 @@ def task_of(model: ServedModel, task: str | None) -> str:
 
 
 def _written(asked: PoolingRequest, outputs: Sequence[PoolingRequestOutput]) -> list[Pooled]:
-    def data(output: PoolingRequestOutput) -> Any:
+    def pooled(index: int, output: PoolingRequestOutput) -> Pooled:
         if asked.encoding_format in (None, "float"):
-            return output.outputs.data.tolist()
-        return base64.b64encode(to_bytes(output.outputs.data, asked.embed_dtype, asked.endianness)).decode()
+            data = output.outputs.data.tolist()
+        else:
+            data = base64.b64encode(to_bytes(output.outputs.data, asked.embed_dtype, asked.endianness)).decode()
+        written = Pooled(index=index, object="pooling", data=data)
+        if asked.offsets:
+            written["offsets"] = output.offsets
+        return written
 
-    return [Pooled(index=index, object="pooling", data=data(each)) for index, each in enumerate(outputs)]
+    return [pooled(index, each) for index, each in enumerate(outputs)]
 
 
 def _bytes_response(call: Call, asked: PoolingRequest, outputs: Sequence[PoolingRequestOutput]) -> Response:
