@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import gc
 import importlib.metadata
@@ -121,6 +122,8 @@ def _outcome(run: Callable[[], Any], state: State) -> int:
         code = run()
         return code if isinstance(code, int) else 0
     except click.ClickException as error:
+        if isinstance(error, click.NoSuchOption):
+            error.possibilities = _near(error.option_name, error.possibilities or ())
         error.show()
         return error.exit_code
     except click.Abort:
@@ -137,6 +140,12 @@ def _outcome(run: Callable[[], Any], state: State) -> int:
     if state.verbose:
         traceback.print_exception(failure)
     return 1
+
+
+def _near(name: str, options: Sequence[str]) -> list[str]:
+    """Those of click's guesses that a slip of the fingers could have made this name of: click's own are wide of it."""
+    bare = {each.lstrip("-"): each for each in options}
+    return [bare[each] for each in difflib.get_close_matches(name.lstrip("-"), bare, cutoff=0.8)]
 
 
 def _one_line(error: BaseException) -> str:

@@ -175,3 +175,21 @@ def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "meant"),
+    [
+        ("serve", "--ssl-keyfile", None), ("serve", "--ssl-certfile", None), ("serve", "--keyfile", None),
+        ("serve", "--api-keys", "--api-key"), ("serve", "--served-modelname", "--served-model-name"),
+        ("serve", "--max-seqs", "--max-num-seqs"), ("classify", "--outptu", "--output"), ("convert", "--tain", "--train"),
+    ],
+)  # fmt: skip
+def test_an_option_that_there_is_not(run: Run, command: str, option: str, meant: str | None) -> None:
+    """A guess is told where a slip of the fingers could explain it."""
+    result = run(command, "model", option, "x")
+    told = result.stderr.splitlines()[-1]
+    assert result.exit_code == 2
+    assert told.removeprefix(f"Error: No such option '{option}'.").strip() == (
+        f"Did you mean '{meant}'?" if meant else ""
+    )
