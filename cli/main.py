@@ -123,7 +123,8 @@ def _outcome(run: Callable[[], Any], state: State) -> int:
         return code if isinstance(code, int) else 0
     except click.ClickException as error:
         if isinstance(error, click.NoSuchOption):
-            error.possibilities = _near(error.option_name, error.possibilities or ())
+            near = _near(error.option_name, error.possibilities or ())
+            error = click.NoSuchOption(error.option_name, error.message, near, error.ctx)
         error.show()
         return error.exit_code
     except click.Abort:

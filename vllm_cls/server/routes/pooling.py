@@ -65,6 +65,7 @@ def task_of(model: ServedModel, task: str | None) -> str:
 
 def _written(asked: PoolingRequest, outputs: Sequence[PoolingRequestOutput]) -> list[Pooled]:
     def pooled(index: int, output: PoolingRequestOutput) -> Pooled:
+        data: list[Any] | str
         if asked.encoding_format in (None, "float"):
             data = output.outputs.data.tolist()
         else:
