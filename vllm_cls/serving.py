@@ -39,8 +39,7 @@ from .runtime.runner import Mode, Runner
 from .runtime.workers import bound_kernel_caches
 from .tokenization import PromptProcessor
 
-# Random prompts that quantization watches.
-_WATCHED_PROMPTS, _WATCHED_TOKENS = 8, 64
+_WATCHED_PROMPTS, _WATCHED_TOKENS = 8, 64  # random ones, which quantization watches
 # Those that run in int8 and in float32: so many of each length.
 _COMPARED_PROMPTS, _COMPARED_TOKENS = 12, (8, 16, 32)
 
