@@ -175,3 +175,10 @@ def test_a_query_in_the_models_own_prompt(tmp_path: Path) -> None:
             error = refused(client, "/score", dict(zip(names, (query, "b"), strict=True)))
             assert error["param"] == names[0] and "own score template" in error["message"]
         assert refused(client, "/rerank", {"query": query, "documents": ["b"]})["param"] == "query"
+
+
+def test_a_model_that_has_heads_by_adapters_alone(tmp_path: Path) -> None:
+    model = tiny.base_model("bert", tmp_path / "base", architectures=["BertForSequenceClassification"], num_labels=3)
+    with LLM(str(model), device="cpu", enable_lora=True, max_model_len=32) as llm, client_of(llm) as client:
+        error = refused(client, "/classify", {"input": "good"})
+    assert error["param"] == "model" and "whose adapter has one" in error["message"]
