@@ -12,9 +12,10 @@ from torch import nn
 from .architecture import Target
 from .config import ModelConfig, RuntimeConfig
 from .errors import ModelError, PromptError
+from .form_choice import make_runner
 from .loading import Classifier, load_target, pooling_of
 from .runtime.device import choose_device, choose_dtype
-from .serving import longest_prompt, make_engine, make_runner
+from .serving import longest_prompt, make_engine
 from .source import Source
 from .tokenization import PromptProcessor, Truncation
 from .weights import load_weights
