@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.models import tiny
 from vllm_cls import LLM
 from vllm_cls.bench import benchmark, peers
 from vllm_cls.bench.agreement import agreement
@@ -43,6 +44,18 @@ def test_the_report(bert: Path) -> None:
     assert found["ours"]["counters"]["num_prompts"] == found["workload"]["texts"] == 12
     assert 0 < found["ours"]["useful_share"] <= found["ours"]["model_share"]
     assert 0 < found["ours"]["outside_forward"] < 1 and found["ours"]["parallel_forwards"] == 1
+
+
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_a_tagger_labels_tokens(quantization: str | None, tmp_path: Path) -> None:
+    folder = str(tiny.token_classifier("bert", tmp_path / "model"))
+    options = BenchOptions(folder, llm={"quantization": quantization}, rounds=1, num_texts=4, threads=1)
+    found = bench(options)
+    counters, tokens = found["ours"]["counters"], found["workload"]["tokens"]
+    assert counters["num_prompts"] == 4 and counters["num_prompt_tokens"] == tokens
+    assert all(each["error"] is None for each in found["contenders"])
+    with pytest.raises(ConfigError, match="--against padded: the others classify whole texts"):
+        bench(dataclasses.replace(options, against=["padded"]))
 
 
 def test_rows_of_a_file(bert: Path, tmp_path: Path) -> None:

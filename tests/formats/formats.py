@@ -18,6 +18,7 @@ from tests.models import gguf_file, tiny
 TEXT = "The film was good"
 PAIR = ("The film", "good music")
 GOOD_BAD = ["--head", "tokens", "--label-tokens", "b= bad,g= good"]
+# Most are "b", so that a calibration has something to move.
 ROWS = [
     {"text": f"{word} film", "label": label} for word in "The A What I".split() for label in ("b", "g") for _ in "abc"
 ]
@@ -32,7 +33,8 @@ class Format:
     Args:
         source: makes the model in a folder, with the files that the options name.
         options: of `vcls convert`; `{folder}` is that folder.
-        expected: `(source, out)` → what plain transformers gives for `TEXT`: probabilities, a reward, scores of spans.
+        expected: `(source, out)` → what plain transformers gives for `TEXT`: probabilities, a reward, or of each token that of
+            its likeliest label.
         own: our own `model_type`; else the source's own.
         task: "classify", "token_classify", "reward" or "steps".
         again: options of a second conversion of the result.
@@ -136,13 +138,11 @@ def _merged(source: Path, out: Path) -> Numbers:
     return softmax(logits)
 
 
-def _span_scores(source: Path, out: Path) -> Numbers:
-    """Of transformers' own pipeline, on the checkpoint that plain transformers opens."""
-    folder = out if json.loads((out / "config.json").read_text())["model_type"] != "vcls" else source
-    pipeline = transformers.pipeline(
-        "token-classification", str(folder), aggregation_strategy="simple", ignore_labels=[]
-    )
-    return [float(each["score"]) for each in pipeline(TEXT)]
+@torch.no_grad()
+def _tags(source: Path, out: Path) -> Numbers:
+    """Probability of each token's likeliest label."""
+    model = transformers.AutoModelForTokenClassification.from_pretrained(source).eval()
+    return model(input_ids=ids_of(source, TEXT)).logits[0].softmax(-1).max(-1).values.tolist()
 
 
 @torch.no_grad()
@@ -150,9 +150,7 @@ def _token_words(source: Path, out: Path) -> Numbers:
     """Probability of the likelier word behind each token."""
     model = transformers.AutoModelForCausalLM.from_pretrained(source).eval()
     words = [int(ids_of(source, word)[0, 0]) for word in (" bad", " good")]
-    logits = model(input_ids=ids_of(source, TEXT)).logits[0][:, words] - torch.tensor(0.5)
-    probs = logits.softmax(-1)
-    return probs.max(-1).values.tolist()
+    return model(input_ids=ids_of(source, TEXT)).logits[0][:, words].softmax(-1).max(-1).values.tolist()
 
 
 def _reward(source: Path, out: Path) -> Numbers:
@@ -176,6 +174,10 @@ def _yes_or_no(source: Path, out: Path) -> float:
 def _two_way(source: Path, out: Path) -> Numbers:
     no, yes = next_logits(source, [" bad", " good"])
     return [float(torch.sigmoid(yes - no))]
+
+
+def _sigmoid(source: Path, out: Path) -> Numbers:
+    return [float(torch.sigmoid(own_logits(source, TEXT)[0]))]
 
 
 def _cross_encoded(source: Path, out: Path) -> float:
@@ -225,6 +227,10 @@ def _gguf(folder: Path) -> Path:
     return tiny.save(*gguf_file.write(folder / "tiny.gguf"), folder / "source")
 
 
+def _tagger(folder: Path) -> Path:
+    return tiny.token_classifier("qwen2", folder / "source", id2label={0: "b", 1: "g"})
+
+
 def _rm(folder: Path) -> Path:
     return test_reward.checkpoint(folder / "source", "Qwen2ForRewardModel", 1)[0]
 
@@ -241,11 +247,11 @@ TRANSFORMERS = {
     "class of ours": Format(_causal("mamba"), ["--head", "random", "--num-labels", "2"], _last),
     "lora merged": Format(_with_adapter, ["--lora", "{folder}/adapter"], _merged),
     "gguf": Format(_gguf, GOOD_BAD, _rows_of_words),
-    "cross-encoder": Format(_classifier("bert", num_labels=1), [], lambda *_: [], pairs=_cross_encoded),
+    "cross-encoder": Format(_classifier("bert", num_labels=1), [], _sigmoid, pairs=_cross_encoded),
     "two-way": Format(
         _causal("qwen2"), ["--head", "two-way", "--label-tokens", " bad, good", *_PAIRS], _two_way, pairs=_yes_or_no
     ),
-    "tagger": Format(lambda folder: tiny.token_classifier("bert", folder / "source"), [], _span_scores, task="token_classify"),
+    "tagger": Format(_tagger, [], _tags, task="token_classify"),
     "reward": Format(_base("qwen2"), ["--convert", "reward", "--head", "random"], _reward, task="reward"),
     "reward head": Format(_rm, [], _own_reward, task="reward"),
 }  # fmt: skip
@@ -271,6 +277,6 @@ OWN = {
         again=["--head", "random", "--num-labels", "3", "--head-name", "topic"],
     ),
     "tagger": Format(
-        _causal("qwen2"), [*_TAGS, *GOOD_BAD, "--logit-bias", "0.5"], _token_words, own=True, task="token_classify"
+        _causal("gemma2", final_logit_softcapping=2.0), [*_TAGS, *GOOD_BAD], _token_words, own=True, task="token_classify"
     ),
 }  # fmt: skip

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..config import ModelConfig, RuntimeConfig
+from ..errors import ConfigError
 from ..source import Source, open_source
 from . import peers, report
 from .agreement import Agreement, agreement
@@ -137,6 +138,11 @@ class Benchmark:
     def _open_peers(self, asked: Sequence[peers.Asked], longest: int) -> None:
         if not asked:
             return
+        if self.described["task"] != "classify":
+            raise ConfigError(
+                f"--against {', '.join(each.label for each in asked)}: the others classify whole texts, and "
+                f"{self.options.model} labels tokens; leave it out."
+            )
         folder = self._plain_folder()
         pending: list[Entry] = []
         for each in asked:

@@ -1,4 +1,4 @@
-"""Ours, opened like a peer: `LLM.classify` on texts, with what the engine counted."""
+"""Ours, opened like a peer: `LLM.classify` on texts, or labels for their tokens, with what the engine counted."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from typing import Any
 import numpy as np
 
 from ...llm import LLM
+from ...outputs import RequestOutput
+from ...params import PoolingParams
 from ...runtime.counters import Counters
 from ..environment import version
 from ..flops import Cost, Work, cost_of, shared_prefixes
 from ..workloads import Text
 from .base import Opening, Peer, Session
+
+_CUT = {"truncate_prompt_tokens": -1}
 
 
 class _Session(Session):
@@ -31,10 +35,21 @@ class _Session(Session):
 
     def run(self, texts: Sequence[Text]) -> np.ndarray:
         before = self._counters()
-        outputs = self.llm.classify(texts, use_tqdm=False, tokenization_kwargs={"truncate_prompt_tokens": -1})
+        outputs, logits = self._labelled(texts) if self.llm.task == "token_classify" else self._classified(texts)
         self._counted = self._counters() - before
         self._sequences = [each.prompt_token_ids for each in outputs]
-        return np.array([each.outputs.logits for each in outputs], dtype=np.float32)
+        return logits
+
+    def _classified(self, texts: Sequence[Text]) -> tuple[Sequence[RequestOutput[Any]], np.ndarray]:
+        """`(num_texts, num_labels)`."""
+        outputs = self.llm.classify(texts, use_tqdm=False, tokenization_kwargs=_CUT)
+        return outputs, np.array([each.outputs.logits for each in outputs], dtype=np.float32)
+
+    def _labelled(self, texts: Sequence[Text]) -> tuple[Sequence[RequestOutput[Any]], np.ndarray]:
+        """`(num_tokens, num_labels)`, the tokens of all texts; of a process reward model, those that end a step."""
+        asked = PoolingParams(use_activation=False)
+        outputs = self.llm.encode(texts, asked, pooling_task="token_classify", use_tqdm=False, tokenization_kwargs=_CUT)
+        return outputs, np.concatenate([each.outputs.data.float().numpy() for each in outputs])
 
     def prepare(self) -> None:
         """What one run left behind must not serve the next: no prefix from the call before, no garbage to collect."""
