@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
+_MODALITIES = {"image": "images", "video": "videos", "audio": "sound", "time": "time series"}
 # tanh(x / 4096) * 4096 is x to 1e-5 for |x| < 20, and states with outliers stay exact enough in float32;
 # a power of two makes both scalings exact.
 _TANH_SCALE = 2.0**12
@@ -36,8 +38,17 @@ def _mapped(mapping: Any, config_class: type[PreTrainedConfig]) -> Any:
     """The class for a config's; for that of a checkpoint's own code only a class of this code, or None.
 
     transformers would find its own by the config's name.
+
+    Raises:
+        ModelError: a class that transformers does not have, or not without a library that is not installed.
     """
-    return mapping._extra_content.get(config_class) if is_own_code(config_class) else mapping.get(config_class, None)
+    try:
+        found = mapping._extra_content.get(config_class) if is_own_code(config_class) else mapping.get(config_class, None)
+        getattr(found, "forward", None)  # what stands in for a class whose library is missing says so when it is asked
+        return found
+    except (ImportError, ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"transformers cannot load its class for {config_class.__name__} ({reason}).") from error
 
 
 def base_class(config_class: type[PreTrainedConfig]) -> type[PreTrainedModel]:
@@ -56,6 +67,48 @@ def base_class(config_class: type[PreTrainedConfig]) -> type[PreTrainedModel]:
         )
     chosen: type[PreTrainedModel] = found[0] if isinstance(found, (tuple, list)) else found
     return chosen
+
+
+def text_class(config_class: type[PreTrainedConfig]) -> type[PreTrainedModel]:
+    """transformers' base model for a config class, where token ids are all that it needs.
+
+    Raises:
+        ModelError: transformers has none, or it reads something else.
+    """
+    found = base_class(config_class)
+    why_not = _why_not_texts(found)
+    if why_not is not None:
+        raise ModelError(f"{found.__name__} {why_not}; give a model that reads texts.")
+    return found
+
+
+def _why_not_texts(model_class: type[PreTrainedModel]) -> str | None:
+    """What else than texts a model reads, by its forward's parameters; None where texts are enough.
+
+    A model for texts and images takes texts alone, but for those that compare the two, as CLIP does, with a loss for that.
+    """
+    from torch import nn
+
+    if model_class.forward is nn.Module.forward:
+        return "has no forward of its own, but parts that each have one"
+    _, *parameters = inspect.signature(model_class.forward).parameters.values()
+    if parameters[0].kind is inspect.Parameter.VAR_POSITIONAL:  # it hands on whatever it gets
+        return None
+    names = {each.name for each in parameters}
+    modalities = model_class.input_modalities
+    modalities = {modalities} if isinstance(modalities, str) else set(modalities)
+    others = " and ".join(sorted(_MODALITIES.get(each, each) for each in modalities - {"text"}))
+    if "return_loss" in names:
+        return f"compares texts with {others or 'something else'}, and reads none alone"
+    needed = [
+        each.name for each in parameters if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD
+    ]
+    needed = [name for name in needed if name != "input_ids"] or [parameters[0].name]
+    reads_texts = "text" in modalities and "input_ids" in names
+    if needed == ["input_ids"] and reads_texts:
+        return None
+    read = f"{others} ({', '.join(needed)})" if others else ", ".join(needed)
+    return f"reads {read} and no text{' alone' if reads_texts else ''}"
 
 
 def native_token_class(config_class: type[PreTrainedConfig]) -> type[PreTrainedModel] | None:
@@ -95,7 +148,7 @@ class _Family(Architecture):
     def classifier_class(self, config_class: type[PreTrainedConfig]) -> type[PreTrainedModel]:
         from .seq_cls import as_seq_cls_model
 
-        return native_class(config_class) or as_seq_cls_model(base_class(config_class))
+        return native_class(config_class) or as_seq_cls_model(text_class(config_class))
 
     def for_tokens(self, config_class: type[PreTrainedConfig]) -> Architecture:
         from transformers.modeling_layers import GenericForTokenClassification
@@ -117,7 +170,7 @@ class _ForTokens(_Family):
     def classifier_class(self, config_class: type[PreTrainedConfig]) -> type[PreTrainedModel]:
         from .token_cls import as_token_cls_model
 
-        return native_token_class(config_class) or as_token_cls_model(base_class(config_class))
+        return native_token_class(config_class) or as_token_cls_model(text_class(config_class))
 
     def pooling(self, config: PreTrainedConfig) -> str:
         return "ALL"

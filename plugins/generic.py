@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Generic(Encoder):
-    """A decoder where transformers has a causal LM of that config, else an encoder.
+    """A decoder where the text is read so by transformers' own language model of that config, else an encoder.
 
     Nothing here is taken on trust: the head's code and the packing are checked against the model's own
     forward when it is loaded, and a model that differs runs through that forward.
@@ -31,13 +31,16 @@ class Generic(Encoder):
     _decoder = Decoder()
 
     def pooling(self, config: PreTrainedConfig) -> str:
-        from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+        from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MULTIMODAL_LM_MAPPING
 
-        if config.is_encoder_decoder:
+        text = config.get_text_config(decoder=True)  # which reads the texts of a model for images or sound
+        if config.is_encoder_decoder or text.is_encoder_decoder or type(config) in MODEL_FOR_MULTIMODAL_LM_MAPPING:
             return "LAST"
-        if getattr(config, "is_decoder", None) is False:  # an encoder that could also be a decoder (BERT's family)
+        if getattr(text, "is_decoder", None) is False:  # an encoder that could also be a decoder (BERT's family)
             return "CLS"
-        return "LAST" if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or _is_causal(type(config)) else "CLS"
+        kinds = (type(text), type(config))
+        writes = any(each in MODEL_FOR_CAUSAL_LM_MAPPING for each in kinds)
+        return "LAST" if writes or any(map(_is_causal, kinds)) else "CLS"
 
     def head(self, model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor] | None:
         if hasattr(model, "score"):

@@ -315,15 +315,18 @@ class ConversionPlan:
 def decoder_start(config: PreTrainedConfig) -> int | None:
     """The first token id that the decoder of an encoder-decoder reads, None without a decoder.
 
-    Where the config does not say it: its decoder's first token, or padding, as T5 has it.
+    Where the config does not say it: its decoder's first token, or padding, as T5 has it. The config of a model for
+    images too has these in the part that reads texts (Florence-2).
     """
     if not config.is_encoder_decoder:
         return None
-    decoder = getattr(config, "decoder", None)
+    decoder, text = getattr(config, "decoder", None), config.get_text_config(decoder=True)
     stated = [
         getattr(config, "decoder_start_token_id", None),
+        getattr(text, "decoder_start_token_id", None),
         getattr(decoder, "bos_token_id", None),
         getattr(config, "pad_token_id", None),
+        getattr(text, "pad_token_id", None),
     ]
     return next((each for each in stated if isinstance(each, int)), 0)
 

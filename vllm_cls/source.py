@@ -121,6 +121,7 @@ def open_source(options: ModelConfig) -> Source:
     part_of = (getattr(config, "vcls", None) or {}).get("backbone_of")
     names = (*(config.architectures or ()), *([part_of] if part_of else []))
     architecture = plugins.find(_model_type(inner), names, plugin=options.plugin)
+    architecture.classifier_class(type(inner))  # a model that reads no texts is refused before anything is asked of it
     architecture.complete(inner)
     if _task(options, config, adapter) == "token_classify":
         architecture = architecture.for_tokens(type(inner))
