@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import gc
 import importlib.metadata
 import os
 import sys
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from vllm_cls import startup
-from vllm_cls.errors import PluginError, VclsError
+from vllm_cls.errors import PluginError
 
-from .options import State, say
+from .options import State, debug_option
+from .outcome import InputEnded, outcome, tell_of_what_nobody_waits_for
 
 GROUP = "vllm_cls.commands"
 
@@ -72,6 +71,8 @@ class Commands(click.Group):
         except BrokenPipeError:  # the reader, such as head, has enough
             _discard_stdout()
             ctx.exit(1)
+        except EOFError as error:
+            raise InputEnded from error
 
     def main(
         self,
@@ -84,8 +85,8 @@ class Commands(click.Group):
         run = functools.partial(super().main, args, prog_name, complete_var, standalone_mode=False)
         if not standalone_mode:
             return run(**extra)
-        state = State()
-        sys.exit(_outcome(lambda: run(obj=state, **extra), state))
+        state = extra.setdefault("obj", State())
+        sys.exit(outcome(lambda: run(**extra), state))
 
 
 def entries() -> dict[str, list[importlib.metadata.EntryPoint]]:
@@ -116,47 +117,6 @@ def load(entry: importlib.metadata.EntryPoint) -> click.Command:
     return command
 
 
-def _outcome(run: Callable[[], Any], state: State) -> int:
-    """Run a command; its exit code."""
-    try:
-        code = run()
-        return code if isinstance(code, int) else 0
-    except click.ClickException as error:
-        if isinstance(error, click.NoSuchOption):
-            near = _near(error.option_name, error.possibilities or ())
-            error = click.NoSuchOption(error.option_name, error.message, near, error.ctx)
-        error.show()
-        return error.exit_code
-    except click.Abort:
-        say("interrupted", style="red")
-        return 130
-    except (VclsError, OSError) as error:
-        say(f"error: {_one_line(error)}", style="red")
-        failure: Exception = error
-    except Exception as error:
-        told = f"{type(error).__name__}: {_one_line(error)}"
-        advice = "" if state.verbose else " Run it again with -v for the traceback, and report that."
-        say(f"error: {told} — this is a fault of vllm-cls, not of yours.{advice}", style="red")
-        failure = error
-    if state.verbose:
-        traceback.print_exception(failure)
-    return 1
-
-
-def _near(name: str, options: Sequence[str]) -> list[str]:
-    """Those of click's guesses that a slip of the fingers could have made this name of: click's own are wide of it."""
-    bare = {each.lstrip("-"): each for each in options}
-    return [bare[each] for each in difflib.get_close_matches(name.lstrip("-"), bare, cutoff=0.8)]
-
-
-def _one_line(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror and not isinstance(error, VclsError):
-        text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    else:
-        text = str(error) or type(error).__name__
-    return " ".join(line.strip() for line in text.splitlines())
-
-
 def _discard_stdout() -> None:
     """Send what is still in stdout's buffer nowhere, or Python complains of it when it ends."""
     try:
@@ -167,6 +127,7 @@ def _discard_stdout() -> None:
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
 @click.version_option(package_name="vllm-cls", prog_name="vcls")
+@debug_option
 def vcls() -> None:
     """Turn transformers models into text classifiers, and run them over files.
 
@@ -176,7 +137,9 @@ def vcls() -> None:
 
 def main() -> None:
     """The script `vcls`."""
+    state = State()
+    tell_of_what_nobody_waits_for(state)
     try:
-        vcls.main()
+        vcls.main(obj=state)
     finally:
         gc.freeze()  # the process ends: a last collection would walk all that torch and transformers are made of

@@ -24,6 +24,7 @@ class State:
 
     verbose: bool = False
     quiet: bool = False
+    debug: bool = False
 
 
 pass_state = click.make_pass_decorator(State, ensure=True)
@@ -126,12 +127,17 @@ def _stored(name: str) -> Callable[[click.Context, click.Parameter, bool], None]
     return store
 
 
+debug_option = click.option(
+    "--debug", is_flag=True, expose_value=False, callback=_stored("debug"), help="Show the traceback of an error."
+)
+"""Of a command, and of `vcls` itself."""
 _SPEAKING = [
     click.option("-q", "--quiet", is_flag=True, expose_value=False, callback=_stored("quiet"), help="Say errors only."),
     click.option(
         "-v", "--verbose", is_flag=True, expose_value=False, callback=_stored("verbose"),
         help="Show what the libraries say, and tracebacks.",
     ),
+    debug_option,
 ]  # fmt: skip
 
 
@@ -152,7 +158,7 @@ def running_names() -> set[str]:
 
 
 def speaking_options(function: F) -> F:
-    """-q and -v alone."""
+    """-q, -v and --debug alone."""
     return with_options(function, _SPEAKING)
 
 

@@ -40,7 +40,9 @@ NOT_FROM_AUTO = {
 def mapped(mapping: Any, config_class: Any) -> Any:
     try:
         found = mapping.get(config_class, None)
-        return found[0] if isinstance(found, (tuple, list)) else found
+        first = found[0] if isinstance(found, (tuple, list)) else found
+        getattr(first, "forward", None)  # what stands in for a class whose library is missing refuses here
+        return first
     except (ImportError, ValueError, AttributeError):  # a library that it needs is not installed
         return None
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import importlib.metadata
+import json
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from click.testing import Result
 
 import vllm_cls.llm
-from vllm_cls.cli import main
+from vllm_cls.cli import main, outcome
 from vllm_cls.errors import ModelError
 
 Run = Callable[..., Result]
@@ -48,6 +49,7 @@ def third_parties(monkeypatch: pytest.MonkeyPatch) -> None:
     others = [
         entry("hello", "tests.cli.test_main:hello", "vcls-hello"),
         entry("broken", "no_such_module:command", "vcls-broken"),
+        entry("fails", "command_that_fails:fails", "vcls-fails"),
         entry("five", "tests.cli.test_main:not_a_command", "vcls-five"),
         entry("twice", "tests.cli.test_main:hello", "vcls-b"),
         entry("twice", "tests.cli.test_main:hello", "vcls-a"),
@@ -125,13 +127,125 @@ def test_errors_of_the_system_name_the_file(run: Run, monkeypatch: pytest.Monkey
 
 
 def test_faults_of_ours_say_so(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    failing(monkeypatch, ZeroDivisionError("by zero"))
+    failing(monkeypatch, ZeroDivisionError("by\n zero"))
     result = run("inspect", "m")
     assert result.exit_code == 1
-    assert result.stderr.startswith("error: ZeroDivisionError: by zero — this is a fault of vllm-cls")
-    assert "Run it again with -v" in result.stderr
+    assert result.stderr == (
+        "error: ZeroDivisionError: by zero: this is a fault of vllm-cls; please report it to its developers with the output of "
+        "the same command with --debug.\n"
+    )
+    assert result.stdout == ""
+    for arguments in (["inspect", "m", "--debug"], ["--debug", "inspect", "m"], ["inspect", "m", "--verbose"]):
+        shown = run(*arguments)
+        assert (shown.exit_code, shown.stdout) == (1, "")
+        assert shown.stderr.startswith(result.stderr + "Traceback")
+        assert "test_main.py" in shown.stderr and "(vllm-cls " in shown.stderr.splitlines()[-1]
+
+
+class PanicException(BaseException):
+    """As Rust's panics come to Python: no Exception."""
+
+
+@pytest.mark.parametrize(
+    "error", [EOFError("ended"), PanicException("ended"), AssertionError(), RecursionError("too deep"), KeyError("x")]
+)
+def test_whatever_fails_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """click would take an EOFError for an interrupt, and a panic is no Exception."""
+    failing(monkeypatch, error)
+    result = run("inspect", "m")
+    assert (result.exit_code, result.stdout) == (1, "")
     assert len(result.stderr.splitlines()) == 1
-    assert "Traceback" in run("inspect", "m", "--verbose").stderr
+    named = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    assert result.stderr.startswith(f"error: {named}: this is a fault of vllm-cls; please report it")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes")],
+)
+def test_no_memory_is_no_fault_of_ours(run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    failing(monkeypatch, error)
+    result = run("inspect", "m")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: there is not enough memory (")
+    assert "--max-num-batched-tokens" in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+def test_a_full_disk_is_no_fault_of_ours(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out.csv"),
+        Exception("No space left on device (os error 28)"),
+    ):
+        failing(monkeypatch, error)
+        result = run("inspect", "m")
+        assert (result.exit_code, result.stderr.split(": out")[0].strip()) == (1, "error: No space left on device")
+
+
+def test_a_fault_of_a_third_party_names_it(
+    run: Run, third_parties: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = "import click", "@click.command()", "def fails():", "    raise ZeroDivisionError('of others')"
+    (tmp_path / "command_that_fails.py").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(tmp_path)
+    result = run("fails")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "error: ZeroDivisionError: of others: this is a fault of vcls-fails; please report it to its developers with the output "
+        "of the same command with --debug.\n"
+    )
+    assert "Traceback" in run("--debug", "fails").stderr
+
+
+def test_whose_fault_it_is_and_where_to_report_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The innermost code of ours or of a plugin; libraries fail on behalf of their caller."""
+    links = {"Project-URL": ["Homepage, https://example.org", "Issues, https://example.org/issues"]}
+    monkeypatch.setattr(outcome.importlib.metadata, "metadata", lambda name: Links(links))
+    try:
+        json.loads("{")
+    except ValueError as error:
+        assert outcome.whose(error) == ("vllm-cls", "https://example.org/issues")
+        monkeypatch.setattr(outcome, "_owners", lambda: {"vllm_cls": "vllm-cls", "tests": "vcls-of-others"})
+        assert outcome.whose(error)[0] == "vcls-of-others"
+        assert "please report it at https://example.org/issues with" in outcome.told(error)
+
+
+class Links:
+    def __init__(self, values: dict[str, list[str]]) -> None:
+        self.get_all = values.get
+
+
+SCRIPT = """
+import sys, threading
+import vllm_cls.llm
+from vllm_cls.cli import main, outcome
+class Failing:
+    def __init__(self, *args, **options):
+        {body}
+        sys.exit(0)
+vllm_cls.llm.LLM = Failing
+sys.argv = ["vcls", "inspect", "m", *sys.argv[1:]]
+main.main()
+"""
+NOBODY_WAITS = {
+    "thread": "t = threading.Thread(target=lambda: 1 / 0, name='worker-7'); t.start(); t.join()",
+    "shut-down": "import atexit; atexit.register(lambda: 1 / 0)",
+    "finalizer": "self.__class__.__del__ = lambda self: 1 / 0",
+}
+
+
+@pytest.mark.parametrize("what", ["thread", "shut-down", "finalizer"])
+def test_what_nobody_waits_for_is_one_line(what: str) -> None:
+    for arguments, lines in (((), 1), (("--debug",), 5)):
+        script = SCRIPT.format(body=NOBODY_WAITS[what])
+        done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)
+        assert done.stdout == ""
+        told = "in the thread worker-7" if what == "thread" else "while it ended"
+        assert done.stderr.startswith(
+            f"error: {told}: ZeroDivisionError: division by zero: this is a fault of vllm-cls"
+        )
+        assert len(done.stderr.splitlines()) >= lines
+        assert ("Traceback" in done.stderr) == bool(arguments)
+        assert arguments or len(done.stderr.splitlines()) == 1
 
 
 def test_an_interrupt_is_130(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
