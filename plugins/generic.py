@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from types import CodeType
 from typing import TYPE_CHECKING
 
 from vllm_cls.adapters import Decoder, Encoder
@@ -57,12 +59,24 @@ class Generic(Encoder):
 
 
 def _is_causal(config_class: type[PreTrainedConfig]) -> bool:
-    """Whether the base model's own file makes causal masks only."""
+    """Whether a base model's forward, or else its whole file, makes masks that let nothing see what follows."""
     try:
-        names = vars(sys.modules[base_class(config_class).__module__])
+        model = base_class(config_class)
     except ModelError:
         return False
-    return "create_causal_mask" in names and "create_bidirectional_mask" not in names
+    for names in (_names_in(inspect.unwrap(model.forward).__code__), vars(sys.modules[model.__module__])):
+        masks = [name for name in names if name.startswith("create_") and name.endswith("_mask")]
+        if masks:
+            return all("causal" in name or "recurrent" in name for name in masks)
+    return False
+
+
+def _names_in(code: CodeType) -> Iterator[str]:
+    """What a function refers to, those within it included."""
+    yield from code.co_names
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from _names_in(inner)
 
 
 @hookimpl
