@@ -209,6 +209,20 @@ class Decoder(_Family):
         return getattr(model, "pooled_logits", None) or model.get_submodule(self.final_linear)
 
 
+def _pad(config: PreTrainedConfig) -> int:
+    """The pad token, from which RoBERTa and its kin number positions.
+
+    Raises:
+        ModelError: there is none.
+    """
+    if not isinstance(config.pad_token_id, int):
+        raise ModelError(
+            "config.json: pad_token_id is null, and this model numbers its positions from it; correct it, or pass "
+            "hf_overrides={'pad_token_id': …} (--hf-overrides)."
+        )
+    return config.pad_token_id
+
+
 class Encoder(_Family):
     """A bidirectional model: the state of the first token, and transformers' own head code.
 
@@ -246,7 +260,7 @@ class Encoder(_Family):
     def position_ids(self, config: PreTrainedConfig, input_ids: Sequence[int]) -> Sequence[int]:
         if not self.offset_positions:
             return range(len(input_ids))
-        pad, position, numbered = config.pad_token_id, config.pad_token_id, []
+        pad, position, numbered = _pad(config), _pad(config), []
         for token in input_ids:  # a pad token inside a prompt gets the pad's position, as in transformers
             position += token != pad
             numbered.append(pad if token == pad else position)
@@ -254,7 +268,7 @@ class Encoder(_Family):
 
     def max_positions(self, config: PreTrainedConfig) -> int | None:
         longest = super().max_positions(config)
-        return longest - config.pad_token_id - 1 if longest and self.offset_positions else longest
+        return longest - _pad(config) - 1 if longest and self.offset_positions else longest
 
     def express(
         self, config: PreTrainedConfig, linear: LinearHead, *, on_features: bool

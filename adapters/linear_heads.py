@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from vllm_cls.architecture import OWN_MODEL_TYPE, Architecture, Head, LinearHead, rescaled_bias
+from vllm_cls.transformers_calls import on_meta
 
 from .seq_cls import HeadShape, SequenceClassifier
 
@@ -67,8 +67,7 @@ def stored_head(
             weight, bias, HeadShape.from_config(config).softcap, parts["combine.weight"], parts["combine.bias"]
         )
         return StoredHead(whole, (f"{final}.weight", None), {})
-    with torch.device("meta"):
-        model = classifier_class(copy.deepcopy(config))
+    model = on_meta(classifier_class, config)
     names = {name for name, _ in model.named_parameters()}
     beside = {name for name in names if not name.startswith(f"{model.base_model_prefix}.")}
     linear = LinearHead(weight, bias) if final == "score" and beside <= {"score.weight", "score.bias"} else None

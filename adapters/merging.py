@@ -16,6 +16,7 @@ from vllm_cls.architecture import OWN_MODEL_TYPE, Head, HeadRequest, HeadResult,
 from vllm_cls.errors import ModelError
 from vllm_cls.name_rules import some
 from vllm_cls.peft_adapter import PeftAdapter, is_output_layer, place
+from vllm_cls.transformers_calls import on_meta
 
 from .own_type import VclsForSequenceClassification
 from .tensor_names import Names
@@ -76,7 +77,6 @@ def adapter_head(request: HeadRequest, adapter: PeftAdapter) -> HeadResult:
     Raises:
         ModelError: its labels are not as many as its rows.
     """
-    import torch
 
     config = copy.deepcopy(request.config)
     own = config.model_type == OWN_MODEL_TYPE
@@ -85,8 +85,7 @@ def adapter_head(request: HeadRequest, adapter: PeftAdapter) -> HeadResult:
     labels = _labels(request, adapter, rows)
     config.num_labels = rows
     model_class = VclsForSequenceClassification if own else request.architecture.classifier_class(type(config))
-    with torch.device("meta"):
-        model = model_class(config)
+    model = on_meta(model_class, config)
     known, prefix = dict(model.named_parameters()), model.base_model_prefix
     placed = {place(name, known, prefix): tensor for name, tensor in adapter.saved.items()}
     tensors = {name: tensor for name, tensor in placed.items() if name is not None and not in_backbone(prefix, name)}

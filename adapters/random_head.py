@@ -9,6 +9,7 @@ import torch
 
 from vllm_cls.architecture import Head, HeadRequest, HeadResult
 from vllm_cls.errors import ConfigError
+from vllm_cls.transformers_calls import on_meta
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
 def _classifier_on_meta(request: HeadRequest, num_labels: int) -> PreTrainedModel:
     config = copy.deepcopy(request.config)
     config.num_labels = num_labels
-    with torch.device("meta"):
-        return request.architecture.classifier_class(type(config))(config)
+    return on_meta(request.architecture.classifier_class(type(config)), config)
 
 
 def _head_names(request: HeadRequest, model: PreTrainedModel) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import TokenClassifierOutput
 
 from vllm_cls.architecture import LinearHead
+from vllm_cls.transformers_calls import on_meta
 
 from .own_type import AnyBackbone
 from .seq_cls import LinearClassifier, class_on
@@ -59,8 +59,7 @@ def linear_parameters(
 
     None where the class has more than one linear layer behind its backbone, or cannot hold the head.
     """
-    with torch.device("meta"):
-        model: Any = token_class(copy.deepcopy(config))
+    model: Any = on_meta(token_class, config)
     beside = {name: module for name, module in model.named_children() if name != model.base_model_prefix}
     final: Any = beside.pop(final_linear, None)
     if not isinstance(final, nn.Linear) or not all(

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from .errors import ModelError
+from .json_fields import check_file
 
 if TYPE_CHECKING:
     import torch
@@ -125,15 +126,17 @@ class Checkpoint:
         """What a JSON file of the folder says; None where there is no such file.
 
         Raises:
-            ModelError: it is not JSON.
+            ModelError: it is not JSON, or says what no such file can.
         """
         path = self.folder / name
         if not path.is_file():
             return None
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ModelError(f"{path} is not JSON ({error}); fetch the model again.") from error
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ModelError(f"{self.name}: {name} is not JSON ({error}); fetch the model again.") from error
+        check_file(self.name, name, content)
+        return content
 
     def _indexed(self, index: str) -> list[Path] | None:
         """The files that an index names, all within the folder; None where there is no such index."""
@@ -154,6 +157,11 @@ class Checkpoint:
                     "elsewhere is not followed."
                 )
         return [self.folder / name for name in sorted(set(weight_map.values()))]
+
+    @property
+    def num_bytes(self) -> int:
+        """How large the weights' files are together."""
+        return sum(path.stat().st_size for path in self.shards or self.pickles if path.is_file())
 
     @property
     def pickles(self) -> list[Path]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import ConfigError, nearest
+from .json_fields import CONFIG, MAX_LABELS, check_fields
 
 SEQUENCE_POOLING = ("CLS", "LAST", "MEAN")
 TOKEN_POOLING = ("ALL", "STEP")
@@ -20,6 +21,8 @@ CONVERT_MODES = ("auto", "none", "classify", "token_classify", "reward")
 AGGREGATIONS = ("none", "simple", "first", "average", "max")
 QUANTIZATIONS = (None, "none", "int8", "fp8")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+# What config.json may say, but for what has words of its own here.
+_OVERRIDDEN = {name: kind for name, kind in CONFIG.items() if name not in ("model_type", "num_labels", "id2label")}
 
 
 def labels_of(config: Any) -> dict[int, str]:
@@ -95,8 +98,13 @@ class PoolerConfig:
             raise ConfigError(
                 "PoolerConfig.logit_sigma=0 would divide by zero; leave it out or give a positive number."
             )
+        if self.step_tag_id is not None and type(self.step_tag_id) is not int:
+            raise ConfigError(f"PoolerConfig.step_tag_id={self.step_tag_id!r} is no token id.")
         if self.returned_token_ids is not None:
-            object.__setattr__(self, "returned_token_ids", tuple(self.returned_token_ids))
+            ids: Any = self.returned_token_ids
+            if not isinstance(ids, (list, tuple)) or not all(type(each) is int for each in ids):
+                raise ConfigError(f"PoolerConfig.returned_token_ids={ids!r} is no list of columns.")
+            object.__setattr__(self, "returned_token_ids", tuple(ids))
 
     def _split_pooling_type(self, name: str) -> None:
         target = "seq_pooling_type" if name in SEQUENCE_POOLING else "tok_pooling_type"
@@ -208,6 +216,8 @@ class ModelConfig:
         id2label, count = self.hf_overrides.get("id2label"), self.hf_overrides.get("num_labels")
         if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
             raise ConfigError(f"hf_overrides: num_labels={count!r} is not a positive whole number.")
+        if count is not None and count > MAX_LABELS:
+            raise ConfigError(f"hf_overrides: num_labels={count} is more than {MAX_LABELS}.")
         if id2label is None:
             return []
         try:
@@ -223,6 +233,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.hf_overrides, Mapping):
             raise ConfigError(f"hf_overrides={self.hf_overrides!r} is no mapping of the config's fields to values.")
+        check_fields(self.hf_overrides, _OVERRIDDEN, "hf_overrides", ConfigError)
         if "model_type" in self.hf_overrides:
             raise ConfigError("hf_overrides cannot change model_type; the weights are those of one architecture.")
         if self.max_model_len is not None and not isinstance(self.max_model_len, int):

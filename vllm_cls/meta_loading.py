@@ -8,11 +8,17 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .errors import ModelError
+from .transformers_calls import without_memory
 from .transformers_logging import quiet
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel
+
+_REFUSED = (
+    "transformers cannot put these weights into a {}: tensors that it joins into one may be incomplete, or the config may not "
+    "describe them"
+)
 
 
 def load_on_meta(
@@ -33,23 +39,16 @@ def load_on_meta(
         ModelError: the model cannot be made, or the tensors not be joined into its parameters.
     """
     on_meta = {name: tensor.to("meta") for name, tensor in tensors.items()}
-    with quiet(), _in_this_thread():
-        try:
-            loaded: tuple[PreTrainedModel, dict[str, Any]] = model_class.from_pretrained(
-                None,
-                config=config,
-                state_dict=on_meta,
-                dtype=dtype,
-                device_map={"": "meta"},
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # they come back in the info, where they can be named
-            )
-        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, ImportError, OSError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ModelError(
-                f"transformers cannot put these weights into a {model_class.__name__} ({reason}); tensors that it "
-                "joins into one may be incomplete, or the config may not describe them."
-            ) from error
+    with without_memory(_REFUSED.format(model_class.__name__), config), quiet(), _in_this_thread():
+        loaded: tuple[PreTrainedModel, dict[str, Any]] = model_class.from_pretrained(
+            None,
+            config=config,
+            state_dict=on_meta,
+            dtype=dtype,
+            device_map={"": "meta"},
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they come back in the info, where they can be named
+        )
     return loaded
 
 

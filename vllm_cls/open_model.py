@@ -101,7 +101,8 @@ class OpenModel:
     @property
     def vocab_size(self) -> int:
         """Token ids are below this."""
-        return int(self._open.processor.config.get_text_config().vocab_size)
+        processor = self._open.processor
+        return processor.architecture.vocab_size(processor.config)
 
     def labels_of(self, lora_request: LoRARequest | None) -> dict[int, str]:
         """The labels of an adapter, which is read now if it was not before; of the model for None."""

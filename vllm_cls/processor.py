@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .config import ModelConfig
-from .errors import ConfigError
+from .errors import ConfigError, ModelError
+from .json_fields import NUMBER, shown
 from .pair_template import pair_form
 from .source import Source
 from .template import PromptTemplate
@@ -49,6 +50,7 @@ def max_model_len(options: ModelConfig, source: Source) -> int:
 
     Raises:
         ConfigError: more is asked for than the model has positions.
+        ModelError: the tokenizer's length is none.
     """
     positions = source.architecture.max_positions(source.backbone_config)
     if options.max_model_len is not None:
@@ -58,6 +60,11 @@ def max_model_len(options: ModelConfig, source: Source) -> int:
     length = source.sentence_transformers_length()
     if length is None:  # which otherwise takes the place of the tokenizer's
         length = getattr(source.tokenizer, "model_max_length", None)
+        if length is not None and not (NUMBER.holds(length) and length >= 1):
+            raise ModelError(
+                f"{source.checkpoint.name}: tokenizer_config.json: model_max_length is {shown(length)}, which is no length; "
+                "correct it, or give max_model_len (--max-model-len)."
+            )
     bounds = [positions, source.settings.get("max_model_len")]
     bounds.append(int(length) if length is not None and length < _UNBOUNDED else None)
     return min([bound for bound in bounds if bound], default=_UNBOUNDED)

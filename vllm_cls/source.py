@@ -21,6 +21,7 @@ from .peft_adapter import PeftAdapter, read_adapter
 from .registry import registry
 from .sentence_transformer import lower_case, transformer_settings
 from .startup import without_collector
+from .transformers_calls import model_errors, reason
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -123,6 +124,7 @@ def open_source(options: ModelConfig) -> Source:
     architecture = plugins.find(_model_type(inner), names, plugin=options.plugin)
     architecture.classifier_class(type(inner))  # a model that reads no texts is refused before anything is asked of it
     architecture.complete(inner)
+    _check_vocabulary(checkpoint.name, architecture, inner)
     if _task(options, config, adapter) == "token_classify":
         architecture = architecture.for_tokens(type(inner))
     source = Source(checkpoint, config, architecture, _read_tokenizer(checkpoint, options, inner), adapter)
@@ -160,6 +162,19 @@ def _model_type(config: PreTrainedConfig) -> str:
     return "" if has_own_code(config) and config.model_type in CONFIG_MAPPING else config.model_type
 
 
+def _check_vocabulary(name: str, architecture: Architecture, config: PreTrainedConfig) -> None:
+    """Raise `ModelError` if a config does not say how many token ids there are."""
+    try:
+        count: Any = architecture.vocab_size(config)
+    except (AttributeError, TypeError, ValueError):  # there is none, or it is none, or there are several
+        count = None
+    if count is None or count < 1:
+        raise ModelError(
+            f"{name}: config.json {'has no vocab_size' if count is None else f'has vocab_size {count}'}, so how many token ids "
+            f"there are is not known; is a {config.model_type} a model for texts? A plugin's Architecture.vocab_size can say it."
+        )
+
+
 def _check_labels(source: Source) -> None:
     """Raise `ModelError` if the labels of a classifier are not those of its outputs, 0, 1, 2 …, each with its own name."""
     named = labels_of(source.config)
@@ -184,10 +199,7 @@ def _task(options: ModelConfig, config: PreTrainedConfig, adapter: PeftAdapter |
 def _read_config(checkpoint: Checkpoint, options: ModelConfig) -> PreTrainedConfig:
     from transformers import CONFIG_MAPPING
 
-    try:
-        raw = json.loads((checkpoint.folder / "config.json").read_text())
-    except ValueError as error:
-        raise ModelError(f"{checkpoint.name}: config.json is not JSON ({error}); fetch the model again.") from error
+    raw = {name: value for name, value in checkpoint.json("config.json").items() if value is not None}
     model_type = raw.get("model_type")
     known = model_type in CONFIG_MAPPING
     named = options.hf_overrides.get("architectures") or raw.get("architectures") or []
@@ -202,8 +214,8 @@ def _read_config(checkpoint: Checkpoint, options: ModelConfig) -> PreTrainedConf
             f", or hf_overrides={{'architectures': …}} with a class of transformers' {model_type}" if known else ""
         )
         raise ModelError(
-            f"{checkpoint.name} needs code of its own ({', '.join([*named, *raw['auto_map'].values()][:3])}); read it, and if "
-            f"you trust it pass --trust-remote-code (trust_remote_code=True){otherwise}."
+            f"{checkpoint.name} needs code of its own ({', '.join(map(str, [*named, *raw['auto_map'].values()][:3]))}); read it, "
+            f"and if you trust it pass --trust-remote-code (trust_remote_code=True){otherwise}."
         )
     if auto_map and not own_code and (brought or options.trust_remote_code):
         trust = "" if options.trust_remote_code else "; to run its own, read it and pass --trust-remote-code"
@@ -219,13 +231,11 @@ def _read_config(checkpoint: Checkpoint, options: ModelConfig) -> PreTrainedConf
             "`vcls plugins list`."
         )
     values = _with_overrides(checkpoint, raw, options)
-    try:
+    with model_errors(
+        f"{checkpoint.name}: transformers cannot read its config.json",
+        advice="Another value can take the place of a wrong one with hf_overrides={…} (--hf-overrides).",
+    ):
         config = _built(checkpoint, values, raw, own_code)
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, ImportError) as error:
-        raise ModelError(
-            f"{checkpoint.name}: transformers cannot read its config ({first_line(error)}); another value can take the place of "
-            "a wrong one with hf_overrides={…} (--hf-overrides)."
-        ) from error
     if own_code:
         _register_remote_classes(checkpoint, auto_map, config)
     return config
@@ -332,8 +342,9 @@ def _register_remote_classes(checkpoint: Checkpoint, auto_map: Mapping[str, str]
         own = type(config)
         config.__class__ = type(own.__name__, (own,), {"__module__": f"{OWN_CODE}.{own.__module__}"})
     for auto_name in ("AutoModel", "AutoModelForCausalLM", *(f"AutoModel{ending}" for ending in CLASSIFIERS.values())):
-        if auto_name in auto_map:
-            found = get_class_from_dynamic_module(auto_map[auto_name], str(checkpoint.folder))
+        if auto_map.get(auto_name) is not None:
+            with model_errors(f"{checkpoint.name}: {auto_name} of its auto_map cannot be loaded"):
+                found = get_class_from_dynamic_module(auto_map[auto_name], str(checkpoint.folder))
             getattr(transformers, auto_name)._model_mapping.register(type(config), found, exist_ok=True)
     if "AutoModel" not in auto_map and "AutoModelForCausalLM" in auto_map:  # whose own backbone it is, then
         with torch.device("meta"):
@@ -377,7 +388,7 @@ def _apply_overrides(config: PreTrainedConfig, options: ModelConfig) -> None:
         for name, value in values.items():
             _override(_holder(config, name), name, value)
     except (TypeError, ValueError, AttributeError, StrictDataclassError) as error:
-        raise ConfigError(f"hf_overrides: transformers refuses a value ({first_line(error)}).") from error
+        raise ConfigError(f"hf_overrides: transformers refuses a value ({reason(error)}).") from error
 
 
 def _holder(config: PreTrainedConfig, name: str) -> PreTrainedConfig:
@@ -409,13 +420,10 @@ def _read_tokenizer(
     where = options.tokenizer or str(checkpoint.folder)
     if options.tokenizer is None and not _has_tokenizer(checkpoint):
         return None
-    try:
-        with without_collector():
-            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-                where, config=inner if options.tokenizer is None else None, trust_remote_code=options.trust_remote_code
-            )
-    except (ValueError, OSError, KeyError, TypeError, ImportError, AttributeError) as error:
-        raise ModelError(f"the tokenizer in {where} cannot be read ({first_line(error)}).") from error
+    with model_errors(f"the tokenizer in {where} cannot be read"), without_collector():
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            where, config=inner if options.tokenizer is None else None, trust_remote_code=options.trust_remote_code
+        )
     if options.chat_template is not None:
         tokenizer.chat_template = options.chat_template
     return tokenizer
@@ -424,9 +432,3 @@ def _read_tokenizer(
 def _has_tokenizer(checkpoint: Checkpoint) -> bool:
     patterns = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "merges.txt")
     return any(True for pattern in patterns for _ in checkpoint.folder.glob(pattern))
-
-
-def first_line(error: Exception) -> str:
-    """What another library's error says, in a line."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

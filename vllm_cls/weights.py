@@ -11,7 +11,6 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from .architecture import in_backbone
@@ -19,7 +18,8 @@ from .checkpoint import Checkpoint
 from .errors import ModelError
 from .name_rules import Family, Reader, Unused
 from .peft_adapter import merge_into
-from .source import Source, first_line
+from .source import Source
+from .transformers_calls import model_errors, no_larger_than
 from .transformers_logging import quiet
 
 if TYPE_CHECKING:
@@ -50,25 +50,25 @@ def load_weights(
     Raises:
         ModelError: parameters are missing, have another shape, or are not finite.
     """
-    from safetensors import SafetensorError
-
     options: dict[str, Any] = {"use_safetensors": None if allow_pickle else True, "weights_only": True}
     key_mapping = source.checkpoint.key_mapping(classifier_class.base_model_prefix)
     if key_mapping is not None:
         options["key_mapping"] = key_mapping
-    try:
-        with quiet(), _without_adapter(source.checkpoint) as folder:  # what it would report, we check and raise
-            model, info = classifier_class.from_pretrained(
-                folder,
-                config=config,
-                dtype=dtype,
-                device_map={"": device},
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                **options,
-            )
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, UnpicklingError, SafetensorError) as error:
-        raise ModelError(f"{source.checkpoint.name}: its weights cannot be read ({first_line(error)}).") from error
+    with (
+        model_errors(f"{source.checkpoint.name}: its weights cannot be read", config),
+        no_larger_than(source.checkpoint),
+        quiet(),  # what it would report, we check and raise
+        _without_adapter(source.checkpoint) as folder,
+    ):
+        model, info = classifier_class.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            device_map={"": device},
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **options,
+        )
     allowed = set(may_miss)
     for key in info["mismatched_keys"]:
         name, found, expected = (*key, "", "")[:3] if isinstance(key, (tuple, list)) else (key, "?", "?")
