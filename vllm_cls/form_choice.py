@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from . import loading
 from .errors import ConfigError, ModelError
 from .pooler.heads import head_dtype, set_head_dtype
-from .pooler.methods import EMBEDDING_METHODS, every_token, joined
+from .pooler.methods import EMBEDDING_METHODS, every_token, named
 from .registry import registry
 from .runtime import optimize, selfcheck
 from .runtime.batch import Work
@@ -74,7 +74,7 @@ def _bare_runner(classifier: loading.Classifier, pooling: str, with_head: bool) 
     architecture, model = classifier.architecture, classifier.model
     methods = {**EMBEDDING_METHODS, "ALL": every_token, **registry().collect("vcls_pooling_methods")}
     head = architecture.head(model) if with_head else None
-    pool = joined([methods[name] for name in pooling.split("+")])
+    pool = named(pooling, methods)
     if classifier.embedder is None:  # which has nothing of a head
         pool = architecture.pooling_method(model, pool)
     runner = Runner(model, architecture, head, pool, Mode("single"))

@@ -25,7 +25,14 @@ class Kind:
 
 
 Schema = Mapping[str, Any]
-"""Field → its `Kind`, the schema of the object that it holds, or a list with that of the objects it lists."""
+"""Field → its `Kind`, the schema of the object that it holds, or a list with that of the objects it lists.
+
+A name that ends in "!" is of a field that has to be there.
+"""
+
+
+class Whole(dict[str, Any]):
+    """A schema that names all fields of an object."""
 
 
 def _is_count(value: Any, most: float = float("inf")) -> bool:
@@ -54,7 +61,7 @@ TEXT_OR_OBJECT = Kind("a string or an object", lambda value: isinstance(value, (
 LABELS = Kind("an object of names by their indices", _names_indices)
 LABEL_COUNT = Kind(f"a whole number from 1 to {MAX_LABELS}", lambda value: _is_count(value, MAX_LABELS))
 
-_LINEAR = {"num_rows": COUNT, "bias": FLAG, "softcap": NUMBER, "combine": FLAG, "offset": FLAG}
+_LINEAR = Whole({"num_rows": COUNT, "bias": FLAG, "softcap": NUMBER, "combine": FLAG, "offset": FLAG})
 _TOKEN_IDS = Kind(
     "a list of lists of lists of token ids, one a label",
     lambda value: (
@@ -64,15 +71,16 @@ _TOKEN_IDS = Kind(
     ),
 )
 _NUMBERS = Kind("a list of numbers", lambda value: isinstance(value, list) and all(map(NUMBER.holds, value)))
-_SEQUENCES = {
-    "texts": _TOKEN_IDS, "weight": TEXT, "bias": TEXT, "lm_scale": NUMBER, "softcap": NUMBER, "scale": NUMBER,
-    "offset": _NUMBERS,
-}  # fmt: skip
+_SEQUENCES = Whole({
+    "texts!": _TOKEN_IDS, "weight": TEXT, "bias": TEXT, "lm_scale": NUMBER, "softcap": NUMBER, "scale": NUMBER,
+    "offset!": _NUMBERS,
+})  # fmt: skip
+_ROPE = Kind("an object", lambda value: not value or isinstance(value, Mapping))
 _ACTIVATIONS: Schema = {"sentence_transformers": {"activation_fn": TEXT}, "sbert_ce_default_activation_function": TEXT}
-_NAMED_HEAD = {
-    "name": TEXT, "method": TEXT, "labels": TEXTS, "problem_type": TEXT, "activation": _ACTIVATIONS, "linear": _LINEAR,
+_NAMED_HEAD = Whole({
+    "name!": TEXT, "method!": TEXT, "labels!": TEXTS, "problem_type": TEXT, "activation": _ACTIVATIONS, "linear": _LINEAR,
     "sequences": _SEQUENCES, "own": FLAG, "description": TEXT,
-}  # fmt: skip
+})  # fmt: skip
 _OWN = {
     "pooling": TEXT, "head": _LINEAR, "head_method": TEXT, "pooler_config": OBJECT, "prompt_template": TEXT,
     "chat_template_prompt": FLAG, "max_model_len": COUNT, "score_template": TEXT_OR_OBJECT, "query_prefix": TEXT,
@@ -83,6 +91,13 @@ CONFIG: Schema = {
     "problem_type": TEXT, "vcls": _OWN, "head_dtype": TEXT, "classifier_from_token": TEXTS,
     "is_original_qwen3_reranker": FLAG, "use_sep_token": FLAG, "use_pad_token": FLAG,
     **_ACTIVATIONS,
+}  # fmt: skip
+# What transformers reads, and takes to be of this kind before it says anything; code of a checkpoint's own may read more.
+_READ_BY_TRANSFORMERS = {
+    "dtype": TEXT_OR_OBJECT, "torch_dtype": TEXT_OR_OBJECT, "attn_implementation": TEXT_OR_OBJECT,
+    "_attn_implementation": TEXT_OR_OBJECT, "quantization_config": OBJECT, "layer_types": TEXTS, "rope_parameters": _ROPE,
+    "rope_scaling": _ROPE, "output_hidden_states": FLAG, "output_attentions": FLAG, "chunk_size_feed_forward": NUMBER,
+    "per_layer_config": OBJECT,
 }  # fmt: skip
 _MODULE = {
     "pooling_mode": TEXT_OR_TEXTS, "activation_function": TEXT, "in_features": COUNT, "out_features": COUNT, "bias": FLAG,
@@ -99,7 +114,7 @@ _ADAPTER = {
 }  # fmt: skip
 FILES: Mapping[str, Any] = {
     "config.json": CONFIG,
-    "modules.json": [{"type": TEXT, "path": TEXT}],
+    "modules.json": [{"type!": TEXT, "path!": TEXT}],
     "config_sentence_transformers.json": {
         "model_type": TEXT, "activation_fn": TEXT, "prompts": OBJECT, "default_prompt_name": TEXT,
     },
@@ -125,6 +140,8 @@ def check_file(where: str, name: str, content: Any) -> None:
         return
     check_fields(content, schema, f"{where}: {name}", ModelError)
     if name == "config.json":
+        if not content.get("auto_map"):
+            check_fields(content, _READ_BY_TRANSFORMERS, f"{where}: {name}", ModelError)
         _check_layers(content, f"{where}: {name}")
 
 
@@ -153,9 +170,17 @@ def _wrong(content: Any, schema: Any, path: str) -> Iterator[tuple[str, Any, str
     elif not isinstance(content, Mapping):
         yield path, content, "an object"
     else:
-        for name, inner in schema.items():
+        before = f"{path}." if path else ""
+        for key, inner in schema.items():
+            name = key.removesuffix("!")
             if content.get(name) is not None:
-                yield from _wrong(content[name], inner, f"{path}.{name}" if path else name)
+                yield from _wrong(content[name], inner, f"{before}{name}")
+            elif name != key:
+                yield f"{before}{name}", None, inner.words
+        for name in (
+            sorted(content.keys() - {key.removesuffix("!") for key in schema}) if isinstance(schema, Whole) else ()
+        ):
+            yield f"{before}{name}", content[name], "left out: there is no such field"
 
 
 def _check_layers(content: Mapping[str, Any], where: str) -> None:

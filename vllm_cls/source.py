@@ -233,9 +233,11 @@ def _read_config(checkpoint: Checkpoint, options: ModelConfig) -> PreTrainedConf
     values = _with_overrides(checkpoint, raw, options)
     with model_errors(
         f"{checkpoint.name}: transformers cannot read its config.json",
+        raw,
         advice="Another value can take the place of a wrong one with hf_overrides={…} (--hf-overrides).",
     ):
         config = _built(checkpoint, values, raw, own_code)
+    config.return_dict = True  # what models give is read by name
     if own_code:
         _register_remote_classes(checkpoint, auto_map, config)
     return config

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from .errors import ModelError, VclsError
+from .json_fields import shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -51,8 +53,7 @@ def model_errors(what: str, config: Any = None, *, advice: str = "") -> Iterator
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # as tokenizers' has it
             raise
-        suspects = "; ".join(suspicious(config)) if config is not None else ""
-        raise ModelError(f"{what} ({reason(error)}){'; ' + suspects if suspects else ''}. {advice}".rstrip()) from error
+        raise ModelError(f"{what} ({reason(error)}){hints(config, reason(error))}. {advice}".rstrip()) from error
 
 
 def on_meta(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:
@@ -74,7 +75,7 @@ def on_meta(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> Pre
 def without_memory(what: str, config: PreTrainedConfig) -> Iterator[None]:
     """As `model_errors`, where a model is built that takes no memory, and so is refused only where it would never end."""
     message = "config.json asks for {}, which no model has"
-    with model_errors(what, config), _bounded(_LARGE_TENSOR, _MANY_TENSORS, message):
+    with model_errors(what, config), _bounded(_LARGE_TENSOR, _MANY_TENSORS, message, config):
         yield
 
 
@@ -85,43 +86,59 @@ def reason(error: BaseException) -> str:
     return text if speaks and text else f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def suspicious(config: Any) -> Iterator[str]:
-    """Fields of config.json with values that no model works with, in words.
+def hints(config: Any, said: str) -> str:
+    """`suspicious` fields, to be put behind an error; empty where none is."""
+    found = list(suspicious(config, said))[:4] if config is not None else []
+    return f"; {'; '.join(found)}" if found else ""
 
-    transformers takes some of them; so this explains a failure, and is none.
+
+def suspicious(config: Any, said: str) -> Iterator[str]:
+    """Fields of config.json that an error may come from, in words: values that it names, and those that no model works with.
+
+    transformers takes some of the latter; so this explains a failure, and is none.
+
+    Args:
+        config: transformers' config, or what the file says.
+        said: the error.
     """
-    for prefix, each in _configs(config):
-        defaults = _defaults(type(each))
-        vocabulary = getattr(each, "vocab_size", None)
-        for name, value in sorted(vars(each).items()):
-            outside = isinstance(vocabulary, int) and isinstance(value, int) and not 0 <= value < vocabulary
+    for prefix, fields, defaults in _fields(config):
+        vocabulary = fields.get("vocab_size")
+        for name, value in sorted(fields.items()):
+            told = f"{prefix}{name} is {shown(value)}"
+            outside = type(vocabulary) is int and type(value) is int and not 0 <= value < vocabulary
             if name.endswith("_token_id") and outside:
-                yield f"{prefix}{name} is {value}, outside the vocabulary of {vocabulary}"
-            elif value is None and type(defaults.get(name)) in (int, float, str):
+                yield f"{told}, outside the vocabulary of {vocabulary}"
+            elif value is None and "None" in said and defaults.get(name) is not None:
                 yield f"{prefix}{name} is null"
-            elif name.endswith(_POSITIVE) and type(value) is int and value < 1:
-                yield f"{prefix}{name} is {value}"
-        hidden, heads = getattr(each, "hidden_size", None), getattr(each, "num_attention_heads", None)
-        if isinstance(hidden, int) and isinstance(heads, int) and heads > 0 and hidden % heads:
+            elif (name.endswith(_POSITIVE) and type(value) is int and value < 1) or (
+                value != defaults.get(name) and _is_named(value, said)
+            ):
+                yield told
+        hidden, heads = fields.get("hidden_size"), fields.get("num_attention_heads")
+        if type(hidden) is int and type(heads) is int and heads > 0 and hidden % heads:
             yield f"{prefix}hidden_size {hidden} is no multiple of num_attention_heads {heads}"
 
 
-def _configs(config: Any) -> Iterator[tuple[str, Any]]:
-    yield "", config
-    for name in getattr(config, "sub_configs", {}):
-        inner = getattr(config, name, None)
-        if inner is not None:
-            yield f"{name}.", inner
+def _is_named(value: Any, said: str) -> bool:
+    """Whether an error speaks of a value, by itself or in quotes."""
+    if type(value) not in (int, float, str):
+        return False
+    told = repr(value) if isinstance(value, str) else rf"(?<![\w.-]){re.escape(str(value))}(?![\w.])"
+    return told in said if isinstance(value, str) else re.search(told, said) is not None
 
 
-def _defaults(config_class: Any) -> dict[str, Any]:
-    """The values that a config class gives its fields."""
-    fields = getattr(config_class, "__dataclass_fields__", {})
-    return {name: each.default for name, each in fields.items()}
+def _fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
+    """(path, fields, their defaults) of a config and of those within it."""
+    fields = dict(config) if isinstance(config, Mapping) else vars(config)
+    known = getattr(type(config), "__dataclass_fields__", {})
+    yield prefix, fields, {name: each.default for name, each in known.items()}
+    for name, value in fields.items():
+        if name.endswith("_config") and (isinstance(value, Mapping) or hasattr(value, "sub_configs")):
+            yield from _fields(value, f"{prefix}{name}.")
 
 
-def no_larger_than(checkpoint: Checkpoint) -> AbstractContextManager[None]:
-    """Refuse a model as it is built, in this thread, once it is much larger than its files.
+def no_larger_than(checkpoint: Checkpoint, config: Any) -> AbstractContextManager[None]:
+    """Refuse a model as it is built of a config, in this thread, once it is much larger than its files.
 
     Raises:
         ModelError: it has a tensor, or so many of them, that nothing in the files could fill.
@@ -131,11 +148,12 @@ def no_larger_than(checkpoint: Checkpoint) -> AbstractContextManager[None]:
         max(_SMALL_TENSOR, _NUMBERS_A_BYTE * size),
         max(_FEW_TENSORS, _TENSORS_EACH * count) if count else _MANY_TENSORS,
         f"{checkpoint.name}: config.json asks for {{}}, and the weights are {size} bytes in {count} tensors",
+        config,
     )
 
 
 @contextmanager
-def _bounded(largest: int, most: int, message: str) -> Iterator[None]:
+def _bounded(largest: int, most: int, message: str, config: Any) -> Iterator[None]:
     """Refuse a model as it is built, in this thread.
 
     Args:
@@ -158,7 +176,7 @@ def _bounded(largest: int, most: int, message: str) -> Iterator[None]:
             told = f"more than {most} tensors"
         else:
             return
-        raise ModelError(f"{message.format(told)}; correct its sizes, or fetch the model again.")
+        raise ModelError(f"{message.format(told)}; correct its sizes, or fetch the model again{hints(config, told)}.")
 
     hooks = [
         torch_module.register_module_parameter_registration_hook(check),

@@ -19,7 +19,7 @@ from .errors import ModelError
 from .name_rules import Family, Reader, Unused
 from .peft_adapter import merge_into
 from .source import Source
-from .transformers_calls import model_errors, no_larger_than
+from .transformers_calls import hints, model_errors, no_larger_than
 from .transformers_logging import quiet
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def load_weights(
         options["key_mapping"] = key_mapping
     with (
         model_errors(f"{source.checkpoint.name}: its weights cannot be read", config),
-        no_larger_than(source.checkpoint),
+        no_larger_than(source.checkpoint, config),
         quiet(),  # what it would report, we check and raise
         _without_adapter(source.checkpoint) as folder,
     ):
@@ -77,7 +77,7 @@ def load_weights(
         raise ModelError(
             f"{source.checkpoint.name}: {name} has shape {_shape(found)}, but the config (num_labels="
             f"{config.num_labels}) asks for {_shape(expected)}; correct the file, or the config with "
-            "hf_overrides={'num_labels': …} (--hf-overrides)."
+            f"hf_overrides={{'num_labels': …}} (--hf-overrides){hints(config, _shape(expected))}."
         )
     missing = set(info["missing_keys"])
     if headless:

@@ -6,7 +6,7 @@ or come from a padded batch (gaps between sequences, which no method reads).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -62,11 +62,19 @@ EMBEDDING_METHODS: dict[str, PoolingMethod] = {
 }
 
 
-def joined(methods: Sequence[PoolingMethod]) -> PoolingMethod:
-    """A method that gives what several give, one behind the other."""
-    if len(methods) == 1:
-        return methods[0]
-    return lambda hidden, starts, lengths: torch.cat([each(hidden, starts, lengths) for each in methods], dim=-1)
+def named(pooling: str, methods: Mapping[str, PoolingMethod]) -> PoolingMethod:
+    """The method of a name, or of several joined by "+", which gives what all give, one behind the other.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    unknown = [name for name in pooling.split("+") if name not in methods]
+    if unknown:
+        raise ConfigError(f"pooling {unknown[0]!r} is unknown; use one of {', '.join(methods)}.")
+    chosen = [methods[name] for name in pooling.split("+")]
+    if len(chosen) == 1:
+        return chosen[0]
+    return lambda hidden, starts, lengths: torch.cat([each(hidden, starts, lengths) for each in chosen], dim=-1)
 
 
 def pooled_places(method: PoolingMethod, starts: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor | None:

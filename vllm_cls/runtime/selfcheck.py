@@ -16,6 +16,7 @@ import torch
 from ..architecture import Architecture
 from ..errors import ModelError
 from ..pooler.methods import every_token
+from ..transformers_calls import hints
 from . import attention
 from .batch import TokenSequence, Work, token_sequence
 from .cuda.varlen import kernels_for
@@ -37,7 +38,9 @@ _WINDOWS = (
 # Texts of more tokens than these attend to the best keys only. Equal scores are common there, and which of them win
 # depends on the padding: such a text always runs alone.
 _SELECTIONS = ("keep_window_size", "index_topk", "indexer_budget")
-FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError, attention.NotPackable)
+FAILURES = (
+    RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError, attention.NotPackable,
+)  # fmt: skip
 # Arithmetic the check may cost, in multiply-adds: a second or two.
 _BUDGET = {"cpu": 1.5e11, "cuda": 2e14}
 
@@ -127,13 +130,13 @@ def run_alone(runner: Runner, sequences: Sequence[TokenSequence], *, with_head: 
                 lambda module, inputs, output, seen=seen: seen.append(output[0])
             )
             try:
-                logits.append(_reference(runner.logits, work))
+                logits.append(_reference(runner.logits, work, runner.model.config))
             finally:
                 hook.remove()
         if len(seen) == 1 and isinstance(seen[0], torch.Tensor) and seen[0].shape[:-1] == (1, len(each)):
             states.append(seen[0][0].float())
         elif not with_head:
-            states.append(_reference(functools.partial(_token_states, runner), work)[0])
+            states.append(_reference(functools.partial(_token_states, runner), work, runner.model.config)[0])
     if len(states) < len(sequences):
         states = []
     if not all(bool(torch.isfinite(each).all()) for each in [*states, *logits]):
@@ -199,7 +202,7 @@ def choose_whole_mode(
     return Mode("single", whole=True, reason="; ".join(reasons))
 
 
-def _reference(step: Callable[[Sequence[Work]], T], work: Work) -> T:
+def _reference(step: Callable[[Sequence[Work]], T], work: Work, config: PreTrainedConfig) -> T:
     """What a sequence alone gives, which everything else is held to.
 
     Raises:
@@ -210,7 +213,7 @@ def _reference(step: Callable[[Sequence[Work]], T], work: Work) -> T:
     except FAILURES as failure:
         raise ModelError(
             f"the model's own forward fails on a text of {len(work)} tokens ({_short(failure)}); its config may not fit "
-            "its weights, or it takes no texts of that length."
+            f"its weights, or it takes no texts of that length{hints(config, str(failure))}."
         ) from failure
 
 
