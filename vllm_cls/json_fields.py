@@ -56,6 +56,9 @@ COUNT = Kind("a whole number above 0", _is_count)
 NUMBER = Kind("a number", lambda value: isinstance(value, (int, float)) and not isinstance(value, bool))
 TEXTS = Kind("a list of strings", _are_texts)
 OBJECT = Kind("an object", lambda value: isinstance(value, Mapping))
+NUMBERS_BY_NAME = Kind(
+    "an object of numbers", lambda value: isinstance(value, Mapping) and all(map(NUMBER.holds, value.values()))
+)
 TEXT_OR_TEXTS = Kind("a string or a list of them", lambda value: isinstance(value, str) or _are_texts(value))
 TEXT_OR_OBJECT = Kind("a string or an object", lambda value: isinstance(value, (str, Mapping)))
 LABELS = Kind("an object of names by their indices", _names_indices)
@@ -109,7 +112,8 @@ _TRANSFORMER = {
     "config_kwargs": OBJECT,
 }  # fmt: skip
 _ADAPTER = {
-    "peft_type": TEXT, "task_type": TEXT, "r": COUNT, "lora_alpha": NUMBER, "rank_pattern": OBJECT, "alpha_pattern": OBJECT,
+    "peft_type": TEXT, "task_type": TEXT, "r": COUNT, "lora_alpha": NUMBER, "rank_pattern": NUMBERS_BY_NAME,
+    "alpha_pattern": NUMBERS_BY_NAME,
     "use_rslora": FLAG, "bias": TEXT, "target_modules": TEXT_OR_TEXTS, "modules_to_save": TEXTS,
 }  # fmt: skip
 FILES: Mapping[str, Any] = {

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError, ModelError
+from .json_fields import check_file
 
 if TYPE_CHECKING:
     import torch
@@ -223,11 +224,12 @@ def read_adapter(path: str, *, allow_pickle: bool = False) -> PeftAdapter:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not JSON ({error}); fetch it again.") from error
     if not isinstance(found, dict):
         raise ModelError(f"{path} is not a JSON object; fetch it again.")
-    return found
+    check_file(str(path.parent), path.name, found)
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _refuse_unsupported(path: str, settings: Mapping[str, Any]) -> None:
