@@ -26,7 +26,7 @@ from sentence_transformers.sentence_transformer import modules
 
 import vllm_cls
 from benchmarks._small_configs import small_config
-from vllm_cls import LLM, VclsError
+from vllm_cls import LLM, ConfigError, ModelError, VclsError, weights
 
 from .models import tiny
 from .models.odd_values import Case, changed
@@ -283,3 +283,151 @@ def test_the_files_as_they_are_give_the_answers_of_others(made: Callable[[str], 
         torch.testing.assert_close(
             subject.ours(made(name)), subject.expected(made(name)), atol=1e-4, rtol=1e-4, msg=name
         )
+
+
+# -- one by one ---------------------------------------------------------------------------------------
+
+REFUSED: dict[str, tuple[str, str, dict[str, Any], str]] = {
+    "a length below 1": ("bert", "tokenizer_config.json", {"model_max_length": -1}, r"model_max_length is -1.*--max-model-len"),
+    "no length": ("bert", "tokenizer_config.json", {"model_max_length": 0}, "model_max_length is 0"),
+    "a length in a string": ("bert", "tokenizer_config.json", {"model_max_length": "512"}, "model_max_length is '512'"),
+    "a length of true": ("bert", "tokenizer_config.json", {"model_max_length": True}, "model_max_length is True"),
+    "padding outside": ("bert", "config.json", {"pad_token_id": 600}, "pad_token_id is 600, outside the vocabulary"),
+    "no padding": ("roberta", "config.json", {"pad_token_id": None}, "pad_token_id is null"),
+    "a start outside": ("bart", "config.json", {"decoder_start_token_id": -7}, "decoder_start_token_id is -7, outside"),
+    "an end outside": ("bart", "config.json", {"eos_token_id": 10**9}, "eos_token_id is 1000000000, outside"),
+    "positions in a string": ("qwen2", "config.json", {"max_position_embeddings": "48"}, "max_position_embeddings"),
+    "no positions": ("gpt2", "config.json", {"n_positions": 0}, "n_positions is 0"),
+    "width and heads": ("bert", "config.json", {"hidden_size": 33}, "hidden_size 33 is no multiple of num_attention_heads 4"),
+    "another width": ("bert", "config.json", {"intermediate_size": 64}, r"intermediate_size is 64"),
+    "another vocabulary": ("bert", "config.json", {"vocab_size": 100}, "vocab_size is 100"),
+    "more labels": ("bert", "config.json", {"num_labels": 5}, "3 rows, but there are 5 labels"),
+    "a label's index": ("bert", "config.json", {"id2label": {"x": "a", "1": "b", "2": "c"}}, "id2label"),
+    "a label that is none": ("bert", "config.json", {"id2label": {"0": ["a"], "1": "b", "2": "c"}}, "id2label"),
+    "a class": ("bert", "config.json", {"architectures": "BertForSequenceClassification"}, "architectures is .* a list"),
+    "a model type": ("bert", "config.json", {"model_type": ["bert"]}, r"model_type is \['bert'\].* a string"),
+    "an auto_map": ("bert", "config.json", {"auto_map": ["a"]}, r"auto_map is \['a'\].* an object"),
+    "a dtype": ("bert", "config.json", {"dtype": "float13"}, "dtype is 'float13'"),
+    "a problem type": ("bert", "config.json", {"problem_type": "guessing"}, "problem_type='guessing' is unknown"),
+    "a problem type of a number": ("bert", "config.json", {"problem_type": 5}, "problem_type is 5"),
+    "an activation": ("bert", "config.json", {"hidden_act": "gelux"}, "hidden_act is 'gelux'"),
+    "a rope type": ("qwen2", "config.json", {"rope_parameters": {"rope_type": "odd"}}, "rope_parameters.rope_type is 'odd'"),
+    "a pooling": ("bert", "config.json", {"vcls": {"pooler_config": {"seq_pooling_type": "ODD"}}}, "seq_pooling_type='ODD'"),
+    "columns": ("bert", "config.json", {"vcls": {"pooler_config": {"returned_token_ids": 5}}}, "returned_token_ids=5"),
+}  # fmt: skip
+LARGE: dict[str, tuple[str, dict[str, Any], str]] = {
+    "labels": ("bert", {"num_labels": 10**12}, "num_labels is 1000000000000.* from 1 to 1000000"),
+    "layers": ("qwen2", {"num_hidden_layers": 10**12}, "num_hidden_layers is 1000000000000"),
+    "many layers": ("bert", {"num_hidden_layers": 900}, "more than 5000 tensors.*num_hidden_layers is 900"),
+    "words": ("bert", {"vocab_size": 10**12}, "vocab_size is 1000000000000"),
+    "positions": ("gpt2", {"n_positions": 10**12}, "n_positions is 1000000000000"),
+    "width": ("qwen2", {"intermediate_size": 10**12}, "intermediate_size is 1000000000000"),
+}
+ANSWERED: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "no limit": ("bert", "tokenizer_config.json", {"model_max_length": 1e30}),
+    "no length given": ("bert", "tokenizer_config.json", {"model_max_length": None}),
+    "a whole float": ("bert", "tokenizer_config.json", {"model_max_length": 48.0}),
+    "padding that nothing reads": ("gpt2", "config.json", {"pad_token_id": 600}),
+    "padding from the end": ("roberta", "config.json", {"pad_token_id": -1}),
+    "no padding": ("bert", "config.json", {"pad_token_id": None}),
+    "positions that nothing reads": ("qwen2", "config.json", {"max_position_embeddings": -5}),
+    "ids that nothing reads": (
+        "bert",
+        "config.json",
+        {"bos_token_id": -5, "eos_token_id": 10**12, "sep_token_id": 999},
+    ),
+    "labels that are numbers": ("bert", "config.json", {"id2label": {"0": 0, "1": 1, "2": 2}}),
+    "tuples": ("bert", "config.json", {"return_dict": False}),
+}
+
+
+def edited(source: Path, folder: Path, file: str, **values: Any) -> Path:
+    folder.mkdir()
+    for each in source.iterdir():
+        if each.name != file:
+            os.link(each, folder / each.name)
+    (folder / file).write_text(json.dumps({**json.loads((source / file).read_text()), **values}))
+    return folder
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_no_model_runs_with_is_named(case: str, made: Callable[[str], Path], tmp_path: Path) -> None:
+    name, file, values, message = REFUSED[case]
+    folder = edited(made(name), tmp_path / "model", file, **values)
+    with pytest.raises(VclsError, match=message):
+        ours(folder)
+
+
+@pytest.mark.parametrize("case", LARGE)
+def test_what_is_too_large_is_refused_before_it_is_made(case: str, made: Callable[[str], Path], tmp_path: Path) -> None:
+    name, values, message = LARGE[case]
+    folder = edited(made(name), tmp_path / "model", "config.json", **values)
+    with bounded(), pytest.raises(ModelError, match=message):
+        ours(folder)
+    if case == "many layers":  # of which a conversion, that takes no memory, makes all before it compares them
+        return
+    with bounded(), pytest.raises(VclsError):
+        vllm_cls.convert(str(folder), tmp_path / "out", head="random", num_labels=3)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("case", ANSWERED)
+def test_what_transformers_runs_with_has_its_answer(case: str, made: Callable[[str], Path], tmp_path: Path) -> None:
+    name, file, values = ANSWERED[case]
+    folder = edited(made(name), tmp_path / "model", file, **values)
+    torch.testing.assert_close(ours(folder), transformers_logits(folder), atol=1e-4, rtol=1e-4)
+
+
+def test_a_length_asked_for_takes_the_place_of_one_that_is_none(made: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = edited(made("bert"), tmp_path / "model", "tokenizer_config.json", model_max_length=-1)
+    with LLM(str(folder), max_model_len=20) as llm:
+        assert llm.max_model_len == 20
+        assert torch.tensor(llm.classify(TEXT)[0].outputs.logits).shape == (3,)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "{", "5", "null", '"x"', "[]", "\ud800"])
+def test_a_config_that_is_no_object(content: str, made: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = edited(made("bert"), tmp_path / "model", "config.json")
+    (folder / "config.json").write_text(content, errors="surrogatepass")
+    with pytest.raises(ModelError, match=r"config.json"):
+        ours(folder)
+
+
+def test_options_that_replace_fields_are_held_to_the_same(made: Callable[[str], Path]) -> None:
+    for values, message in (
+        ({"num_labels": 10**12}, "num_labels=1000000000000 is more than 1000000"),
+        ({"architectures": "BertModel"}, "hf_overrides: architectures is 'BertModel'"),
+        ({"vcls": {"prompt_template": 5}}, "hf_overrides: vcls.prompt_template is 5"),
+        ({"sentence_transformers": {"activation_fn": 5}}, "hf_overrides: sentence_transformers.activation_fn is 5"),
+        ({"hidden_size": "x"}, "hf_overrides: .*hidden_size"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            LLM(str(made("bert")), hf_overrides=values)
+    with pytest.raises(ModelError, match="pad_token_id is 600"):
+        LLM(str(made("bert")), hf_overrides={"pad_token_id": 600})
+    for pooler, message in (
+        ({"returned_token_ids": 5}, "returned_token_ids=5"),
+        ({"step_tag_id": "x"}, "step_tag_id='x'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            LLM(str(made("bert")), pooler_config=pooler)
+
+
+def test_a_fault_of_ours_while_weights_load_is_no_fault_of_the_model(
+    made: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **options: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(weights, "refuse_nonfinite", fail)
+    with pytest.raises(ZeroDivisionError):
+        ours(made("bert"))
+
+
+def test_the_vocabulary_of_a_model_whose_config_names_none(tmp_path: Path) -> None:
+    """CANINE's tokens are code points."""
+    config = small_config("canine")
+    config.num_labels = 2
+    transformers.AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    with LLM(str(tmp_path)) as llm:
+        assert llm.vocab_size == 0x110000

@@ -12,7 +12,7 @@ from typing import Any
 
 from .errors import ModelError, VclsError
 
-MAX_LABELS, MAX_LAYERS = 1_000_000, 2_000
+MAX_LABELS, MAX_LAYERS = 1_000_000, 1_000
 """More than any model has; transformers makes an object for each before it looks at the weights."""
 
 

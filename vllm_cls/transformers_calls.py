@@ -22,7 +22,8 @@ _FEW_TENSORS, _SMALL_TENSOR = 5_000, 10**8
 _TENSORS_EACH, _NUMBERS_A_BYTE = 16, 4
 # What no model has, whatever its files.
 _MANY_TENSORS, _LARGE_TENSOR = 200_000, 10**11
-_POSITIVE = (
+_MANY = "tensors"
+_SIZES = (
     "size",
     "layers",
     "heads",
@@ -102,29 +103,33 @@ def suspicious(config: Any, said: str) -> Iterator[str]:
         said: the error.
     """
     for prefix, fields, defaults in _fields(config):
-        vocabulary = fields.get("vocab_size")
         for name, value in sorted(fields.items()):
-            told = f"{prefix}{name} is {shown(value)}"
-            outside = type(vocabulary) is int and type(value) is int and not 0 <= value < vocabulary
-            if name.endswith("_token_id") and outside:
-                yield f"{told}, outside the vocabulary of {vocabulary}"
-            elif value is None and "None" in said and defaults.get(name) is not None:
-                yield f"{prefix}{name} is null"
-            elif (name.endswith(_POSITIVE) and type(value) is int and value < 1) or (
-                value != defaults.get(name) and _is_named(value, said)
-            ):
-                yield told
+            strange = _strange(name, value, defaults.get(name), fields.get("vocab_size"), said)
+            if strange is not None:
+                yield f"{prefix}{name} {strange}"
         hidden, heads = fields.get("hidden_size"), fields.get("num_attention_heads")
         if type(hidden) is int and type(heads) is int and heads > 0 and hidden % heads:
             yield f"{prefix}hidden_size {hidden} is no multiple of num_attention_heads {heads}"
 
 
+def _strange(name: str, value: Any, default: Any, vocabulary: Any, said: str) -> str | None:
+    """What is strange about a field, to be put behind its name; None where nothing is."""
+    told = f"is {shown(value)}"
+    if value is None:
+        return "is null" if "None" in said and default is not None else None
+    if name.endswith("_token_id") and type(vocabulary) is int and type(value) is int and not 0 <= value < vocabulary:
+        return f"{told}, outside the vocabulary of {vocabulary}"
+    no_size = type(value) is int and name.endswith(_SIZES) and (value < 1 or (value > 99 and _MANY in said))
+    return told if no_size or (value != default and _is_named(value, said)) else None
+
+
 def _is_named(value: Any, said: str) -> bool:
-    """Whether an error speaks of a value, by itself or in quotes."""
-    if type(value) not in (int, float, str):
-        return False
-    told = repr(value) if isinstance(value, str) else rf"(?<![\w.-]){re.escape(str(value))}(?![\w.])"
-    return told in said if isinstance(value, str) else re.search(told, said) is not None
+    """Whether an error speaks of a value: a number by itself, a string in quotes."""
+    if isinstance(value, str):
+        return repr(value) in said
+    return (
+        type(value) in (int, float) and re.search(rf"(?<![\w.'-]){re.escape(str(value))}(?![\w.'])", said) is not None
+    )
 
 
 def _fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
@@ -133,7 +138,9 @@ def _fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Mapping[str, A
     known = getattr(type(config), "__dataclass_fields__", {})
     yield prefix, fields, {name: each.default for name, each in known.items()}
     for name, value in fields.items():
-        if name.endswith("_config") and (isinstance(value, Mapping) or hasattr(value, "sub_configs")):
+        if name.endswith(("_config", "rope_parameters", "rope_scaling")) and (
+            isinstance(value, Mapping) or hasattr(value, "sub_configs")
+        ):
             yield from _fields(value, f"{prefix}{name}.")
 
 
@@ -173,7 +180,7 @@ def _bounded(largest: int, most: int, message: str, config: Any) -> Iterator[Non
         if tensor.numel() > largest:
             told = f"a {name} of {tuple(tensor.shape)} in its {type(module).__name__}"
         elif count > most:
-            told = f"more than {most} tensors"
+            told = f"more than {most} {_MANY}"
         else:
             return
         raise ModelError(f"{message.format(told)}; correct its sizes, or fetch the model again{hints(config, told)}.")
