@@ -176,9 +176,8 @@ def test_every_model_that_runs_on_texts_alone_pools_a_state_that_has_read_them()
     """Built small, and asked: the first token's state is pooled only where it depends on the last token."""
     checked, wrong = 0, []
     for name, config in default_configs():
-        modalities = getattr(mapped(auto.MODEL_MAPPING, type(config)), "input_modalities", "text")
-        if {*([modalities] if isinstance(modalities, str) else modalities)} <= {"text"}:
-            continue  # in the table of docs/coverage.md
+        if name in ("mra",):  # its attention is of blocks, which so short a text does not fill
+            continue
         try:
             architecture = registry().find(name)
             architecture.classifier_class(type(config))
@@ -190,7 +189,7 @@ def test_every_model_that_runs_on_texts_alone_pools_a_state_that_has_read_them()
         if architecture.pooling(model.config) == "CLS" and not both_ways:
             wrong.append(name)
     assert wrong == []
-    assert checked > 70
+    assert checked > 200
 
 
 # -- what reads no texts -----------------------------------------------------------------------------
