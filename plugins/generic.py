@@ -42,7 +42,9 @@ class Generic(Encoder):
             return "CLS"
         kinds = (type(text), type(config))
         writes = any(each in MODEL_FOR_CAUSAL_LM_MAPPING for each in kinds)
-        return "LAST" if writes or any(map(_is_causal, kinds)) else "CLS"
+        if writes or any(map(_is_causal, kinds)):
+            return "LAST"
+        return "MEAN" if getattr(config, "classifier_pooling", None) == "mean" else "CLS"  # ModernVBERT, UltraBERT
 
     def head(self, model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor] | None:
         if hasattr(model, "score"):

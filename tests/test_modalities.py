@@ -154,6 +154,22 @@ def test_a_language_model_for_images_or_sound_classifies_texts(name: str, tmp_pa
     torch.testing.assert_close(found, again, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["modernvbert", "ultrabert", "ultravbert"])
+@pytest.mark.parametrize(("said", "pooling"), [("cls", "CLS"), ("mean", "MEAN")])
+def test_an_encoder_pools_as_its_own_classifier_does(name: str, said: str, pooling: str, tmp_path: Path) -> None:
+    config = small_config(name, classifier_pooling=said)
+    config.num_labels = 3
+    torch.manual_seed(0)
+    model = randomize(transformers.AutoModelForSequenceClassification.from_config(config))
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        expected = torch.cat([model(input_ids=torch.tensor([ids])).logits for ids in PROMPTS])
+    with LLM(str(tmp_path), dtype="float32") as llm:
+        assert (llm.describe()["pooling"], llm.describe()["execution"]) == (pooling, "packed")
+        found = torch.tensor([output.outputs.logits for output in llm.classify(PROMPTS)])
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
 def sees_what_follows(model: PreTrainedModel, decoder: bool) -> bool:
     """Whether the state of a text's first token depends on its last."""
     generator = random.Random(0)
