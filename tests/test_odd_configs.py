@@ -27,6 +27,7 @@ from sentence_transformers.sentence_transformer import modules
 import vllm_cls
 from benchmarks._small_configs import small_config
 from vllm_cls import LLM, ConfigError, ModelError, VclsError, weights
+from vllm_cls.transformers_calls import model_errors
 
 from .models import tiny
 from .models.odd_values import Case, changed
@@ -416,12 +417,22 @@ def test_options_that_replace_fields_are_held_to_the_same(made: Callable[[str], 
 def test_a_fault_of_ours_while_weights_load_is_no_fault_of_the_model(
     made: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*args: Any, **options: Any) -> None:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(weights, "refuse_nonfinite", fail)
+    monkeypatch.setattr(weights, "refuse_nonfinite", _fails)
     with pytest.raises(ZeroDivisionError):
         ours(made("bert"))
+
+
+def test_a_fault_of_ours_within_a_call_of_transformers(made: Callable[[str], Path]) -> None:
+    """Told by where it was raised: transformers builds classes of ours, too."""
+    for raised_in, error in (("vllm_cls.adapters.own_type", ZeroDivisionError), ("transformers.models", ModelError)):
+        calls: dict[str, Any] = {"__name__": raised_in}
+        exec("def build(): 1 / 0", calls)
+        with pytest.raises(error), model_errors("the model cannot be built"):
+            calls["build"]()
+
+
+def _fails(*args: Any, **options: Any) -> None:
+    raise ZeroDivisionError
 
 
 def test_the_vocabulary_of_a_model_whose_config_names_none(tmp_path: Path) -> None:

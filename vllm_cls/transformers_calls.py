@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import threading
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -23,24 +24,12 @@ _TENSORS_EACH, _NUMBERS_A_BYTE = 16, 4
 # What no model has, whatever its files.
 _MANY_TENSORS, _LARGE_TENSOR = 200_000, 10**11
 _MANY = "tensors"
-_SIZES = (
-    "size",
-    "layers",
-    "heads",
-    "layer",
-    "head",
-    "dim",
-    "embeddings",
-    "positions",
-    "n_embd",
-    "d_model",
-    "groups",
-)
+_SIZES = ("size", "layers", "heads", "layer", "head", "dim", "embeddings", "positions", "n_embd", "d_model", "groups")
 
 
 @contextmanager
 def model_errors(what: str, config: Any = None, *, advice: str = "") -> Iterator[None]:
-    """Turn what transformers raises into a `ModelError`; within it, nothing of ours is to run.
+    """Turn what transformers raises into a `ModelError`; what code of ours raises, which it may call, stays as it is.
 
     Args:
         what: cannot be done, with the model's name.
@@ -52,9 +41,16 @@ def model_errors(what: str, config: Any = None, *, advice: str = "") -> Iterator
     except (VclsError, MemoryError):
         raise
     except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # as tokenizers' has it
+        panics = type(error).__name__ == "PanicException"  # of Rust's, which is no Exception
+        if not (isinstance(error, Exception) or panics) or _is_ours(error):
             raise
         raise ModelError(f"{what} ({reason(error)}){hints(config, reason(error))}. {advice}".rstrip()) from error
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether it was raised in code of this package."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).partition(".")[0] == __name__.partition(".")[0]
 
 
 def on_meta(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:
