@@ -11,6 +11,7 @@ from transformers import AutoModel, PreTrainedConfig
 from vllm_cls.architecture import OWN_MODEL_TYPE, HeadRequest, LinearHead, NamedHeadRequest, Target
 from vllm_cls.config import labels_of
 from vllm_cls.errors import ConfigError, ModelError
+from vllm_cls.transformers_calls import without_memory
 
 from .families import native_class
 from .linear_heads import stored_head
@@ -142,7 +143,7 @@ def _has_pooler(request: HeadRequest) -> bool:
     """Whether the checkpoint has the pooler of its backbone, which heads to come may read."""
     if request.config.model_type == OWN_MODEL_TYPE:
         return False
-    with torch.device("meta"):
+    with without_memory("the backbone cannot be made from config.json", request.config), torch.device("meta"):
         backbone = AutoModel.from_config(copy.deepcopy(request.config))
     pooler = getattr(backbone, "pooler", None)
     names = [f"pooler.{name}" for name, _ in pooler.named_parameters()] if isinstance(pooler, torch.nn.Module) else []

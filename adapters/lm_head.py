@@ -21,10 +21,11 @@ from vllm_cls.architecture import HeadRequest
 from vllm_cls.errors import ModelError
 from vllm_cls.name_rules import Reader
 from vllm_cls.pooler.heads import LenientOutput
+from vllm_cls.transformers_calls import on_meta
 
 _VOCABULARY = 32
 _FAILURES = (
-    RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, NotImplementedError, StopIteration,
+    RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError, StopIteration,
     StrictDataclassError,
 )  # fmt: skip
 _SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
@@ -203,8 +204,7 @@ def _small_vocabulary(lm_class: type[PreTrainedModel], config: PreTrainedConfig)
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             if getattr(each, name, None) is not None:  # some configs take no None in its place
                 setattr(each, name, 0)
-    with torch.device("meta"):
-        return lm_class(config)
+    return on_meta(lm_class, config)
 
 
 def _fill(output: nn.Linear) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:

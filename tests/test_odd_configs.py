@@ -195,6 +195,19 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return folder
 
 
+CONVERSIONS: dict[str, tuple[Callable[[Path], Any], list[dict[str, Any]]]] = {
+    "language model": (
+        lambda folder: tiny.causal_lm("qwen2", folder),
+        [
+            {"head": "tokens", "label_tokens": "g= good,b= bad"},
+            {"head": "sequence", "label_tokens": "g= very good,b= bad"},
+            {"head": "random", "num_labels": 2},
+        ],
+    ),
+    "classifier": (lambda folder: tiny.classifier("bert", folder), [{}, {"head": "random", "num_labels": 2}]),
+}
+
+
 class Hang(BaseException):
     """Nothing catches it on its way."""
 
@@ -232,9 +245,8 @@ def _deep() -> Any:
     return {"a": json.loads("[" * 400 + "]" * 400)}
 
 
-def wrong(subject: Subject, source: Path, folder: Path, file: str, case: Case) -> str | None:
-    """What is wrong with the outcome of one change, or None."""
-    told, content = case
+def linked(source: Path, folder: Path, file: str, content: Any) -> Path:
+    """A model's folder with another content of one of its files."""
     for each in source.rglob("*"):
         place = folder / each.relative_to(source)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -242,6 +254,13 @@ def wrong(subject: Subject, source: Path, folder: Path, file: str, case: Case) -
             os.link(each, place)
     (folder / file).unlink(missing_ok=True)
     (folder / file).write_text(json.dumps(content))
+    return folder
+
+
+def wrong(subject: Subject, source: Path, folder: Path, file: str, case: Case) -> str | None:
+    """What is wrong with the outcome of one change, or None."""
+    told, content = case
+    linked(source, folder, file, content)
     try:
         with bounded():
             found = subject.ours(folder)
@@ -277,6 +296,30 @@ def test_some_odd_values(name: str, file: str, made: Callable[[str], Path], tmp_
 @pytest.mark.parametrize(("name", "file"), FILES, ids=["-".join(each) for each in FILES])
 def test_every_odd_value(name: str, file: str, made: Callable[[str], Path], tmp_path: Path) -> None:
     assert all_wrong(made, name, file, tmp_path, None) == []
+
+
+@pytest.mark.parametrize("name", CONVERSIONS)
+def test_odd_values_are_converted_or_refused(name: str, tmp_path: Path) -> None:
+    make, heads = CONVERSIONS[name]
+    source = tmp_path / "source"
+    make(source)
+    found = []
+    for file, more in BOTH.items():
+        chosen = random.Random(file).sample(cases(source, file, more), 12)
+        chosen += [
+            case for case in cases(source, file, ()) if case[0] in ("num_key_value_heads: zero", "unk_token: no text")
+        ]
+        for index, (told, content) in enumerate(chosen):
+            folder = linked(source, tmp_path / f"{file}{index}", file, content)
+            for options in heads:
+                try:
+                    with bounded():
+                        vllm_cls.convert(str(folder), tmp_path / "out", dry_run=True, **options)
+                except VclsError:
+                    continue
+                except (Exception, Hang) as error:
+                    found.append(f"{told}, {options}: {type(error).__name__}: {error}")
+    assert found == []
 
 
 def test_the_files_as_they_are_give_the_answers_of_others(made: Callable[[str], Path]) -> None:
@@ -343,12 +386,7 @@ ANSWERED: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 def edited(source: Path, folder: Path, file: str, **values: Any) -> Path:
-    folder.mkdir()
-    for each in source.iterdir():
-        if each.name != file:
-            os.link(each, folder / each.name)
-    (folder / file).write_text(json.dumps({**json.loads((source / file).read_text()), **values}))
-    return folder
+    return linked(source, folder, file, {**json.loads((source / file).read_text()), **values})
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -7,6 +7,7 @@ from typing import Any
 from .architecture import Target
 from .head_job import HeadJob
 from .source import Source
+from .transformers_calls import model_errors
 
 _ENDINGS = ("text", "A sentence.", "7", "\U0001fabf")  # the last one ends in unk where a tokenizer can give that
 
@@ -22,7 +23,8 @@ def choose_pad(source: Source, target: Target, job: HeadJob) -> tuple[list[str],
         return [], None
     vocab_size = source.architecture.vocab_size(source.backbone_config)
     endings = {job.token_ids(sample)[-1] for sample in _ENDINGS}
-    special = [tokenizer.pad_token_id, tokenizer.unk_token_id, *tokenizer.all_special_ids]
+    with model_errors(f"{source.checkpoint.name}: the special tokens in tokenizer_config.json have no ids"):
+        special = [tokenizer.pad_token_id, tokenizer.unk_token_id, *tokenizer.all_special_ids]
     usable = [i for i in special if i is not None and i not in endings and i < vocab_size]
     meaningful = {tokenizer.eos_token_id, tokenizer.bos_token_id}
     chosen = next((i for i in usable if i not in meaningful), next(iter(usable), None))
