@@ -307,7 +307,7 @@ def test_odd_values_are_converted_or_refused(name: str, tmp_path: Path) -> None:
     for file, more in BOTH.items():
         chosen = random.Random(file).sample(cases(source, file, more), 12)
         chosen += [
-            case for case in cases(source, file, ()) if case[0] in ("num_key_value_heads: zero", "unk_token: no text")
+            case for case in cases(source, file, more) if case[0] in ("num_key_value_heads: zero", "unk_token: no text")
         ]
         for index, (told, content) in enumerate(chosen):
             folder = linked(source, tmp_path / f"{file}{index}", file, content)
