@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from vllm_cls.runtime.native import attention, compiler
 
@@ -24,11 +27,13 @@ class Compilations:
 
     def __init__(self, cache: Path, patch: pytest.MonkeyPatch) -> None:
         self.count, self.cache = 0, cache
+        self.last: list[str] = []
         plain = subprocess.run
 
-        def run(*args: Any, **kwargs: Any) -> Any:
+        def run(command: list[str], **kwargs: Any) -> Any:
             self.count += 1
-            return plain(*args, **kwargs)
+            self.last = command
+            return plain(command, **kwargs)
 
         patch.setenv("VLLM_CLS_CACHE", str(cache))
         patch.setattr(compiler.subprocess, "run", run)
@@ -68,6 +73,22 @@ def test_what_makes_another_library_has_another_name(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     assert [compilations.of(), compilations.of()] == [1, 0]
     assert len(compilations.files) == 4
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="x86's instructions")
+def test_where_torch_keeps_to_avx2_so_do_these(
+    compilations: Compilations, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    offered: list[set[str]] = []
+    for capability in ("AVX512", "AVX2"):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda capability=capability: capability)
+        compiler.library("int8")
+        *command, _, _, _ = compilations.last
+        macros = subprocess.run([*command, "-dM", "-E", "-"], input="", capture_output=True, text=True, check=True)
+        offered.append(set(re.findall(r"__AVX\w+__", macros.stdout)))
+    assert not any("512" in name for name in offered[1])
+    assert offered[1] == {name for name in offered[0] if "512" not in name}
+    assert len(compilations.files) == 2
 
 
 def _linked(file: Path) -> None:

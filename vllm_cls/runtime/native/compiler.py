@@ -1,4 +1,7 @@
-"""C files of this folder as libraries, compiled for this processor when they are first needed (0.3 s)."""
+"""C files of this folder as libraries, compiled for this processor when they are first needed (0.3 s).
+
+For what torch uses of this processor: `ATEN_CPU_CAPABILITY=avx2` keeps AVX-512 out of these too.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,13 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from ...cache import cache_folder
 
 _FLAGS = ("-O3", "-march=native", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
+# By torch's word for the instructions that it uses, which may be fewer than the processor has.
+_RESTRICTED = {"AVX2": ("-mno-avx512f",)}
 _TIMEOUT = 60  # seconds
 # What tells processors apart, without what changes from moment to moment: of x86, of ARM, of others.
 _PROCESSOR = re.compile(
@@ -36,15 +43,16 @@ def library(name: str, flags: Sequence[str] = ()) -> ctypes.CDLL | None:
         return None
     try:
         source = Path(__file__).with_name(f"{name}.c")
-        kept = _kept(name, [compiler, *_FLAGS, *flags], source)
+        command = [compiler, *_FLAGS, *_RESTRICTED.get(torch.backends.cpu.get_cpu_capability(), ()), *flags]
+        kept = _kept(name, command, source)
         with tempfile.TemporaryDirectory(prefix="vllm_cls_", ignore_cleanup_errors=True) as folder:
             made = Path(folder, f"{name}.so")
             content = None if kept is None else _read(kept)
             if content is not None:
                 made.write_bytes(content)
             else:
-                command = [compiler, *_FLAGS, *flags, str(source), "-o", str(made)]
-                subprocess.run(command, check=True, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT)
+                run = [*command, str(source), "-o", str(made)]
+                subprocess.run(run, check=True, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT)
                 if kept is not None:
                     _keep(made.read_bytes(), kept)
             return ctypes.CDLL(str(made))
