@@ -19,6 +19,7 @@ import httpx
 import pytest
 
 from tests.models import tiny
+from tests.seeds import pytest_fixture_setup, pytest_make_collect_report, pytest_runtest_call  # noqa: F401  # hooks
 
 KEY = "key-of-these-tests"
 BEARER = {"Authorization": f"Bearer {KEY}"}

@@ -1,4 +1,4 @@
-"""What all tests share: no network, one thread (tiny models gain nothing from more), no progress bars."""
+"""What all tests share: no network, one thread (tiny models gain nothing from more), no progress bars, seeds."""
 
 from __future__ import annotations
 
@@ -7,8 +7,16 @@ from collections.abc import Iterator
 
 import pytest
 
+from .seeds import SEED, pytest_fixture_setup, pytest_make_collect_report, pytest_runtest_call  # noqa: F401  # hooks
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def pytest_report_header() -> str:
+    import torch
+
+    return f"processor: {torch.backends.cpu.get_cpu_capability()}; seed: {SEED or 'the usual one'}"
 
 
 @pytest.fixture(autouse=True, scope="session")

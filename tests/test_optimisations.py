@@ -230,7 +230,7 @@ def engine_of(case: Case, mixture: dict[str, Any]) -> Engine:
 
 
 def examples(count: int) -> settings:
-    return settings(derandomize=True, max_examples=count, deadline=None, suppress_health_check=list(HealthCheck))
+    return settings(max_examples=count, suppress_health_check=list(HealthCheck))
 
 
 @pytest.mark.parametrize("name", DECODERS)

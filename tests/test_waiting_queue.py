@@ -228,7 +228,7 @@ _ACTIONS = st.lists(
 
 
 @given(_ACTIONS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_every_sequence_is_taken_once_or_dropped(actions: list[tuple[str, int, int, bool]]) -> None:
     waiting, requests, dropped = queue(), [], set()
     taken: Counter[tuple[Request, int]] = Counter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import struct
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from vllm_cls.adapters.file_copies import BLOCK, BUFFER_SIZE, can_clone, copy_ra
 from vllm_cls.adapters.safetensors_stream import Piece, file_size, layout, read_header, write_file
 from vllm_cls.errors import ModelError
 
-MANY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MANY = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool, torch.float64]
 names = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=12).filter(
     lambda s: s != "__metadata__"
@@ -138,9 +139,9 @@ def test_small_files_are_not_padded_to_blocks(tmp_path: Path) -> None:
 
 
 @given(start=st.integers(0, 9000), before=st.integers(0, 9000), nbytes=st.integers(0, 2 * BUFFER_SIZE + 9000))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_range_is_copied(tmp_path: Path, start: int, before: int, nbytes: int) -> None:
-    content = os.urandom(3 * BUFFER_SIZE)
+    content = random.randbytes(3 * BUFFER_SIZE)
     (tmp_path / "a").write_bytes(content)
     nbytes = min(nbytes, len(content) - start)
     with open(tmp_path / "a", "rb", buffering=0) as reader, open(tmp_path / "b", "wb", buffering=0) as writer:
@@ -159,7 +160,7 @@ def test_a_reflink_is_asked_for_whole_blocks_only(tmp_path: Path, monkeypatch: p
         os.pwrite(writer.fileno(), os.pread(descriptor, nbytes, start), position)
         return True
 
-    content = os.urandom(4 * BUFFER_SIZE)
+    content = random.randbytes(4 * BUFFER_SIZE)
     (tmp_path / "a").write_bytes(content)
     monkeypatch.setattr(file_copies, "_clone", clone)
     with open(tmp_path / "a", "rb", buffering=0) as reader, open(tmp_path / "b", "wb", buffering=0) as writer:
@@ -172,7 +173,7 @@ def test_a_reflink_is_asked_for_whole_blocks_only(tmp_path: Path, monkeypatch: p
 
 
 def test_whole_blocks_are_reflinked_where_the_filesystem_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = os.urandom(4 * BUFFER_SIZE)
+    content = random.randbytes(4 * BUFFER_SIZE)
     (tmp_path / "a").write_bytes(content)
     if not can_clone(tmp_path / "a", tmp_path):
         pytest.skip("this filesystem has no reflinks")

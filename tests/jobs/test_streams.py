@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import random
 import stat
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def test_the_rest_of_an_endless_line_is_skipped(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
 def test_a_compressed_file_that_was_cut_ends_the_job(tmp_path: Path, suffix: str) -> None:
-    path = write(tmp_path / f"a.txt{suffix}", os.urandom(5000))
+    path = write(tmp_path / f"a.txt{suffix}", random.randbytes(5000))
     path.write_bytes(path.read_bytes()[:-100])
     kind = {".gz": "gzip", ".zst": "zstd"}[suffix]
     with pytest.raises(JobError, match=r"a\.txt.* cannot be read"), open_stream(Source(str(path), "txt", kind)) as s:

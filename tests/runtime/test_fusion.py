@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -134,20 +135,20 @@ class LowRank(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "other",
+    "make",
     [
-        Scaled(8, 5),
-        LowRank(nn.Linear(8, 5)),
-        nn.Linear(8, 5, bias=False),
-        nn.Linear(9, 5),
-        nn.Linear(8, 5, dtype=torch.float64),
-        nn.Identity(),
+        lambda: Scaled(8, 5),
+        lambda: LowRank(nn.Linear(8, 5)),
+        lambda: nn.Linear(8, 5, bias=False),
+        lambda: nn.Linear(9, 5),
+        lambda: nn.Linear(8, 5, dtype=torch.float64),
+        nn.Identity,
     ],
     ids=["subclass", "adapter", "no bias", "other width", "other dtype", "no linear"],
 )
-def test_what_is_no_plain_sibling_is_left_alone(other: nn.Module) -> None:
+def test_what_is_no_plain_sibling_is_left_alone(make: Callable[[], nn.Module]) -> None:
     block: Any = Block()
-    block.k_proj = other
+    block.k_proj = make()
     assert fuse(block) == 0
     assert not any("forward" in vars(module) for module in block.modules())
 

@@ -42,7 +42,7 @@ def by_brute_force(
     return [longest[group, prompt] for group, prompt in zip(groups, prompts, strict=True)]
 
 
-@settings(derandomize=True, max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(st.tuples(PROMPT, st.integers(0, 1)), max_size=25, unique=True),
     st.integers(1, 4),
@@ -65,7 +65,6 @@ def test_it_finds_what_a_trie_finds(items: list[tuple[TokenIds, int]], min_token
             assert len(plan.prefixes[own].token_ids) < len(prompts[place]), "nothing would be left to pool"
 
 
-@settings(derandomize=True, deadline=None)
 @given(PROMPT, PROMPT)
 def test_common_length(first: TokenIds, second: TokenIds) -> None:
     expected = 0

@@ -118,7 +118,7 @@ def in_common(first: tuple[int, ...], second: tuple[int, ...]) -> int:
     return max(n for n in range(min(len(first), len(second)) + 1) if first[:n] == second[:n])
 
 
-@settings(derandomize=True, max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.integers(0, 20),
     st.lists(st.tuples(st.booleans(), st.lists(st.integers(0, 1), min_size=1, max_size=8).map(tuple)), max_size=40),

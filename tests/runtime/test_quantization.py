@@ -23,11 +23,6 @@ from vllm_cls.runtime.native.int8 import rotated, rotated_block
 from vllm_cls.runtime.quantization import Int8Linear, quantize_int8, watch_inputs
 
 
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
-
-
 def reference(layer: Int8Linear, x: torch.Tensor, integers: torch.Tensor) -> torch.Tensor:
     """What `layer` should give, in float64, where sums of integers are exact."""
     q, scale, offset = int8_kernels.EagerKernels().quantize(x, layer._factor, layer._block)

@@ -43,7 +43,7 @@ def test_prompts_just_over_half_the_budget_are_planned_without_trying_every_coun
     assert len(tries) < 30
 
 
-@settings(derandomize=True, max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(1, 64), min_size=1, max_size=60), st.integers(8, 128), st.integers(1, 3))
 def test_no_batch_is_empty_and_few_are_more_than_needed(lengths: list[int], limit: int, num_workers: int) -> None:
     batches = plan_batches(lengths, [0] * len(lengths), Budget(limit, 256, num_workers), padded=False)
@@ -79,7 +79,7 @@ def test_a_prefix_that_does_not_fit_is_dropped_in_favour_of_its_parent() -> None
     assert plan.prefix_of == [None, None]
 
 
-@settings(derandomize=True, max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12).map(tuple), max_size=25, unique=True),
     st.integers(0, 60),
