@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import runpy
 import zlib
 from collections.abc import Generator
 from typing import Any
@@ -48,8 +49,11 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, A
     before = _states()
     report = yield
     if isinstance(collector, pytest.Module) and report.passed and _states() != before:
-        report.outcome = "failed"
-        report.longrepr = f"{collector.nodeid} draws random numbers when it is imported; draw them in a fixture."
+        before = _states()
+        runpy.run_path(str(collector.path), run_name=collector.obj.__name__)  # libraries draw too, but once
+        if _states() != before:
+            report.outcome = "failed"
+            report.longrepr = f"{collector.nodeid} draws random numbers when it is imported; draw them in a fixture."
     return report
 
 

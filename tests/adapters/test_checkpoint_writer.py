@@ -10,12 +10,15 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pluggy
 import pytest
 import torch
 import transformers as hf
 from checkpoint_cases import (
+    BERT,
+    CLASSIFIER,
     GPT2,
     HIDDEN,
     LABELS,
@@ -29,7 +32,8 @@ from checkpoint_cases import (
     save,
     two_layers,
 )
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from vllm_cls.adapters import checkpoint_writer, file_copies
 from vllm_cls.adapters.checkpoint_writer import WriteResult, vcls_write_checkpoint
@@ -111,6 +115,49 @@ def test_a_source_without_a_dtype_gets_that_of_its_weights(qwen: Path) -> None:
     config.dtype = None
     vcls_write_checkpoint(qwen_plan(qwen, config=config))
     assert json.loads((qwen.parent / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_integers_do_not_decide_the_dtype(tmp_path: Path) -> None:
+    """Old checkpoints of BERT hold the numbers of the positions too."""
+    source = save(hf.BertForPreTraining, BERT, tmp_path / "source")
+    positions = torch.arange(1 << 16)[None]
+    assert positions.nbytes > sum(tensor.nbytes for tensor in load_file(source / "model.safetensors").values())
+    edit(source, lambda tensors: tensors | {"bert.embeddings.position_ids": positions})
+    config = hf.BertConfig.from_pretrained(source, num_labels=LABELS)
+    config.dtype = None
+    vcls_write_checkpoint(make_plan(source, hf.BertForSequenceClassification, CLASSIFIER, config=config))
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "float32"
+    assert_opens(tmp_path / "out", hf.BertForSequenceClassification, source, hf.BertForPreTraining, CLASSIFIER)
+
+
+def test_the_dtype_is_that_of_most_bytes(qwen: Path) -> None:
+    """Not of most tensors."""
+    edit(qwen, lambda tensors: {n: t.to(torch.bfloat16) if t.numel() > 200 else t for n, t in tensors.items()})
+    kinds = [each.dtype for name, each in load_file(qwen / "model.safetensors").items() if name != "lm_head.weight"]
+    assert kinds.count(torch.float32) > kinds.count(torch.bfloat16)
+    config = hf.Qwen2Config.from_pretrained(qwen, num_labels=LABELS)
+    config.dtype = None
+    vcls_write_checkpoint(qwen_plan(qwen, config=config))
+    assert json.loads((qwen.parent / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def metadata(file: Path) -> dict[str, str]:
+    with safe_open(file, "pt") as opened:
+        found: dict[str, str] = opened.metadata()
+    return found
+
+
+@pytest.mark.parametrize("head", [SCORE, None], ids=["new head", "copy"])
+def test_files_say_that_they_are_pytorchs_as_transformers_files_do(tmp_path: Path, head: Any) -> None:
+    """Whether the source's said so or not: other readers refuse what does not."""
+    source = save(hf.Qwen2ForSequenceClassification, QWEN2, tmp_path / "source")
+    expected = metadata(source / "model.safetensors")
+    assert expected == {"format": "pt"}
+    config = hf.Qwen2Config.from_pretrained(source, **({"num_labels": LABELS} if head else {}))
+    for name in ("said", "not said"):
+        vcls_write_checkpoint(qwen_plan(source, head=head, config=config, out=tmp_path / name))
+        assert metadata(tmp_path / name / "model.safetensors") == expected
+        save_file(load_file(source / "model.safetensors"), source / "model.safetensors")
 
 
 def test_link_shares_the_files_that_need_no_change(tmp_path: Path) -> None:

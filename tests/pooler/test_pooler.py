@@ -113,6 +113,9 @@ def test_all_and_step(tmp_path: Path) -> None:
     steps = LLM(str(folder), pooler_config={"pooling_type": "STEP", "step_tag_id": 25, "returned_token_ids": [0, 2]})
     (output,) = steps.encode(ids, pooling_task="token_classify")
     assert torch.allclose(output.outputs.data, everything.outputs.data[[1, 3]][:, [0, 2]], atol=1e-6)
+    for column in (3, -1):  # one beyond the labels, and none
+        with pytest.raises(ConfigError, match=r"returned_token_ids=.* must be columns, 0 to 2"):
+            steps.encode(ids, PoolingParams(returned_token_ids=[0, column]), pooling_task="token_classify")
 
 
 @pytest.mark.parametrize(

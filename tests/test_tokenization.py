@@ -1,0 +1,137 @@
+"""What the model reads of a prompt: cut on the side that was asked for, as long as fits, empty texts and all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from vllm_cls import LLM, PromptError, convert
+
+from .models import tiny
+
+SEVEN = {"truncate_prompt_tokens": 7}
+EACH_LETTER_IS_A_TOKEN = "ZQXJKVWZZQJXKQ" * 5
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tiny.classifier("qwen2", tmp_path_factory.mktemp("qwen2"), num_labels=1)
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.classifier("bert", tmp_path_factory.mktemp("bert"))
+
+
+def logits_of(folder: Path, **inputs: Any) -> list[float]:
+    """What transformers' own classifier gives."""
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    with torch.no_grad():
+        logits: list[float] = (
+            model(**{name: torch.tensor([value]) for name, value in inputs.items()}).logits[0].tolist()
+        )
+    return logits
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("asked_for", [True, False], ids=["asked for", "the tokenizer's own"])
+def test_of_token_ids_that_are_too_long_one_end_is_kept(encoder: Path, side: str, asked_for: bool) -> None:
+    ids = list(range(10, 30))
+    kept = ids[13:] if side == "left" else ids[:7]
+    with LLM(str(encoder)) as llm:
+        tokenizer: Any = llm._open.processor.tokenizer
+        tokenizer.truncation_side = "right" if asked_for else side
+        (output,) = llm.classify(
+            [ids], tokenization_kwargs={**SEVEN, **({"truncation_side": side} if asked_for else {})}
+        )
+    assert output.prompt_token_ids == kept and output.truncated
+    assert output.outputs.logits == pytest.approx(logits_of(encoder, input_ids=kept), abs=1e-4)
+
+
+@pytest.mark.parametrize("prompt", [("good film", ""), {"prompt": "good film", "text_pair": ""}], ids=["tuple", "dict"])
+def test_an_empty_document_is_a_document(encoder: Path, prompt: Any) -> None:
+    # One by one, transformers' tokenizers take "" for no text; in batches, as Sentence Transformers asks, for a text.
+    batch = transformers.AutoTokenizer.from_pretrained(encoder)(["good film"], [""])
+    inputs = {name: values[0] for name, values in batch.items()}
+    assert inputs["input_ids"][-2:] == [3, 3]  # [SEP] [SEP]
+    with LLM(str(encoder)) as llm:
+        (output,) = llm.classify([prompt])
+    assert output.prompt_token_ids == inputs["input_ids"]
+    assert output.outputs.logits == pytest.approx(logits_of(encoder, **inputs), abs=1e-4)
+
+
+def stored(model: Path, folder: Path, **options: Any) -> str:
+    """The same model with a prompt template."""
+    convert(str(model), folder, **options)
+    return str(folder)
+
+
+def test_an_empty_document_has_its_place_in_templates(decoder: Path, tmp_path: Path) -> None:
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(decoder)
+    expected = tokenizer("Q: good D:  A:")["input_ids"]
+    with LLM(stored(decoder, tmp_path / "stored", prompt_template="Q: {text} D: {text_pair} A:")) as llm:
+        assert llm.classify([("good", "")])[0].prompt_token_ids == expected
+        assert llm.classify([{"prompt": "good", "fields": {"text_pair": ""}}])[0].prompt_token_ids == expected
+    with LLM(str(decoder), score_template="Q: {{ query }} D: {{ document }} A:") as llm:
+        assert llm.score("good", "")[0].prompt_token_ids == expected
+
+
+CUT: dict[str, tuple[dict[str, Any], Callable[[str], Any], Callable[[str], str]]] = {
+    "a text in its template": (
+        {"prompt_template": "Review: {text}\nSentiment:"},
+        lambda text: text,
+        lambda text: f"Review: {text}\nSentiment:",
+    ),
+    "a field in its template": (
+        {"prompt_template": "Review: {body}\nSentiment:"},
+        lambda text: {"fields": {"body": text}},
+        lambda text: f"Review: {text}\nSentiment:",
+    ),
+    "messages in the chat template": (
+        {},
+        lambda text: [{"role": "user", "content": text}],
+        lambda text: f"<user>{text}",
+    ),
+    "a pair in its score template": (
+        {"score_template": "Q: {{ query }} D: {{ document }} A:"},
+        lambda text: ("good", text),
+        lambda text: f"Q: good D: {text} A:",
+    ),
+}
+
+
+@pytest.mark.parametrize(("options", "prompt", "written"), CUT.values(), ids=CUT.keys())
+def test_of_a_text_in_a_template_as_much_is_kept_as_fits(
+    decoder: Path, tmp_path: Path, options: dict[str, Any], prompt: Any, written: Callable[[str], str]
+) -> None:
+    text, limit = EACH_LETTER_IS_A_TOKEN, 31
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(decoder)
+    with LLM(stored(decoder, tmp_path / "stored", **options)) as llm:
+        for side in ("left", "right"):
+            cuts = [text[count:] if side == "left" else text[: len(text) - count] for count in range(len(text))]
+            fitting = (ids for ids in (tokenizer(written(cut))["input_ids"] for cut in cuts) if len(ids) <= limit)
+            kwargs = {"truncate_prompt_tokens": limit, "truncation_side": side}
+            (output,) = llm.classify([prompt(text)], tokenization_kwargs=kwargs)
+            assert output.prompt_token_ids == next(fitting) and len(output.prompt_token_ids) == limit
+            assert output.truncated
+
+
+def test_a_prompt_as_long_as_the_limit_is_whole(decoder: Path) -> None:
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(decoder)
+    text = EACH_LETTER_IS_A_TOKEN[:20]
+    with LLM(str(decoder), max_model_len=20) as llm:
+        for prompt in (text, tokenizer(text)["input_ids"], [{"prompt_token_ids": tokenizer(text)["input_ids"]}]):
+            (output,) = llm.classify(prompt)
+            assert len(output.prompt_token_ids) == 20 and not output.truncated
+            with pytest.raises(PromptError, match="maximum context length is 20 tokens.*21 input"):
+                llm.classify(text + "Z")
