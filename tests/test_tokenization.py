@@ -65,7 +65,8 @@ def test_an_empty_document_is_a_document(encoder: Path, prompt: Any) -> None:
     inputs = {name: values[0] for name, values in batch.items()}
     assert inputs["input_ids"][-2:] == [3, 3]  # [SEP] [SEP]
     with LLM(str(encoder)) as llm:
-        (output,) = llm.classify([prompt])
+        alone, output = llm.classify(["good film", prompt])  # beside one that has none
+    assert alone.prompt_token_ids == inputs["input_ids"][:-1]
     assert output.prompt_token_ids == inputs["input_ids"]
     assert output.outputs.logits == pytest.approx(logits_of(encoder, **inputs), abs=1e-4)
 
