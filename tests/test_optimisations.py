@@ -10,7 +10,6 @@ import itertools
 import random
 import sqlite3
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -411,11 +410,12 @@ def test_a_stream_is_read_at_most_one_window_ahead(cases: Any) -> None:
 
 def test_an_endless_stream_can_be_left(cases: Any) -> None:
     llm = cases("qwen2").llm
-    outputs = llm.classify_iter(Stream())
+    stream = Stream()
+    outputs = llm.classify_iter(stream)
     assert len(list(itertools.islice(outputs, 100))) == 100
-    began = time.monotonic()
+    read = stream.read
     outputs.close()
-    assert time.monotonic() - began < 5
+    assert stream.read == read
     assert not [each for each in threading.enumerate() if each.name.startswith("vllm_cls_tokenizer")]
 
 
@@ -475,17 +475,15 @@ def test_a_stream_may_belong_to_its_thread(cases: Any) -> None:
         assert len(list(cases("qwen2").llm.classify_iter(text for (text,) in rows))) == 2
 
 
-def test_a_stream_that_waits_can_be_left(cases: Any) -> None:
-    go_on = threading.Event()
+def test_answers_do_not_wait_for_prompts_to_come(cases: Any) -> None:
+    """A stream that would keep one waiting is not asked for more while there are answers, nor when it is left."""
+    asked = []
 
     def waits() -> Iterator[list[int]]:
         yield from Stream(total=64)
-        go_on.wait(2)
+        asked.append("more")
 
     outputs = cases("qwen2").llm.classify_iter(waits())
-    next(outputs)
-    began = time.monotonic()
+    assert len(list(itertools.islice(outputs, 64))) == 64 and not asked
     outputs.close()
-    waited = time.monotonic() - began
-    go_on.set()
-    assert waited < 1
+    assert not asked
