@@ -23,7 +23,7 @@ def test_templates_of_requests_are_off(server: Target, template: str) -> None:
     for path in ("/classify", "/pooling", "/tokenize"):
         answer = server.ask(path, body)
         assert answer.status_code == 400
-        assert "--trust-request-chat-template" in answer.json()["error"]["message"] or "template" in answer.text
+        assert "--trust-request-chat-template" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("kind", ["image_url", "video_url", "audio_url", "input_image", "file"])

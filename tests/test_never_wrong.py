@@ -87,7 +87,7 @@ def test_label_tokens_that_split_or_collide(qwen2: Path, tmp_path: Path, texts: 
 
 def test_a_label_that_melts_into_the_prompt(qwen2: Path, tmp_path: Path) -> None:
     # "goo" + "d" is one token together, so "d" is not what the model would write next.
-    with pytest.raises(ModelError, match="melts into the end of the prompt|different tokens|not one token"):
+    with pytest.raises(ModelError, match="'d' melts into the end of the prompt"):
         convert(str(qwen2), tmp_path / "out", head="tokens", label_tokens="a=d,b= bad", prompt_template="{text}: goo")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,11 +28,9 @@ def architecture(name: str, **attributes: Any) -> Architecture:
 def test_built_in_plugins_come_through_entry_points() -> None:
     found = {info.name: info for info in discover()}
     assert {"ernie", "gpt2", "qwen2", "qwen2_5_vl", "encoders", "generic"} <= set(found)
-    assert all(
-        info.error is None and info.distribution == "vllm-cls"
-        for info in found.values()
-        if info.distribution == "vllm-cls"
-    )
+    ours = {info.name for info in found.values() if info.distribution == "vllm-cls"}
+    assert ours == {each.name for each in entry_points(group="vllm_cls") if each.dist and each.dist.name == "vllm-cls"}
+    assert [found[name].error for name in ours] == [None] * len(ours)
 
 
 def test_the_core_imports_no_plugin() -> None:
