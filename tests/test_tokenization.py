@@ -103,10 +103,10 @@ CUT: dict[str, tuple[dict[str, Any], Callable[[str], Any], Callable[[str], str]]
         lambda text: [{"role": "user", "content": text}],
         lambda text: f"<user>{text}",
     ),
-    "a pair in its score template": (
+    "a pair in its score template": (  # of which the document alone is cut, however long the query is
         {"score_template": "Q: {{ query }} D: {{ document }} A:"},
-        lambda text: ("good", text),
-        lambda text: f"Q: good D: {text} A:",
+        lambda text: ("QZQZQZQZQZ", text),
+        lambda text: f"Q: QZQZQZQZQZ D: {text} A:",
     ),
 }
 
@@ -127,6 +127,32 @@ def test_of_a_text_in_a_template_as_much_is_kept_as_fits(
             assert output.truncated
 
 
+LONG = "The film was good and the music was great. A terrible plot, bad acting and a boring end."
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("pair", [False, True], ids=["text", "pair"])
+def test_a_text_without_a_template_is_cut_as_transformers_cuts_it(encoder: Path, side: str, pair: bool) -> None:
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(encoder, truncation_side=side)
+    texts = ("bad music", LONG) if pair else (LONG,)
+    expected = tokenizer(*texts, truncation=True, max_length=16)
+    with LLM(str(encoder)) as llm:
+        kwargs = {"truncate_prompt_tokens": 16, "truncation_side": side}
+        (output,) = llm.classify([texts if pair else LONG], tokenization_kwargs=kwargs)
+    assert output.prompt_token_ids == expected["input_ids"] and output.truncated
+    assert output.outputs.logits == pytest.approx(logits_of(encoder, **expected), abs=1e-4)
+
+
+def test_where_not_even_a_letter_fits_the_error_says_what_is_too_long(decoder: Path, tmp_path: Path) -> None:
+    limit = {"truncate_prompt_tokens": 10}
+    templated = stored(decoder, tmp_path / "stored", prompt_template="Q: QZQZQZQZQZ {text}")
+    with LLM(templated) as llm, pytest.raises(PromptError, match="the template alone is longer than 10 tokens"):
+        llm.classify(["ZZZZZZ"], tokenization_kwargs=limit)
+    scored = LLM(str(decoder), score_template="Q: {{ query }} D: {{ document }} A:")
+    with scored as llm, pytest.raises(PromptError, match="no room for the document within 10 tokens"):
+        llm.score("QZQZQZQZQZ", "ZZZZZZ", tokenization_kwargs=limit)
+
+
 def test_a_prompt_as_long_as_the_limit_is_whole(decoder: Path) -> None:
     tokenizer: Any = transformers.AutoTokenizer.from_pretrained(decoder)
     text = EACH_LETTER_IS_A_TOKEN[:20]
@@ -134,5 +160,8 @@ def test_a_prompt_as_long_as_the_limit_is_whole(decoder: Path) -> None:
         for prompt in (text, tokenizer(text)["input_ids"], [{"prompt_token_ids": tokenizer(text)["input_ids"]}]):
             (output,) = llm.classify(prompt)
             assert len(output.prompt_token_ids) == 20 and not output.truncated
+        for prompt in (text + "Z", tokenizer(text + "Z")["input_ids"]):
             with pytest.raises(PromptError, match="maximum context length is 20 tokens.*21 input"):
-                llm.classify(text + "Z")
+                llm.classify(prompt)
+            (output,) = llm.classify(prompt, tokenization_kwargs={"truncate_prompt_tokens": -1})
+            assert output.prompt_token_ids == tokenizer(text)["input_ids"] and output.truncated
