@@ -25,11 +25,12 @@ done
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow lint format bench clean
+.PHONY: help venv demo test test-avx2 test-slow lint format bench clean
 
 help:
 	@echo "make demo       convert a real model, classify a real file (no model hub, no GPU)"
 	@echo "make test       the tests, in a virtual environment of their own"
+	@echo "make test-avx2  the tests as a processor without AVX-512 runs them"
 	@echo "make test-slow  the tests with real models"
 	@echo "make lint       ruff, import-linter, mypy"
 	@echo "make bench      the benchmarks"
@@ -63,6 +64,12 @@ demo: $(STAMP)-demo
 
 test: venv
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+# torch and our own C, oneDNN and MKL each have a word for it.
+test-avx2: export ATEN_CPU_CAPABILITY = avx2
+test-avx2: export ONEDNN_MAX_CPU_ISA = AVX2
+test-avx2: export MKL_ENABLE_INSTRUCTIONS = AVX2
+test-avx2: test
 
 test-slow: venv
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)

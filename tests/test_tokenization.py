@@ -115,16 +115,17 @@ CUT: dict[str, tuple[dict[str, Any], Callable[[str], Any], Callable[[str], str]]
 def test_of_a_text_in_a_template_as_much_is_kept_as_fits(
     decoder: Path, tmp_path: Path, options: dict[str, Any], prompt: Any, written: Callable[[str], str]
 ) -> None:
-    text, limit = EACH_LETTER_IS_A_TOKEN, 31
+    text = EACH_LETTER_IS_A_TOKEN
     tokenizer: Any = transformers.AutoTokenizer.from_pretrained(decoder)
     with LLM(stored(decoder, tmp_path / "stored", **options)) as llm:
         for side in ("left", "right"):
             cuts = [text[count:] if side == "left" else text[: len(text) - count] for count in range(len(text))]
-            fitting = (ids for ids in (tokenizer(written(cut))["input_ids"] for cut in cuts) if len(ids) <= limit)
-            kwargs = {"truncate_prompt_tokens": limit, "truncation_side": side}
-            (output,) = llm.classify([prompt(text)], tokenization_kwargs=kwargs)
-            assert output.prompt_token_ids == next(fitting) and len(output.prompt_token_ids) == limit
-            assert output.truncated
+            written_and_cut = [tokenizer(written(cut))["input_ids"] for cut in cuts]
+            for limit in range(len(tokenizer(written(""))["input_ids"]) + 1, tiny.LENGTH):
+                kwargs = {"truncate_prompt_tokens": limit, "truncation_side": side}
+                (output,) = llm.classify([prompt(text)], tokenization_kwargs=kwargs)
+                assert output.prompt_token_ids == next(ids for ids in written_and_cut if len(ids) <= limit)
+                assert len(output.prompt_token_ids) == limit and output.truncated
 
 
 LONG = "The film was good and the music was great. A terrible plot, bad acting and a boring end."
