@@ -58,6 +58,38 @@ def test_of_token_ids_that_are_too_long_one_end_is_kept(encoder: Path, side: str
     assert output.outputs.logits == pytest.approx(logits_of(encoder, input_ids=kept), abs=1e-4)
 
 
+def test_without_a_tokenizer_the_end_is_cut(tmp_path: Path) -> None:
+    tiny.save(
+        transformers.AutoModelForSequenceClassification.from_config(tiny.config_of("bert")).eval(), None, tmp_path
+    )
+    with LLM(str(tmp_path)) as llm:
+        assert llm.classify([list(range(10, 30))], tokenization_kwargs=SEVEN)[0].prompt_token_ids == list(range(10, 17))
+        with pytest.raises(PromptError, match="no tokenizer"):
+            llm.classify("good")
+
+
+def test_every_id_of_a_prompt_is_one_of_the_vocabulary(encoder: Path) -> None:
+    size = tiny.config_of("bert").vocab_size
+    with LLM(str(encoder)) as llm:
+        assert llm.classify([[0, size - 1]])[0].prompt_token_ids == [0, size - 1]
+        for ids, wrong in (([0, size], size), ([size, 5], size), ([5, -1], -1), ([size, -1], -1)):
+            with pytest.raises(PromptError, match=f"Token id {wrong} is out of vocabulary .0 to {size - 1}."):
+                llm.classify([ids])
+
+
+@pytest.mark.parametrize("add_special_tokens", [True, False])
+def test_special_tokens_round_a_score_template(tmp_path: Path, add_special_tokens: bool) -> None:
+    folder = tiny.classifier("roberta", tmp_path, num_labels=1)
+    expected = transformers.AutoTokenizer.from_pretrained(folder)("a|b", add_special_tokens=add_special_tokens)
+    with LLM(str(folder), score_template="{{ query }}|{{ document }}") as llm:
+        kwargs = {"add_special_tokens": add_special_tokens}
+        assert llm.score("a", "b", tokenization_kwargs=kwargs)[0].prompt_token_ids == expected["input_ids"]
+        if add_special_tokens:
+            assert llm.score("a", "b")[0].prompt_token_ids == expected["input_ids"]
+    with LLM(str(folder), score_template="<s>{{ query }}|{{ document }}") as llm:  # which begins with one of its own
+        assert llm.score("a", "b")[0].prompt_token_ids[:2] != [0, 0]
+
+
 @pytest.mark.parametrize("prompt", [("good film", ""), {"prompt": "good film", "text_pair": ""}], ids=["tuple", "dict"])
 def test_an_empty_document_is_a_document(encoder: Path, prompt: Any) -> None:
     # One by one, transformers' tokenizers take "" for no text; in batches, as Sentence Transformers asks, for a text.
@@ -66,7 +98,7 @@ def test_an_empty_document_is_a_document(encoder: Path, prompt: Any) -> None:
     assert inputs["input_ids"][-2:] == [3, 3]  # [SEP] [SEP]
     with LLM(str(encoder)) as llm:
         alone, output = llm.classify(["good film", prompt])  # beside one that has none
-    assert alone.prompt_token_ids == inputs["input_ids"][:-1]
+    assert alone.prompt_token_ids == inputs["input_ids"][:-1] and not alone.truncated and not output.truncated
     assert output.prompt_token_ids == inputs["input_ids"]
     assert output.outputs.logits == pytest.approx(logits_of(encoder, **inputs), abs=1e-4)
 
