@@ -167,7 +167,7 @@ LONG = "The film was good and the music was great. A terrible plot, bad acting a
 @pytest.mark.parametrize("pair", [False, True], ids=["text", "pair"])
 def test_a_text_without_a_template_is_cut_as_transformers_cuts_it(encoder: Path, side: str, pair: bool) -> None:
     tokenizer: Any = transformers.AutoTokenizer.from_pretrained(encoder, truncation_side=side)
-    texts = ("bad music", LONG) if pair else (LONG,)
+    texts = ("yes no true false 0 1 2 3 4 5 6 7 8 9", LONG) if pair else (LONG,)
     expected = tokenizer(*texts, truncation=True, max_length=16)
     with LLM(str(encoder)) as llm:
         kwargs = {"truncate_prompt_tokens": 16, "truncation_side": side}
