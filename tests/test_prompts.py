@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_cls import ConfigError, PromptError
-from vllm_cls.prompts import Prompt, is_single, parse
+from vllm_cls.prompts import Prompt, is_single, parse, size
 from vllm_cls.template import PromptTemplate
 
 
@@ -24,6 +24,14 @@ from vllm_cls.template import PromptTemplate
         ({"prompt": "a", "fields": {"x": 1}}, Prompt(text="a", fields={"x": 1})),
         ([{"role": "user", "content": "a"}], Prompt(messages=({"role": "user", "content": "a"},))),
         ({"prompt": "a", "multi_modal_data": None}, Prompt(text="a")),
+        ({"prompt": "a", "text_pair": ""}, Prompt(text="a", text_pair="")),
+        ({"prompt": ("a", "b"), "max_tokens_per_doc": 3}, Prompt(text="a", text_pair="b", max_tokens_per_doc=3)),
+        ({"prompt": "a", "cache_salt": "s"}, Prompt(text="a", cache_salt="s")),
+        ({"fields": {"x": "a"}}, Prompt(fields={"x": "a"})),
+        (
+            {"messages": [{"role": "user", "content": "a"}], "chat_template_kwargs": {"x": 1}},
+            Prompt(messages=({"role": "user", "content": "a"},), chat_template_kwargs={"x": 1}),
+        ),
     ],
 )
 def test_forms(prompt: Any, expected: Prompt) -> None:
@@ -35,11 +43,23 @@ def test_forms(prompt: Any, expected: Prompt) -> None:
     "prompt",
     [None, 3, 1.5, b"bytes", [], [1, "a"], [True, False], ("a",), ("a", 1), {}, {"prompt": None}, {"text": "a"}, ["a", "b"],
      {"prompt": "a", "messages": [{"role": "user", "content": "b"}]}, {"prompt": [1], "text_pair": "b"},
-     {"prompt": "a", "text_pair": 3}, {"prompt": "a", "multi_modal_data": {"image": 1}}],
+     {"prompt": "a", "text_pair": 3}, {"prompt": "a", "multi_modal_data": {"image": 1}},
+     {"prompt": "a", "cache_salt": ""}, {"prompt": "a", "cache_salt": 3}, {"prompt_token_ids": "a"}, {"messages": "a"},
+     {"prompt": "a", "chat_template_kwargs": {"x": 1}}, {"messages": [{"role": "a"}], "chat_template_kwargs": ["x"]},
+     {"messages": [{"role": "a"}], "chat_template_kwargs": {"tokenize": True}}, {"prompt": "a", "max_tokens_per_doc": 3}],
 )  # fmt: skip
 def test_what_is_no_prompt_is_refused(prompt: Any) -> None:
     with pytest.raises(PromptError):
         parse(prompt)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "count"),
+    [("abc", 3), ("", 0), ([7, 8], 2), (("ab", "c"), 3), ({"prompt": "ab", "text_pair": "c"}, 3), (None, 1), ([], 0),
+     ({"prompt_token_ids": [7, 8, 9]}, 3), ([{"role": "user", "content": "abc"}], 7), ({"fields": {"x": "ab", "n": 3}}, 3)],
+)  # fmt: skip
+def test_how_long_a_prompt_is_roughly(prompt: Any, count: int) -> None:
+    assert size(prompt) == count
 
 
 @pytest.mark.parametrize(
