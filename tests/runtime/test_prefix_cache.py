@@ -125,20 +125,20 @@ def in_common(first: tuple[int, ...], second: tuple[int, ...]) -> int:
 )
 def test_the_bound_holds_after_every_step(tokens: int, steps: list[tuple[bool, tuple[int, ...]]]) -> None:
     cache = cache_of(tokens)
-    held: list[tuple[int, ...]] = []  # least recently used first
-    for adds, token_ids in steps:
+    held: dict[tuple[int, ...], int] = {}  # each with the step that used it last; of two that serve, the older one does
+    for step, (adds, token_ids) in enumerate(steps):
         if adds:
             add(cache, *token_ids)
             if 2 <= len(token_ids) <= tokens and token_ids not in held:
-                held.append(token_ids)
+                held[token_ids] = step
                 while sum(map(len, held)) > tokens:
-                    held.pop(0)
+                    held.pop(min(held, key=held.__getitem__))
         else:
-            common = [in_common(each, token_ids) for each in held]
-            longest = max(common, default=0)
+            common = {each: in_common(each, token_ids) for each in held}
+            longest = max(common.values(), default=0)
             assert found(cache, token_ids) == (longest if longest >= 2 else 0)
             if longest >= 2:
-                held.append(held.pop(common.index(longest)))
+                held[max(common, key=common.__getitem__)] = step
         assert len(cache) == len(held)
         assert cache.num_bytes == sum(map(len, held)) * BYTES_A_TOKEN <= cache.max_bytes
 
