@@ -62,6 +62,20 @@ def test_results_of_an_answer(options: dict[str, Any], probs: list[float], expec
     assert set(columns.empty().values()) == {None}
 
 
+def test_the_ends_of_what_a_threshold_may_be() -> None:
+    of = {threshold: ResultColumns(LABELS, "multi_label_classification", threshold).of for threshold in (0, 1)}
+    assert of[0](answer([0.0, 0.5, 1.0]))["labels"] == ["a", "b", "c"]
+    assert of[1](answer([0.0, 0.5, 1.0]))["labels"] == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "labels", "lists"),
+    [("regression", 3, ["value"]), ("regression", 1, []), ("multi_label_classification", 3, []), (None, 3, [])],
+)
+def test_the_columns_that_hold_lists_for_some_models_only(problem_type: Any, labels: int, lists: list[str]) -> None:
+    assert ResultColumns({index: LABELS[index] for index in range(labels)}, problem_type).lists == lists
+
+
 def test_more_labels_than_there_are_is_all_of_them() -> None:
     assert len(ResultColumns(LABELS, top_k=9).of(answer([0.5, 0.3, 0.2]))["top_k"]) == 3
 
@@ -75,6 +89,7 @@ def test_numbers_that_are_not_finite_are_no_result() -> None:
     ("options", "says"),
     [
         ({"threshold": 1.5}, "threshold=1.5"),
+        ({"threshold": -0.1}, "threshold=-0.1"),
         ({"top_k": 0}, "top_k=0"),
         ({"top_k": 1, "use_activation": False}, "top_k gives probabilities"),
         ({"scores": True, "problem_type": "regression"}, "this model is a regression"),
@@ -91,6 +106,8 @@ def test_fields_with_the_name_of_a_result_are_kept_under_another() -> None:
     assert kept.of({"text": "a", "label": 1, "error": None}) == {"text": "a", "input_label": 1, "input_error": None}
     assert kept.of({"label": 1, "input_label": 2}) == {"input_input_label": 1, "input_label": 2}
     assert kept.renamed["error"] == "input_error"
+    of_heads = KeptFields("all", ["label", "input_label"])  # a head may be called "input"
+    assert of_heads.of({"label": 1, "input_label": 2}) == {"input_input_label": 1, "input_input_input_label": 2}
 
 
 def test_the_columns_of_a_table_name_the_kept_fields_for_every_row() -> None:

@@ -22,6 +22,7 @@ CHAT = [{"role": "user", "content": "Hello"}]
 )
 def test_the_prompt_of_a_row(fields: PromptFields, row: dict[str, Any], prompt: dict[str, Any]) -> None:
     assert fields.prompt(row) == {**prompt, "fields": row}
+    assert all(name in row for name in fields.names()) and len(fields.names()) == len(prompt)
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,8 @@ def test_the_prompt_of_a_row(fields: PromptFields, row: dict[str, Any], prompt: 
         (PromptFields(messages="chat"), {"chat": "hello"}, "not a JSON list"),
         (PromptFields(messages="chat"), {"chat": []}, "an empty list"),
         (PromptFields(messages="chat"), {"chat": ["hello"]}, "without 'role'"),
+        (PromptFields(messages="chat"), {"chat": [*CHAT, {"content": "Hello"}]}, "without 'role'"),
+        (PromptFields(messages="chat"), {"chat": [*CHAT, {"role": "user"}]}, "without 'role' and 'content'"),
     ],
 )
 def test_a_row_without_a_prompt_says_why(fields: PromptFields, row: dict[str, Any], says: str) -> None:

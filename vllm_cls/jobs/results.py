@@ -200,7 +200,8 @@ class KeptFields:
         if name not in self._taken:
             return name
         new = self.renamed.get(name, f"input_{name}")
-        while new in fields or new in self._taken:
+        others = {given for of, given in self.renamed.items() if of != name}
+        while new in fields or new in self._taken or new in others:
             new = f"input_{new}"
         self.renamed[name] = new
         return new
