@@ -106,6 +106,7 @@ def test_fields_with_the_name_of_a_result_are_kept_under_another() -> None:
     assert kept.of({"text": "a", "label": 1, "error": None}) == {"text": "a", "input_label": 1, "input_error": None}
     assert kept.of({"label": 1, "input_label": 2}) == {"input_input_label": 1, "input_label": 2}
     assert kept.renamed["error"] == "input_error"
+    assert KeptFields("all", ["label", "input_label"]).of({"label": 1}) == {"input_input_label": 1}
     of_heads = KeptFields("all", ["label", "input_label"])  # a head may be called "input"
     assert of_heads.of({"label": 1, "input_label": 2}) == {"input_input_label": 1, "input_input_input_label": 2}
 
