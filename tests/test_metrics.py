@@ -155,6 +155,25 @@ def test_several_labels_of_a_row() -> None:
     assert strict.accuracy == 0.5
 
 
+def test_of_several_labels_each_is_calibrated_for_itself() -> None:
+    found = evaluate(
+        [[0.93, 0.17], [0.83, 0.63]],
+        [["cat"], ["dog"]],
+        {0: "cat", 1: "dog"},
+        problem_type="multi_label_classification",
+    )
+    # Four yeses and noes: sure by 0.93 and right; by 0.83 twice, once right; by 0.63 and right.
+    assert found.calibration_error == pytest.approx((1 - 0.93 + 2 * (0.83 - 0.5) + 1 - 0.63) / 4)
+
+
+def test_a_label_as_probable_as_the_threshold_is_given() -> None:
+    """As it is in results."""
+    (label,) = evaluate(
+        [[0.25], [0.24]], [["cat"], []], {0: "cat"}, problem_type="multi_label_classification", threshold=0.25
+    ).per_label
+    assert (label.precision, label.recall) == (1, 1)
+
+
 @pytest.mark.parametrize(
     ("gold", "labels"),
     [
