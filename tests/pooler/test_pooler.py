@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from sentence_transformers.models import Pooling
 from transformers import BertConfig
 
 from tests.models import tiny
 from vllm_cls import LLM, ConfigError, ModelError, PoolerConfig, PoolingParams
 from vllm_cls.pooler.activations import activation_for
-from vllm_cls.pooler.methods import SEQUENCE_METHODS, step_rows
+from vllm_cls.pooler.methods import EMBEDDING_METHODS, SEQUENCE_METHODS, joined, step_rows
 
 HIDDEN = torch.arange(24.0).view(8, 3)
 STARTS, LENGTHS = torch.tensor([0, 4]), torch.tensor([2, 4])  # two rows of padding after the first
@@ -28,6 +29,28 @@ STARTS, LENGTHS = torch.tensor([0, 4]), torch.tensor([2, 4])  # two rows of padd
 )
 def test_methods_never_read_padding(method: str, expected: torch.Tensor) -> None:
     assert torch.equal(SEQUENCE_METHODS[method](HIDDEN, STARTS, LENGTHS), expected)
+
+
+@pytest.mark.parametrize(
+    ("methods", "modes"),
+    [
+        (["CLS"], "cls"),
+        (["LAST"], "lasttoken"),
+        (["MEAN"], "mean"),
+        (["MAX"], "max"),
+        (["MEAN_SQRT_LEN"], "mean_sqrt_len_tokens"),
+        (["WEIGHTED_MEAN"], "weightedmean"),
+        (["CLS", "MAX", "MEAN"], ("cls", "max", "mean")),
+    ],
+)
+def test_methods_are_those_of_sentence_transformers(methods: list[str], modes: Any) -> None:
+    states, mask = torch.randn(3, 5, 8), torch.tensor([[1, 1, 1, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 1]])
+    expected = Pooling(8, modes)({"token_embeddings": states, "attention_mask": mask})["sentence_embedding"]
+    method, lengths = joined([EMBEDDING_METHODS[name] for name in methods]), mask.sum(1)
+    padded = method(states.flatten(0, 1), torch.tensor([0, 5, 10]), lengths)
+    packed = method(states[mask.bool()], torch.tensor([0, 3, 4]), lengths)
+    torch.testing.assert_close(padded, expected)
+    torch.testing.assert_close(packed, expected)
 
 
 def test_step_filters_columns_then_rows() -> None:
