@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from sentence_transformers.models import Pooling
+from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import BertConfig
 
 from tests.models import tiny
