@@ -133,7 +133,7 @@ def test_what_has_no_spans_is_refused(models: tuple[Path, LLM]) -> None:
         llm.token_classify("a text", aggregation_strategy="frist")
     with pytest.raises(ConfigError, match="list of labels"):
         llm.token_classify("a text", ignore_labels="O")
-    for prompt in ([20, 21], ("one", "two")):
+    for prompt in ([20, 21], ("one", "two"), ("one", "")):
         with pytest.raises(PromptError, match="plain text"):
             llm.token_classify(prompt)
     with pytest.raises(PromptError, match="maximum"):
