@@ -6,7 +6,7 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -54,14 +54,21 @@ def programs(tree: ast.AST) -> Iterator[ast.AST]:
                 continue
 
 
+def drawn_by_programs(found: Iterable[ast.AST]) -> list[str]:
+    """The same for code that runs in a process of its own, which no fixture has seeded."""
+    wrong = []
+    for program in found:
+        names = [name for name, _ in calls(program)]
+        seeded = any(name.endswith("seed") for name in names)
+        wrong += drawn_without_a_seed(program) + [name for name in names if not seeded and DRAWS.fullmatch(name)]
+    return wrong
+
+
 @pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_is_drawn_is_drawn_by_a_seed(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert not drawn_without_a_seed(tree)
-    for program in [tree] if path.parent.name == "third_party" else programs(tree):
-        names = [name for name, _ in calls(program)]
-        assert not drawn_without_a_seed(program)
-        assert not any(map(DRAWS.fullmatch, names)) or any(name.endswith("seed") for name in names)
+    assert not drawn_by_programs([tree] if path.parent.name == "third_party" else programs(tree))
 
 
 @pytest.mark.parametrize(
@@ -76,6 +83,13 @@ def test_what_would_be_found(code: str) -> None:
 def test_what_would_not_be_found() -> None:
     code = "random.Random(3).random(), default_rng(seed=1), torch.randn(2), torch.manual_seed(number), random_seed()"
     assert not drawn_without_a_seed(ast.parse(code))
+
+
+def test_programs_seed_for_themselves() -> None:
+    found = programs(ast.parse("PROGRAM = 'import torch; print(torch.randn(2))'"))
+    assert drawn_by_programs(found) == ["torch.randn"]
+    found = programs(ast.parse("PROGRAM = 'import torch; torch.manual_seed(0); print(torch.randn(2))'"))
+    assert drawn_by_programs(found) == []
 
 
 DRAWING = """
