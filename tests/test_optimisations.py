@@ -80,8 +80,17 @@ class Case:
     def __post_init__(self) -> None:
         self.runner: Runner = self.llm._open.engine.runner
         self.chosen = self.runner.mode
+        self._forwards = {module: vars(module).get("forward") for module in self.runner.backbone.modules()}
         self._plain: Any = None
         self.expected = functools.cache(self._expected)
+
+    def put_back(self) -> None:
+        """As it was loaded, for the tests that share it."""
+        self.runner.mode = self.chosen
+        for module, forward in self._forwards.items():
+            vars(module).pop("forward", None)
+            if forward is not None:
+                vars(module)["forward"] = forward
 
     def sequence(self, ids: Sequence[int], types: bool = False, salt: str | None = None) -> TokenSequence:
         positions = self.runner.architecture.position_ids(self.runner.backbone.config, ids)
@@ -268,7 +277,7 @@ def check_mixture(case: Case, drawn: list[Drawn], mixture: dict[str, Any]) -> No
             check_counts(engine, part, answers, done)
     finally:
         engine.close()
-        case.runner.mode = case.chosen
+        case.put_back()
         attention._MOST_KEYS = MOST_KEYS
 
 
