@@ -23,11 +23,14 @@ from checkpoint_cases import (
     HIDDEN,
     LABELS,
     QWEN2,
+    QWEN2_5_VL,
     SCORE,
+    SCORE_BIAS,
     T5,
     assert_opens,
     edit,
     make_plan,
+    own,
     qwen_plan,
     save,
     two_layers,
@@ -38,6 +41,7 @@ from safetensors.torch import load_file, save_file
 from vllm_cls.adapters import checkpoint_writer, file_copies
 from vllm_cls.adapters.checkpoint_writer import WriteResult, vcls_write_checkpoint
 from vllm_cls.adapters.file_copies import can_clone
+from vllm_cls.adapters.own_type import VclsForSequenceClassification
 from vllm_cls.adapters.tensor_plan import plan_tensors
 from vllm_cls.errors import ModelError
 
@@ -173,6 +177,27 @@ def test_link_keeps_the_only_file_and_puts_the_head_beside_it(tmp_path: Path) ->
     vcls_write_checkpoint(make_plan(source, hf.GPT2ForSequenceClassification, SCORE, link=True))
     assert (tmp_path / "out" / "model-00001-of-00002.safetensors").samefile(source / "model.safetensors")
     assert_opens(tmp_path / "out", hf.GPT2ForSequenceClassification, source, hf.GPT2LMHeadModel, SCORE)
+
+
+def test_a_head_goes_into_the_only_file_where_that_is_no_link(qwen: Path) -> None:
+    result = vcls_write_checkpoint(qwen_plan(qwen, link=True))  # without its lm_head it is another file
+    assert [name for name in result.files if name.endswith(".safetensors")] == ["model.safetensors"]
+    assert_opens(qwen.parent / "out", hf.Qwen2ForSequenceClassification, qwen, hf.Qwen2ForCausalLM, SCORE)
+
+
+def test_a_config_within_another_is_looked_at_too(tmp_path: Path) -> None:
+    source = save(hf.Qwen2_5_VLForConditionalGeneration, QWEN2_5_VL, tmp_path / "source")
+    config = own(hf.Qwen2_5_VLConfig.from_pretrained(source))
+    config.vcls["pooling"] = "LAST"
+    vcls_write_checkpoint(make_plan(source, VclsForSequenceClassification, SCORE_BIAS, config=config, dtype="bfloat16"))
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    kept = written["backbone_config"]
+    assert {written["dtype"], kept["dtype"], kept["text_config"]["dtype"], kept["vision_config"]["dtype"]} == {
+        "bfloat16"
+    }
+    config.backbone_config.text_config.quantization_config = {"quant_method": "fp8"}
+    with pytest.raises(ModelError, match="stored quantized"):
+        plan_tensors(make_plan(source, VclsForSequenceClassification, SCORE_BIAS, config=config))
 
 
 def test_a_dry_run_says_the_same_and_writes_nothing(tmp_path: Path) -> None:
