@@ -59,26 +59,43 @@ def test_step_filters_columns_then_rows() -> None:
     assert step_rows(rows, [5, 9, 5, 9], None, None).shape == (4, 3)
 
 
+ST = "torch.nn.modules.activation."
+
+
 @pytest.mark.parametrize(
-    ("values", "logits", "expected"),
+    ("values", "expected"),
     [
-        (dict(problem_type="regression", num_labels=1), [2.0], [2.0]),
-        (dict(problem_type="single_label_classification", num_labels=2), [0.0, 0.0], [0.5, 0.5]),
-        (dict(problem_type="multi_label_classification", num_labels=2), [0.0, 100.0], [0.5, 1.0]),
-        (dict(num_labels=1), [0.0], [0.5]),
-        (dict(num_labels=2), [0.0, 0.0], [0.5, 0.5]),
-        (dict(sentence_transformers={"activation_fn": "torch.nn.modules.linear.Identity"}), [3.0, 4.0], [3.0, 4.0]),
-        (dict(sbert_ce_default_activation_function="torch.nn.modules.activation.Sigmoid", num_labels=1), [0.0], [0.5]),
-        (dict(sentence_transformers={"activation_fn": "torch.nn.modules.activation.Tanh"}), [0.0, 9e9], [0.0, 1.0]),
-        (
-            dict(problem_type="regression", sbert_ce_default_activation_function="torch.nn.modules.activation.Sigmoid"),
-            [2.0, 3.0],
-            [2.0, 3.0],
-        ),
+        ({"problem_type": "regression"}, lambda logits: logits),
+        ({"problem_type": "single_label_classification"}, lambda logits: logits.softmax(-1)),
+        ({"problem_type": "multi_label_classification"}, torch.sigmoid),
+        ({}, lambda logits: logits.softmax(-1)),
+        ({"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}}, lambda logits: logits),
+        ({"sentence_transformers": {"activation_fn": f"{ST}Tanh"}}, torch.tanh),
+        ({"sentence_transformers": {"activation_fn": f"{ST}ReLU"}}, torch.relu),
+        ({"sentence_transformers": {"activation_fn": f"{ST}Sigmoid"}}, lambda logits: logits.softmax(-1)),
+        ({"sbert_ce_default_activation_function": f"{ST}Softmax"}, lambda logits: logits.softmax(-1)),
+        ({"problem_type": "regression", "sbert_ce_default_activation_function": f"{ST}Sigmoid"}, lambda logits: logits),
     ],
 )
-def test_activations(values: dict[str, Any], logits: list[float], expected: list[float]) -> None:
-    assert activation_for(BertConfig(**values))(torch.tensor(logits)).tolist() == expected
+def test_activations(values: dict[str, Any], expected: Any) -> None:
+    """Of two labels, three and five; Sigmoid and Softmax mean "by the number of labels", as in vLLM."""
+    for count in (2, 3, 5):
+        logits = torch.randn(4, count)
+        torch.testing.assert_close(activation_for(BertConfig(**values))(logits), expected(logits))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"problem_type": "single_label_classification"},
+        {"sentence_transformers": {"activation_fn": f"{ST}Softmax"}},
+        {"sbert_ce_default_activation_function": f"{ST}Sigmoid"},
+    ],
+)
+def test_one_label_alone_is_yes_or_no(values: dict[str, Any]) -> None:
+    logits = torch.randn(4, 1)
+    torch.testing.assert_close(activation_for(BertConfig(**values))(logits), logits.sigmoid())
 
 
 @pytest.mark.parametrize("name", ["os.system", "torch.nn.modules.nothing.Nothing", "torch.nn.functional.relu"])
@@ -148,6 +165,13 @@ def test_all_and_step(tmp_path: Path) -> None:
         ({"pooling_type": "CLS", "seq_pooling_type": "LAST"}, "contradicts"),
         ({"logit_bias": 1.0, "logit_mean": 1.0}, "one of them"),
         ({"task": "generate"}, "unknown"),
+        ({"tok_pooling_type": "FIRST"}, "tok_pooling_type='FIRST' is unknown; use one of ALL, STEP"),
+        ({"seq_pooling_type": 3}, "seq_pooling_type=3 is unknown"),
+        ({"pooling_type": 3}, "pooling_type=3 is not a name"),
+        ({"logit_sigma": 0}, "would divide by zero"),
+        ({"logit_mean": float("nan")}, "logit_mean=nan is not a number"),
+        ({"logit_bias": "1"}, "logit_bias='1' is not a number"),
+        ({"use_activation": "yes"}, "use_activation='yes' is not true or false"),
     ],
 )
 def test_contradictions_are_refused(values: dict[str, Any], message: str) -> None:
