@@ -158,6 +158,25 @@ def test_a_cut_text_has_the_places_of_what_is_left(models: tuple[Path, LLM]) -> 
         assert all(text[each.start : each.end].strip() for each in found if each.word.strip("Ġ▁ "))
 
 
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_names_of_labels_may_have_dashes(aggregation: str, tmp_path: Path) -> None:
+    names = dict(enumerate(["O", "B-date-time", "I-date-time", "B-date", "well-known", "-"]))
+    folder = tiny.token_classifier("bert", tmp_path, id2label=names)
+    pipeline: Any = transformers.pipeline("token-classification", str(folder), aggregation_strategy=aggregation)
+    (found,) = spans(LLM(str(folder)).token_classify(TEXTS[0], aggregation_strategy=aggregation))
+    assert_same(found, pipeline(TEXTS[0]))
+    assert {each.label for each in found} & {"date-time", "well-known", "known", "I-date-time", "B-date-time"}
+
+
+@pytest.mark.parametrize(
+    "options", [{"hf_overrides": {"problem_type": "regression"}}, {"pooler_config": {"pooling_type": "STEP"}}]
+)
+def test_numbers_of_tokens_have_no_spans(options: dict[str, Any], tmp_path: Path) -> None:
+    llm = LLM(str(tiny.token_classifier("bert", tmp_path)), **options)
+    with pytest.raises(ConfigError, match="numbers, not labels"):
+        llm.token_classify("a text")
+
+
 def test_a_model_that_labels_no_tokens_has_no_spans(tmp_path: Path) -> None:
     llm = LLM(str(tiny.classifier("bert", tmp_path)))
     with pytest.raises(ConfigError, match="--convert token_classify"):
