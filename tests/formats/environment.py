@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -53,8 +54,6 @@ class Environment:
 
 def installed(factory: pytest.TempPathFactory) -> Environment:
     """The environment of this run of the tests, made once, whatever the number of its workers."""
-    if "DEVENV" in os.environ:
-        return Environment(Path(os.environ["DEVENV"]) / "venv" / "bin", factory.mktemp("cwd"))
     shared = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
@@ -70,13 +69,23 @@ def _make(folder: Path) -> None:
     """Build the wheel of the source tree and install it with what it depends on, at the tested versions."""
     wheels = folder / "wheels"
     pip = ["-m", "pip", "--disable-pip-version-check", "--quiet"]
-    _call(sys.executable, *pip, "wheel", "--no-deps", "--no-build-isolation", "-w", wheels, ROOT)
+    _call(sys.executable, *pip, "wheel", "--no-deps", "--no-build-isolation", "-w", wheels, _copied(folder / "source"))
     (wheel,) = wheels.glob("vllm_cls-*.whl")
     venv.create(folder / "venv", with_pip=True)
     python = folder / "venv" / "bin" / "python"
     constraints = ["-c", ROOT / "constraints.txt"]
     _call(python, *pip, "install", *constraints, f"torch=={_version('torch')}")  # else the newest there is
     _call(python, *pip, "install", *constraints, f"{wheel}[gguf]")
+
+
+def _copied(folder: Path) -> Path:
+    """What a wheel is built of: the build leaves its own files where it runs."""
+    folder.mkdir(parents=True)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy2(ROOT / name, folder)
+    for name in ("vllm_cls", "adapters", "plugins", "cli"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
 
 
 def _version(name: str) -> str:
