@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+from ._coverage_refused import NEEDS
 
 _TITLES = {
     "causal": "Causal language models",
@@ -35,18 +37,34 @@ wrote this file and `benchmarks/results/coverage.json`, with transformers {trans
 """
 
 
-def report(rows: Iterable[dict[str, Any]], versions: dict[str, str], tolerance: float) -> str:
+_REFUSED = """## What is refused, and what it would need
+
+Every other model type of transformers. `vcls convert` and `LLM` refuse them by name before anything is read.
+"""
+
+
+def report(
+    rows: Iterable[dict[str, Any]], refused: Mapping[str, list[str]], versions: dict[str, str], tolerance: float
+) -> str:
     """The document.
 
     Args:
         rows: one a mapping and model type.
+        refused: what the others would need → their model types.
         versions: of transformers and torch.
         tolerance: between logits.
     """
     listed = list(rows)
     parts = [_INTRODUCTION.format(tolerance=f"{tolerance:g}", **versions), _counts(listed)]
     parts += [_section(title, [row for row in listed if row["mapping"] == name]) for name, title in _TITLES.items()]
+    parts += [_REFUSED, *(f"{_listed(need, names)}\n" for need, names in refused.items())]
     return "\n".join(parts)
+
+
+def _listed(title: str, names: list[str]) -> str:
+    return f"{title[0].upper()}{title[1:]} ({len(names)}):\n\n" + textwrap.fill(
+        ", ".join(names) + ".", 118, break_on_hyphens=False
+    )
 
 
 def _counts(rows: list[dict[str, Any]]) -> str:
@@ -74,17 +92,23 @@ def _section(title: str, rows: list[dict[str, Any]]) -> str:
     for opens_in, words in _OPENS.items():
         names = [row["model_type"] for row in packed if row["opens_in"] == opens_in]
         if names:
-            listed = textwrap.fill(", ".join(names) + ".", 118, break_on_hyphens=False)
-            parts.append(f"Packed, {words} ({len(names)}):\n\n{listed}")
+            parts.append(_listed(f"packed, {words}", names))
     others = [row for row in exact if row["form"] != "packed"]
     if others:
         lines = ["| model type | runs | opens in | why not packed |", "| --- | --- | --- | --- |"]
         cells = [(row["model_type"], row["form"], row["opens_in"], _cell(row["reason"])) for row in others]
         parts.append("\n".join(lines + [f"| {' | '.join(each)} |" for each in cells]))
     for status, words in _NOT.items():
-        listed = "\n".join(f"- {row['model_type']}: {_cell(row['why'])}" for row in rows if row["status"] == status)
+        listed = "\n".join(
+            f"- {row['model_type']}: {_cell(row['why'])}{_need(row)}" for row in rows if row["status"] == status
+        )
         parts += [words, listed] if listed else []
     return "\n\n".join(parts) + "\n"
+
+
+def _need(row: dict[str, Any]) -> str:
+    need = NEEDS.get(row["model_type"]) if row["status"] == "cannot" else None
+    return f". *It would need {need}.*" if need else ""
 
 
 def _cell(text: str) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from benchmarks._coverage_case import run_case
+from benchmarks._coverage_refused import NEEDS, refused_types
+from benchmarks.coverage import DOCS, RESULTS
 
 # How each runs is a part of the claim: an architecture that stops packing fails here.
 SAMPLE = {
@@ -38,3 +41,17 @@ def test_a_sample_of_the_architectures(mapping: str, form: str, model_type: str,
 
 def test_the_sample_is_large() -> None:
     assert len({name for _, _, name in CASES}) >= 40
+
+
+def test_the_page_says_what_each_refused_class_would_need() -> None:
+    rows = json.loads(RESULTS.read_text())["rows"]
+    assert {row["model_type"] for row in rows if row["status"] == "cannot"} == set(NEEDS)
+    page = DOCS.read_text()
+    for need in NEEDS.values():
+        assert f"*It would need {need}.*" in page
+    refused = refused_types(but={row["model_type"] for row in rows})
+    assert {"vit", "whisper", "clip", "timesfm"} - {row["model_type"] for row in rows} <= {
+        name for names in refused.values() for name in names
+    }
+    for need, names in refused.items():
+        assert f"{need[0].upper()}{need[1:]} ({len(names)}):" in page
