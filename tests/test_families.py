@@ -73,11 +73,21 @@ def last_token_logits(model: PreTrainedModel, llm: LLM, prompts: list[list[int]]
         return torch.stack(states) @ llm.model.get_parameter("score.weight").T
 
 
-@pytest.mark.parametrize("ending", [None, PAD, EOS], ids=["word", "pad", "eos"])
+@pytest.mark.parametrize("ending", [None, EOS], ids=["word", "eos"])
 def test_a_decoder_pools_the_last_token_as_given(decoder: tuple[PreTrainedModel, LLM], ending: int | None) -> None:
     model, llm = decoder
     prompts = texts(ending=ending)
     assert torch.allclose(logits(llm, prompts), last_token_logits(model, llm, prompts), atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_decoder_whose_text_ends_in_pad_gives_what_transformers_gives(decoder: tuple[PreTrainedModel, LLM]) -> None:
+    """There is no tokenizer here, for which the conversion would have chosen a pad token that ends no text."""
+    _, llm = decoder
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(llm.model.name_or_path).eval()
+    prompts = texts(ending=PAD)
+    expected = torch.cat([model(torch.tensor([ids])).logits for ids in prompts])
+    assert torch.allclose(logits(llm, prompts), expected, atol=1e-4)
 
 
 def test_a_decoders_result_does_not_depend_on_its_batch(decoder: tuple[PreTrainedModel, LLM]) -> None:

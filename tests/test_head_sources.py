@@ -82,7 +82,7 @@ def test_what_a_source_takes_it_is_given(install: Install, lm: Path, tmp_path: P
         str(lm), tmp_path / "out", head="ones", train=rows(tmp_path), label_tokens="a=b", bias=True, head_weights="x",
         labels=["a", "b"], seed=7, times=3,
     )  # fmt: skip
-    assert seen["targets"] == ["a", "b"] * 3 and seen["train_name"] == "rows.jsonl"
+    assert seen["targets"] == [0, 1] * 3 and seen["train_name"] == "rows.jsonl"
     assert [each["prompt"] for each in seen["prompts"]] == ["a good", "b bad"] * 3
     expected = {"label_tokens": {"a": ["b"]}, "bias": True, "head_weights": "x", "seed": 7, "times": 3}
     assert {name: seen[name] for name in expected} == expected

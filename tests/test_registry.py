@@ -29,7 +29,8 @@ def test_built_in_plugins_come_through_entry_points() -> None:
     found = {info.name: info for info in discover()}
     assert {"ernie", "gpt2", "qwen2", "qwen2_5_vl", "encoders", "generic"} <= set(found)
     ours = {info.name for info in found.values() if info.distribution == "vllm-cls"}
-    assert ours == {each.name for each in entry_points(group="vllm_cls") if each.dist and each.dist.name == "vllm-cls"}
+    declared = [*entry_points(group="vllm_cls"), *entry_points(group="vllm_cls.heads")]
+    assert ours == {each.name for each in declared if each.dist and each.dist.name == "vllm-cls"}
     assert [found[name].error for name in ours] == [None] * len(ours)
 
 

@@ -118,25 +118,32 @@ class Checkpoint:
     @property
     def class_names(self) -> list[str]:
         """The classes that config.json says it was saved from, whatever overrides say."""
-        raw = self.json("config.json")
+        raw = self._content("config.json")
         names = raw.get("architectures") if isinstance(raw, dict) else None
         return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
-    def json(self, name: str) -> Any:
+    def json(self, name: str, *, replaced: Collection[str] = ()) -> Any:
         """What a JSON file of the folder says; None where there is no such file.
+
+        Args:
+            replaced: fields that other values take the place of, so that anything may stand there.
 
         Raises:
             ModelError: it is not JSON, or says what no such file can.
         """
+        content = self._content(name)
+        if content is not None:
+            check_file(self.name, name, content, replaced=replaced)
+        return content
+
+    def _content(self, name: str) -> Any:
         path = self.folder / name
         if not path.is_file():
             return None
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            return json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
             raise ModelError(f"{self.name}: {name} is not JSON ({error}); fetch the model again.") from error
-        check_file(self.name, name, content)
-        return content
 
     def _indexed(self, index: str) -> list[Path] | None:
         """The files that an index names, all within the folder; None where there is no such index."""

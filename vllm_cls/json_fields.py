@@ -6,7 +6,7 @@ transformers checks the fields that it reads; see `transformers_calls`. A field 
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,14 +126,17 @@ FILES: Mapping[str, Any] = {
 }  # fmt: skip
 
 
-def check_file(where: str, name: str, content: Any) -> None:
+def check_file(where: str, name: str, content: Any, *, replaced: Collection[str] = ()) -> None:
     """Raise `ModelError` if a file of a model says what it cannot.
 
     Args:
         where: what the user called the model.
         name: of the file, within its folder.
         content: as it was read.
+        replaced: fields of it that are not looked at.
     """
+    if replaced and isinstance(content, Mapping):
+        content = {field: value for field, value in content.items() if field not in replaced}
     if name in FILES:
         schema = FILES[name]
     elif name.endswith("/config.json"):  # of a module of Sentence Transformers

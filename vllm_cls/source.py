@@ -199,7 +199,8 @@ def _task(options: ModelConfig, config: PreTrainedConfig, adapter: PeftAdapter |
 def _read_config(checkpoint: Checkpoint, options: ModelConfig) -> PreTrainedConfig:
     from transformers import CONFIG_MAPPING
 
-    raw = {name: value for name, value in checkpoint.json("config.json").items() if value is not None}
+    content = checkpoint.json("config.json", replaced=_replaced(options))
+    raw = {name: value for name, value in content.items() if value is not None}
     model_type = raw.get("model_type")
     known = model_type in CONFIG_MAPPING
     named = options.hf_overrides.get("architectures") or raw.get("architectures") or []
@@ -241,6 +242,16 @@ def _read_config(checkpoint: Checkpoint, options: ModelConfig) -> PreTrainedConf
     if own_code:
         _register_remote_classes(checkpoint, auto_map, config)
     return config
+
+
+def _replaced(options: ModelConfig) -> set[str]:
+    """The fields of config.json that `hf_overrides` take the place of, under any of their names."""
+    found = set(options.hf_overrides)
+    if found & {"num_labels", "id2label", "label2id"}:
+        found |= {"num_labels", "id2label", "label2id"}
+    if "dtype" in found:
+        found.add("torch_dtype")  # its older name
+    return found
 
 
 def _brings(auto_map: Mapping[str, Any], named: Sequence[str]) -> bool:

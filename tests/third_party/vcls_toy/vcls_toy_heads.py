@@ -20,9 +20,8 @@ def nearest_mean(request: HeadRequest) -> HeadResult:
     if sharpness < 1:
         raise ConfigError(f"--sharpness {sharpness} must be at least 1.")
     states, _ = request.states(request.options["prompts"])
-    targets = [str(each) for each in request.options["targets"]]
-    labels = list(request.labels) or sorted(set(targets))
-    means = torch.stack([states[[each == label for each in targets]].mean(0) for label in labels])
+    labels, targets = list(request.labels), torch.tensor(request.options["targets"])  # indices of labels
+    means = torch.stack([states[targets == index].mean(0) for index in range(len(labels))])
     bias = -sharpness / 2 * means.square().sum(1) if request.options["lengths"] else None
     told = f"The mean states of {len(targets)} rows of `{request.options['train_name']}`."
     head = Head("nearest-mean", LinearHead(sharpness * means, bias), description=told)
