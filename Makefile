@@ -25,13 +25,14 @@ done
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-avx2 test-slow lint format bench clean
+.PHONY: help venv demo test test-avx2 test-slow test-exhaustive lint format bench clean
 
 help:
 	@echo "make demo       convert a real model, classify a real file (no model hub, no GPU)"
 	@echo "make test       the tests, in a virtual environment of their own"
 	@echo "make test-avx2  the tests as a processor without AVX-512 runs them"
 	@echo "make test-slow  the tests with real models"
+	@echo "make test-exhaustive  every case of which the others try a sample: an hour"
 	@echo "make lint       ruff, import-linter, mypy"
 	@echo "make bench      the benchmarks"
 
@@ -63,7 +64,7 @@ demo: $(STAMP)-demo
 	@PATH="$(BIN):$$PATH" bash examples/demo.sh
 
 test: venv
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow and not exhaustive" $(PYTEST_ARGS)
 
 # torch and our own C, oneDNN and MKL each have a word for it.
 test-avx2: export ATEN_CPU_CAPABILITY = avx2
@@ -73,6 +74,9 @@ test-avx2: test
 
 test-slow: venv
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+test-exhaustive: venv
+	$(BIN)/python -m pytest -m exhaustive $(PYTEST_ARGS)
 
 # mypy and import-linter see mapped packages only where they are installed, so they read an installed wheel.
 lint: venv

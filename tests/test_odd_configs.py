@@ -292,7 +292,7 @@ def test_some_odd_values(name: str, file: str, made: Callable[[str], Path], tmp_
     assert all_wrong(made, name, file, tmp_path, SAMPLE if file in BOTH else SAMPLE // 3) == []
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("name", "file"), FILES, ids=["-".join(each) for each in FILES])
 def test_every_odd_value(name: str, file: str, made: Callable[[str], Path], tmp_path: Path) -> None:
     assert all_wrong(made, name, file, tmp_path, None) == []
