@@ -44,7 +44,7 @@ def _labels(request: HeadRequest, num_labels: int) -> list[str]:
 
 def _says_labels(request: HeadRequest) -> bool:
     """Whether the config names labels, or how many there are: transformers takes two where it does not."""
-    raw = request.checkpoint.json("config.json") or {}
+    raw = request.checkpoint.raw_config
     return request.config.num_labels != _LABELS_BY_DEFAULT or not raw.keys().isdisjoint(("id2label", "num_labels"))
 
 

@@ -21,6 +21,7 @@ NEEDS = {
     "gemma4_assistant": "the keys and values of the model that it drafts for: it reads no text by itself",
     "gemma4_unified_assistant": "the keys and values of the model that it drafts for: it reads no text by itself",
     "higgs_audio_v2": "a plugin that names the language model inside it: what transformers has as its base model gives logits",
+    "layoutlmv2": "detectron2, of which its vision tower is made, and the box of each token: prompts have no such field",
     "musicgen": "a plugin for the T5 that reads its texts: the decoder reads codes of sound",
     "musicgen_melody": "a plugin for the T5 that reads its texts: the decoder reads codes of sound",
     "pe_audio_video": "Pillow and timm, and inputs of sound and video: it compares them with texts",

@@ -116,10 +116,15 @@ class Checkpoint:
         return found
 
     @property
+    def raw_config(self) -> dict[str, Any]:
+        """What config.json says, unchecked: overrides may take the place of what it says; empty where it says nothing."""
+        found = self._content("config.json")
+        return found if isinstance(found, dict) else {}
+
+    @property
     def class_names(self) -> list[str]:
         """The classes that config.json says it was saved from, whatever overrides say."""
-        raw = self._content("config.json")
-        names = raw.get("architectures") if isinstance(raw, dict) else None
+        names = self.raw_config.get("architectures")
         return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
     def json(self, name: str, *, replaced: Collection[str] = ()) -> Any:
@@ -132,7 +137,7 @@ class Checkpoint:
             ModelError: it is not JSON, or says what no such file can.
         """
         content = self._content(name)
-        if content is not None:
+        if (self.folder / name).is_file():
             check_file(self.name, name, content, replaced=replaced)
         return content
 
