@@ -43,7 +43,9 @@ def _mapped(mapping: Any, config_class: type[PreTrainedConfig]) -> Any:
         ModelError: a class that transformers does not have, or not without a library that is not installed.
     """
     try:
-        found = mapping._extra_content.get(config_class) if is_own_code(config_class) else mapping.get(config_class, None)
+        found = (
+            mapping._extra_content.get(config_class) if is_own_code(config_class) else mapping.get(config_class, None)
+        )
         getattr(found, "forward", None)  # what stands in for a class whose library is missing says so when it is asked
         return found
     except (ImportError, ValueError, AttributeError) as error:

@@ -48,7 +48,7 @@ def refused_types(but: Collection[str] = ()) -> dict[str, list[str]]:
     bases = modeling_auto.MODEL_MAPPING_NAMES
     found = defaultdict(list)
     for model_type, config_class in transformers.CONFIG_MAPPING.items():
-        if model_type in but:
+        if model_type in but or not config_class.__module__.startswith("transformers."):
             continue
         try:
             text_class(config_class)

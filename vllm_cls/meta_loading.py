@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .errors import ModelError
 from .transformers_calls import without_memory
 from .transformers_logging import quiet
 
