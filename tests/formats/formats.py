@@ -19,9 +19,7 @@ TEXT = "The film was good"
 PAIR = ("The film", "good music")
 GOOD_BAD = ["--head", "tokens", "--label-tokens", "b= bad,g= good"]
 # Most are "b", so that a calibration has something to move.
-ROWS = [
-    {"text": f"{word} film", "label": label} for word in "The A What I".split() for label in ("b", "g") for _ in "abc"
-]
+ROWS = [{"text": f"{word} film", "label": label} for word in "The A What I".split() for label in "bbbg" for _ in "abc"]
 
 Numbers = list[float]
 
