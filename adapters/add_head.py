@@ -9,9 +9,9 @@ import torch
 from transformers import AutoModel, PreTrainedConfig
 
 from vllm_cls.architecture import OWN_MODEL_TYPE, HeadRequest, LinearHead, NamedHeadRequest, Target
+from vllm_cls.compat.transformers_calls import without_memory
 from vllm_cls.config import labels_of
 from vllm_cls.errors import ConfigError, ModelError
-from vllm_cls.transformers_calls import without_memory
 
 from .families import native_class
 from .linear_heads import stored_head

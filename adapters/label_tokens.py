@@ -12,7 +12,7 @@ import torch
 
 from vllm_cls.architecture import Head, HeadRequest, HeadResult, LinearHead
 from vllm_cls.errors import ConfigError, ModelError
-from vllm_cls.option_lists import parse_label_tokens
+from vllm_cls.parsing.option_lists import parse_label_tokens
 
 from .lm_head import LmRows, read_rows
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from vllm_cls.architecture import OWN_MODEL_TYPE, Architecture, Head, LinearHead, rescaled_bias
-from vllm_cls.transformers_calls import on_meta
+from vllm_cls.compat.transformers_calls import on_meta
 
 from .seq_cls import HeadShape, SequenceClassifier
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    from vllm_cls.checkpoint import Checkpoint
+    from vllm_cls.checkpoint.files import Checkpoint
 
 _OWN_PARTS = ("score.weight", "score.bias", "combine.weight", "combine.bias")
 

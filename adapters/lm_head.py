@@ -18,10 +18,10 @@ from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from vllm_cls.architecture import HeadRequest
+from vllm_cls.checkpoint.name_rules import Reader
+from vllm_cls.compat.transformers_calls import on_meta
 from vllm_cls.errors import ModelError
-from vllm_cls.name_rules import Reader
 from vllm_cls.pooler.heads import LenientOutput
-from vllm_cls.transformers_calls import on_meta
 
 _VOCABULARY = 32
 _FAILURES = (

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from transformers.pytorch_utils import Conv1D
 
 from vllm_cls.architecture import OWN_MODEL_TYPE, Head, HeadRequest, HeadResult, in_backbone
+from vllm_cls.checkpoint.name_rules import some
+from vllm_cls.checkpoint.peft_adapter import PeftAdapter, is_output_layer, place
+from vllm_cls.compat.transformers_calls import on_meta
 from vllm_cls.errors import ModelError
-from vllm_cls.name_rules import some
-from vllm_cls.peft_adapter import PeftAdapter, is_output_layer, place
-from vllm_cls.transformers_calls import on_meta
 
 from .own_type import VclsForSequenceClassification
 from .tensor_names import Names

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from vllm_cls.architecture import Head, HeadRequest, HeadResult
+from vllm_cls.compat.transformers_calls import on_meta
 from vllm_cls.errors import ConfigError
-from vllm_cls.transformers_calls import on_meta
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_cls.architecture import CLASSIFIERS, OWN_MODEL_TYPE, Head, HeadRequest, HeadResult, LinearHead
+from vllm_cls.checkpoint.peft_adapter import PeftAdapter
 from vllm_cls.errors import ConfigError, ModelError
-from vllm_cls.peft_adapter import PeftAdapter
 
 from .merging import adapter_head
 from .seq_cls import LinearClassifier, own_settings

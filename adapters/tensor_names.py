@@ -11,9 +11,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from vllm_cls.checkpoint.name_rules import Family, Reader, Unused, some
+from vllm_cls.compat.meta_loading import load_on_meta
 from vllm_cls.errors import ModelError
-from vllm_cls.meta_loading import load_on_meta
-from vllm_cls.name_rules import Family, Reader, Unused, some
 
 if TYPE_CHECKING:
     import torch

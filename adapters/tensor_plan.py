@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllm_cls.checkpoint import unwrapped
+from vllm_cls.checkpoint.files import unwrapped
 from vllm_cls.errors import ModelError
 
 from .safetensors_stream import CODES, DTYPES, FLOATS, Computed, Piece, Stored, file_size, read_header

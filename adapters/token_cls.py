@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import TokenClassifierOutput
 
 from vllm_cls.architecture import LinearHead
-from vllm_cls.transformers_calls import on_meta
+from vllm_cls.compat.transformers_calls import on_meta
 
 from .own_type import AnyBackbone
 from .seq_cls import LinearClassifier, class_on

@@ -21,7 +21,7 @@ from typing import Any
 from vllm_cls.bench.inputs import Texts
 from vllm_cls.bench.shapes import write_model
 from vllm_cls.config import ModelConfig
-from vllm_cls.source import open_source
+from vllm_cls.model.source import open_source
 
 HOST = "127.0.0.1"
 _LENGTHS = (20, 0.4)  # median and sigma of the lognormal lengths of texts, in tokens

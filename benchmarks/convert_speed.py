@@ -141,7 +141,7 @@ def copy_files(source: Path, out: Path) -> None:
 
 
 def convert_model(source: Path, out: Path) -> None:
-    from vllm_cls.conversion import convert
+    from vllm_cls.conversion.converter import convert
 
     convert(str(source), out, head="tokens", label_tokens=LABELS, prompt_template=TEMPLATE)
 

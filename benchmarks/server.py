@@ -26,7 +26,7 @@ from _load import Server, closed_loop, make_texts, one_label, open_loop, post, q
 
 from vllm_cls import LLM
 from vllm_cls.bench.environment import environment
-from vllm_cls.runtime.cores import usable_cores
+from vllm_cls.runtime.machine.cores import usable_cores
 
 TEXTS, DOCUMENTS = 1024, 100
 RATES = (0.5, 0.8)  # of the offline throughput

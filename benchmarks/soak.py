@@ -29,7 +29,7 @@ from _common import arguments, parsed
 from _load import HOST, Answers, Connection, Server, make_texts, one_label, post, serving
 
 from vllm_cls.bench.environment import environment
-from vllm_cls.runtime.cores import usable_cores
+from vllm_cls.runtime.machine.cores import usable_cores
 
 CLIENTS = 24
 WARM_UP, COMPARED = 1 / 3, 1 / 6  # of the whole time; until then the allocator has seen every size of batch

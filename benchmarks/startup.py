@@ -24,7 +24,7 @@ from _common import arguments, parsed
 
 from vllm_cls.bench.environment import environment
 from vllm_cls.bench.shapes import SHAPES, Shape, write_model
-from vllm_cls.runtime.cores import usable_cores
+from vllm_cls.runtime.machine.cores import usable_cores
 
 TEXT = "hello"
 TARGET = 6.0  # seconds, for a folder of 500 MB

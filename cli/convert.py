@@ -15,7 +15,7 @@ from .options import LabelTokens, Names, State, Template, console, model_options
 from .show import measurements, number, size
 
 if TYPE_CHECKING:
-    from vllm_cls.conversion import ConversionReport
+    from vllm_cls.conversion.converter import ConversionReport
 
 _MOST_LABELS = 20
 _MODES = [mode for mode in CONVERT_MODES if mode != "none"]
@@ -112,7 +112,7 @@ def convert(state: State, /, model: str, out: str, **options: Any) -> None:
     MODEL is a folder, a hub id or a .gguf file; OUT is the folder to make, whole or not at all.
     """
     speak(state)
-    from vllm_cls.conversion import convert as run
+    from vllm_cls.conversion.converter import convert as run
 
     began = time.perf_counter()
     report = run(model, out, **{name: value for name, value in options.items() if value is not None})

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from vllm_cls import startup
+from vllm_cls.compat import lazy_imports
 from vllm_cls.errors import PluginError
 
 from .options import State, debug_option
@@ -20,7 +20,7 @@ from .outcome import InputEnded, outcome, tell_of_what_nobody_waits_for
 
 GROUP = "vllm_cls.commands"
 
-startup.let_threads_sleep()
+lazy_imports.let_threads_sleep()
 
 HELP = {
     "convert": "Turn a model into a classifier on disk.",

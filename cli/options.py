@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from vllm_cls.config import CONVERT_MODES, DTYPES
-from vllm_cls.option_lists import meant, split
+from vllm_cls.parsing.option_lists import meant, split
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import autoclass as _autoclass
-from . import startup as _startup
+from .compat import lazy_imports as _startup
+from .model import auto_classes as _autoclass
 
 if TYPE_CHECKING:
     from .architecture import Architecture, Head, HeadRequest, HeadResult, LinearHead
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .classifier import load_classifier
     from .client import AsyncClient, Client
     from .config import PoolerConfig
-    from .conversion import ConversionReport, convert
+    from .conversion.converter import ConversionReport, convert
     from .errors import (
         ConfigError,
         DeadlineError,
@@ -50,7 +50,7 @@ _HOMES = {
     "ClassificationRequestOutput": "outputs",
     "Client": "client",
     "ConfigError": "errors",
-    "ConversionReport": "conversion",
+    "ConversionReport": "conversion.converter",
     "DeadlineError": "errors",
     "EngineDeadError": "errors",
     "EmbeddingRequestOutput": "outputs",
@@ -75,7 +75,7 @@ _HOMES = {
     "TokenClassificationRequestOutput": "outputs",
     "VclsError": "errors",
     "classify_file": "jobs.classify",
-    "convert": "conversion",
+    "convert": "conversion.converter",
     "hookimpl": "hookspecs",
     "load_classifier": "classifier",
     "score_file": "jobs.score",

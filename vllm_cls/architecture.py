@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-    from .checkpoint import Checkpoint
-    from .peft_adapter import PeftAdapter
+    from .checkpoint.files import Checkpoint
+    from .checkpoint.peft_adapter import PeftAdapter
 
 OWN_MODEL_TYPE = "vcls"
 """`model_type` of a classifier that transformers' own classes cannot express; plain transformers refuses it."""

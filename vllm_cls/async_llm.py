@@ -12,26 +12,26 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
-from . import calls, scoring
-from .answers import NextId
-from .calls import Call
-from .continuous import ContinuousBatching
+from .calls import scoring, tasks
+from .calls.output_processor import NextId
+from .calls.scoring import RankedDocument, ScoreOptions
+from .calls.tasks import Call
 from .errors import ConfigError, DeadlineError, EngineDeadError, PromptError, QueueFullError
+from .inputs.prompts import is_single, size
+from .inputs.tokenization import Tokenized
 from .llm import LLM
 from .outputs import ClassificationRequestOutput, ScoringRequestOutput
 from .params import PoolingParams
-from .prompts import is_single, size
-from .scoring import RankedDocument, ScoreOptions
-from .telemetry import Silence, Telemetry
-from .tokenization import Tokenized
-from .waiting_queue import Request, WaitingQueue, Window
+from .scheduler.continuous_batching import ContinuousBatching
+from .scheduler.telemetry import Silence, Telemetry
+from .scheduler.waiting_queue import Request, WaitingQueue, Window
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from .model.loaded_model import Served
     from .runtime.batch import TokenSequence
     from .runtime.engine import Result
-    from .serving import Served
 
 T = TypeVar("T")
 
@@ -173,7 +173,7 @@ class AsyncLLM:
     ) -> Any:
         """Probabilities; options as for `LLM.classify`."""
         return await self._prompted(
-            calls.classify,
+            tasks.classify,
             prompts,
             sending,
             pooling_params=pooling_params,
@@ -193,7 +193,7 @@ class AsyncLLM:
     ) -> Any:
         """Tensors; options as for `LLM.encode`."""
         return await self._prompted(
-            calls.encode,
+            tasks.encode,
             prompts,
             sending,
             pooling_params=pooling_params,
@@ -214,7 +214,7 @@ class AsyncLLM:
     ) -> Any:
         """The labelled spans of texts; options as for `LLM.token_classify`."""
         return await self._prompted(
-            calls.token_classify,
+            tasks.token_classify,
             prompts,
             sending,
             aggregation_strategy=aggregation_strategy,
@@ -234,7 +234,7 @@ class AsyncLLM:
     ) -> Any:
         """Rewards; options as for `LLM.reward`."""
         return await self._prompted(
-            calls.reward,
+            tasks.reward,
             prompts,
             sending,
             pooling_params=pooling_params,
@@ -259,7 +259,7 @@ class AsyncLLM:
     ) -> list[ScoringRequestOutput]:
         """One score a pair; options as for `LLM.score`."""
         build = functools.partial(
-            calls.score,
+            tasks.score,
             text_1=text_1,
             text_2=text_2,
             options=ScoreOptions(chat_template, instruction, max_tokens_per_query, max_tokens_per_doc),
@@ -299,7 +299,7 @@ class AsyncLLM:
     # -- how ----------------------------------------------------------------------------------------
 
     async def _prompted(self, call: Callable[..., Call[Any]], prompts: Any, sending: Sending, **options: Any) -> Any:
-        """What a call of `vllm_cls.calls` gives: one output for one prompt, a list of them for a list."""
+        """What a call of `vllm_cls.calls.tasks` gives: one output for one prompt, a list of them for a list."""
         outputs = await self._answer(functools.partial(call, prompts=prompts, **options), **sending)
         return outputs[0] if is_single(prompts) else outputs
 
@@ -316,7 +316,7 @@ class AsyncLLM:
         deadline = time.monotonic() + (timeout if timeout is not None else float("inf"))
 
         def work() -> Awaitable[list[Any]]:
-            return self._run_through(lambda: calls.salted(build(served), cache_salt), request_id, deadline, max_tokens)
+            return self._run_through(lambda: tasks.salted(build(served), cache_salt), request_id, deadline, max_tokens)
 
         return await self._in_flight(work, timeout)
 

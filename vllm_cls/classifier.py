@@ -20,8 +20,8 @@ def load_classifier(path: str, **options: Any) -> PreTrainedModel:
     Raises:
         ModelError: the model cannot be loaded, or has no head.
     """
-    from .loading import load
-    from .runtime.device import choose_device, choose_dtype
+    from .model.loading import load
+    from .runtime.machine.device import choose_device, choose_dtype
 
     config = ModelConfig.of(path, **{"device": "cpu", "dtype": "float32", **options})
     if config.convert == "none":

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import ConfigError, nearest
-from .json_fields import CONFIG, MAX_LABELS, check_fields
+from .parsing.json_fields import CONFIG, MAX_LABELS, check_fields
 
 SEQUENCE_POOLING = ("CLS", "LAST", "MEAN")
 TOKEN_POOLING = ("ALL", "STEP")

@@ -6,12 +6,16 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from . import calls, scoring
-from .calls import Kind
+from .calls import scoring, tasks
+from .calls.arguments import check_engine_args
+from .calls.scoring import RankedDocument, ScoreOptions
+from .calls.streaming import answered
+from .calls.tasks import Kind
 from .config import ModelConfig, PoolerConfig, RuntimeConfig
 from .errors import ConfigError
-from .llm_arguments import check_engine_args
-from .open_model import OpenModel
+from .inputs.prompts import is_single
+from .inputs.tokenization import PromptProcessor, Tokenized, Truncation
+from .model.model_handle import OpenModel
 from .outputs import (
     ClassificationRequestOutput,
     EmbeddingRequestOutput,
@@ -20,10 +24,6 @@ from .outputs import (
     TokenClassificationRequestOutput,
 )
 from .params import PoolingParams
-from .prompt_stream import answered
-from .prompts import is_single
-from .scoring import RankedDocument, ScoreOptions
-from .tokenization import PromptProcessor, Tokenized, Truncation
 
 
 class LLM(OpenModel):
@@ -88,7 +88,7 @@ class LLM(OpenModel):
         max_lora_rank: int | None = None,
         **engine_args: Any,
     ) -> None:
-        from .serving import serve
+        from .model.loaded_model import serve
 
         if runner not in ("auto", "pooling"):
             raise ConfigError(f"runner={runner!r} is unknown; this package classifies, use 'auto' or 'pooling'.")
@@ -139,7 +139,7 @@ class LLM(OpenModel):
         """Probabilities for each prompt, in the order given.
 
         Args:
-            prompts: one prompt or a sequence of them; see `vllm_cls.prompts`.
+            prompts: one prompt or a sequence of them; see `vllm_cls.inputs.prompts`.
             pooling_params: for all, or one a prompt.
             lora_request: the adapter for all, or one or None a prompt; needs `enable_lora`.
             tokenization_kwargs: `truncate_prompt_tokens` (-1: the model's length), `truncation_side`,
@@ -148,7 +148,7 @@ class LLM(OpenModel):
         Raises:
             PromptError: a prompt is bad; it is named by its index.
         """
-        call = calls.classify(
+        call = tasks.classify(
             self._open,
             prompts,
             pooling_params=pooling_params,
@@ -178,7 +178,7 @@ class LLM(OpenModel):
         params = PoolingParams(use_activation=use_activation, head_name=head_name)
         self._open.head_of(params)  # an unknown one is refused before anything runs
         truncation = Truncation(-1 if truncate else None, truncation_side)
-        return self._stream(prompts, calls.CLASSIFY, params, truncation, ClassificationRequestOutput)
+        return self._stream(prompts, tasks.CLASSIFY, params, truncation, ClassificationRequestOutput)
 
     def token_classify(
         self,
@@ -193,7 +193,7 @@ class LLM(OpenModel):
         """The labelled spans of each text, as transformers' token-classification pipeline finds them.
 
         Args:
-            aggregation_strategy: "none", "simple", "first", "average" or "max"; see `vllm_cls.spans.SpanFinder`.
+            aggregation_strategy: "none", "simple", "first", "average" or "max"; see `vllm_cls.calls.spans.SpanFinder`.
             ignore_labels: labels whose spans are left out.
             tokenization_kwargs: as for `classify`.
 
@@ -201,7 +201,7 @@ class LLM(OpenModel):
             ConfigError: the model does not classify tokens.
             PromptError: a prompt is bad, or no plain text.
         """
-        call = calls.token_classify(
+        call = tasks.token_classify(
             self._open,
             prompts,
             aggregation_strategy=aggregation_strategy,
@@ -221,7 +221,7 @@ class LLM(OpenModel):
         truncation_side: str | None = None,
     ) -> Iterator[TokenClassificationRequestOutput]:
         """The spans of a stream of texts; as `classify_iter`."""
-        kind = calls.spans(self._open, aggregation_strategy, ignore_labels)
+        kind = tasks.spans(self._open, aggregation_strategy, ignore_labels)
         truncation = Truncation(-1 if truncate else None, truncation_side)
         return self._stream(prompts, kind, PoolingParams(), truncation, TokenClassificationRequestOutput)
 
@@ -243,7 +243,7 @@ class LLM(OpenModel):
                 unless the folder or `use_activation=False` says otherwise. A token classifier and an embedder do what
                 they are for where nothing else is said.
         """
-        call = calls.encode(
+        call = tasks.encode(
             self._open,
             prompts,
             pooling_params,
@@ -257,7 +257,7 @@ class LLM(OpenModel):
         self, prompts: Any, *, use_tqdm: bool | Callable[..., Any] = True, **options: Any
     ) -> list[EmbeddingRequestOutput]:
         """`encode(pooling_task="embed")` as lists of numbers, in `outputs.embedding`; options as for `classify`."""
-        return calls.embed(self._open, prompts, **options).answered(self._next_id)
+        return tasks.embed(self._open, prompts, **options).answered(self._next_id)
 
     def score(
         self,
@@ -288,7 +288,7 @@ class LLM(OpenModel):
                 that is not known.
         """
         options = ScoreOptions(chat_template, instruction, max_tokens_per_query, max_tokens_per_doc)
-        call = calls.score(
+        call = tasks.score(
             self._open,
             text_1,
             text_2,
@@ -308,7 +308,7 @@ class LLM(OpenModel):
         Raises:
             ConfigError: there are several labels, or the model's pairs cannot be written so.
         """
-        return calls.score_processor(self._open, options, num_labels)
+        return tasks.score_processor(self._open, options, num_labels)
 
     def rerank(
         self, query: str, documents: Sequence[str], *, top_n: int | None = None, **options: Any
@@ -335,7 +335,7 @@ class LLM(OpenModel):
         Raises:
             ConfigError: the model has several labels, and does not judge steps.
         """
-        call = calls.reward(
+        call = tasks.reward(
             self._open,
             prompts,
             pooling_params=pooling_params,
@@ -355,7 +355,7 @@ class LLM(OpenModel):
         """The rewards of the steps of a stream of texts, `(num_steps, num_labels)` each; as `classify_iter`."""
         params = PoolingParams(use_activation=use_activation)
         truncation = Truncation(-1 if truncate else None, truncation_side)
-        return self._stream(prompts, calls.STEPS, params, truncation, PoolingRequestOutput)
+        return self._stream(prompts, tasks.STEPS, params, truncation, PoolingRequestOutput)
 
     def chat(self, messages: Any, **options: Any) -> list[ClassificationRequestOutput]:
         """Classify conversations: one list of messages, or a list of them; options as for `classify`."""

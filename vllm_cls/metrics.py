@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .labels import Gold, label_column
+from .parsing.labels import Gold, label_column
 
 BINS = 15
 _LEAST = 1e-15  # a probability of 0 for the true label costs this much, not everything

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from vllm_cls.adapters.own_type import VclsConfig
 from vllm_cls.architecture import ConversionPlan
-from vllm_cls.checkpoint import Checkpoint
+from vllm_cls.checkpoint.files import Checkpoint
 
 HIDDEN, LABELS = 16, 3
 TINY = {

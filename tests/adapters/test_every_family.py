@@ -14,9 +14,9 @@ from transformers.models.auto import modeling_auto as auto
 
 from vllm_cls.adapters import as_seq_cls_model
 from vllm_cls.adapters.tensor_names import Opening, plan_names
+from vllm_cls.checkpoint.name_rules import Reader
+from vllm_cls.compat.meta_loading import load_on_meta
 from vllm_cls.errors import ModelError
-from vllm_cls.meta_loading import load_on_meta
-from vllm_cls.name_rules import Reader
 
 NATIVE = auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 SOURCES = (

@@ -14,8 +14,8 @@ import transformers
 from benchmarks._coverage_case import randomize
 from benchmarks._small_configs import small_config
 from vllm_cls.config import ModelConfig
-from vllm_cls.loading import load_target, make_head, target_for
-from vllm_cls.source import open_source
+from vllm_cls.model.loading import load_target, make_head, target_for
+from vllm_cls.model.source import open_source
 
 TOKENS = [20, 37, 54]
 NAMES: Any = SimpleNamespace(convert_ids_to_tokens=str)

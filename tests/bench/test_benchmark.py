@@ -106,7 +106,7 @@ def test_every_option_of_running_reaches_ours(bert: Path) -> None:
 
 
 def test_all_run_the_model_with_its_adapter(bert: Path, tmp_path: Path) -> None:
-    from tests.test_lora import train
+    from tests.model.test_lora import train
 
     adapter = train(bert, tmp_path / "adapter", ["query", "value"], 3, seed=1)
     llm = {"lora": str(adapter)}

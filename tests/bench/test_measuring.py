@@ -18,8 +18,8 @@ from vllm_cls.bench.environment import commit_of, environment
 from vllm_cls.bench.interleave import interleave, ratio
 from vllm_cls.bench.matmul import MatrixSpeed
 from vllm_cls.bench.shapes import SHAPES, write_model
+from vllm_cls.compat.lazy_imports import command_of
 from vllm_cls.errors import ConfigError
-from vllm_cls.startup import command_of
 
 
 def test_contenders_take_turns() -> None:

@@ -11,11 +11,11 @@ import transformers
 from click.testing import Result
 from safetensors.torch import load_file
 
-import vllm_cls.conversion
+import vllm_cls.conversion.converter
 from tests.models import tiny
 from vllm_cls.cli.options import LabelTokens, Names, Template
-from vllm_cls.conversion import ConversionReport
-from vllm_cls.option_lists import parse_label_tokens
+from vllm_cls.conversion.converter import ConversionReport
+from vllm_cls.parsing.option_lists import parse_label_tokens
 
 Run = Callable[..., Result]
 
@@ -42,7 +42,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         seen.update(options, model=model, out=out)
         return seen.pop("report", REPORT)
 
-    monkeypatch.setattr(vllm_cls.conversion, "convert", convert)
+    monkeypatch.setattr(vllm_cls.conversion.converter, "convert", convert)
     return seen
 
 

@@ -14,8 +14,8 @@ from starlette.testclient import TestClient
 
 import vllm_cls.async_llm
 import vllm_cls.server
+from tests.model.test_lora import train
 from tests.models import tiny
-from tests.test_lora import train
 from vllm_cls import LLM
 from vllm_cls.server import ServerSettings, lifecycle
 

@@ -12,7 +12,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from tests import test_lora, test_reward
+from tests.end_to_end import test_reward
+from tests.model import test_lora
 from tests.models import gguf_file, tiny
 
 TEXT = "The film was good"

@@ -16,10 +16,12 @@ from transformers.masking_utils import (
 )
 
 from tests.models import tiny
-from vllm_cls import LLM, calls
-from vllm_cls.runtime import kernels, selfcheck
+from vllm_cls import LLM
+from vllm_cls.calls import tasks
+from vllm_cls.runtime.attention import kernels
 from vllm_cls.runtime.batch import Work
 from vllm_cls.runtime.cuda import fp8, varlen
+from vllm_cls.runtime.loadtime import equivalence
 from vllm_cls.runtime.mask import PackedMask
 from vllm_cls.runtime.row import KeyValues, Row, Span, spans_of
 
@@ -130,7 +132,7 @@ def test_models_give_what_they_give_on_a_cpu(name: str, dtype: str, tmp_path: Pa
 def test_a_kernel_and_sdpa_agree(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = str(tiny.classifier(name, tmp_path))
     by_kernel = probs(LLM(folder, device="cuda"), prompts())
-    monkeypatch.setattr(selfcheck, "kernels_for", lambda device, dtype: [])
+    monkeypatch.setattr(equivalence, "kernels_for", lambda device, dtype: [])
     llm = LLM(folder, device="cuda")
     assert llm.describe()["attention_kernel"] == "sdpa, sequence by sequence"
     assert torch.allclose(probs(llm, prompts()), by_kernel, atol=3e-2)
@@ -150,7 +152,7 @@ def test_the_choice_of_kernel_does_not_depend_on_the_batch(tmp_path: Path) -> No
 def test_a_forward_never_waits_for_the_device(name: str, dtype: str, tmp_path: Path) -> None:
     llm = LLM(str(tiny.classifier(name, tmp_path)), device="cuda", dtype=dtype)
     engine = llm._open.engine
-    sequences = [each.sequence for each in calls.classify(llm._open, prompts()).tokenize()]
+    sequences = [each.sequence for each in tasks.classify(llm._open, prompts()).tokenize()]
     works = [Work(each) for each in sequences]
     engine.runner.logits(works)  # libraries are opened the first time
     torch.cuda.synchronize()

@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from vllm_cls.calls.scoring import ScoreOptions, check_num_labels
 from vllm_cls.errors import ConfigError
 from vllm_cls.outputs import ClassificationOutput, ClassificationRequestOutput
-from vllm_cls.scoring import ScoreOptions, check_num_labels
 
 
 class FakeLLM:

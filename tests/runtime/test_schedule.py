@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from vllm_cls.runtime import schedule
 from vllm_cls.runtime.batch import TokenSequence
-from vllm_cls.runtime.prefix import PrefixPlan, SharedPrefix, plan_prefixes
+from vllm_cls.runtime.prefixes.prefix_tree import PrefixPlan, SharedPrefix, plan_prefixes
 from vllm_cls.runtime.schedule import Budget, begun, plan_batches, waves
 
 

@@ -17,13 +17,13 @@ from starlette.testclient import TestClient
 import vllm_cls.server.app
 from vllm_cls import LLM, EngineDeadError, PromptError, hookimpl
 from vllm_cls.async_llm import AsyncLLM
-from vllm_cls.calls import Call
+from vllm_cls.calls.tasks import Call
 from vllm_cls.errors import ModelError
+from vllm_cls.inputs.tokenization import PromptProcessor
+from vllm_cls.model.loaded_model import Served
 from vllm_cls.registry import PluginInfo, Registry
 from vllm_cls.server import ServerSettings, auth, bodies, create_app, errors, limits, logs, observe
 from vllm_cls.server.metrics import Metrics
-from vllm_cls.serving import Served
-from vllm_cls.tokenization import PromptProcessor
 
 SECRETS = "the text of a prompt at /srv/models/secret.py by <object at 0x7f3e701a5d10>"
 

@@ -17,7 +17,7 @@ from .conftest import client_of
 def adapters(llm: LLM, folders: Path) -> dict[str, str]:
     """Two adapters; the second has one label."""
     pytest.importorskip("peft")
-    from tests.test_lora import train
+    from tests.model.test_lora import train
 
     base = folders / "film-critic"
     return {

@@ -95,7 +95,7 @@ def test_what_the_model_is(critic: LLM, ranker: LLM, tagger: LLM) -> None:
 
 def test_an_adapter_is_described_by_its_own_labels(llm: LLM, folders: Path) -> None:
     pytest.importorskip("peft")
-    from tests.test_lora import train
+    from tests.model.test_lora import train
 
     adapter = str(train(folders / "film-critic", folders / "one-label", ["query"], 1, seed=3))
     with client_of(llm, lora_modules={"stars": adapter}) as client:

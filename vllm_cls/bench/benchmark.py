@@ -16,7 +16,7 @@ import numpy as np
 
 from ..config import ModelConfig, RuntimeConfig
 from ..errors import ConfigError
-from ..source import Source, open_source
+from ..model.source import Source, open_source
 from . import peers, report
 from .agreement import Agreement, agreement
 from .contender import BenchError, Contender

@@ -14,8 +14,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from ..compat.lazy_imports import command_of
 from ..errors import VclsError
-from ..startup import command_of
 from .peers.base import Opening
 from .workloads import Text
 

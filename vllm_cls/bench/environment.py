@@ -23,7 +23,7 @@ def environment(threads: int, device: str = "cpu") -> dict[str, Any]:
         threads: that the contenders were given.
         device: "cpu" or "cuda[:N]".
     """
-    from ..runtime.cores import usable_cores
+    from ..runtime.machine.cores import usable_cores
 
     name, flags = _cpu()
     return {

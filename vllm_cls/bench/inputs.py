@@ -8,13 +8,13 @@ from typing import Any
 
 from ..config import ModelConfig
 from ..errors import ConfigError, PromptError
+from ..inputs.prompts import parse
+from ..inputs.tokenization import PromptProcessor
 from ..jobs.readers import read_rows
 from ..jobs.rows import PromptFields
 from ..jobs.sources import find_sources
-from ..processor import max_model_len, prompt_processor
-from ..prompts import parse
-from ..source import Source
-from ..tokenization import PromptProcessor
+from ..model.prompt_processor import max_model_len, prompt_processor
+from ..model.source import Source
 from .workloads import Text, Workload, measured, single_token_words, workload
 
 

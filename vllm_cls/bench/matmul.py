@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..runtime.prepacking import PackedLinear, onednn_is_faster
+from ..runtime.layers.prepacking import PackedLinear, onednn_is_faster
 
 _SECONDS = 0.03  # of one measurement of one shape in one form, at least
 Product = Callable[[], Any]

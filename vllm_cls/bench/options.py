@@ -65,6 +65,6 @@ class BenchOptions:
 
     @property
     def num_threads(self) -> int:
-        from ..runtime.cores import usable_cores
+        from ..runtime.machine.cores import usable_cores
 
         return self.threads or self.llm.get("num_threads") or usable_cores()

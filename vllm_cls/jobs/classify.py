@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from .. import startup
+from ..compat import lazy_imports
 from ..errors import ConfigError, JobError, PromptError
-from ..labels import is_number
 from ..metrics import Metrics, Tally
+from ..parsing.labels import is_number
 from .head_columns import HeadColumns
 from .readers import columns_of, read_rows
 from .results import ERROR, NO_PROBABILITIES, TRUNCATED, KeptFields, ResultColumns, SpanColumns, StepColumns
@@ -209,7 +209,7 @@ def _opened(
             raise ConfigError(f"{', '.join(options)}: options of LLM, and the model is an open one; give them to it.")
         yield _remote(model)
         return
-    startup.import_libraries()
+    lazy_imports.import_libraries()
     from .. import llm
 
     with llm.LLM(os.fspath(model), **options) as opened:
@@ -266,7 +266,7 @@ def _fitting(prompts: PromptFields, llm: LLM | RemoteModel, known: _Known) -> Pr
 
 
 def _places(template: str) -> list[str]:
-    from ..template import PromptTemplate
+    from ..inputs.prompt_template import PromptTemplate
 
     return PromptTemplate.parse(template).fields
 

@@ -10,8 +10,8 @@ from .results import ResultColumns
 
 if TYPE_CHECKING:
     from ..client import HeadInfo
+    from ..model.output_heads import RunningHead
     from ..outputs import RequestOutput
-    from ..running_heads import RunningHead
 
 
 @dataclass(frozen=True)

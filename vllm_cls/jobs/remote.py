@@ -10,12 +10,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from ..calls.scoring import ScoreOptions, check_num_labels
 from ..client import Answer, Client, HeadInfo, RejectedError, ServerError
 from ..errors import ConfigError, JobError, nearest
+from ..inputs.prompt_template import PromptTemplate
 from ..metrics import probabilities
 from ..outputs import ClassificationOutput, ClassificationRequestOutput
-from ..scoring import ScoreOptions, check_num_labels
-from ..template import PromptTemplate
 
 T = TypeVar("T")
 

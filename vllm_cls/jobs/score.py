@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..scoring import ScoreOptions
+from ..calls.scoring import ScoreOptions
 from .classify import JobReport, OnProgress, classify_file
 from .results import ResultColumns
 from .rows import PromptFields

@@ -7,7 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ConfigError, PromptError, nearest
-from ..labels import SEPARATORS, entries_of, is_missing, is_number, json_list, label_column, listed, number_of, text_of
+from ..parsing.labels import (
+    SEPARATORS,
+    entries_of,
+    is_missing,
+    is_number,
+    json_list,
+    label_column,
+    listed,
+    number_of,
+    text_of,
+)
 from .readers import read_rows
 from .rows import PromptFields, missing
 from .sources import find_sources

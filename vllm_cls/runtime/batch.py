@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
     from ..architecture import Architecture
-    from .lora import Adapter
+    from .layers.lora import Adapter
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,14 @@ import torch
 
 from ..errors import ConfigError, EngineDeadError, PromptError, RunError
 from ..pooler.sequences import SequenceScorer
-from . import memory, workers
 from .batch import TokenSequence, Work
-from .continuations import Continuations, chunks
 from .cuda.pipeline import fetch, look_ahead
-from .prefix_cache import PrefixCache
+from .machine import memory, workers
+from .prefixes.continuations import Continuations, chunks
+from .prefixes.prefix_cache import PrefixCache
+from .prefixes.sharing import MIN_TOKENS, Sharing
 from .runner import Runner
 from .schedule import Budget, plan_batches
-from .sharing import MIN_TOKENS, Sharing
 
 _logger = logging.getLogger("vllm_cls")
 

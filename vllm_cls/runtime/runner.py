@@ -13,22 +13,22 @@ import torch
 
 from ..architecture import Architecture
 from ..pooler.methods import PoolingMethod, all_tokens, every_token, last_pool, pooled_places
-from . import attention
+from .attention import packed_attention
+from .attention.positions import restart_positions
+from .attention.rope import RopeRule, reset_grown_frequencies, rope_rule
 from .batch import Batch, Layout, Work, packed_batch, padded_batch, to_device
 from .counters import Counters
-from .lora import Adapter, adapted
+from .layers.lora import Adapter, adapted
+from .layers.quantization import products
 from .native import attention as native
-from .positions import restart_positions
-from .quantization import products
-from .rope import RopeRule, reset_grown_frequencies, rope_rule
 from .row import Row, running, spans_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from ..pooler.sequences import SequenceScorer
-    from .cuda.graphs import Graphs
     from .cuda.varlen import Varlen
+    from .loadtime.cuda_graphs import Graphs
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class Runner:
             probe: the row says afterwards whether every mask was causal.
         """
         if self._packs(works):
-            self._use_attention(attention.NAME)
+            self._use_attention(packed_attention.NAME)
             batch = packed_batch(works, self.device)
             spans = spans_of(
                 [len(each) for each in works], [each.past for each in works], [each.keep for each in works]
@@ -168,7 +168,7 @@ class Runner:
         batch = packed_batch(works, self.device)
         spans = spans_of([len(each) for each in works], [each.past for each in works], [each.keep for each in works])
         nothing = torch.empty(0, dtype=torch.long, device=self.device) if self.mode.pruned else None
-        self._use_attention(attention.NAME)
+        self._use_attention(packed_attention.NAME)
         with running(Row(spans, nothing, kernel=self.kernel, positions=batch.positions)) as row, _as_asked(works):
             self._forward(self.backbone, batch)
         self.counters.add(num_pruned_tokens=row.num_pruned)

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 from .batch import TokenSequence
-from .prefix import PrefixPlan
+from .prefixes.prefix_tree import PrefixPlan
 
 # An own batch for each worker pays from so many tokens on; below, the workers' threads join in one.
 _MIN_TOKENS_A_WORKER = 128

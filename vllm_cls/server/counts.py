@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..errors import PromptError
-from ..prompts import parse
+from ..inputs.prompts import parse
 from .served_model import ServedModel
 from .settings import ServerSettings
 

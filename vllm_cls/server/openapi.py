@@ -11,9 +11,9 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from ..calls.scoring import ScoreOptions
 from ..errors import ConfigError
 from ..llm import LLM
-from ..scoring import ScoreOptions
 from .auth import OPEN_PATHS
 from .errors import ErrorResponse
 from .protocol.classify import ClassifyRequest

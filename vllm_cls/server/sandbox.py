@@ -19,8 +19,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..compat.lazy_imports import command_of
 from ..errors import QueueFullError
-from ..startup import command_of
 from .errors import RequestError
 
 QUICK = 0.2

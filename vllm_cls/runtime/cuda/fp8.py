@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ...errors import ConfigError
-from ..fusion import unfuse
+from ..layers.fusion import unfuse
 
 _FIRST_CAPABILITY = (8, 9)  # Ada, Hopper and later
 _MULTIPLE = 16  # of a product's inner and outer width

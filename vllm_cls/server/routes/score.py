@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from ...scoring import rank
+from ...calls.scoring import rank
 from ..bodies import json_response, read
 from ..call import Call
 from ..counts import check_pairs

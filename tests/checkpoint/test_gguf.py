@@ -1,0 +1,89 @@
+"""A GGUF file as a model: transformers' own logits, and nothing of its progress where nobody watches."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vllm_cls import LLM, convert
+
+from ..models import gguf_file
+
+OPTIONS = ["--head", "tokens", "--label-tokens", "bad= bad,good= good"]
+COMMAND = [sys.executable, "-c", "from vllm_cls.cli.main import main; main()"]
+PYTHON = "import sys, vllm_cls; vllm_cls.LLM(sys.argv[1], convert='none')"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Any]:
+    path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    return path, *gguf_file.write(path)
+
+
+def test_a_head_of_a_gguf_files_words(model: tuple[Path, Any, Any], tmp_path: Path) -> None:
+    path, lm, tokenizer = model
+    report = convert(str(path), tmp_path / "out", head="tokens", label_tokens="bad= bad,good= good")
+    assert report.format == "transformers"
+    ids = tokenizer.convert_tokens_to_ids(["Ġbad", "Ġgood"])
+    for text in ("The film was good", "a boring end"):
+        with torch.no_grad():
+            expected = lm(tokenizer(text, return_tensors="pt").input_ids).logits[0, -1, ids]
+        assert LLM(str(tmp_path / "out")).classify(text)[0].outputs.logits == pytest.approx(expected.tolist(), abs=1e-4)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert 'base_model: "tiny.gguf"' in card and "made from `tiny.gguf`" in card
+
+
+def fresh(cache: Path) -> dict[str, str]:
+    """An environment whose cache is empty, so that the file is read."""
+    return {**os.environ, "VLLM_CLS_CACHE": str(cache)}
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_a_command_draws_nothing_where_stderr_is_no_terminal(
+    model: tuple[Path, Any, Any], tmp_path: Path, quiet: bool
+) -> None:
+    command = [*COMMAND, "convert", str(model[0]), str(tmp_path / "out"), *OPTIONS, *(["--quiet"] if quiet else [])]
+    done = subprocess.run(command, env=fresh(tmp_path / "cache"), capture_output=True, text=True)
+    assert done.returncode == 0 and ("wrote" in done.stdout) is not quiet
+    assert "\r" not in done.stderr
+    lines = done.stderr.splitlines()
+    assert lines == [] if quiet else all(line.startswith("warning: ") for line in lines)
+
+
+def test_nor_does_python(model: tuple[Path, Any, Any], tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PYTHON, str(model[0])]
+    done = subprocess.run(command, env=fresh(tmp_path / "cache"), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("code", "drawn"), [(PYTHON, True), (f"import vllm_cls.cli.options as o; o.speak(o.State()); {PYTHON}", False)]
+)
+def test_a_terminal_sees_it_where_bars_are_wanted(
+    model: tuple[Path, Any, Any], tmp_path: Path, code: str, drawn: bool
+) -> None:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(model[0])], env=fresh(tmp_path / "cache"), stderr=theirs
+    )
+    os.close(theirs)
+    seen = b""
+    try:
+        while part := os.read(ours, 4096):
+            seen += part
+    except OSError:  # how a terminal ends
+        pass
+    os.close(ours)
+    assert process.wait() == 0
+    assert (b"GGUF" in seen) is drawn, seen

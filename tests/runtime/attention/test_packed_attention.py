@@ -1,0 +1,96 @@
+"""Packed attention equals attention of each sequence alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers.masking_utils import (
+    bidirectional_mask_function,
+    causal_mask_function,
+    sliding_window_causal_mask_function,
+)
+
+from vllm_cls.runtime.attention.packed_attention import NotPackable, packed_attention
+from vllm_cls.runtime.mask import PackedMask
+from vllm_cls.runtime.row import Row, running, spans_of
+
+LENGTHS = [3, 1, 7]
+
+
+def random_qkv(heads: int = 4, kv_heads: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return tuple(torch.randn(1, n, sum(LENGTHS), 8, generator=generator) for n in (heads, kv_heads, kv_heads))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("kind", ["causal", "full", "window"])
+def test_it_equals_each_sequence_alone(kind: str) -> None:
+    function = {
+        "causal": causal_mask_function,
+        "full": bidirectional_mask_function,
+        "window": sliding_window_causal_mask_function(3),
+    }[kind]
+    query, key, value = random_qkv()
+    with running(Row(spans_of(LENGTHS))):
+        output, _ = packed_attention(torch.nn.Module(), query, key, value, PackedMask(function), scaling=0.3)
+    start = 0
+    for length in LENGTHS:
+        part = slice(start, start + length)
+        index = torch.arange(length)
+        mask = torch.ones(length, length, dtype=torch.bool)
+        if kind != "full":
+            mask = index[:, None] >= index[None]
+        if kind == "window":
+            mask &= index[:, None] - index[None] < 3
+        expected = scaled_dot_product_attention(
+            query[:, :, part], key[:, :, part].repeat_interleave(2, 1), value[:, :, part].repeat_interleave(2, 1),
+            attn_mask=mask, scale=0.3,
+        )  # fmt: skip
+        assert torch.allclose(output[:, part], expected.transpose(1, 2), atol=1e-6)
+        start += length
+
+
+def test_soft_cap() -> None:
+    query, key, value = random_qkv(kv_heads=4)
+    with running(Row(spans_of(LENGTHS))):
+        output, _ = packed_attention(
+            torch.nn.Module(), query, key, value, PackedMask(causal_mask_function), scaling=1.0, softcap=2.0
+        )
+    scores = torch.tanh(query[:, :, :3] @ key[:, :, :3].transpose(2, 3) / 2) * 2
+    scores = scores.masked_fill(~torch.ones(3, 3).tril().bool(), float("-inf"))
+    assert torch.allclose(output[:, :3], (scores.softmax(-1) @ value[:, :, :3]).transpose(1, 2), atol=1e-6)
+
+
+def test_a_window_wider_than_the_sequence_needs_no_mask() -> None:
+    mask = PackedMask(sliding_window_causal_mask_function(100))
+    assert mask.of(0, 5, 5, torch.device("cpu")) == (None, True)
+    assert mask.of(0, 1, 1, torch.device("cpu"))[0] is None
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_sinks_are_a_key_without_a_value_in_each_sequence(causal: bool) -> None:
+    query, key, value = random_qkv()
+    sinks = torch.tensor([0.5, -1.0, 2.0, 0.0][: query.shape[1]])
+    mask = PackedMask.causal_() if causal else PackedMask(None)
+    with running(Row(spans_of(LENGTHS))):
+        output, _ = packed_attention(torch.nn.Module(), query, key, value, mask, scaling=1.0, s_aux=sinks)
+    groups, start = query.shape[1] // key.shape[1], 0
+    for length in LENGTHS:
+        here = slice(start, start := start + length)
+        k, v = (each[:, :, here].repeat_interleave(groups, dim=1) for each in (key, value))
+        scores = query[:, :, here] @ k.transpose(2, 3)
+        if causal:
+            scores = scores.masked_fill(~torch.ones(length, length).tril().bool(), float("-inf"))
+        weights = scores.exp() / (scores.exp().sum(-1, keepdim=True) + sinks.exp().view(1, -1, 1, 1))
+        assert torch.allclose(output[:, here], (weights @ v).transpose(1, 2), atol=1e-5)
+
+
+@pytest.mark.parametrize("extra", ["position_bias", "cache"])
+def test_what_it_cannot_do_is_refused(extra: str) -> None:
+    query, key, value = random_qkv()
+    with running(Row(spans_of(LENGTHS))), pytest.raises(NotPackable, match=extra):
+        packed_attention(torch.nn.Module(), query, key, value, None, **{extra: object()})
+    with running(Row(spans_of(LENGTHS))), pytest.raises(NotPackable, match="mask"):
+        packed_attention(torch.nn.Module(), query, key, value, torch.zeros(1))  # type: ignore[arg-type]
+    with running(Row(spans_of([2]))), pytest.raises(NotPackable, match="reshapes"):
+        packed_attention(torch.nn.Module(), query, key, value, None)

@@ -1,0 +1,97 @@
+"""What a Sentence Transformers CrossEncoder folder says beside its config.json.
+
+Until version 5 the activation is in config.json; from 6 on it is in config_sentence_transformers.json, and modules.json
+may name a `LogitScore`: two tokens of a causal model whose logits make the score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ModelError
+from .files import Checkpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+# Of `processing_kwargs`: what changes no token, and what belongs to the call that renders a chat template.
+_HARMLESS = ("padding", "pad_to_multiple_of", "return_tensors", "logits_to_keep")
+_OF_THE_CALL = ("tokenize", "truncation", "max_length", "return_dict", "chat_template", "conversation")
+
+
+@dataclass(frozen=True)
+class CrossEncoderFiles:
+    """The files of one folder.
+
+    Args:
+        activation: dotted name of a torch module, or None.
+        prompt: written before every first text, or None.
+        uses_chat_template: pairs are written by the tokenizer's chat template.
+        template_options: what that template is told, such as `add_generation_prompt`.
+        tokens: ids whose logits make the score, the negative one first where there are two; empty where there is a head.
+    """
+
+    activation: str | None
+    prompt: str | None
+    uses_chat_template: bool
+    template_options: Mapping[str, Any]
+    tokens: tuple[int, ...]
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> CrossEncoderFiles | None:
+        """What a folder says; None where it is no CrossEncoder of version 6 or later.
+
+        Raises:
+            ModelError: it holds modules that are not supported.
+        """
+        own = checkpoint.json("config_sentence_transformers.json") or {}
+        if own.get("model_type") != "CrossEncoder":
+            return None
+        modules = checkpoint.json("modules.json") or []
+        tokens: tuple[int, ...] = ()
+        for module in modules[1:]:
+            kind = str(module.get("type", "")).rpartition(".")[2]
+            if kind != "LogitScore":
+                raise ModelError(
+                    f"{checkpoint.name} is a CrossEncoder with a {kind} module ({module.get('path')}), which is not "
+                    "supported; only Transformer and LogitScore are."
+                )
+            score = checkpoint.json(f"{module['path']}/config.json") or {}
+            ids = (score.get("false_token_id"), score["true_token_id"])
+            tokens = tuple(int(each) for each in ids if each is not None)
+        transformer = checkpoint.json("sentence_bert_config.json") or {}
+        return cls(
+            activation=own.get("activation_fn"),
+            prompt=(own.get("prompts") or {}).get(own.get("default_prompt_name")),
+            uses_chat_template="message" in (transformer.get("modality_config") or {}),
+            template_options=_template_options(checkpoint, transformer.get("processing_kwargs") or {}),
+            tokens=tokens,
+        )
+
+
+def _template_options(checkpoint: Checkpoint, processing: Mapping[str, Any]) -> dict[str, Any]:
+    """What `processing_kwargs` tell the chat template.
+
+    Raises:
+        ModelError: they change more of what the model reads.
+    """
+    options = {
+        name: value for name, value in (processing.get("chat_template") or {}).items() if name != "restore_suffix"
+    }
+    told = {name: set(processing.get(name) or ()) for name in ("text", "common")}
+    strange = sorted((told["text"] | told["common"]) - set(_HARMLESS)) + sorted(set(options) & set(_OF_THE_CALL))
+    if strange:
+        raise ModelError(
+            f"{checkpoint.name} is a CrossEncoder whose processing_kwargs set {', '.join(strange)}, which is not supported; "
+            "take them out of sentence_bert_config.json if they change nothing."
+        )
+    return options
+
+
+def read_activation(checkpoint: Checkpoint, config: PreTrainedConfig) -> None:
+    """Put the folder's activation where versions before 6 have it, in the config."""
+    files = CrossEncoderFiles.of(checkpoint)
+    if files is not None and files.activation and not getattr(config, "sentence_transformers", None):
+        config.sentence_transformers = {"activation_fn": files.activation}

@@ -1,0 +1,1 @@
+"""How torch and transformers are imported, called, and kept quiet."""

@@ -1,0 +1,192 @@
+"""Calls into transformers: whatever fails there is told as what it is, a fault of the model's files."""
+
+from __future__ import annotations
+
+import copy
+import re
+import threading
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ModelError, VclsError
+from ..parsing.json_fields import shown
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+    from ..checkpoint.files import Checkpoint
+
+# How many tensors, and numbers in one, a class may have in any case, and for each tensor, and byte, of its files.
+_FEW_TENSORS, _SMALL_TENSOR = 5_000, 10**8
+_TENSORS_EACH, _NUMBERS_A_BYTE = 16, 4
+# What no model has, whatever its files.
+_MANY_TENSORS, _LARGE_TENSOR = 200_000, 10**11
+_MANY = "tensors"
+_SIZES = ("size", "layers", "heads", "layer", "head", "dim", "embeddings", "positions", "n_embd", "d_model", "groups")
+
+
+@contextmanager
+def model_errors(what: str, config: Any = None, *, advice: str = "") -> Iterator[None]:
+    """Turn what transformers raises into a `ModelError`; what code of ours raises, which it may call, stays as it is.
+
+    Args:
+        what: cannot be done, with the model's name.
+        config: the model's, whose fields the error may come from.
+        advice: what can be done, in a sentence.
+    """
+    try:
+        yield
+    except (VclsError, MemoryError):
+        raise
+    except BaseException as error:
+        panics = type(error).__name__ == "PanicException"  # of Rust's, which is no Exception
+        if not (isinstance(error, Exception) or panics) or _is_ours(error):
+            raise
+        raise ModelError(f"{what} ({reason(error)}){hints(config, reason(error))}. {advice}".rstrip()) from error
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether it was raised in code of this package."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).partition(".")[0] == __name__.partition(".")[0]
+
+
+def on_meta(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:
+    """A model without memory, of a copy of a config.
+
+    Raises:
+        ModelError: the config describes none.
+    """
+    import torch
+
+    with (
+        without_memory(f"{model_class.__name__} cannot be made from the model's config.json", config),
+        torch.device("meta"),
+    ):
+        return model_class(copy.deepcopy(config))
+
+
+@contextmanager
+def without_memory(what: str, config: PreTrainedConfig) -> Iterator[None]:
+    """As `model_errors`, where a model is built that takes no memory, and so is refused only where it would never end."""
+    message = "config.json asks for {}, which no model has"
+    with model_errors(what, config), _bounded(_LARGE_TENSOR, _MANY_TENSORS, message, config):
+        yield
+
+
+def reason(error: BaseException) -> str:
+    """What another library's error says, in a line; with its name, where that is half of what it says."""
+    text = " ".join(str(error).split())[:300].rstrip(".")
+    speaks = isinstance(error, (ValueError, OSError, ImportError, RuntimeError)) or text.startswith("Validation error")
+    return text if speaks and text else f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def hints(config: Any, said: str) -> str:
+    """`suspicious` fields, to be put behind an error; empty where none is."""
+    found = list(suspicious(config, said))[:4] if config is not None else []
+    return f"; {'; '.join(found)}" if found else ""
+
+
+def suspicious(config: Any, said: str) -> Iterator[str]:
+    """Fields of config.json that an error may come from, in words: values that it names, and those that no model works with.
+
+    transformers takes some of the latter; so this explains a failure, and is none.
+
+    Args:
+        config: transformers' config, or what the file says.
+        said: the error.
+    """
+    for prefix, fields, defaults in _fields(config):
+        for name, value in sorted(fields.items()):
+            strange = _strange(name, value, defaults.get(name), fields.get("vocab_size"), said)
+            if strange is not None:
+                yield f"{prefix}{name} {strange}"
+        hidden, heads = fields.get("hidden_size"), fields.get("num_attention_heads")
+        if type(hidden) is int and type(heads) is int and heads > 0 and hidden % heads:
+            yield f"{prefix}hidden_size {hidden} is no multiple of num_attention_heads {heads}"
+
+
+def _strange(name: str, value: Any, default: Any, vocabulary: Any, said: str) -> str | None:
+    """What is strange about a field, to be put behind its name; None where nothing is."""
+    told = f"is {shown(value)}"
+    if value is None:
+        return "is null" if "None" in said and default is not None else None
+    if name.endswith("_token_id") and type(vocabulary) is int and type(value) is int and not 0 <= value < vocabulary:
+        return f"{told}, outside the vocabulary of {vocabulary}"
+    no_size = type(value) is int and name.endswith(_SIZES) and (value < 1 or (value > 99 and _MANY in said))
+    return told if no_size or (value != default and _is_named(value, said)) else None
+
+
+def _is_named(value: Any, said: str) -> bool:
+    """Whether an error speaks of a value: a number by itself, a string in quotes."""
+    if isinstance(value, str):
+        return repr(value) in said
+    return (
+        type(value) in (int, float) and re.search(rf"(?<![\w.'-]){re.escape(str(value))}(?![\w.'])", said) is not None
+    )
+
+
+def _fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
+    """(path, fields, their defaults) of a config and of those within it."""
+    fields = dict(config) if isinstance(config, Mapping) else vars(config)
+    known = getattr(type(config), "__dataclass_fields__", {})
+    yield prefix, fields, {name: each.default for name, each in known.items()}
+    for name, value in fields.items():
+        if name.endswith(("_config", "rope_parameters", "rope_scaling")) and (
+            isinstance(value, Mapping) or hasattr(value, "sub_configs")
+        ):
+            yield from _fields(value, f"{prefix}{name}.")
+
+
+def no_larger_than(checkpoint: Checkpoint, config: Any) -> AbstractContextManager[None]:
+    """Refuse a model as it is built of a config, in this thread, once it is much larger than its files.
+
+    Raises:
+        ModelError: it has a tensor, or so many of them, that nothing in the files could fill.
+    """
+    size, count = checkpoint.num_bytes, len(checkpoint.locations)
+    return _bounded(
+        max(_SMALL_TENSOR, _NUMBERS_A_BYTE * size),
+        max(_FEW_TENSORS, _TENSORS_EACH * count) if count else _MANY_TENSORS,
+        f"{checkpoint.name}: config.json asks for {{}}, and the weights are {size} bytes in {count} tensors",
+        config,
+    )
+
+
+@contextmanager
+def _bounded(largest: int, most: int, message: str, config: Any) -> Iterator[None]:
+    """Refuse a model as it is built, in this thread.
+
+    Args:
+        largest: numbers in a tensor.
+        most: tensors.
+        message: with a place for what is too much.
+    """
+    from torch.nn.modules import module as torch_module
+
+    thread, count = threading.get_ident(), 0
+
+    def check(module: Any, name: str, tensor: Any) -> None:
+        nonlocal count
+        if tensor is None or threading.get_ident() != thread:
+            return
+        count += 1
+        if tensor.numel() > largest:
+            told = f"a {name} of {tuple(tensor.shape)} in its {type(module).__name__}"
+        elif count > most:
+            told = f"more than {most} {_MANY}"
+        else:
+            return
+        raise ModelError(f"{message.format(told)}; correct its sizes, or fetch the model again{hints(config, told)}.")
+
+    hooks = [
+        torch_module.register_module_parameter_registration_hook(check),
+        torch_module.register_module_buffer_registration_hook(check),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,390 @@
+"""`convert`: a model becomes a classifier on disk. The facade; heads and writing are found through hooks."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..architecture import ConversionPlan, HeadResult, NamedHeadRequest, Target
+from ..config import DTYPES, ModelConfig
+from ..errors import ConfigError
+from ..head_source import EXISTING
+from ..inputs.pair_template import to_store
+from ..inputs.prompt_template import PromptTemplate
+from ..jobs.rows import PromptFields
+from ..jobs.training import TrainingRows, read_labels, read_training_rows
+from ..model.loading import as_reward, head_request, make_head, refuse_nameless, target_for, token_head
+from ..model.source import Source, open_source
+from ..registry import registry
+from .calibration import calibrated
+from .head_job import HeadJob
+from .head_options import ONE_LABEL, HeadOptions
+from .model_card import card_values, labels_of
+from .named_heads import head_names, shared_settings, without_heads
+from .pad_token import choose_pad
+
+_OF_A_MODEL = [each.name for each in dataclasses.fields(ModelConfig)]
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What a conversion did.
+
+    Args:
+        out: the folder.
+        model_class: the class that opens it.
+        format: "transformers" where plain transformers opens it, else "vcls".
+        head: the head's source.
+        labels: of the head.
+        heads: the names of all heads, where they have names.
+        report: measurements made with the head (accuracy, majority …).
+        num_bytes: written, weights and all.
+    """
+
+    out: str
+    model_class: str
+    format: str
+    head: str
+    pooling: str
+    labels: list[str]
+    heads: list[str] = field(default_factory=list)
+    report: Mapping[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    num_bytes: int = 0
+    dry_run: bool = False
+
+
+def convert(
+    model: str,
+    out: str | Path,
+    *,
+    head: str | None = None,
+    labels: Sequence[str] | None = None,
+    num_labels: int | None = None,
+    problem_type: str | None = None,
+    label_tokens: str | Mapping[str, Any] | None = None,
+    train: str | None = None,
+    text_field: str = "text",
+    text_pair_field: str | None = None,
+    label_field: str = "label",
+    validation_split: float = 0.2,
+    seed: int = 0,
+    bias: bool | None = None,
+    calibrate: str | None = None,
+    head_weights: str | None = None,
+    prompt_template: str | None = None,
+    chat_template_prompt: bool = False,
+    pooling: str | None = None,
+    logit_bias: float | None = None,
+    head_name: str | None = None,
+    lora: str | None = None,
+    link: bool = False,
+    dtype: str | None = None,
+    max_shard_size: str | int = "5GB",
+    dry_run: bool = False,
+    overwrite: bool = False,
+    **model_options: Any,
+) -> ConversionReport:
+    """Convert a model into a classifier and write it; the arguments are those of `vcls convert`.
+
+    Args:
+        model: a folder, a hub id or a `.gguf` file.
+        out: the folder to make; never half a checkpoint.
+        head: "existing", "tokens", "two-way", "sequence", "fit", "file", "random", or a plugin's; None is "existing" where
+            there is one.
+        head_name: what the head is called, of several behind one backbone. A model that has such heads gets one more.
+        bias: of a fitted head, even where only our own format can hold it; of a calibration, unless it is False.
+        lora: the folder of a PEFT LoRA adapter, which is merged into the weights; its head is the "existing" one.
+        calibrate: a file of labelled rows, on which temperature and biases are fitted.
+        model_options: `plugin`, `tokenizer`, `allow_pickle`, `trust_remote_code`, `revision`, `hf_overrides`,
+            `device`, `max_model_len`, `max_num_batched_tokens`, `convert`, `score_template`; and the options that a
+            plugin's head has of its own.
+
+    Raises:
+        ModelError: the model cannot be converted so.
+        ConfigError: options contradict each other.
+    """
+    written_as: dict[str, Any] = {
+        "dtype": _dtype(dtype),
+        "max_shard_size": _size(max_shard_size),
+        "link": link,
+        "overwrite": overwrite,
+    }
+    budget = model_options.pop("max_num_batched_tokens", None)
+    others = [*inspect.signature(convert).parameters, *_OF_A_MODEL, "max_num_batched_tokens"]
+    own = {name: model_options.pop(name) for name in [*model_options] if name not in _OF_A_MODEL}
+    options = ModelConfig.of(model, lora=lora, **{**model_options, "convert": model_options.get("convert") or "auto"})
+    wanted = HeadOptions(
+        head=head,
+        labels=labels or (),
+        num_labels=num_labels,
+        problem_type=problem_type,
+        label_tokens=label_tokens,
+        train=train,
+        text_field=text_field,
+        text_pair_field=text_pair_field,
+        label_field=label_field,
+        validation_split=validation_split,
+        seed=seed,
+        bias=bias,
+        calibrate=calibrate,
+        head_weights=head_weights,
+        pooling=pooling,
+        logit_bias=logit_bias,
+        head_name=head_name,
+        own=own,
+    ).checked(options, others)
+    source, made_from = _opened(options, wanted)
+    _store_prompt(made_from, prompt_template, chat_template_prompt)
+    wanted = wanted.fitting(made_from)
+    job = HeadJob(made_from, options, str(wanted.pooling), budget, wanted.count)
+    job.warnings += _bare_prompt(job, wanted)
+    result, alone = _calibrated(job, wanted, _made(job, wanted))
+    _store_settings(alone, made_from, str(wanted.head), options)
+    target = alone if head_name is None else _named(source, job, wanted, result, alone)
+    plan = _plan(job, target, result, Path(out))
+    plan = dataclasses.replace(plan, checkpoint=source.checkpoint, dry_run=dry_run, **written_as)
+    written = registry().hook.vcls_write_checkpoint(plan=plan)
+    job.warnings += written.warnings
+    return ConversionReport(
+        out=str(out),
+        model_class=target.classifier_class.__name__,
+        format=source.architecture.checkpoint_format(target.config),
+        head=str(wanted.head),
+        pooling=job.pooling,
+        labels=labels_of(alone),
+        heads=[each["name"] for each in target.config.vcls.get("heads", ())],
+        report=dict(result.head.report),
+        warnings=job.warnings,
+        files=list(written.files),
+        num_bytes=written.num_bytes,
+        dry_run=dry_run,
+    )
+
+
+def _opened(options: ModelConfig, wanted: HeadOptions) -> tuple[Source, Source]:
+    """The model, and what its head is made from: the model without named heads.
+
+    Raises:
+        ConfigError: it has heads with names, and this one has none, or an adapter is to be merged into it.
+    """
+    source = open_source(options)
+    if wanted.head is None and options.convert == "auto":
+        refuse_nameless(source)
+    names = head_names(source)
+    if names and wanted.changes_the_head:
+        shown = f"{source.checkpoint.name} has the heads {', '.join(names)}"
+        raise ConfigError(f"{shown}; give the new one a name, --head-name, or take the model that they were made from.")
+    if source.adapter is not None and (names or wanted.head_name is not None):
+        raise ConfigError(
+            f"--head-name: the adapter {source.adapter.name} is to be merged first, by a conversion of its own; then name heads "
+            "in the result."
+        )
+    return source, without_heads(source) if names and wanted.head_name is not None else source
+
+
+def _made(job: HeadJob, wanted: HeadOptions) -> HeadResult:
+    """The head that is asked for, before any calibration.
+
+    Raises:
+        ModelError: the model cannot give it.
+        ConfigError: it has other labels than those asked for.
+    """
+    source, method = job.source, str(wanted.head)
+    options, labels = _source_options(job, wanted)
+    result = make_head(
+        source,
+        method,
+        options,
+        labels=labels,
+        problem_type=wanted.problem_type or (source.config.problem_type if method == EXISTING else None),
+        pooling=job.pooling,
+        tokenize=job.token_ids,
+        states=job.states,
+    )
+    if job.options.convert == "reward":
+        result = as_reward(source, result)
+    if wanted.num_labels is not None and len(result.labels) not in (0, wanted.num_labels):
+        raise ConfigError(
+            f"--num-labels {wanted.num_labels}, but the {method} head has {len(result.labels)}: "
+            f"{', '.join(result.labels)}."
+        )
+    if len(result.labels) == 1 and result.problem_type == "single_label_classification":
+        raise ConfigError(ONE_LABEL)
+    return _with_logit_bias(result, wanted.logit_bias)
+
+
+def _bare_prompt(job: HeadJob, wanted: HeadOptions) -> list[str]:
+    """What is to be said of a head of the language model's own words whose prompts are bare texts."""
+    processor = job.processor
+    written = processor.template is not None or processor.chat_template_prompt or processor.pairs.template is not None
+    if not wanted.source.reads_lm_head or job.source.task == "token_classify" or written:
+        return []
+    told = "no prompt template: the labels are scored as what follows the bare text; --prompt-template asks a question"
+    if wanted.source.one_label and processor.pairs.refused:
+        told += ", and pairs are refused until --score-template says how they are written"
+    return [told]
+
+
+def _source_options(job: HeadJob, wanted: HeadOptions) -> tuple[dict[str, Any], Sequence[str]]:
+    """What a head source is given as its options, and the labels; labelled rows too, which may name these, where it takes them."""
+    labels = wanted.labels
+    found: dict[str, Any] = {
+        "num_labels": wanted.num_labels,
+        "label_tokens": wanted.label_tokens,
+        "seed": wanted.seed,
+        "bias": bool(wanted.bias),
+        "head_weights": wanted.head_weights,
+        "validation_split": wanted.validation_split,
+        "adapter": job.source.adapter,
+        **wanted.own,
+    }
+    from_tokens = token_head(job.source)
+    if from_tokens is not None and from_tokens.method == wanted.head and wanted.label_tokens is None:
+        found |= from_tokens.options
+    if wanted.train:
+        rows = _labelled_rows(job, "--train", wanted.train, wanted, wanted.problem_type)
+        read = read_labels(rows, labels, wanted.problem_type)
+        job.warnings += read.notes
+        labels = read.names
+        found |= {"prompts": rows.prompts, "targets": read.targets, "train_name": Path(wanted.train).name}
+    return found, labels
+
+
+def _calibrated(job: HeadJob, wanted: HeadOptions, result: HeadResult) -> tuple[HeadResult, Target]:
+    """The head, calibrated where `--calibrate` asks for it, and the class that holds it."""
+    source = job.source
+    target = target_for(source, result, job.pooling)
+    if not wanted.calibrate:
+        return result, target
+    if source.adapter is not None:
+        raise ConfigError(
+            f"--calibrate: the adapter {source.adapter.name} is to be merged first, by a conversion of its own; then calibrate "
+            "the result."
+        )
+    rows = _labelled_rows(job, "--calibrate", wanted.calibrate, wanted, target.config.problem_type)
+    result = calibrated(
+        job, result, target, rows, rows_path=wanted.calibrate, seed=wanted.seed, intercept=wanted.bias is not False
+    )
+    return result, target_for(source, result, job.pooling)
+
+
+def _named(source: Source, job: HeadJob, wanted: HeadOptions, result: HeadResult, alone: Target) -> Target:
+    """The classifier that has this head beside those that `source` has."""
+    if wanted.head != EXISTING and source.is_classifier and not head_names(source):
+        job.warnings.append(
+            f"the head that {source.checkpoint.name} has is not kept, since it has no name; to keep it, convert with --head "
+            "existing --head-name first, and add this head to the result"
+        )
+    request = NamedHeadRequest(
+        name=str(wanted.head_name),
+        head=result,
+        alone=alone,
+        made_for=head_request(job.source, {}, pooling=job.pooling),
+        config=source.config,
+        shared=shared_settings(source, alone.config.vcls),
+    )
+    target: Target = registry().hook.vcls_named_head(request=request)
+    return target
+
+
+def _store_prompt(source: Source, prompt_template: str | None, chat_template_prompt: bool) -> None:
+    """Put the prompt's form into the config, where everything that runs the model reads it."""
+    if source.task == "token_classify" and (prompt_template is not None or chat_template_prompt):
+        raise ConfigError("a token classifier labels the text itself; leave --prompt-template and its like out.")
+    settings = dict(source.settings)
+    if prompt_template is not None:
+        PromptTemplate.parse(prompt_template)
+        settings["prompt_template"] = prompt_template
+    if chat_template_prompt:
+        settings["chat_template_prompt"] = True
+        if source.tokenizer is None or not source.tokenizer.chat_template:
+            raise ConfigError(
+                "--chat-template-prompt: this model's tokenizer has no chat template; use --prompt-template."
+            )
+    if settings:
+        source.config.vcls = settings
+
+
+def _labelled_rows(job: HeadJob, option: str, path: str, wanted: HeadOptions, problem_type: str | None) -> TrainingRows:
+    """Prompts and labels of a file; what is to be said of it, and of rows that are left out, becomes a warning."""
+    fields = PromptFields(wanted.text_field, wanted.text_pair_field)
+    rows = read_training_rows(path, fields, wanted.label_field, option, problem_type)
+    job.warnings += rows.notes
+    if rows.skipped:
+        job.warnings.append(f"{len(rows.skipped)} rows of {path} were left out; the first: {rows.skipped[0]}")
+    return rows
+
+
+def _with_logit_bias(result: HeadResult, logit_bias: float | None) -> HeadResult:
+    """Subtract `logit_bias` from every logit by the head's own bias."""
+    import torch
+
+    if logit_bias is None:
+        return result
+    linear = result.head.linear
+    if linear is None:
+        raise ConfigError(f"--logit-bias needs a linear head, not --head {result.head.method}; set it where it runs.")
+    linear = linear.rescaled(1.0, torch.full((linear.num_labels,), -float(logit_bias)))
+    return dataclasses.replace(result, head=dataclasses.replace(result.head, linear=linear))
+
+
+def _store_settings(target: Target, source: Source, method: str, options: ModelConfig) -> None:
+    settings = {**(getattr(target.config, "vcls", None) or {}), "head_method": method}
+    settings["pooling"] = settings.get("pooling") or source.architecture.pooling(source.backbone_config)
+    length = options.max_model_len or source.sentence_transformers_length()
+    if length is not None:  # that file is not written, and the head was made for texts of this length
+        settings["max_model_len"] = length
+    target.config.vcls = {**settings, **to_store(options, source, int(target.config.num_labels))}
+    if method != EXISTING:  # these ask for a head that is made now
+        for config in (target.config, getattr(target.config, "backbone_config", None)):
+            for name in ("classifier_from_token", "method", "is_original_qwen3_reranker"):
+                if hasattr(config, name):
+                    delattr(config, name)
+
+
+def _plan(job: HeadJob, target: Target, result: HeadResult, out: Path) -> ConversionPlan:
+    """What is to be written; where transformers pools by looking for pad tokens, with one that it can look for."""
+    source, tokenizer = job.source, None
+    native = source.architecture.checkpoint_format(target.config) == "transformers"
+    searched = native and source.architecture.pooling(source.backbone_config) == "LAST"
+    pad = getattr(source.backbone_config.get_text_config(), "pad_token_id", None)
+    if searched and not (result.head.trained and pad is not None):  # a head that is trained knows its pad token
+        warnings, tokenizer = choose_pad(source, target, job)
+        job.warnings += warnings
+    if source.lower_cases:  # which the written tokenizer does by itself, as the one that was read does now
+        tokenizer = source.tokenizer
+    return ConversionPlan(
+        checkpoint=source.checkpoint,
+        config=target.config,
+        classifier_class=target.classifier_class,
+        head_tensors=target.head_tensors,
+        moved=target.moved,
+        out=out,
+        tokenizer=tokenizer,
+        adapter=source.adapter,
+        card=registry().hook.vcls_model_card(values=card_values(job, target, result, out.resolve().name, native)),
+    )
+
+
+def _dtype(name: str | None) -> str | None:
+    if name not in (None, *DTYPES):
+        raise ConfigError(f"dtype={name!r} is unknown; use one of {', '.join(DTYPES)}.")
+    return None if name == "auto" else name
+
+
+def _size(value: str | int) -> int:
+    """Bytes of "5GB", "500MB" or a number."""
+    if isinstance(value, int) and value > 0:
+        return value
+    value = str(value)
+    units = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
+    number, unit = value[:-2], value[-2:].upper()
+    if unit not in units or not number.replace(".", "", 1).isdigit():
+        raise ConfigError(f"--max-shard-size {value!r} is not a size such as 5GB or 500MB.")
+    return int(float(number) * units[unit])

@@ -1,0 +1,1 @@
+"""Prompts become token ids: what a prompt may be, templates, tokenization, truncation."""

@@ -1,0 +1,409 @@
+"""Prompts → token sequences, many at a time: template, tokenizer, truncation, checks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from ..architecture import Architecture
+from ..errors import ConfigError, PromptError, PromptTooLongError
+from ..runtime.batch import TokenSequence, token_sequence
+from .pair_template import PairForm
+from .prompt_template import PromptTemplate
+from .prompts import Prompt, parse
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+    from ..runtime.layers.lora import Adapter
+
+
+@dataclass(frozen=True)
+class Truncation:
+    """What happens to a prompt that is too long.
+
+    Args:
+        limit: tokens to cut it to; None refuses it instead.
+        side: "right" cuts the end, "left" the start, None is the tokenizer's own side.
+    """
+
+    limit: int | None = None
+    side: str | None = None
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the tokens of a text stand in it.
+
+    Args:
+        offsets: `(start, end)` in characters, one a token.
+        special: 1 for a token that the tokenizer added.
+    """
+
+    text: str
+    offsets: Sequence[tuple[int, int]]
+    special: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """A prompt as the model will see it, and whether it was cut; `places` of a plain text, where they are wanted."""
+
+    sequence: TokenSequence
+    truncated: bool
+    places: Places | None = None
+
+    def run_with(self, adapter: Adapter | None, cache_salt: str | None = None) -> Tokenized:
+        """The same, to be run with a LoRA adapter, and with a salt unless it has its own."""
+        if adapter is None and cache_salt is None:
+            return self
+        salt = self.sequence.cache_salt or cache_salt
+        return replace(self, sequence=replace(self.sequence, adapter=adapter, cache_salt=salt))
+
+
+_LIMIT = "truncate_prompt_tokens"
+
+# Token ids, their types, and what a fast tokenizer knows of their places.
+_Encoding = tuple[list[int], "list[int] | None", Any]
+
+
+def _no_room(prompt: Prompt, limit: int) -> str:
+    if prompt.text_pair is None:
+        return f"the template alone is longer than {limit} tokens; shorten it, or raise max_model_len."
+    return (
+        f"the query and the template leave no room for the document within {limit} tokens; shorten the query "
+        "(max_tokens_per_query), or raise max_model_len."
+    )
+
+
+def _marked(tokenized: Tokenized, prompt: Prompt) -> Tokenized:
+    """With the prompt's `cache_salt`, which keeps its keys and values apart from those of other salts, and its cuts."""
+    if prompt.shortened:
+        tokenized = replace(tokenized, truncated=True)
+    if prompt.cache_salt is None:
+        return tokenized
+    return replace(tokenized, sequence=replace(tokenized.sequence, cache_salt=prompt.cache_salt))
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A prompt just before the tokenizer."""
+
+    text: str
+    text_pair: str | None
+    add_special_tokens: bool
+
+
+@dataclass(frozen=True)
+class PromptProcessor:
+    """Everything that stands between a prompt and its token ids.
+
+    Args:
+        tokenizer: or None, and then only token ids are taken.
+        architecture: numbers positions, knows of token types.
+        config: the backbone's.
+        max_model_len: longest sequence, in tokens.
+        template: stored or given; None leaves texts as they are.
+        chat_template_prompt: put a text into the tokenizer's chat template, as the user's message.
+        pairs: how two texts become one prompt, where `template` does not say.
+        with_places: remember where tokens stand in their text.
+        prefix: written before every text, and cut with it; an embedder's own prompt.
+        skipped_pad: the pad token before which the head looks for a prompt's last token, or None.
+    """
+
+    tokenizer: PreTrainedTokenizerBase | None
+    architecture: Architecture
+    config: PreTrainedConfig
+    max_model_len: int
+    template: PromptTemplate | None = None
+    chat_template_prompt: bool = False
+    pairs: PairForm = field(default_factory=PairForm)
+    with_places: bool = False
+    prefix: str = ""
+    skipped_pad: int | None = None
+    # A tokenizer keeps its truncation as state: one call at a time.
+    _lock: AbstractContextManager[Any] = field(default_factory=threading.RLock, repr=False, compare=False)
+
+    def tokenize(
+        self,
+        prompts: Sequence[Any],
+        truncation: Truncation = Truncation(),
+        *,
+        add_special_tokens: bool | None = None,
+    ) -> list[Tokenized | PromptError]:
+        """Token sequences in the order of `prompts`; a bad prompt gives its error in its place.
+
+        Args:
+            truncation: what happens to a prompt that is too long.
+            add_special_tokens: None means True for texts and False for chats, as vLLM's server has it.
+        """
+        results: list[Tokenized | PromptError | None] = [None] * len(prompts)
+        rendered: list[tuple[int, Prompt, Rendered]] = []
+        for index, each in enumerate(prompts):
+            try:
+                prompt = self._within_limits(parse(each))
+                if prompt.token_ids is not None:
+                    results[index] = _marked(self._from_ids(prompt.token_ids, truncation), prompt)
+                else:
+                    rendered.append((index, prompt, self.render(prompt, add_special_tokens)))
+            except PromptError as error:
+                results[index] = error
+        encoded = self._encode_all([each for _, _, each in rendered])
+        for (index, prompt, text), encoding in zip(rendered, encoded, strict=True):
+            try:
+                results[index] = _marked(self._fitted(prompt, text, encoding, truncation), prompt)
+            except PromptError as error:
+                results[index] = error
+        return results  # type: ignore[return-value]  # every place was filled
+
+    def token_ids(self, prompt: Any, suffix: str = "", *, add_special_tokens: bool | None = None) -> list[int]:
+        """Token ids of one prompt with `suffix` written behind it, untruncated; `add_special_tokens` as for `tokenize`.
+
+        Raises:
+            PromptError: the prompt is bad.
+        """
+        text = self.render(parse(prompt), add_special_tokens)
+        joined = Rendered(
+            text.text + suffix if text.text_pair is None else text.text, text.text_pair, text.add_special_tokens
+        )
+        encoding = self._encode_all([joined])[0]
+        if isinstance(encoding, PromptError):
+            raise encoding
+        return list(encoding[0])
+
+    def render(self, prompt: Prompt, add_special_tokens: bool | None) -> Rendered:
+        """The text that the tokenizer gets."""
+        if self.tokenizer is None:
+            raise PromptError("this model has no tokenizer; give token ids, or a tokenizer with --tokenizer.")
+        if prompt.messages is not None:
+            if self.prefix:
+                raise PromptError(
+                    "this model writes a prompt before a text, and a chat has no place for it; give a text."
+                )
+            return Rendered(self._chat(prompt.messages, prompt.chat_template_kwargs), None, add_special_tokens is True)
+        if prompt.text_pair is not None and (self.pairs.template is not None or self.template is None):
+            return self._pair(prompt, add_special_tokens)
+        if self.template is not None:
+            if prompt.text_pair is not None and "text_pair" not in self.template.fields:
+                raise PromptError(
+                    "the stored prompt template has no {text_pair}; give one text, or run without the template."
+                )
+            text: str = self.template.render(prompt.values)
+            if not self.chat_template_prompt:
+                return Rendered(text, None, add_special_tokens is not False)
+        elif prompt.text is None:
+            raise PromptError("the prompt has no text.")
+        else:
+            text = self.prefix + prompt.text
+        if self.chat_template_prompt:
+            return Rendered(self._chat([{"role": "user", "content": text}]), None, add_special_tokens is True)
+        return Rendered(text, None, add_special_tokens is not False)
+
+    def _pair(self, prompt: Prompt, add_special_tokens: bool | None) -> Rendered:
+        """Two texts, as the model wants them."""
+        form, query, document = self.pairs, prompt.text or "", prompt.text_pair or ""
+        special = add_special_tokens is not False
+        if form.refused is not None:
+            raise PromptError(form.refused)
+        if form.template is not None and self.tokenizer is not None:
+            instruction = prompt.fields.get("instruction")
+            text = form.template.render(
+                self.tokenizer, query, document, instruction if isinstance(instruction, str) else None
+            )
+            if add_special_tokens is None:
+                special = form.template.adds_special_tokens
+            begins = self.tokenizer.bos_token is not None and text.startswith(self.tokenizer.bos_token)
+            return Rendered(text, None, special and not begins)
+        if self.chat_template_prompt:
+            raise PromptError("the stored prompt is the chat template round one text; give one, not a pair.")
+        query = self.prefix + form.query_prefix + query
+        return Rendered(query + document, None, special) if form.concatenated else Rendered(query, document, special)
+
+    def _within_limits(self, prompt: Prompt) -> Prompt:
+        """A pair whose texts have at most as many tokens of their own as it allows."""
+        if prompt.text is None or prompt.text_pair is None:
+            return prompt
+        query = self._first_tokens(prompt.text, "max_tokens_per_query", prompt.max_tokens_per_query)
+        document = self._first_tokens(prompt.text_pair, "max_tokens_per_doc", prompt.max_tokens_per_doc)
+        if query == prompt.text and document == prompt.text_pair:
+            return prompt
+        return replace(prompt, text=query, text_pair=document, shortened=True)
+
+    def _first_tokens(self, text: str, name: str, limit: Any) -> str:
+        """The part of a text that its first `limit` tokens stand for; all of it for 0."""
+        if not isinstance(limit, int) or isinstance(limit, bool) or not 0 <= limit < self.max_model_len:
+            raise ConfigError(
+                f"{name}={limit!r} must be 0 (no limit) or less than {self.max_model_len}, the model's length.", name
+            )
+        if limit == 0:
+            return text
+        tokenizer: Any = self.tokenizer
+        if not getattr(tokenizer, "is_fast", False):
+            raise ConfigError(
+                f"{name} needs a tokenizer that knows where its tokens stand; this model's is not a fast one.", name
+            )
+        with self._lock:
+            encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        offsets = encoding["offset_mapping"]
+        return text if len(offsets) <= limit else text[: offsets[limit - 1][1]]
+
+    def _chat(self, messages: Sequence[Any], kwargs: Mapping[str, Any] = {}) -> str:
+        from jinja2 import TemplateError
+
+        tokenizer: Any = self.tokenizer
+        if not (kwargs.get("chat_template") or tokenizer.chat_template):
+            raise PromptError(
+                "this model's tokenizer has no chat template; give texts, or a template with chat_template=…."
+            )
+        try:
+            text: str = tokenizer.apply_chat_template(
+                list(messages), tokenize=False, **{"add_generation_prompt": self.chat_template_prompt, **kwargs}
+            )
+        except (TemplateError, ValueError, TypeError, KeyError, IndexError) as error:
+            raise PromptError(f"the chat template refuses these messages: {error}") from error
+        return text
+
+    def _encode_all(self, texts: Sequence[Rendered]) -> list[_Encoding | PromptError]:
+        """The encoding of each text; batched by what the tokenizer has to be told."""
+        results: list[Any] = [None] * len(texts)
+        groups: dict[tuple[bool, bool], list[int]] = {}
+        for index, each in enumerate(texts):
+            groups.setdefault((each.text_pair is not None, each.add_special_tokens), []).append(index)
+        for indices in groups.values():
+            try:
+                for index, encoding in zip(indices, self._encode([texts[i] for i in indices]), strict=True):
+                    results[index] = encoding
+            except (UnicodeError, ValueError, TypeError, OverflowError):  # one bad text fails the call: find it
+                for index in indices:
+                    try:
+                        results[index] = self._encode([texts[index]])[0]
+                    except (UnicodeError, ValueError, TypeError, OverflowError) as error:
+                        results[index] = PromptError(f"the tokenizer refuses this text: {error}")
+        return results
+
+    def _encode(self, texts: Sequence[Rendered], **options: Any) -> list[_Encoding]:
+        tokenizer: Any = self.tokenizer
+        pairs = [each.text_pair for each in texts] if texts[0].text_pair is not None else None
+        with self._lock:
+            encoding = tokenizer(
+                [each.text for each in texts],
+                pairs,
+                add_special_tokens=texts[0].add_special_tokens,
+                return_attention_mask=False,
+                verbose=False,
+                **options,
+            )
+        types = encoding.get("token_type_ids") or [None] * len(texts)
+        places = encoding.encodings if self.with_places else [None] * len(texts)
+        return list(zip(encoding["input_ids"], types, places, strict=True))
+
+    def _fitted(self, prompt: Prompt, text: Rendered, encoding: Any, truncation: Truncation) -> Tokenized:
+        if isinstance(encoding, PromptError):
+            raise encoding
+        limit = self._limit(truncation)
+        if len(encoding[0]) <= limit:
+            return self._tokenized(prompt, text, encoding, False)
+        if truncation.limit is None:
+            raise self._too_long(len(encoding[0]))
+        side = self._side(truncation)
+        templated = self.template is not None or (prompt.text_pair is not None and self.pairs.template is not None)
+        if prompt.messages is None and not templated and not self.chat_template_prompt:
+            return self._tokenized(prompt, text, self._cut_tokens(text, limit, side), True)
+        return self._tokenized(prompt, text, self._cut_text(prompt, text.add_special_tokens, limit, side), True)
+
+    def _tokenized(self, prompt: Prompt, text: Rendered, encoding: _Encoding, truncated: bool) -> Tokenized:
+        ids, types, marks = encoding
+        places = None
+        if marks is not None and text.text == prompt.text and text.text_pair is None:
+            places = Places(text.text, marks.offsets, marks.special_tokens_mask)
+        return Tokenized(self._sequence(ids, types), truncated, places)
+
+    def _cut_tokens(self, text: Rendered, limit: int, side: str) -> _Encoding:
+        """transformers' own truncation (longest of a pair first), which keeps special tokens."""
+        tokenizer: Any = self.tokenizer
+        with self._lock:
+            before = tokenizer.truncation_side
+            tokenizer.truncation_side = side
+            try:
+                encoding = self._encode([text], truncation=True, max_length=limit)[0]
+            except (ValueError, OverflowError) as error:
+                raise PromptError(f"the prompt cannot be cut to {limit} tokens: {error}", _LIMIT) from error
+            finally:
+                tokenizer.truncation_side = before
+        if (
+            len(encoding[0]) > limit
+        ):  # transformers gives up, and the text back whole, where special tokens leave no room
+            raise PromptError(
+                f"the prompt cannot be cut to {limit} tokens: its special tokens leave no room for a text.", _LIMIT
+            )
+        return encoding
+
+    def _cut_text(self, prompt: Prompt, special: bool, limit: int, side: str) -> _Encoding:
+        """Cut the prompt's texts, of a scored pair the document, never the template: the most characters that fit."""
+        low, high, cut = 0, prompt.longest_text(), prompt.cut
+        if prompt.text_pair is not None and self.pairs.template is not None:
+            low, high, cut = 1, len(prompt.text_pair), prompt.cut_pair
+        best = None
+        while low <= high:
+            middle = (low + high) // 2
+            encoding = self._encode([self.render(cut(middle, side), special)])[0]
+            if len(encoding[0]) <= limit:
+                best, low = encoding, middle + 1
+            else:
+                high = middle - 1
+        if best is None:
+            raise PromptError(_no_room(prompt, limit), _LIMIT)
+        return best
+
+    def _from_ids(self, ids: tuple[int, ...], truncation: Truncation) -> Tokenized:
+        limit = self._limit(truncation)
+        if len(ids) <= limit:
+            return Tokenized(self._sequence(ids, None), False)
+        if truncation.limit is None:
+            raise self._too_long(len(ids))
+        side = self._side(truncation)
+        return Tokenized(self._sequence(ids[:limit] if side == "right" else ids[-limit:], None), True)
+
+    def _side(self, truncation: Truncation) -> str:
+        return truncation.side or str(getattr(self.tokenizer, "truncation_side", "right"))
+
+    def _limit(self, truncation: Truncation) -> int:
+        if truncation.side not in (None, "left", "right"):
+            raise ConfigError(
+                f"truncation_side={truncation.side!r} is unknown; use 'left' or 'right'.", "truncation_side"
+            )
+        if truncation.limit is None:
+            return self.max_model_len
+        given: Any = truncation.limit
+        if not isinstance(given, int) or isinstance(given, bool):
+            raise ConfigError(f"truncate_prompt_tokens={truncation.limit!r} is not a whole number.", _LIMIT)
+        if truncation.limit == -1:
+            return self.max_model_len
+        if not 1 <= truncation.limit <= self.max_model_len:
+            raise ConfigError(
+                f"truncate_prompt_tokens={truncation.limit} must be -1 or between 1 and {self.max_model_len}, the model's length.",
+                _LIMIT,
+            )
+        return truncation.limit
+
+    def _too_long(self, length: int) -> PromptError:
+        return PromptTooLongError(
+            f"This model's maximum context length is {self.max_model_len} tokens. However, your prompt contains {length} input "
+            "tokens; shorten it, or ask for truncation (truncate_prompt_tokens=-1)."
+        )
+
+    def _sequence(self, ids: Sequence[int], types: Sequence[int] | None) -> TokenSequence:
+        if not ids:
+            raise PromptError("The decoder prompt cannot be empty: it has no tokens.")
+        vocab_size = self.architecture.vocab_size(self.config)
+        worst = max(ids) if min(ids) >= 0 else min(ids)
+        if not 0 <= worst < vocab_size:
+            raise PromptError(f"Token id {worst} is out of vocabulary (0 to {vocab_size - 1}).")
+        if self.architecture.takes_token_type_ids(self.config):
+            types = types if types is not None else (0,) * len(ids)
+        else:
+            types = None
+        return token_sequence(self.architecture, self.config, ids, types).skipping(self.skipped_pad)

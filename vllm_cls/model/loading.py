@@ -1,0 +1,374 @@
+"""A classifier in memory: which head it gets, and the model with that head in place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ..architecture import OWN_MODEL_TYPE, Architecture, HeadRequest, HeadResult, Target
+from ..checkpoint.cross_encoder import CrossEncoderFiles, read_activation
+from ..checkpoint.name_rules import foreign_heads, some
+from ..checkpoint.sentence_transformer import Embedder, read_embedder
+from ..config import ModelConfig
+from ..errors import ConfigError, ModelError
+from ..head_source import EXISTING
+from ..registry import registry
+from .source import Source, open_source
+from .weights import load_weights
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
+def head_at_load(source: Source, options: ModelConfig) -> HeadResult:
+    """The head that a model gets while it is loaded; one for `convert="reward"` gives its logit as it is.
+
+    Raises:
+        ModelError: there is no head, and none was asked for.
+        ConfigError: a reward was asked for, and the head has several labels.
+    """
+    result = _head_at_load(source, options)
+    return as_reward(source, result) if options.convert == "reward" else result
+
+
+def as_reward(source: Source, result: HeadResult) -> HeadResult:
+    """A head of one label as a regression, which transformers and every activation here leave as it is.
+
+    Raises:
+        ConfigError: it has several labels, and does not judge steps.
+    """
+    if (source.settings.get("pooler_config") or {}).get("task") == "token_classify":
+        return result
+    count = len(result.labels) or source.config.num_labels
+    if count != 1:
+        raise ConfigError(f"a reward is one number, and this head has {count} labels; use convert='classify'.")
+    return replace(result, problem_type="regression")
+
+
+def _head_at_load(source: Source, options: ModelConfig) -> HeadResult:
+    """The head that a model gets while it is loaded: its own, or one made of its LM head's rows.
+
+    Raises:
+        ModelError: there is no head, and none was asked for.
+    """
+    if source.adapter is not None and source.settings.get("heads"):
+        raise ConfigError(
+            f"{options.model} has several heads with names, which take no adapter; merge it before they get them (`vcls convert "
+            "MODEL OUT --lora ADAPTER`)."
+        )
+    from_tokens = token_head(source)
+    asked = options.convert in (source.task, "reward") or source.is_classifier
+    if from_tokens and (asked or from_tokens.is_what_it_is):
+        if source.adapter is not None:
+            source.adapter.check_output_layer()
+        labels = options.label_overrides()
+        result = make_head(source, from_tokens.method, from_tokens.options)
+        _check_count(result, options, "classifier_from_token makes")
+        return replace(result, labels=labels or result.labels)
+    if "classifier_from_token" in options.hf_overrides and not lacks_head(source):
+        raise ConfigError(f"{options.model} has a head already; leave classifier_from_token out of hf_overrides.")
+    # A checkpoint that says it is a classifier is held to it when its weights are read.
+    asked = options.convert in (source.task, "reward") or source.adapter is not None
+    if source.is_classifier or (asked and not lacks_head(source)):
+        result = make_head(source, EXISTING, {"adapter": source.adapter}, problem_type=source.config.problem_type)
+        _check_count(result, options, "the model has")
+        return result
+    refuse_nameless(source)
+    raise ModelError(
+        f"{without_head(source)}, and a head is never invented. Make one with `vcls convert {options.model} OUT --convert "
+        f"{source.task} --head {heads_for(source)} …`, or pass convert='{source.task}' with "
+        "hf_overrides={'classifier_from_token': [...], 'method': ...}."
+    )
+
+
+def _check_count(result: HeadResult, options: ModelConfig, what: str) -> None:
+    """Raise `ConfigError` if `hf_overrides` ask for another number of labels than a head has."""
+    found = len(result.labels)
+    asked = len(options.label_overrides()) or options.hf_overrides.get("num_labels", found)
+    if found and asked != found:
+        raise ConfigError(f"hf_overrides: {what} {found} labels, but num_labels or id2label name {asked}.")
+
+
+def refuse_nameless(source: Source) -> None:
+    """Raise `ModelError` if there is a head, and config.json does not say what for: texts and tokens have the same."""
+    if not source.class_name and not lacks_head(source):
+        raise ModelError(
+            f"{source.checkpoint.name}: config.json names no class (architectures), and the file has "
+            f"{source.architecture.final_linear}.weight, a head for whole texts or for each token; say which with "
+            "convert='classify' or 'token_classify' (--convert)."
+        )
+
+
+def without_head(source: Source) -> str:
+    """Words that say what a model is that lacks a head for what it is opened for."""
+    what = source.class_name or source.config.model_type
+    if source.is_other_classifier:
+        read = "whole texts" if source.task == "token_classify" else "each token"
+        return f"{source.checkpoint.name} is a {what}, whose head classifies {read}; it has none for {source.task}"
+    return f"{source.checkpoint.name} is a {what} without a classification head{_foreign_head(source)}"
+
+
+def _foreign_head(source: Source) -> str:
+    """Words on a head that another library made, and how it can be brought; empty where there is none."""
+    names = foreign_heads(source.checkpoint.locations)
+    told = "if it is one linear layer, save its weight and bias as a safetensors file and bring it with --head file"
+    if {"score.0.weight", "score.2.weight"} <= set(names):
+        told = "if it is Qwen2.5-Math's, say so with hf_overrides={'architectures': ['Qwen2ForRewardModel']}"
+    if names:
+        return f" of its own (it has {some(names)}, a head of another kind: {told})"
+    if (source.checkpoint.folder / "model_head.pkl").is_file():
+        return (
+            " of its own (SetFit's model_head.pkl is a pickled scikit-learn model: save its coef_ and intercept_ as weight and "
+            "bias in a safetensors file and bring it with --head file --pooling mean)"
+        )
+    return ""
+
+
+def heads_for(source: Source) -> str:
+    """The heads that can be made for a model."""
+    return registry().heads_for(source.task)
+
+
+@dataclass(frozen=True)
+class TokenHead:
+    """A head of LM rows that a checkpoint or `hf_overrides` asks for: the head source and its options.
+
+    `is_what_it_is` says that the checkpoint is a CrossEncoder made so, and not only asked to be one.
+    """
+
+    method: str
+    options: Mapping[str, Any]
+    is_what_it_is: bool = False
+
+
+def token_head(source: Source) -> TokenHead | None:
+    """What `classifier_from_token` asks for (vLLM's name), or a CrossEncoder's `LogitScore`; None where there is a head.
+
+    Raises:
+        ConfigError: `method` is unknown.
+    """
+    if not lacks_head(source):
+        return None
+    config = source.config
+    original = getattr(config, "is_original_qwen3_reranker", False)
+    strings = getattr(config, "classifier_from_token", None) or (["no", "yes"] if original else None)
+    if strings:
+        return TokenHead("two-way" if _is_two_way(config) else "tokens", {"token_strings": list(strings)})
+    files = CrossEncoderFiles.of(source.checkpoint)
+    if files is not None and files.tokens:
+        return TokenHead("two-way" if len(files.tokens) == 2 else "tokens", {"token_ids": files.tokens}, True)
+    return None
+
+
+def _is_two_way(config: PreTrainedConfig) -> bool:
+    method = getattr(config, "method", None)
+    if getattr(config, "is_original_qwen3_reranker", False):
+        method = method or "from_2_way_softmax"
+    known = ("from_2_way_softmax", "no_post_processing", None)
+    if method not in known:
+        raise ConfigError(
+            f"hf_overrides: method={method!r} is unknown; use 'from_2_way_softmax' or 'no_post_processing'."
+        )
+    return method == "from_2_way_softmax"
+
+
+def lacks_head(source: Source) -> bool:
+    """Whether the checkpoint has no tensor of the last linear layer, or one that was made for another task."""
+    if source.adapter is not None and source.adapter.head_rows(source.architecture.final_linear) is not None:
+        return False
+    if source.is_other_classifier:
+        return True
+    if source.config.model_type == OWN_MODEL_TYPE or not source.checkpoint.locations:
+        return False  # pickled weights tell only when they are read
+    return f"{source.architecture.final_linear}.weight" not in source.checkpoint.locations
+
+
+def make_head(source: Source, method: str, options: Mapping[str, Any], **known: Any) -> HeadResult:
+    """Ask the head source `method` for a head: a `HeadResult`.
+
+    Args:
+        options: what the source needs (`label_tokens`, `train` …).
+        known: fields of `HeadRequest` that the caller has (`labels`, `tokenize`, `states` …).
+
+    Raises:
+        ConfigError: no plugin has such a source.
+    """
+    return registry().make_head(method, head_request(source, options, **known))
+
+
+def head_request(source: Source, options: Mapping[str, Any], **known: Any) -> HeadRequest:
+    """What a head source is given; arguments as for `make_head`."""
+
+    def unavailable(*args: Any) -> Any:
+        raise ConfigError("this head needs the model to run while it is made; make it with `vcls convert`.")
+
+    return HeadRequest(
+        checkpoint=source.checkpoint,
+        config=source.config,
+        architecture=source.architecture,
+        tokenizer=source.tokenizer,
+        labels=known.get("labels", ()),
+        problem_type=known.get("problem_type"),
+        pooling=known.get("pooling") or source.architecture.pooling(source.backbone_config),
+        options=options,
+        tokenize=known.get("tokenize", unavailable),
+        states=known.get("states", unavailable),
+    )
+
+
+def target_for(source: Source, result: HeadResult, pooling: str | None = None) -> Target:
+    """The class and config that hold `result`'s head on this source's backbone."""
+    target: Target = registry().hook.vcls_target(
+        architecture=source.architecture,
+        config=source.config,
+        result=result,
+        pooling=pooling or source.pooling,
+    )
+    files = CrossEncoderFiles.of(source.checkpoint)
+    if files is not None and files.tokens and result.head.method in ("two-way", "tokens"):
+        read_activation(source.checkpoint, target.config)  # this new head is the one that the folder speaks of
+    return target
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A classifier in memory.
+
+    Args:
+        source: what it was made from.
+        model: in eval mode, on its device.
+        config: of `model`.
+        pooling: of the classifier, before any override.
+        has_head: False for `convert="none"`, which gives embeddings, and where LoRA adapters bring the heads.
+        missing: parameters that the checkpoint lacks, which adapters bring; the class's own are there unfilled.
+        embedder: what a Sentence Transformers folder makes of the states, where it was opened as what it is.
+        head_is_trained: by the class that it is in, so that what this class pools counts.
+    """
+
+    source: Source
+    model: PreTrainedModel
+    config: Any
+    pooling: str
+    has_head: bool = True
+    missing: frozenset[str] = frozenset()
+    embedder: Embedder | None = None
+    head_is_trained: bool = False
+
+    @property
+    def task(self) -> str:
+        """What it does: "classify", "token_classify", or "embed" where neither it nor an adapter has a head."""
+        return self.source.task if self.has_head or self.missing else "embed"
+
+    @property
+    def architecture(self) -> Architecture:
+        return self.source.architecture
+
+    def why_headless(self, name: str) -> str | None:
+        """Why it gives no labels and no scores by itself, and what can be done; None where it has a head.
+
+        Args:
+            name: what the caller calls the model.
+        """
+        if self.has_head:
+            return None
+        if self.missing:
+            return "this model has no head of its own; it runs with a lora_request whose adapter has one."
+        made = f"`vcls convert {name} OUT --convert classify --head …` makes a classifier of it."
+        if self.embedder is None:
+            return f"{name} has no head as it was opened; only pooling_task='embed' runs. {made}"
+        return (
+            f"{name} is an embedder (a Sentence Transformers bi-encoder), which has no head: it gives embeddings, no labels and "
+            f"no scores. Use embed (pooling_task='embed', /pooling), and compare embeddings by their cosine; {made}"
+        )
+
+
+def load(
+    options: ModelConfig, *, dtype: torch.dtype, device: torch.device, adapters_have_heads: bool = False
+) -> Classifier:
+    """Load a model as `options.convert` says.
+
+    Args:
+        adapters_have_heads: a model without a head is taken too: LoRA adapters bring theirs.
+
+    Raises:
+        ModelError: it cannot be loaded, or has no head and none was asked for.
+    """
+    source = open_source(options)
+    embedder = None
+    heads = adapters_have_heads or (source.adapter is not None and not lacks_head(source))
+    if options.convert in ("auto", "none") and not source.is_classifier and not heads:
+        embedder = read_embedder(source, allow_pickle=options.allow_pickle)
+    is_embedder = embedder is not None and "classifier_from_token" not in options.hf_overrides
+    if is_embedder or (options.convert == "none" and not source.is_classifier):
+        return _without_head(source, options, embedder, dtype, device)
+    if adapters_have_heads and lacks_head(source) and not source.is_classifier:
+        return _for_adapters(source, options, dtype, device)
+    head = head_at_load(source, options)
+    target = target_for(source, head)
+    model = load_target(source, target, dtype=dtype, device=device, allow_pickle=options.allow_pickle)
+    return Classifier(source, model, model.config, pooling_of(source, model), head_is_trained=head.head.trained)
+
+
+def pooling_of(source: Source, model: PreTrainedModel) -> str:
+    """The pooling that a classifier's own forward does."""
+    own: str | None = getattr(model, "pooling", None) if hasattr(model, "pooled_logits") else None
+    return own or source.architecture.pooling(source.backbone_config)
+
+
+def _without_head(
+    source: Source, options: ModelConfig, embedder: Embedder | None, dtype: torch.dtype, device: torch.device
+) -> Classifier:
+    model, _ = _bare(source, dtype, device, options.allow_pickle)
+    pooling = source.pooling if embedder is None else embedder.pooling
+    return Classifier(source, model, model.config, pooling, has_head=False, embedder=embedder)
+
+
+def _for_adapters(source: Source, options: ModelConfig, dtype: torch.dtype, device: torch.device) -> Classifier:
+    model, missing = _bare(source, dtype, device, options.allow_pickle)
+    return Classifier(
+        source, model, model.config, pooling_of(source, model), False, frozenset(missing), head_is_trained=True
+    )
+
+
+def _bare(
+    source: Source, dtype: torch.dtype, device: torch.device, allow_pickle: bool
+) -> tuple[PreTrainedModel, set[str]]:
+    """The backbone's weights in a classifier class whose head stays unused; and what of the head is missing."""
+    classifier_class = source.architecture.classifier_class(type(source.config))
+    return load_weights(
+        source, classifier_class, source.config, dtype=dtype, device=device, allow_pickle=allow_pickle, headless=True
+    )
+
+
+def load_target(
+    source: Source, target: Target, *, dtype: torch.dtype, device: torch.device, allow_pickle: bool = False
+) -> PreTrainedModel:
+    """The source's weights and the target's head in one model."""
+    import torch
+
+    tensors = target.head_tensors or {}
+    if target.config.model_type == OWN_MODEL_TYPE and source.config.model_type != OWN_MODEL_TYPE:
+        backbone = _bare(source, dtype, device, allow_pickle)[0].base_model
+        wrapped: Any = target.classifier_class
+        model: PreTrainedModel = wrapped(target.config, backbone=backbone).to(device).eval()
+    else:
+        model, _ = load_weights(
+            source,
+            target.classifier_class,
+            target.config,
+            dtype=dtype,
+            device=device,
+            allow_pickle=allow_pickle,
+            may_miss=tensors,
+        )
+    for name, tensor in tensors.items():
+        parameter = model.get_parameter(name)
+        parameter.data = tensor.to(device=device, dtype=torch.float32)
+    known = dict(model.named_parameters())
+    for stored, name in target.moved.items():
+        if name not in known:  # kept in the checkpoint for heads to come
+            continue
+        known[name].data = source.checkpoint.tensor(stored).to(device=device, dtype=dtype)
+    return model

@@ -1,0 +1,70 @@
+"""The prompt processor of a model, from what its checkpoint stores. It loads no modeling code."""
+
+from __future__ import annotations
+
+from ..config import ModelConfig
+from ..errors import ConfigError, ModelError
+from ..inputs.pair_template import pair_form
+from ..inputs.prompt_template import PromptTemplate
+from ..inputs.tokenization import PromptProcessor
+from ..parsing.json_fields import NUMBER, shown
+from .source import Source
+
+_UNBOUNDED = 1 << 20  # tokens, for models that nothing bounds
+
+
+def prompt_processor(
+    options: ModelConfig,
+    source: Source,
+    longest: int,
+    *,
+    num_labels: int | None = None,
+    skipped_pad: int | None = None,
+) -> PromptProcessor:
+    """The processor with the template that the checkpoint stores, unless `use_template` is False.
+
+    Args:
+        longest: of a sequence, in tokens.
+        num_labels: of the classifier, where its config is not the source's.
+        skipped_pad: of the runner.
+    """
+    settings = source.settings if options.use_template else {}
+    stored = settings.get("prompt_template")
+    template = PromptTemplate.parse(stored) if stored else None
+    takes_pairs = template is not None and "text_pair" in template.fields
+    return PromptProcessor(
+        tokenizer=source.tokenizer,
+        architecture=source.architecture,
+        config=source.backbone_config,
+        max_model_len=longest,
+        template=template,
+        chat_template_prompt=bool(settings.get("chat_template_prompt")),
+        pairs=pair_form(options, source, num_labels or source.config.num_labels, takes_pairs),
+        skipped_pad=skipped_pad,
+        with_places=source.task == "token_classify" and getattr(source.tokenizer, "is_fast", False),
+    )
+
+
+def max_model_len(options: ModelConfig, source: Source) -> int:
+    """The longest sequence in tokens: asked for, or what config, tokenizer and Sentence Transformers' file allow.
+
+    Raises:
+        ConfigError: more is asked for than the model has positions.
+        ModelError: the tokenizer's length is none.
+    """
+    positions = source.architecture.max_positions(source.backbone_config)
+    if options.max_model_len is not None:
+        if positions is not None and options.max_model_len > positions:
+            raise ConfigError(f"max_model_len={options.max_model_len} is more than the model's {positions} positions.")
+        return options.max_model_len
+    length = source.sentence_transformers_length()
+    if length is None:  # which otherwise takes the place of the tokenizer's
+        length = getattr(source.tokenizer, "model_max_length", None)
+        if length is not None and not (NUMBER.holds(length) and length >= 1):
+            raise ModelError(
+                f"{source.checkpoint.name}: tokenizer_config.json: model_max_length is {shown(length)}, which is no length; "
+                "correct it, or give max_model_len (--max-model-len)."
+            )
+    bounds = [positions, source.settings.get("max_model_len")]
+    bounds.append(int(length) if length is not None and length < _UNBOUNDED else None)
+    return min([bound for bound in bounds if bound], default=_UNBOUNDED)

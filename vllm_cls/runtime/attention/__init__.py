@@ -1,0 +1,1 @@
+"""Attention over a packed row, and the positions of its tokens."""

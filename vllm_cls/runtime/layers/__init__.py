@@ -1,0 +1,1 @@
+"""What is changed in a model's own layers: joined, packed, quantized, pruned, LoRA."""

@@ -1,0 +1,1 @@
+"""What is decided when a model is loaded, by running it."""

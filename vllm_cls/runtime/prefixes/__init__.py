@@ -1,0 +1,1 @@
+"""Tokens that several sequences begin with run once."""

@@ -1,0 +1,1 @@
+"""Requests of many callers share batches: the queue, its order, and the thread that runs it."""
