@@ -163,7 +163,6 @@ def vcls_model_card(values: Mapping[str, Any]) -> str:
 
 @hookimpl
 def vcls_auto_classes() -> list[tuple[type, type]]:
-    from .own_type import VclsConfig, VclsForSequenceClassification
-    from .token_cls import VclsForTokenClassification
+    from .own_type import VclsConfig, VclsForSequenceClassification, VclsForTokenClassification
 
     return [(VclsConfig, VclsForSequenceClassification), (VclsConfig, VclsForTokenClassification)]

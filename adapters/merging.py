@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from transformers.pytorch_utils import Conv1D
 
-from vllm_cls.architecture import OWN_MODEL_TYPE, Head, HeadRequest, HeadResult, in_backbone
-from vllm_cls.checkpoint.name_rules import some
+from vllm_cls.architecture import OWN_MODEL_TYPE, Head, HeadRequest, HeadResult
+from vllm_cls.checkpoint.name_rules import in_backbone, some
 from vllm_cls.checkpoint.peft_adapter import PeftAdapter, is_output_layer, place
 from vllm_cls.compat.transformers_calls import on_meta
 from vllm_cls.errors import ModelError

@@ -17,6 +17,7 @@ from vllm_cls.pooler.sequences import SequenceScorer, continued
 from .named_heads import SeveralHeads, named_heads, part_of
 from .seq_cls import SequenceClassifier, own_settings
 from .sequence_settings import sequences_from
+from .token_cls import TokenClassifier
 
 
 class VclsConfig(PreTrainedConfig):
@@ -176,3 +177,7 @@ class VclsForSequenceClassification(SequenceClassifier, AnyBackbone):
         ids, mask = continued(input_ids, attention_mask, scorer.beginnings)
         hidden = self.hidden_states(input_ids=ids, attention_mask=mask, **kwargs)
         return self.pool(hidden, mask).reshape(len(input_ids), len(scorer.beginnings), -1)
+
+
+class VclsForTokenClassification(TokenClassifier, AnyBackbone):
+    """Any backbone, any linear head on each token's state."""

@@ -14,10 +14,9 @@ from vllm_cls.architecture import OWN_MODEL_TYPE, Architecture, HeadResult, Line
 from vllm_cls.errors import ConfigError
 
 from .named_heads import ACTIVATION_KEYS
-from .own_type import VclsConfig, VclsForSequenceClassification
+from .own_type import VclsConfig, VclsForSequenceClassification, VclsForTokenClassification
 from .seq_cls import HeadShape, LinearClassifier, head_tensors, own_settings
 from .sequence_settings import sequence_settings
-from .token_cls import VclsForTokenClassification
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel

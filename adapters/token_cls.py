@@ -13,7 +13,6 @@ from transformers.modeling_outputs import TokenClassifierOutput
 from vllm_cls.architecture import LinearHead
 from vllm_cls.compat.transformers_calls import on_meta
 
-from .own_type import AnyBackbone
 from .seq_cls import LinearClassifier, class_on
 
 
@@ -46,10 +45,6 @@ def as_token_cls_model(model_class: type[PreTrainedModel]) -> type[PreTrainedMod
         A class `*ForTokenClassification`.
     """
     return class_on(model_class, TokenClassifier, "ForTokenClassification")
-
-
-class VclsForTokenClassification(TokenClassifier, AnyBackbone):
-    """Any backbone, any linear head on each token's state."""
 
 
 def linear_parameters(

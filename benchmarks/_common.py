@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vllm_cls.bench.benchmark import bench
 from vllm_cls.bench.options import BenchOptions
+from vllm_cls.bench.run import bench
 from vllm_cls.bench.shapes import SHAPES, write_model
 from vllm_cls.errors import VclsError
 

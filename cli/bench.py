@@ -52,8 +52,8 @@ of what matrix products of the model's own shapes reach, timed in the same round
 def bench(state: State, /, model: str, input: str | None, as_json: bool, **options: Any) -> None:
     """Measure how fast a model runs, alone or against other libraries."""
     speak(state)
-    from vllm_cls.bench.benchmark import bench as measure
     from vllm_cls.bench.options import BenchOptions
+    from vllm_cls.bench.run import bench as measure
     from vllm_cls.jobs.rows import PromptFields
 
     fields = PromptFields(options.pop("text_field"), options.pop("text_pair_field"))

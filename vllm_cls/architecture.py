@@ -30,15 +30,6 @@ REWARDS = ("ForRewardModel", "ForProcessRewardModel")
 """How those of reward models end, whose classes transformers does not have."""
 
 
-def in_backbone(prefix: str, name: str) -> bool:
-    """Whether a classifier's parameter belongs to its backbone; the pooler there, which few checkpoints have, is head.
-
-    Args:
-        prefix: the class's `base_model_prefix`.
-    """
-    return name.startswith(f"{prefix}.") and not name.startswith(f"{prefix}.pooler.")
-
-
 @dataclass(frozen=True)
 class LinearHead:
     """A head that is linear in the pooled state, with what an LM head may add.

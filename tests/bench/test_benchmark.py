@@ -14,10 +14,11 @@ from tests.models import tiny
 from vllm_cls import LLM
 from vllm_cls.bench import benchmark, peers
 from vllm_cls.bench.agreement import agreement
-from vllm_cls.bench.benchmark import Entry, bench
+from vllm_cls.bench.benchmark import Entry
 from vllm_cls.bench.options import BenchOptions
 from vllm_cls.bench.peers.base import Opening
 from vllm_cls.bench.report import ours_section
+from vllm_cls.bench.run import bench
 from vllm_cls.config import RuntimeConfig
 from vllm_cls.errors import ConfigError, VclsError
 

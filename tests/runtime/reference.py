@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from vllm_cls.runtime.cuda.varlen import Plan, Varlen
+from vllm_cls.runtime.cuda.varlen import Varlen
 from vllm_cls.runtime.cuda.windows import Window
+from vllm_cls.runtime.row import Plan
 
 
 def varlen(

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from vllm_cls.runtime import schedule
 from vllm_cls.runtime.batch import TokenSequence
 from vllm_cls.runtime.prefixes.prefix_tree import PrefixPlan, SharedPrefix, plan_prefixes
-from vllm_cls.runtime.schedule import Budget, begun, plan_batches, waves
+from vllm_cls.runtime.prefixes.waves import waves
+from vllm_cls.runtime.schedule import Budget, begun, plan_batches
 
 
 def loads(lengths: list[int], budget: Budget) -> list[int]:

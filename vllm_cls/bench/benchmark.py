@@ -17,7 +17,7 @@ import numpy as np
 from ..config import ModelConfig, RuntimeConfig
 from ..errors import ConfigError
 from ..model.source import Source, open_source
-from . import peers, report
+from . import peers
 from .agreement import Agreement, agreement
 from .contender import BenchError, Contender
 from .inputs import Texts
@@ -77,8 +77,8 @@ class Benchmark:
     def __exit__(self, *exc_info: object) -> None:
         self._stack.close()
 
-    def run(self) -> dict[str, Any]:
-        """The report, as JSON has it.
+    def run(self) -> list[float]:
+        """The matrix speed of each round; everything else that was measured is kept.
 
         Raises:
             VclsError: ours cannot run, or a peer is unknown or missing.
@@ -94,8 +94,7 @@ class Benchmark:
         self._open_ours(texts.longest)
         self._open_peers(asked, texts.longest)
         self._compare()
-        gflops = self._take_turns()
-        return report.document(self, gflops)
+        return self._take_turns()
 
     def _workload(self, texts: Texts) -> Workload:
         options = self.options
@@ -279,19 +278,3 @@ class Benchmark:
         ran = entry.contender.call("run", name=entry.texts)
         entry.details.append(ran["details"])
         return float(ran["seconds"])
-
-
-def bench(options: BenchOptions, tell: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
-    """Measure a model, alone or against peers.
-
-    Args:
-        tell: called with a few words before each step.
-
-    Returns:
-        The report (`report.document` says what is in it).
-
-    Raises:
-        VclsError: ours cannot run, or a peer is unknown or missing.
-    """
-    with Benchmark(options, tell) as benchmark:
-        return benchmark.run()

@@ -26,8 +26,8 @@ from .scoring import ScoreOptions
 
 if TYPE_CHECKING:
     from ..model.loaded_model import Served
+    from ..runtime.adapter import Adapter
     from ..runtime.engine import Result
-    from ..runtime.layers.lora import Adapter
 
 Output = TypeVar("Output", bound=RequestOutput[Any])
 Finish = Callable[

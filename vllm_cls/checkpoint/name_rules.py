@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..architecture import in_backbone
 from ..compat.meta_loading import load_on_meta
 from ..compat.transformers_logging import quiet
 from ..errors import ModelError
@@ -31,6 +30,15 @@ _OWN_HEADS = frozenset(f"{part}.{kind}" for part in ("score", "combine") for kin
 _FOREIGN_HEADS = frozenset(
     "score classifier classification_head v_head value_head reward_head regression_head lm_head".split()
 )
+
+
+def in_backbone(prefix: str, name: str) -> bool:
+    """Whether a classifier's parameter belongs to its backbone; the pooler there, which few checkpoints have, is head.
+
+    Args:
+        prefix: the class's `base_model_prefix`.
+    """
+    return name.startswith(f"{prefix}.") and not name.startswith(f"{prefix}.pooler.")
 
 
 class Reader:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-    from ..model.source import Source
     from .embedding_modules import Stage
 
 _MODULES, _SETTINGS = "modules.json", "config_sentence_transformers.json"
@@ -83,7 +82,7 @@ class Embedder:
         return pooled
 
 
-def read_embedder(source: Source, *, allow_pickle: bool = False) -> Embedder | None:
+def read_embedder(checkpoint: Checkpoint, *, is_encoder_decoder: bool, allow_pickle: bool = False) -> Embedder | None:
     """What a folder says; None where it is no embedder of Sentence Transformers.
 
     Raises:
@@ -91,13 +90,12 @@ def read_embedder(source: Source, *, allow_pickle: bool = False) -> Embedder | N
     """
     from .embedding_modules import dense, layer_norm, normalized
 
-    checkpoint = source.checkpoint
     modules = _modules(checkpoint)
     if "Pooling" not in [kind for kind, _ in modules]:
         return None
     if [kind for kind, _ in modules[:2]] != ["Transformer", "Pooling"]:
         raise _unsupported(checkpoint, f"begins with {' and '.join(kind for kind, _ in modules[:2])}")
-    if source.config.is_encoder_decoder:
+    if is_encoder_decoder:
         raise _unsupported(checkpoint, "takes the encoder of an encoder-decoder alone")
     _check_transformer(checkpoint)
     pooling, width = _pooling(checkpoint, modules[1][1])

@@ -16,7 +16,6 @@ from ..parsing.json_fields import shown
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    from ..checkpoint.files import Checkpoint
 
 # How many tensors, and numbers in one, a class may have in any case, and for each tensor, and byte, of its files.
 _FEW_TENSORS, _SMALL_TENSOR = 5_000, 10**8
@@ -140,17 +139,20 @@ def _fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Mapping[str, A
             yield from _fields(value, f"{prefix}{name}.")
 
 
-def no_larger_than(checkpoint: Checkpoint, config: Any) -> AbstractContextManager[None]:
+def no_larger_than(name: str, num_bytes: int, num_tensors: int, config: Any) -> AbstractContextManager[None]:
     """Refuse a model as it is built of a config, in this thread, once it is much larger than its files.
+
+    Args:
+        name: the model's.
+        num_bytes: of its weights.
 
     Raises:
         ModelError: it has a tensor, or so many of them, that nothing in the files could fill.
     """
-    size, count = checkpoint.num_bytes, len(checkpoint.locations)
     return _bounded(
-        max(_SMALL_TENSOR, _NUMBERS_A_BYTE * size),
-        max(_FEW_TENSORS, _TENSORS_EACH * count) if count else _MANY_TENSORS,
-        f"{checkpoint.name}: config.json asks for {{}}, and the weights are {size} bytes in {count} tensors",
+        max(_SMALL_TENSOR, _NUMBERS_A_BYTE * num_bytes),
+        max(_FEW_TENSORS, _TENSORS_EACH * num_tensors) if num_tensors else _MANY_TENSORS,
+        f"{name}: config.json asks for {{}}, and the weights are {num_bytes} bytes in {num_tensors} tensors",
         config,
     )
 

@@ -13,11 +13,11 @@ from ..architecture import ConversionPlan, HeadResult, NamedHeadRequest, Target
 from ..config import DTYPES, ModelConfig
 from ..errors import ConfigError
 from ..head_source import EXISTING
-from ..inputs.pair_template import to_store
 from ..inputs.prompt_template import PromptTemplate
 from ..jobs.rows import PromptFields
 from ..jobs.training import TrainingRows, read_labels, read_training_rows
 from ..model.loading import as_reward, head_request, make_head, refuse_nameless, target_for, token_head
+from ..model.pair_form import to_store
 from ..model.source import Source, open_source
 from ..registry import registry
 from .calibration import calibrated

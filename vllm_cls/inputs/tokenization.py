@@ -18,7 +18,7 @@ from .prompts import Prompt, parse
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-    from ..runtime.layers.lora import Adapter
+    from ..runtime.adapter import Adapter
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from ..errors import PromptError
 
 if TYPE_CHECKING:
     from ..pooler.pooler import Pooler
+    from ..runtime.adapter import Adapter
     from ..runtime.batch import TokenSequence
     from ..runtime.engine import Answer, Engine, Result
-    from ..runtime.layers.lora import Adapter
     from .output_heads import RunningHead
 
 # Errors, as root mean squares, that a label has to be ahead by; of a normal distribution 1 in 80 is larger.

@@ -19,10 +19,11 @@ from ..pooler.activations import activation_for
 from ..pooler.methods import step_rows
 from ..pooler.pooler import Pooler
 from ..registry import registry
+from ..runtime.adapter import Adapter
 from ..runtime.batch import TokenSequence
 from ..runtime.cuda.fp8 import check_fp8
 from ..runtime.engine import Engine, Result
-from ..runtime.layers.lora import Adapter, let_adapt
+from ..runtime.layers.lora import let_adapt
 from ..runtime.loadtime import optimize
 from ..runtime.loadtime.cuda_graphs import Graphs
 from ..runtime.loadtime.memory_profile import plan_memory

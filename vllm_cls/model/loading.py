@@ -299,7 +299,9 @@ def load(
     embedder = None
     heads = adapters_have_heads or (source.adapter is not None and not lacks_head(source))
     if options.convert in ("auto", "none") and not source.is_classifier and not heads:
-        embedder = read_embedder(source, allow_pickle=options.allow_pickle)
+        embedder = read_embedder(
+            source.checkpoint, is_encoder_decoder=source.config.is_encoder_decoder, allow_pickle=options.allow_pickle
+        )
     is_embedder = embedder is not None and "classifier_from_token" not in options.hf_overrides
     if is_embedder or (options.convert == "none" and not source.is_classifier):
         return _without_head(source, options, embedder, dtype, device)

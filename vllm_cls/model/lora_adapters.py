@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from ..architecture import in_backbone
+from ..checkpoint.name_rules import in_backbone
 from ..checkpoint.peft_adapter import LowRank, PeftAdapter, place, read_adapter
 from ..errors import ConfigError, ModelError
 from ..params import LoRARequest
@@ -21,7 +21,7 @@ from ..pooler.activations import activation_for
 from ..pooler.heads import set_head_dtype
 from ..pooler.pooler import Pooler
 from ..registry import registry
-from ..runtime.layers.lora import Adapter
+from ..runtime.adapter import Adapter
 from ..runtime.runner import Runner
 from .loading import Classifier
 from .lora_head import labelled, with_head

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..pooler.pooler import Pooler
-    from ..runtime.layers.lora import Adapter
+    from ..runtime.adapter import Adapter
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ..config import ModelConfig
 from ..errors import ConfigError, ModelError
-from ..inputs.pair_template import pair_form
 from ..inputs.prompt_template import PromptTemplate
 from ..inputs.tokenization import PromptProcessor
 from ..parsing.json_fields import NUMBER, shown
+from .pair_form import pair_form
 from .source import Source
 
 _UNBOUNDED = 1 << 20  # tokens, for models that nothing bounds

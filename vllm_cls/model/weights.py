@@ -13,9 +13,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..architecture import in_backbone
 from ..checkpoint.files import Checkpoint
-from ..checkpoint.name_rules import Family, Reader, Unused
+from ..checkpoint.name_rules import Family, Reader, Unused, in_backbone
 from ..checkpoint.peft_adapter import merge_into
 from ..compat.transformers_calls import hints, model_errors, no_larger_than
 from ..compat.transformers_logging import quiet
@@ -51,14 +50,15 @@ def load_weights(
         ModelError: parameters are missing, have another shape, or are not finite.
     """
     options: dict[str, Any] = {"use_safetensors": None if allow_pickle else True, "weights_only": True}
-    key_mapping = source.checkpoint.key_mapping(classifier_class.base_model_prefix)
+    checkpoint = source.checkpoint
+    key_mapping = checkpoint.key_mapping(classifier_class.base_model_prefix)
     if key_mapping is not None:
         options["key_mapping"] = key_mapping
     with (
-        model_errors(f"{source.checkpoint.name}: its weights cannot be read", config),
-        no_larger_than(source.checkpoint, config),
+        model_errors(f"{checkpoint.name}: its weights cannot be read", config),
+        no_larger_than(checkpoint.name, checkpoint.num_bytes, len(checkpoint.locations), config),
         quiet(),  # what it would report, we check and raise
-        _without_adapter(source.checkpoint) as folder,
+        _without_adapter(checkpoint) as folder,
     ):
         model, info = classifier_class.from_pretrained(
             folder,
@@ -75,17 +75,17 @@ def load_weights(
         if name in allowed:  # another head comes in its place
             continue
         raise ModelError(
-            f"{source.checkpoint.name}: {name} has shape {_shape(found)}, but the config (num_labels="
+            f"{checkpoint.name}: {name} has shape {_shape(found)}, but the config (num_labels="
             f"{config.num_labels}) asks for {_shape(expected)}; correct the file, or the config with "
             f"hf_overrides={{'num_labels': …}} (--hf-overrides){hints(config, _shape(expected))}."
         )
     missing = set(info["missing_keys"])
     if headless:
         allowed |= {name for name in missing if not in_backbone(model.base_model_prefix, name)}
-    _judge(source.checkpoint, model, sorted(missing - allowed), sorted(info["unexpected_keys"]))
-    refuse_nonfinite(model, source.checkpoint.name, skip=missing)
+    _judge(checkpoint, model, sorted(missing - allowed), sorted(info["unexpected_keys"]))
+    refuse_nonfinite(model, checkpoint.name, skip=missing)
     if source.adapter is not None:
-        merge_into(model, source.adapter, skip=allowed, beside=source.checkpoint.locations)
+        merge_into(model, source.adapter, skip=allowed, beside=checkpoint.locations)
     _let_see_both_ways(model)
     return model.eval(), missing & allowed
 

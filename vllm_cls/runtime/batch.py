@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
     from ..architecture import Architecture
-    from .layers.lora import Adapter
+    from .adapter import Adapter
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,16 @@ It is kept beside the model, local to the thread: some models do not pass such a
 from __future__ import annotations
 
 import threading
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 if TYPE_CHECKING:
-    from .cuda.varlen import Plan, Varlen
-    from .native.attention import Described
+    from .mask import PackedMask
 
 
 @dataclass
@@ -70,6 +70,89 @@ class KeysReady(Exception):
     """The last layer has its keys and values: what follows is computed for the pooled positions alone."""
 
 
+@dataclass(frozen=True)
+class Plan:
+    """Where each sequence's queries and keys lie, made once a row and read by every layer.
+
+    Args:
+        cu_queries: `(num_sequences + 1,)` int32 on the device: where each one's queries begin, and where they end.
+        cu_keys: the same of the keys, those of its past included.
+        max_queries: of one sequence; max_keys likewise. Larger than true is allowed.
+        aligned: everyone's last query is the token of its last key, which is how kernels place a band.
+        pasts: keys and values that sequences go on from, each once.
+        order: `(num_keys,)` rows of the row's own keys followed by those of `pasts`, sequence by sequence; None where
+            there are no pasts, and the row's own keys are in place.
+    """
+
+    cu_queries: torch.Tensor
+    cu_keys: torch.Tensor
+    max_queries: int
+    max_keys: int
+    aligned: bool
+    pasts: tuple[KeyValues, ...] = ()
+    order: torch.Tensor | None = None
+
+    def keys_of(self, own: torch.Tensor, layer: int, which: int) -> torch.Tensor:
+        """Keys (`which` 0) or values (1) of all sequences, `(num_keys, heads, width)`, of a row's own `(1, heads, …)`."""
+        rows = own[0].transpose(0, 1)
+        if self.order is None:
+            return rows
+        parts = [rows, *(past.layers[layer][which][0].transpose(0, 1) for past in self.pasts)]
+        return torch.cat(parts).index_select(0, self.order)
+
+
+class Described:
+    """Spans as the C file reads them: its structs `span`, one behind the other.
+
+    Args:
+        offsets: what `_offsets` gave for them.
+    """
+
+    def __init__(self, spans: Sequence[Span], offsets: Sequence[int]) -> None:
+        self.most_keys = max(span.num_keys for span in spans)
+        self._count = len(spans)
+        self._numbers = array("q")
+        # What comes before several is looked up once a layer; each with the places of its addresses.
+        self._pasts: dict[int, tuple[KeyValues, list[int]]] = {}
+        for span, offset in zip(spans, offsets, strict=True):
+            own, past = span.keys.stop - span.keys.start, 0
+            if span.past is not None:
+                past = span.past.num_tokens
+                places = self._pasts.setdefault(id(span.past), (span.past, []))[1]
+                places.append(len(self._numbers) + 6)
+            self._numbers.extend((span.queries.start, span.num_queries, span.keys.start, own, offset, past))
+            self._numbers.extend((0,) * 6)
+
+    def of(self, layer: int) -> tuple[int, int]:
+        """The structs' address, for one layer until this is asked for another, and how many they are."""
+        for past, places in self._pasts.values():
+            key, value = past.layers[layer]  # which may be the beginning of a longer one: a view
+            strides = (each.stride(axis) for each in (key, value) for axis in (1, 2))
+            found = array("q", (key.data_ptr(), value.data_ptr(), *strides))
+            for place in places:
+                self._numbers[place : place + 6] = found
+        return self._numbers.buffer_info()[0], self._count
+
+
+class RowKernel(Protocol):
+    """Attention over a whole row at once."""
+
+    name: str
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        spans: Sequence[Span],
+        mask: PackedMask,
+        scaling: float | None,
+        softcap: float | None,
+        row: Row,
+    ) -> torch.Tensor | None:
+        """As `kernels.attend`; None where this kernel cannot, and each sequence has to run by itself."""
+
+
 @dataclass
 class Row:
     """What attention knows of the row that runs.
@@ -99,7 +182,7 @@ class Row:
     in_last_layer: bool = False
     last_keys: tuple[torch.Tensor, torch.Tensor] | None = None
     num_pruned: int = 0
-    kernel: Varlen | None = None
+    kernel: RowKernel | None = None
     plans: dict[bool, Plan] = field(default_factory=dict)
     suits_c: bool = False
     described: dict[tuple[int, ...], Described] = field(default_factory=dict)

@@ -7,18 +7,19 @@ import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 from ..architecture import Architecture
 from ..pooler.methods import PoolingMethod, all_tokens, every_token, last_pool, pooled_places
+from .adapter import Adapter
 from .attention import packed_attention
 from .attention.positions import restart_positions
 from .attention.rope import RopeRule, reset_grown_frequencies, rope_rule
 from .batch import Batch, Layout, Work, packed_batch, padded_batch, to_device
 from .counters import Counters
-from .layers.lora import Adapter, adapted
+from .layers.lora import adapted
 from .layers.quantization import products
 from .native import attention as native
 from .row import Row, running, spans_of
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from ..pooler.sequences import SequenceScorer
     from .cuda.varlen import Varlen
-    from .loadtime.cuda_graphs import Graphs
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,13 @@ class Mode:
     bytes_a_token: int = 0
     reason: str = ""
     checked_up_to: int | None = None
+
+
+class RecordedForwards(Protocol):
+    """Forwards that were recorded for some sizes of batches."""
+
+    def states(self, works: Sequence[Work]) -> torch.Tensor | None:
+        """As `Runner.states`; None where none was recorded for such a batch."""
 
 
 class Runner:
@@ -82,7 +89,7 @@ class Runner:
         self.head_dtype = model.dtype
         self.counters = Counters()
         self.kernel: Varlen | None = None  # over whole rows; the self-check decides
-        self.graphs: Graphs | None = None
+        self.graphs: RecordedForwards | None = None
         self.scorer: SequenceScorer | None = None  # where label texts are scored
         self.skipped_pad: int | None = None  # the pad token before which its head looks for a prompt's last token
         text = self.backbone.config.get_text_config()

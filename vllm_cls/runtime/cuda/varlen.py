@@ -6,49 +6,17 @@ import functools
 import importlib
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ..batch import to_device
 from ..mask import PackedMask
-from ..row import KeyValues, Row, Span
+from ..row import KeyValues, Plan, Row, Span
 from .windows import FULL, Window, window_of
 
 _MAX_HEAD_DIM = 256
 _FIRST_CAPABILITY = (8, 0)  # flash attention needs Ampere or later
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Where each sequence's queries and keys lie, made once a row and read by every layer.
-
-    Args:
-        cu_queries: `(num_sequences + 1,)` int32 on the device: where each one's queries begin, and where they end.
-        cu_keys: the same of the keys, those of its past included.
-        max_queries: of one sequence; max_keys likewise. Larger than true is allowed.
-        aligned: everyone's last query is the token of its last key, which is how kernels place a band.
-        pasts: keys and values that sequences go on from, each once.
-        order: `(num_keys,)` rows of the row's own keys followed by those of `pasts`, sequence by sequence; None where
-            there are no pasts, and the row's own keys are in place.
-    """
-
-    cu_queries: torch.Tensor
-    cu_keys: torch.Tensor
-    max_queries: int
-    max_keys: int
-    aligned: bool
-    pasts: tuple[KeyValues, ...] = ()
-    order: torch.Tensor | None = None
-
-    def keys_of(self, own: torch.Tensor, layer: int, which: int) -> torch.Tensor:
-        """Keys (`which` 0) or values (1) of all sequences, `(num_keys, heads, width)`, of a row's own `(1, heads, …)`."""
-        rows = own[0].transpose(0, 1)
-        if self.order is None:
-            return rows
-        parts = [rows, *(past.layers[layer][which][0].transpose(0, 1) for past in self.pasts)]
-        return torch.cat(parts).index_select(0, self.order)
 
 
 def plan_of(spans: Sequence[Span], device: torch.device) -> Plan:

@@ -16,8 +16,7 @@ import torch
 
 from ...pooler.methods import last_pool, pooled_places
 from ..batch import Work, to_device
-from ..cuda.varlen import Plan
-from ..row import Row, running, spans_of
+from ..row import Plan, Row, running, spans_of
 from .equivalence import FAILURES, check_sequences, relative_error, tolerance
 
 if TYPE_CHECKING:

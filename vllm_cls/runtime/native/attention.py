@@ -11,14 +11,13 @@ import functools
 import os
 import struct
 import threading
-from array import array
 from collections.abc import Sequence
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from ..mask import PackedMask
-from ..row import KeyValues, Row, Span, spans_of
+from ..row import Described, Row, Span, spans_of
 from .compiler import library, log_absence
 
 _FLAGS = ("-fno-signed-zeros", "-ffp-contract=fast")
@@ -106,39 +105,6 @@ def attend(
         return None
     scale = query.shape[3] ** -0.5 if scaling is None else scaling
     return _call(made, query, key, value, described, scale, row.layer)
-
-
-class Described:
-    """Spans as the C file reads them: its structs `span`, one behind the other.
-
-    Args:
-        offsets: what `_offsets` gave for them.
-    """
-
-    def __init__(self, spans: Sequence[Span], offsets: Sequence[int]) -> None:
-        self.most_keys = max(span.num_keys for span in spans)
-        self._count = len(spans)
-        self._numbers = array("q")
-        # What comes before several is looked up once a layer; each with the places of its addresses.
-        self._pasts: dict[int, tuple[KeyValues, list[int]]] = {}
-        for span, offset in zip(spans, offsets, strict=True):
-            own, past = span.keys.stop - span.keys.start, 0
-            if span.past is not None:
-                past = span.past.num_tokens
-                places = self._pasts.setdefault(id(span.past), (span.past, []))[1]
-                places.append(len(self._numbers) + 6)
-            self._numbers.extend((span.queries.start, span.num_queries, span.keys.start, own, offset, past))
-            self._numbers.extend((0,) * 6)
-
-    def of(self, layer: int) -> tuple[int, int]:
-        """The structs' address, for one layer until this is asked for another, and how many they are."""
-        for past, places in self._pasts.values():
-            key, value = past.layers[layer]  # which may be the beginning of a longer one: a view
-            strides = (each.stride(axis) for each in (key, value) for axis in (1, 2))
-            found = array("q", (key.data_ptr(), value.data_ptr(), *strides))
-            for place in places:
-                self._numbers[place : place + 6] = found
-        return self._numbers.buffer_info()[0], self._count
 
 
 def _call(

@@ -6,9 +6,10 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
 from ..batch import TokenSequence, Work
 from ..row import KeyValues
-from ..schedule import begun, waves
+from ..schedule import begun
 from .prefix_cache import PrefixCache
 from .prefix_tree import PrefixPlan, TokenIds, plan_prefixes
+from .waves import waves
 
 MIN_TOKENS = 8
 """A shared beginning is at least so long: shorter ones cost more in bookkeeping than they save."""
