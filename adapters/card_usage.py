@@ -19,7 +19,7 @@ _CALLS = {
 
 
 @dataclass(frozen=True)
-class Usage:
+class UsageExample:
     """How it is run; the fields are those of `model_card`."""
 
     name: str

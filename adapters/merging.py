@@ -19,7 +19,7 @@ from vllm_cls.compat.transformers_calls import on_meta
 from vllm_cls.errors import ModelError
 
 from .own_type import VclsForSequenceClassification
-from .tensor_names import Names
+from .tensor_names import TensorNames
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ Change = Callable[["torch.Tensor"], "torch.Tensor"]
 """A tensor of the source, float32, as it becomes."""
 
 
-def changes(adapter: PeftAdapter | None, names: Names, head: Container[str]) -> dict[str, Change]:
+def changes(adapter: PeftAdapter | None, names: TensorNames, head: Container[str]) -> dict[str, Change]:
     """What an adapter changes, by the names of the source's tensors.
 
     Args:

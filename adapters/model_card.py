@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from .card_usage import Usage
+from .card_usage import UsageExample
 from .markdown import code, fenced, line, table
 
 _POOLING = {
@@ -67,7 +67,7 @@ def model_card(
         command: that made it, or None.
     """
     base = _public(base_model)
-    use = Usage(line(name), task, native, own_code, example, rendered, list(heads))
+    use = UsageExample(line(name), task, native, own_code, example, rendered, list(heads))
     templates = [prompt_template is not None, chat_template_prompt, score_template is not None]
     parts = [
         _front_matter(base, task, native),

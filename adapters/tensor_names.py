@@ -36,7 +36,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Names:
+class TensorNames:
     """What becomes of a checkpoint's tensors.
 
     Args:
@@ -57,7 +57,7 @@ class Names:
 
 
 @dataclass(frozen=True)
-class Opening:
+class LoadOptions:
     """How the result is to be opened.
 
     Args:
@@ -75,7 +75,9 @@ class Opening:
     moved: Mapping[str, str] = field(default_factory=dict)
 
 
-def plan_names(opening: Opening, tensors: Mapping[str, torch.Tensor], head: Mapping[str, torch.Tensor]) -> Names:
+def plan_names(
+    opening: LoadOptions, tensors: Mapping[str, torch.Tensor], head: Mapping[str, torch.Tensor]
+) -> TensorNames:
     """Decide the names of a converted checkpoint.
 
     Args:
@@ -102,7 +104,7 @@ def plan_names(opening: Opening, tensors: Mapping[str, torch.Tensor], head: Mapp
     unused = Unused.among([key for key, place in places.items() if place is None], reader, family)
     held = _try_out(opening, planned, reader, unused)
     unused.refuse_loss(opening.source, model_class.__name__)
-    return Names(
+    return TensorNames(
         written={key: place.name for key, place in kept.items()},
         dropped=[key for key in places if key not in kept],
         dtypes={
@@ -146,7 +148,7 @@ def _refuse_collisions(kept: Mapping[str, Place], source: str) -> None:
 
 
 def _try_out(
-    opening: Opening, planned: Mapping[str, torch.Tensor], reader: Reader, unused: Unused
+    opening: LoadOptions, planned: Mapping[str, torch.Tensor], reader: Reader, unused: Unused
 ) -> dict[str, torch.dtype]:
     """Load what is planned, without memory; the type of each parameter that comes of it.
 

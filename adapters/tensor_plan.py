@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vllm_cls.architecture import ConversionPlan
 
     from .merging import Change
-    from .tensor_names import Names
+    from .tensor_names import TensorNames
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def plan_tensors(plan: ConversionPlan) -> TensorPlan:
     import torch
 
     from .merging import changes
-    from .tensor_names import Opening, plan_names
+    from .tensor_names import LoadOptions, plan_names
 
     shards = _read_shards(plan)
     stored = {name: tensor for shard in shards for name, tensor in shard.tensors.items()}
@@ -98,7 +98,7 @@ def plan_tensors(plan: ConversionPlan) -> TensorPlan:
         if not bool(torch.isfinite(tensor).all()):
             raise ModelError(f"the new head's {name} holds NaN or infinite values; it is not written.")
     wanted = _torch_dtype(plan.dtype)
-    opening = Opening(
+    opening = LoadOptions(
         plan.classifier_class,
         plan.config,
         wanted or getattr(torch, _main_dtype(stored.values())),
@@ -191,7 +191,7 @@ def _main_dtype(tensors: Iterable[Stored | Piece]) -> str:
 def _split(
     plan: ConversionPlan,
     shards: Sequence[_Shard],
-    names: Names,
+    names: TensorNames,
     head: Mapping[str, torch.Tensor],
     dtypes: Mapping[str, torch.dtype],
     changed: Mapping[str, Change],

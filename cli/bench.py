@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import Names, State, console, pass_state, running_options, speak
+from .options import NameListParam, State, console, pass_state, running_options, speak
 from .show import number, show_table
 
 if TYPE_CHECKING:
@@ -37,7 +37,9 @@ of what matrix products of the model's own shapes reach, timed in the same round
 @click.command(epilog=EPILOG)
 @click.argument("model")
 @click.argument("input", required=False)
-@click.option("--against", type=Names(), default="", metavar="PEERS", help="Whom to measure against, by commas.")
+@click.option(
+    "--against", type=NameListParam(), default="", metavar="PEERS", help="Whom to measure against, by commas."
+)
 @click.option(
     "--workload", type=click.Choice(["mixed", "long", "shared-prefix", "rerank"]), default="mixed", show_default=True,
     help="The texts, where there is no INPUT.",

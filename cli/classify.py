@@ -9,7 +9,7 @@ import click
 from vllm_cls.config import AGGREGATIONS
 
 from .job import files_of_a_job, show_report
-from .options import Names, State, console, pass_state, running_options, speak
+from .options import NameListParam, State, console, pass_state, running_options, speak
 from .show import progress
 
 EPILOG = """\b
@@ -49,7 +49,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some rows failed, 130 in
 @click.option("--text-field", default="text", metavar="NAME", show_default=True, help="The field of the text.")
 @click.option("--text-pair-field", metavar="NAME", help="The field of a second text.")
 @click.option("--messages-field", metavar="NAME", help="The field of chat messages, in place of a text.")
-@click.option("--keep-fields", type=Names(), default="all", show_default=True, help="all, none or names.")
+@click.option("--keep-fields", type=NameListParam(), default="all", show_default=True, help="all, none or names.")
 @click.option("--threshold", type=float, default=0.5, show_default=True, help="Probability of a label among several.")
 @click.option("--top-k", type=int, metavar="N", help="Add the N most probable labels with their probabilities.")
 @click.option("--scores", is_flag=True, help="Add a map from label to probability.")

@@ -11,7 +11,7 @@ import click
 from vllm_cls.config import CONVERT_MODES, DTYPES, PROBLEM_TYPES
 
 from .heads import ConvertCommand, know_head
-from .options import LabelTokens, Names, State, Template, console, model_options, pass_state, say, speak
+from .options import LabelTokens, NameListParam, State, Template, console, model_options, pass_state, say, speak
 from .show import measurements, number, size
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ _GROUPS = {
     help="auto: what MODEL is, else classify.",
 )
 @click.option("--head", metavar="NAME", is_eager=True, callback=know_head, help="Where the head comes from: see below.")
-@click.option("--labels", type=Names(), help="Names of the labels, in the order of their indices.")
+@click.option("--labels", type=NameListParam(), help="Names of the labels, in the order of their indices.")
 @click.option("--num-labels", type=int, metavar="N", help="Number of labels, where they have no names.")
 @click.option("--problem-type", type=click.Choice(PROBLEM_TYPES), help="Softmax, sigmoids or a number; else not set.")
 @click.option("--label-tokens", type=LabelTokens(), help="Texts whose tokens stand for each label.")

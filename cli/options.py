@@ -74,7 +74,7 @@ class LabelTokens(Template):
         return value if is_json else super().convert(value, param, ctx)
 
 
-class Names(click.ParamType):
+class NameListParam(click.ParamType):
     """Names parted by commas; one with a comma in it has a backslash before that, or they are a JSON list."""
 
     name = "A,B,…"

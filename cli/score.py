@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from .job import files_of_a_job, show_report
-from .options import Names, State, Template, console, pass_state, running_options, speak
+from .options import NameListParam, State, Template, console, pass_state, running_options, speak
 from .show import progress
 
 EPILOG = """\b
@@ -38,7 +38,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some rows failed, 130 in
 @click.option(
     "--text-pair-field", default="document", metavar="NAME", show_default=True, help="The field of the document."
 )
-@click.option("--keep-fields", type=Names(), default="all", show_default=True, help="all, none or names.")
+@click.option("--keep-fields", type=NameListParam(), default="all", show_default=True, help="all, none or names.")
 @click.option("--score-template", type=Template(), metavar="TEXT", help="How the pairs are written: see below.")
 @click.option("--instruction", type=Template(), metavar="TEXT", help="For the template's place of that name.")
 @click.option("--max-tokens-per-query", type=int, metavar="N", help="Keep this many tokens of each query.")

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from .grouped import GroupedCommand
-from .options import Names, State, Template, pass_state, running_options, say, speak
+from .options import NameListParam, State, Template, pass_state, running_options, say, speak
 from .server_options import GUARDS, guard_options, guard_settings
 
 EPILOG = """\b
@@ -44,7 +44,7 @@ class TemplateOrFile(Template):
         return super().convert(value, param, ctx)
 
 
-class Adapter(click.ParamType):
+class NamedPathParam(click.ParamType):
     """NAME=PATH."""
 
     name = "NAME=PATH"
@@ -71,7 +71,9 @@ def _distinct(ctx: click.Context, param: click.Parameter, value: Sequence[tuple[
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
 @click.option("--uds", type=click.Path(path_type=Path), help="Listen on this Unix socket instead.")
 @click.option("--root-path", default="", metavar="PATH", help="What a proxy in front takes off the paths.")
-@click.option("--served-model-name", type=Names(), default=(), metavar="A,B,…", help="What clients call the model.")
+@click.option(
+    "--served-model-name", type=NameListParam(), default=(), metavar="A,B,…", help="What clients call the model."
+)
 @click.option(
     "--threshold", type=click.FloatRange(0, 1), help="A model of one label gives it from this probability; else never."
 )
@@ -90,7 +92,7 @@ def _distinct(ctx: click.Context, param: click.Parameter, value: Sequence[tuple[
 @click.option("--max-queued-tokens", type=click.IntRange(1), help="That wait; once so many do, 429. Else by the model.")
 @click.option(
     "--lora-modules",
-    type=Adapter(),
+    type=NamedPathParam(),
     multiple=True,
     callback=_distinct,
     help="A LoRA adapter that clients may name as model; may be repeated.",
@@ -122,7 +124,7 @@ def serve(
     speak(state)
     from vllm_cls.async_llm import AsyncLLM
     from vllm_cls.server import ServerSettings, create_app, lifecycle, listening, logs
-    from vllm_cls.server.metrics import Metrics
+    from vllm_cls.server.metrics import ServerMetrics
 
     logs.configure(options.pop("log_format"), options.pop("log_level"))
     settings = ServerSettings(
@@ -137,7 +139,7 @@ def serve(
     listener = listening.listen_at(uds) if uds else listening.listen(host, port)
     if lora_modules:
         options |= {"enable_lora": True, "max_loras": max_loras or len(lora_modules)}
-    llm = AsyncLLM(model, telemetry=Metrics(), **options)
+    llm = AsyncLLM(model, telemetry=ServerMetrics(), **options)
     try:
         app = create_app(llm, settings)
         if not state.quiet:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from vllm_cls.jobs.classify import OnProgress
-    from vllm_cls.metrics import Metrics
+    from vllm_cls.metrics import ClassificationMetrics
 
 _MOST_LABELS = 12  # of a confusion matrix that is shown whole
 _COMMONEST = 10
@@ -62,7 +62,7 @@ def size(num_bytes: int) -> str:
     return f"{value:.2f} GB"
 
 
-def show_metrics(console: Console, metrics: Metrics) -> None:
+def show_metrics(console: Console, metrics: ClassificationMetrics) -> None:
     """The measurements in a line, then each label, then which labels are taken for which."""
     console.print(measurements(_summary(metrics)), markup=False, soft_wrap=True)
     if metrics.per_label:
@@ -75,7 +75,7 @@ def show_metrics(console: Console, metrics: Metrics) -> None:
         _show_confusion(console, [each.label for each in metrics.per_label], metrics.confusion)
 
 
-def _summary(metrics: Metrics) -> dict[str, Any]:
+def _summary(metrics: ClassificationMetrics) -> dict[str, Any]:
     return {name: getattr(metrics, name) for name in _NAMES}
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 from .calls import scoring, tasks
 from .calls.output_processor import NextId
 from .calls.scoring import RankedDocument, ScoreOptions
-from .calls.tasks import Call
+from .calls.tasks import TaskCall
 from .errors import ConfigError, DeadlineError, EngineDeadError, PromptError, QueueFullError
 from .inputs.prompts import is_single, size
 from .inputs.tokenization import Tokenized
@@ -23,13 +23,13 @@ from .llm import LLM
 from .outputs import ClassificationRequestOutput, ScoringRequestOutput
 from .params import PoolingParams
 from .scheduler.continuous_batching import ContinuousBatching
-from .scheduler.telemetry import Silence, Telemetry
+from .scheduler.telemetry import NullTelemetry, Telemetry
 from .scheduler.waiting_queue import Request, WaitingQueue, Window
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .model.loaded_model import Served
+    from .model.loaded_model import LoadedModel
     from .runtime.batch import TokenSequence
     from .runtime.engine import Result
 
@@ -55,7 +55,7 @@ class Sending(TypedDict, total=False):
 class _Asked(Request):
     """A request with all that its outputs take, and where they go."""
 
-    call: Call[Any] = field(kw_only=True)
+    call: TaskCall[Any] = field(kw_only=True)
     tokenized: Sequence[Tokenized] = field(kw_only=True)
     next_id: NextId = field(kw_only=True)
     future: asyncio.Future[list[Any]] = field(kw_only=True)
@@ -112,7 +112,7 @@ class AsyncLLM:
             raise ConfigError(f"{', '.join(llm_options)}: give these to the LLM; it is taken as it is.")
         self._owns = not isinstance(model, LLM)
         self.llm = model if isinstance(model, LLM) else LLM(model, **llm_options)
-        self.telemetry: Telemetry = telemetry or Silence()
+        self.telemetry: Telemetry = telemetry or NullTelemetry()
         if max_queued_tokens is None:
             max_queued_tokens = _QUEUED_WINDOWS * self.llm._open.engine.window[0]
         self._queue = WaitingQueue(max_queued_requests, max_queued_tokens)
@@ -298,14 +298,16 @@ class AsyncLLM:
 
     # -- how ----------------------------------------------------------------------------------------
 
-    async def _prompted(self, call: Callable[..., Call[Any]], prompts: Any, sending: Sending, **options: Any) -> Any:
+    async def _prompted(
+        self, call: Callable[..., TaskCall[Any]], prompts: Any, sending: Sending, **options: Any
+    ) -> Any:
         """What a call of `vllm_cls.calls.tasks` gives: one output for one prompt, a list of them for a list."""
         outputs = await self._answer(functools.partial(call, prompts=prompts, **options), **sending)
         return outputs[0] if is_single(prompts) else outputs
 
     async def _answer(
         self,
-        build: Callable[[Served], Call[Any]],
+        build: Callable[[LoadedModel], TaskCall[Any]],
         *,
         request_id: str | None = None,
         timeout: float | None = None,
@@ -344,7 +346,7 @@ class AsyncLLM:
 
     async def _run_through(
         self,
-        build: Callable[[], Call[Any]],
+        build: Callable[[], TaskCall[Any]],
         request_id: str | None,
         deadline: float,
         max_tokens: int | None,
@@ -412,7 +414,7 @@ class AsyncLLM:
                 loop.call_soon_threadsafe(_settle, outcomes)
 
 
-def _begun(build: Callable[[], Call[Any]]) -> tuple[Call[Any], list[Tokenized]]:
+def _begun(build: Callable[[], TaskCall[Any]]) -> tuple[TaskCall[Any], list[Tokenized]]:
     """A call, checked, and its first prompts, tokenized."""
     call = build()
     return call, call.tokenize(0, _turn(call.prompts, 0))

@@ -10,7 +10,7 @@ from .calls import scoring, tasks
 from .calls.arguments import check_engine_args
 from .calls.scoring import RankedDocument, ScoreOptions
 from .calls.streaming import answered
-from .calls.tasks import Kind
+from .calls.tasks import PoolingTask
 from .config import ModelConfig, PoolerConfig, RuntimeConfig
 from .errors import ConfigError
 from .inputs.prompts import is_single
@@ -364,7 +364,12 @@ class LLM(OpenModel):
     # -- how ----------------------------------------------------------------------------------------
 
     def _stream(
-        self, prompts: Iterable[Any], kind: Kind[Any], params: PoolingParams, truncation: Truncation, output: type[Any]
+        self,
+        prompts: Iterable[Any],
+        kind: PoolingTask[Any],
+        params: PoolingParams,
+        truncation: Truncation,
+        output: type[Any],
     ) -> Iterator[Any]:
         """Outputs for a stream of prompts, those without an answer included."""
 

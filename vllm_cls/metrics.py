@@ -31,7 +31,7 @@ class LabelMetrics:
 
 
 @dataclass(frozen=True)
-class Metrics:
+class ClassificationMetrics:
     """What was measured; a number is None where the kind of problem, or having no rows, gives it no meaning.
 
     Args:
@@ -102,7 +102,7 @@ class Tally:
                 counts.add(probs, each)
         return golds[self._column.chosen] is not None
 
-    def metrics(self) -> Metrics:
+    def metrics(self) -> ClassificationMetrics:
         """What was measured so far."""
         return replace(self._ways[self._column.chosen].metrics(), notes=self._column.notes())
 
@@ -114,7 +114,7 @@ def evaluate(
     *,
     problem_type: str | None = None,
     threshold: float = 0.5,
-) -> Metrics:
+) -> ClassificationMetrics:
     """The metrics of predictions, all at once; see `Tally` for the arguments."""
     tally = Tally(id2label, problem_type, threshold=threshold)
     for row, label in zip(probs, gold, strict=True):
@@ -124,7 +124,7 @@ def evaluate(
 
 def measured(
     probs: Iterable[Sequence[float]], gold: Iterable[Gold], names: Sequence[str], problem_type: str | None = None
-) -> Metrics:
+) -> ClassificationMetrics:
     """The metrics of predictions against labels that are read already; see `Counts` for the arguments."""
     counts = Counts(names, problem_type)
     for row, label in zip(probs, gold, strict=True):
@@ -188,7 +188,7 @@ class Counts:
             shown = repr(gold) if len(repr(gold)) <= 40 else repr(gold)[:39] + "…"
             self._unknown_labels += [] if shown in self._unknown_labels else [shown]
 
-    def metrics(self) -> Metrics:
+    def metrics(self) -> ClassificationMetrics:
         """What was measured so far."""
         told: dict[str, Any] = {
             "rows": self._rows,
@@ -196,11 +196,11 @@ class Counts:
             "unknown_labels": list(self._unknown_labels),
         }
         if self._numbers is not None or not self._rows:
-            return Metrics(**told, **(self._numbers.metrics() if self._numbers is not None else {}))
+            return ClassificationMetrics(**told, **(self._numbers.metrics() if self._numbers is not None else {}))
         per_label = [self._label_metrics(i) for i in range(len(self.labels))]
         met = [each.f1 for i, each in enumerate(per_label) if self._true[i] or self._given[i]]
         commonest, count = self._commonest()
-        return Metrics(
+        return ClassificationMetrics(
             **told,
             accuracy=self._right / self._rows,
             macro_f1=sum(met) / len(met) if met else None,

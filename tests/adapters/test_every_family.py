@@ -13,7 +13,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from transformers.models.auto import modeling_auto as auto
 
 from vllm_cls.adapters import as_seq_cls_model
-from vllm_cls.adapters.tensor_names import Opening, plan_names
+from vllm_cls.adapters.tensor_names import LoadOptions, plan_names
 from vllm_cls.checkpoint.name_rules import Reader
 from vllm_cls.compat.meta_loading import load_on_meta
 from vllm_cls.errors import ModelError
@@ -69,7 +69,7 @@ def cases(config_class: type, target: type) -> Iterator[tuple[str, str | None]]:
         tensors = saved(source, config)
         if tensors is None:
             continue
-        opening = Opening(target, config, torch.float32, source.__name__, [source.__name__])
+        opening = LoadOptions(target, config, torch.float32, source.__name__, [source.__name__])
         try:
             plan_names(opening, tensors, head)
             yield source.__name__, None

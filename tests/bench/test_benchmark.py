@@ -16,7 +16,7 @@ from vllm_cls.bench import benchmark, peers
 from vllm_cls.bench.agreement import agreement
 from vllm_cls.bench.benchmark import Entry
 from vllm_cls.bench.options import BenchOptions
-from vllm_cls.bench.peers.base import Opening
+from vllm_cls.bench.peers.base import PeerOptions
 from vllm_cls.bench.report import ours_section
 from vllm_cls.bench.run import bench
 from vllm_cls.config import RuntimeConfig
@@ -121,11 +121,11 @@ def test_all_run_the_model_with_its_adapter(bert: Path, tmp_path: Path) -> None:
 class _Fake:
     """A contender that keeps what it was opened with, and then fails."""
 
-    opened: list[tuple[str, Opening]] = []
+    opened: list[tuple[str, PeerOptions]] = []
 
     def __init__(self, label: str, python: str | None = None) -> None: ...
 
-    def begin_open(self, peer: str, opening: Opening) -> None:
+    def begin_open(self, peer: str, opening: PeerOptions) -> None:
         self.opened.append((peer, opening))
 
     def end_open(self) -> None:

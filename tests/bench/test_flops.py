@@ -8,7 +8,7 @@ import transformers
 
 from tests.models import tiny
 from vllm_cls.adapters import as_seq_cls_model
-from vllm_cls.bench.flops import Attention, Cost, Work, cost_of, shared_prefixes
+from vllm_cls.bench.flops import Attention, Cost, TokenCounts, cost_of, shared_prefixes
 
 
 def cost(name: str, **values: object) -> Cost:
@@ -87,11 +87,11 @@ def test_windows_are_those_of_the_config() -> None:
 def test_pruning_and_sharing_leave_less() -> None:
     found = cost("gpt2")
     lengths = [10, 10]
-    assert found.executed(lengths, Work(20)) == found.required(lengths)
+    assert found.executed(lengths, TokenCounts(20)) == found.required(lengths)
     queries = found.last_layer - found.last_key_value
     last_pairs = 2 * 32 * (2 * 55 - 20)
-    assert found.executed(lengths, Work(20, pruned=18)) == found.required(lengths) - 18 * queries - last_pairs
-    shared = found.executed(lengths, Work(14, saved_pairs=21))
+    assert found.executed(lengths, TokenCounts(20, pruned=18)) == found.required(lengths) - 18 * queries - last_pairs
+    shared = found.executed(lengths, TokenCounts(14, saved_pairs=21))
     assert shared == found.required(lengths) - 6 * found.per_token - 3 * 2 * 32 * 21
 
 

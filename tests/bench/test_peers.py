@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vllm_cls.bench import peers
-from vllm_cls.bench.peers.base import Opening, PaddedSession
+from vllm_cls.bench.peers.base import PaddedSession, PeerOptions
 from vllm_cls.bench.workloads import Text
 
 TEXTS: list[Text] = [
@@ -23,7 +23,7 @@ def opened(folder: Path, name: str, **options: object) -> peers.base.Session:
     found = peers.peer(name)
     if found.available() is None:
         pytest.skip(f"{name} is not installed")
-    return found.open(dataclasses.replace(Opening(str(folder), 1, 48, batch_size=2), **options))  # type: ignore[arg-type]
+    return found.open(dataclasses.replace(PeerOptions(str(folder), 1, 48, batch_size=2), **options))  # type: ignore[arg-type]
 
 
 def logits(folder: Path, name: str, texts: list[Text]) -> np.ndarray:

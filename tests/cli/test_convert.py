@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import vllm_cls.conversion.converter
 from tests.models import tiny
-from vllm_cls.cli.options import LabelTokens, Names, Template
+from vllm_cls.cli.options import LabelTokens, NameListParam, Template
 from vllm_cls.conversion.converter import ConversionReport
 from vllm_cls.parsing.option_lists import parse_label_tokens
 
@@ -169,7 +169,11 @@ def test_escapes_of_label_tokens(written: str, meant: dict[str, list[str]]) -> N
 
 
 def test_names_with_commas() -> None:
-    assert Names().convert(r"a\,b, c", None, None) == Names().convert('["a,b", "c"]', None, None) == ["a,b", "c"]
+    assert (
+        NameListParam().convert(r"a\,b, c", None, None)
+        == NameListParam().convert('["a,b", "c"]', None, None)
+        == ["a,b", "c"]
+    )
 
 
 def test_a_label_that_is_a_new_line(run: Run, tmp_path: Path) -> None:

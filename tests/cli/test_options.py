@@ -10,7 +10,7 @@ import pytest
 from click.testing import Result
 
 from tests.jobs.fake import FakeLLM
-from vllm_cls.cli.options import JsonObject, Names
+from vllm_cls.cli.options import JsonObject, NameListParam
 
 Run = Callable[..., Result]
 
@@ -62,9 +62,9 @@ def test_json_may_be_in_a_file(tmp_path: Path) -> None:
     ("value", "names"), [("a, b", ["a", "b"]), ("a", ["a"]), ('["a, b", 2]', ["a, b", "2"]), (["x"], ["x"])]
 )
 def test_names(value: Any, names: list[str]) -> None:
-    assert Names().convert(value, None, None) == names
+    assert NameListParam().convert(value, None, None) == names
 
 
 def test_names_that_are_half_a_list() -> None:
     with pytest.raises(click.BadParameter, match="not a JSON list"):
-        Names().convert("[a, b", None, None)
+        NameListParam().convert("[a, b", None, None)

@@ -264,7 +264,7 @@ def test_methods_have_the_arguments_and_words_of_their_calls() -> None:
     method = inspect.signature(Client("http://server").classify)
     call = inspect.signature(calls.classify)
     assert list(method.parameters.values()) == list(call.parameters.values())
-    assert method.return_annotation == "Answer[Classification]"
+    assert method.return_annotation == "Response[Classification]"
     assert Client.classify.__doc__ == calls.classify.__doc__
     routes = {
         name for name, each in vars(calls).items() if inspect.isfunction(each) and each.__module__ == calls.__name__

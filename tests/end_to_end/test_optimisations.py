@@ -26,7 +26,7 @@ from vllm_cls import LLM, PromptError
 from vllm_cls.config import RuntimeConfig
 from vllm_cls.model.loaded_model import make_engine
 from vllm_cls.runtime.batch import TokenSequence
-from vllm_cls.runtime.engine import Answer, Engine
+from vllm_cls.runtime.engine import Engine, SequenceResult
 from vllm_cls.runtime.layers import fusion
 from vllm_cls.runtime.native import attention
 from vllm_cls.runtime.runner import Runner
@@ -269,7 +269,7 @@ def check_mixture(case: Case, drawn: list[Drawn], mixture: dict[str, Any]) -> No
             answers = engine.logits(part)
             done = engine.counters.snapshot() - before
             for sequence, answer in zip(part, answers, strict=True):
-                assert isinstance(answer, Answer)
+                assert isinstance(answer, SequenceResult)
                 expected = case.expected(sequence.token_ids, sequence.token_type_ids)
                 assert float((answer.row - expected).abs().max()) < TOLERANCE, f"{len(sequence)} tokens"
                 assert 0 <= answer.num_cached_tokens < len(sequence)

@@ -19,11 +19,11 @@ from tests.models import tiny
 from vllm_cls import LLM
 from vllm_cls.calls import tasks
 from vllm_cls.runtime.attention import kernels
-from vllm_cls.runtime.batch import Work
+from vllm_cls.runtime.batch import ForwardItem
 from vllm_cls.runtime.cuda import fp8, varlen
 from vllm_cls.runtime.loadtime import equivalence
 from vllm_cls.runtime.mask import PackedMask
-from vllm_cls.runtime.row import KeyValues, Row, Span, spans_of
+from vllm_cls.runtime.row import KeyValues, PackedRow, SequenceSpan, spans_of
 
 pytestmark = [
     pytest.mark.gpu,
@@ -92,20 +92,20 @@ def test_a_kernel_equals_each_sequence_alone(
         return torch.randn(1, heads, count, head_dim, generator=generator, device=device()).to(dtype)
 
     lengths = [3, 1, 150, 17, 33]
-    spans: list[Span] = spans_of(lengths)
+    spans: list[SequenceSpan] = spans_of(lengths)
     if form == "pasts":
         past = KeyValues(40, [(random(2, 40), random(2, 40))])
         spans = spans_of(lengths, [past, None, past, KeyValues(7, [(random(2, 7), random(2, 7))]), None])
     if form == "last":
-        spans = [Span(slice(i, i + 1), each.keys, each.num_keys - 1) for i, each in enumerate(spans)]
+        spans = [SequenceSpan(slice(i, i + 1), each.keys, each.num_keys - 1) for i, each in enumerate(spans)]
     query, key, value = random(4, spans[-1].queries.stop), random(2, sum(lengths)), random(2, sum(lengths))
-    whole = kernel.attend(query, key, value, spans, PackedMask(function), None, softcap, Row(spans))
+    whole = kernel.attend(query, key, value, spans, PackedMask(function), None, softcap, PackedRow(spans))
     assert whole is not None
     wide = [each.float() for each in (query, key, value)]
     for each in spans:
         if each.past is not None and each.past.layers[0][0].dtype != torch.float32:
             each.past.layers[0] = tuple(pair.float() for pair in each.past.layers[0])  # type: ignore[assignment]
-    alone = kernels.attend(*wide, spans, PackedMask(function), None, softcap, Row(spans))
+    alone = kernels.attend(*wide, spans, PackedMask(function), None, softcap, PackedRow(spans))
     assert torch.allclose(whole.float(), alone, atol=2e-2, rtol=2e-2)
 
 
@@ -153,17 +153,17 @@ def test_a_forward_never_waits_for_the_device(name: str, dtype: str, tmp_path: P
     llm = LLM(str(tiny.classifier(name, tmp_path)), device="cuda", dtype=dtype)
     engine = llm._open.engine
     sequences = [each.sequence for each in tasks.classify(llm._open, prompts()).tokenize()]
-    works = [Work(each) for each in sequences]
+    works = [ForwardItem(each) for each in sequences]
     engine.runner.logits(works)  # libraries are opened the first time
     torch.cuda.synchronize()
     with no_waiting():
         engine.runner.logits(works)
     if engine.runner.shares:
         past = KeyValues(12)
-        engine.runner.keep([Work(selfcheck_begun(sequences[0], 12), keep=past)])
+        engine.runner.keep([ForwardItem(selfcheck_begun(sequences[0], 12), keep=past)])
         torch.cuda.synchronize()
         with no_waiting():
-            engine.runner.logits([Work(sequences[0], past), Work(sequences[1])])
+            engine.runner.logits([ForwardItem(sequences[0], past), ForwardItem(sequences[1])])
 
 
 def selfcheck_begun(sequence: Any, length: int) -> Any:
@@ -206,7 +206,7 @@ def test_memory_is_planned_and_an_end_of_it_survived(tmp_path: Path, monkeypatch
     engine = llm._open.engine
     forward = engine.runner.logits
 
-    def short_of_memory(works: Sequence[Work]) -> torch.Tensor:
+    def short_of_memory(works: Sequence[ForwardItem]) -> torch.Tensor:
         rows = forward(works)
         if sum(map(len, works)) > 1000:
             torch.empty(1 << 50, dtype=torch.uint8, device="cuda")  # a real failure of the allocator

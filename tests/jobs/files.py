@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from vllm_cls.jobs.readers import read_rows
-from vllm_cls.jobs.rows import Row
+from vllm_cls.jobs.rows import InputRow
 from vllm_cls.jobs.sources import find_sources
 
 
@@ -33,7 +33,7 @@ def jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     return write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def rows_of(*paths: Path, format: str | None = None) -> list[Row]:
+def rows_of(*paths: Path, format: str | None = None) -> list[InputRow]:
     return list(read_rows(find_sources(paths, format)))
 
 

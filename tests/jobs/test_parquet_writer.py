@@ -16,7 +16,7 @@ from vllm_cls.jobs import parquet_writer, tables
 from vllm_cls.jobs.parquet_writer import fitted, infer
 from vllm_cls.jobs.readers import read_rows
 from vllm_cls.jobs.sources import find_sources, find_target
-from vllm_cls.jobs.tables import Layout
+from vllm_cls.jobs.tables import OutputSchema
 from vllm_cls.jobs.writers import open_writer
 
 from .files import fields_of
@@ -33,14 +33,14 @@ RESULTS = {
 }
 
 
-def write(path: Path, records: Sequence[Mapping[str, Any]], layout: Layout | None = None) -> list[str | None]:
-    with open_writer(find_target(path, []), layout or Layout(None, [])) as writer:
+def write(path: Path, records: Sequence[Mapping[str, Any]], layout: OutputSchema | None = None) -> list[str | None]:
+    with open_writer(find_target(path, []), layout or OutputSchema(None, [])) as writer:
         return [writer.write(record) for record in records]
 
 
 def test_result_columns_have_their_types_even_without_a_row(tmp_path: Path) -> None:
-    write(tmp_path / "a.parquet", [], Layout({"id": "id"}, list(RESULTS)))
-    write(tmp_path / "b.parquet", [RESULTS, dict.fromkeys(RESULTS) | {"error": "x"}], Layout(None, list(RESULTS)))
+    write(tmp_path / "a.parquet", [], OutputSchema({"id": "id"}, list(RESULTS)))
+    write(tmp_path / "b.parquet", [RESULTS, dict.fromkeys(RESULTS) | {"error": "x"}], OutputSchema(None, list(RESULTS)))
     empty, full = (pq.read_table(tmp_path / name) for name in ("a.parquet", "b.parquet"))
     assert empty.schema.remove(0) == full.schema
     assert full.to_pylist() == [
@@ -50,7 +50,7 @@ def test_result_columns_have_their_types_even_without_a_row(tmp_path: Path) -> N
 
 
 def test_values_of_a_regression_with_several_numbers(tmp_path: Path) -> None:
-    write(tmp_path / "a.parquet", [{"value": [1.0, 2.0]}], Layout(None, ["value"], lists=["value"]))
+    write(tmp_path / "a.parquet", [{"value": [1.0, 2.0]}], OutputSchema(None, ["value"], lists=["value"]))
     assert pq.read_table(tmp_path / "a.parquet")["value"].to_pylist() == [[1.0, 2.0]]
 
 
@@ -81,7 +81,7 @@ def test_types_and_values_of_a_parquet_input_are_kept(tmp_path: Path) -> None:
     records = [
         {names[name]: value for name, value in row.fields.items()} | {"score": 1.0} for row in read_rows(sources)
     ]
-    said = write(tmp_path / "out.parquet", records, Layout(names, ["score"], sources))
+    said = write(tmp_path / "out.parquet", records, OutputSchema(names, ["score"], sources))
     assert said == [None] * 3
     found = pq.read_table(tmp_path / "out.parquet").select(list(names.values()))
     expected = pq.read_table(tmp_path / "in.parquet").rename_columns(list(names.values()))

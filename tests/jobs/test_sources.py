@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vllm_cls.errors import ConfigError, JobError
-from vllm_cls.jobs.sources import Source, find_sources, find_target, split_name
+from vllm_cls.jobs.sources import InputFile, find_sources, find_target, split_name
 
 from .files import write
 
@@ -47,8 +47,8 @@ def test_the_format_given_wins_over_the_name(tmp_path: Path) -> None:
 
 
 def test_standard_input_is_json_lines_unless_told() -> None:
-    assert find_sources("-") == [Source("-", "jsonl")]
-    assert find_sources("-", "csv") == [Source("-", "csv")]
+    assert find_sources("-") == [InputFile("-", "jsonl")]
+    assert find_sources("-", "csv") == [InputFile("-", "csv")]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from vllm_cls.errors import JobError
 from vllm_cls.jobs import streams
-from vllm_cls.jobs.sources import Source
+from vllm_cls.jobs.sources import InputFile
 from vllm_cls.jobs.streams import Stream, compressed, open_stream, replacing
 
 from .files import write
@@ -58,7 +58,7 @@ def test_a_mark_of_utf8_is_dropped_and_utf16_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", "a\n".encode("utf-16"))
     with (
         pytest.raises(JobError, match=r"a\.txt: the text is UTF-16.*iconv"),
-        open_stream(Source(str(path), "txt")) as s,
+        open_stream(InputFile(str(path), "txt")) as s,
     ):
         list(s.lines())
 
@@ -75,7 +75,7 @@ def test_a_compressed_file_that_was_cut_ends_the_job(tmp_path: Path, suffix: str
     path = write(tmp_path / f"a.txt{suffix}", random.randbytes(5000))
     path.write_bytes(path.read_bytes()[:-100])
     kind = {".gz": "gzip", ".zst": "zstd"}[suffix]
-    with pytest.raises(JobError, match=r"a\.txt.* cannot be read"), open_stream(Source(str(path), "txt", kind)) as s:
+    with pytest.raises(JobError, match=r"a\.txt.* cannot be read"), open_stream(InputFile(str(path), "txt", kind)) as s:
         list(s.lines())
 
 

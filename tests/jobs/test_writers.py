@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from vllm_cls.errors import JobError
 from vllm_cls.jobs import tables
 from vllm_cls.jobs.sources import find_target
-from vllm_cls.jobs.tables import Layout
+from vllm_cls.jobs.tables import OutputSchema
 from vllm_cls.jobs.writers import open_writer
 
 from .files import fields_of, rows_of
@@ -26,10 +26,10 @@ from .test_readers import VALUES
 
 RESULTS = ["label", "score"]
 GOOD = {"label": "a", "score": 0.5}
-ANY = Layout(None, RESULTS)
+ANY = OutputSchema(None, RESULTS)
 
 
-def write(path: Path, records: Iterable[Mapping[str, Any]], layout: Layout = ANY) -> list[str | None]:
+def write(path: Path, records: Iterable[Mapping[str, Any]], layout: OutputSchema = ANY) -> list[str | None]:
     with open_writer(find_target(path, []), layout) as writer:
         return [writer.write(record) for record in records]
 
@@ -96,14 +96,14 @@ def test_cells_of_a_table(tmp_path: Path) -> None:
 
 
 def test_carriage_returns_are_quoted(tmp_path: Path) -> None:
-    write(tmp_path / "a.csv", [{"x": "a\rb", "error": "c\r"}], Layout({"x": "x"}, []))
+    write(tmp_path / "a.csv", [{"x": "a\rb", "error": "c\r"}], OutputSchema({"x": "x"}, []))
     assert [row.fields for row in rows_of(tmp_path / "a.csv")] == [{"x": "a\rb", "truncated": "false", "error": "c\r"}]
     with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
         assert next(csv.DictReader(file, strict=True), {}).get("x") == "a\rb"
 
 
 def test_a_table_whose_columns_are_known_begins_with_them(tmp_path: Path) -> None:
-    write(tmp_path / "a.csv", [], Layout({"id": "id", "label": "input_label"}, RESULTS))
+    write(tmp_path / "a.csv", [], OutputSchema({"id": "id", "label": "input_label"}, RESULTS))
     assert (tmp_path / "a.csv").read_text() == "id,input_label,label,score,truncated,error\n"
 
 
@@ -130,7 +130,7 @@ def test_a_field_that_comes_too_late_is_said(tmp_path: Path, monkeypatch: pytest
 def test_text_is_a_label_on_each_line(
     tmp_path: Path, results: list[str], records: list[dict[str, Any]], lines: list[str]
 ) -> None:
-    write(tmp_path / "a.txt", records, Layout(None, results))
+    write(tmp_path / "a.txt", records, OutputSchema(None, results))
     assert (tmp_path / "a.txt").read_text().split("\n") == [*lines, ""]
     assert len(rows_of(tmp_path / "a.txt")) == len(records)
 

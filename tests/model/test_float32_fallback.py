@@ -14,7 +14,7 @@ import transformers
 
 from vllm_cls import LLM, LoRARequest
 from vllm_cls.errors import PromptError
-from vllm_cls.model.float32_fallback import Boundary, CloseCalls
+from vllm_cls.model.float32_fallback import Boundary, Float32Fallback
 from vllm_cls.outputs import ClassificationRequestOutput
 from vllm_cls.runtime.counters import Counters
 
@@ -41,7 +41,7 @@ def logits(outputs: list[ClassificationRequestOutput]) -> torch.Tensor:
     return torch.tensor([each.outputs.logits for each in outputs])
 
 
-def close_calls(llm: LLM) -> CloseCalls:
+def close_calls(llm: LLM) -> Float32Fallback:
     found = llm._open.close_calls
     assert found is not None
     return found

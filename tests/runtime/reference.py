@@ -6,14 +6,14 @@ import torch
 
 from vllm_cls.runtime.cuda.varlen import Varlen
 from vllm_cls.runtime.cuda.windows import Window
-from vllm_cls.runtime.row import Plan
+from vllm_cls.runtime.row import VarlenLayout
 
 
 def varlen(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    plan: Plan,
+    plan: VarlenLayout,
     window: Window,
     scaling: float | None,
     softcap: float | None,

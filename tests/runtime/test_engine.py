@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.models import tiny
 from vllm_cls import LLM, AsyncLLM, ConfigError, EngineDeadError, PoolingParams, PromptError
-from vllm_cls.runtime.batch import TokenSequence, Work, packed_batch, padded_batch
+from vllm_cls.runtime.batch import ForwardItem, TokenSequence, packed_batch, padded_batch
 from vllm_cls.runtime.schedule import Budget, plan_batches
 
 
@@ -58,7 +58,7 @@ def test_a_batch_that_fails_is_run_one_by_one(llm: LLM, monkeypatch: pytest.Monk
     runner: Any = llm._open.engine.runner
     forward = runner.logits
 
-    def fails_on_long(sequences: list[Work]) -> torch.Tensor:
+    def fails_on_long(sequences: list[ForwardItem]) -> torch.Tensor:
         if any(len(each) == 9 for each in sequences):
             raise RuntimeError("out of something")
         return forward(sequences)
@@ -72,7 +72,7 @@ def test_a_batch_that_fails_is_run_one_by_one(llm: LLM, monkeypatch: pytest.Monk
 
 
 def test_a_device_that_failed_is_no_prompts_fault(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(works: list[Work]) -> torch.Tensor:
+    def fails(works: list[ForwardItem]) -> torch.Tensor:
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nsome advice")
 
     monkeypatch.setattr(llm._open.engine.runner, "logits", fails)
@@ -113,7 +113,10 @@ def test_every_plan_keeps_its_promises(
 
 
 def test_packed_and_padded_rows() -> None:
-    sequences = [Work(TokenSequence((5, 6, 7), (0, 1, 2), (0, 0, 1))), Work(TokenSequence((8,), (0,), (0,)))]
+    sequences = [
+        ForwardItem(TokenSequence((5, 6, 7), (0, 1, 2), (0, 0, 1))),
+        ForwardItem(TokenSequence((8,), (0,), (0,))),
+    ]
     packed = packed_batch(sequences, torch.device("cpu"))
     assert packed.inputs["input_ids"].tolist() == [[5, 6, 7, 8]]
     assert packed.inputs["position_ids"].tolist() == [[0, 1, 2, 0]]
@@ -131,7 +134,7 @@ def test_closing_waits_for_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     engine: Any = llm._open.engine
     begun, forward = threading.Event(), engine.runner.logits
 
-    def slow(works: list[Work]) -> torch.Tensor:
+    def slow(works: list[ForwardItem]) -> torch.Tensor:
         begun.set()
         time.sleep(0.02)
         return forward(works)

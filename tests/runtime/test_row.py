@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from vllm_cls.runtime.row import KeyValues, Row, current, running, spans_of
+from vllm_cls.runtime.row import KeyValues, PackedRow, current, running, spans_of
 
 
 def past_of(num_tokens: int) -> KeyValues:
@@ -24,7 +24,7 @@ def test_sequences_lie_one_behind_the_other() -> None:
 
 
 def test_the_pooled_token_is_the_only_query_and_knows_its_place_in_the_prompt() -> None:
-    row = Row(spans_of([3, 2], [None, past_of(5)]), torch.tensor([0, 4]), [0, 4])
+    row = PackedRow(spans_of([3, 2], [None, past_of(5)]), torch.tensor([0, 4]), [0, 4])
     first, last = row.pooled_spans()
     assert (first.queries, first.keys, first.offset, first.num_keys) == (slice(0, 1), slice(0, 3), 0, 3)
     assert (last.queries, last.keys, last.offset, last.num_keys) == (slice(1, 2), slice(3, 5), 6, 7)
@@ -40,7 +40,7 @@ def test_kept_keys_and_values_are_copies_of_the_first_tokens_alone() -> None:
 
 
 def test_only_the_last_layers_first_pass_wants_keys_only() -> None:
-    row = Row(spans_of([2]))
+    row = PackedRow(spans_of([2]))
     assert not row.wants_keys_only
     row.in_last_layer = True
     assert row.wants_keys_only
@@ -49,8 +49,8 @@ def test_only_the_last_layers_first_pass_wants_keys_only() -> None:
 
 
 def test_a_row_is_seen_by_its_own_thread_and_only_while_it_runs() -> None:
-    seen: list[Row | None] = []
-    with running(Row(spans_of([1]))) as row:
+    seen: list[PackedRow | None] = []
+    with running(PackedRow(spans_of([1]))) as row:
         assert current() is row
         thread = threading.Thread(target=lambda: seen.append(current()))
         thread.start()

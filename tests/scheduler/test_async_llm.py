@@ -25,7 +25,7 @@ from vllm_cls import (
     PromptError,
     QueueFullError,
 )
-from vllm_cls.scheduler.telemetry import Silence
+from vllm_cls.scheduler.telemetry import NullTelemetry
 
 from ..model.test_lora import train
 from ..models import tiny
@@ -389,7 +389,7 @@ def test_the_llm_is_made_or_taken(bert: LLM) -> None:
         run(bert, lambda engine: engine.classify("good", bogus=1))  # type: ignore[call-arg]
 
 
-class Told(Silence):
+class Told(NullTelemetry):
     def __init__(self) -> None:
         self.stages: Counter[str] = Counter()
         self.counts: Counter[Any] = Counter()

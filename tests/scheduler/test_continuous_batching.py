@@ -10,13 +10,13 @@ import pytest
 
 from vllm_cls import EngineDeadError, PromptError
 from vllm_cls.scheduler.continuous_batching import ContinuousBatching
-from vllm_cls.scheduler.telemetry import Silence
+from vllm_cls.scheduler.telemetry import NullTelemetry
 from vllm_cls.scheduler.waiting_queue import Request, WaitingQueue, Window
 
 WAIT = 20  # seconds; a test that works never waits as long
 
 
-class Told(Silence):
+class Told(NullTelemetry):
     def __init__(self) -> None:
         self.batches: list[tuple[int, ...]] = []
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import httpx
 from fastapi import FastAPI, Request
 
-from vllm_cls.server.metrics import Metrics
+from vllm_cls.server.metrics import ServerMetrics
 from vllm_cls.server.middleware import add_middleware
 from vllm_cls.server.settings import ServerSettings
 from vllm_cls.server.tracing import Tracing
@@ -22,7 +22,7 @@ def app_with(settings: ServerSettings | None = None, tracing: Tracing | None = N
     """An app that echoes the size of a body, sleeps, or fails; `app.state.cancelled` counts what was dropped."""
     app = FastAPI(redirect_slashes=False)
     app.state.cancelled = 0
-    app.state.metrics = Metrics()
+    app.state.metrics = ServerMetrics()
     add_middleware(app, settings or ServerSettings(), app.state.metrics, tracing)
 
     @app.get("/health")

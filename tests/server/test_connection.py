@@ -12,7 +12,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from vllm_cls.server.connection import Connection, Patience, connection_class
+from vllm_cls.server.connection import Patience, ServerConnection, connection_class
 
 from .bare import app_with, run
 from .test_framing import CHUNKED, DOUBTFUL, POST
@@ -23,7 +23,7 @@ PATIENT = Patience(header_timeout=5, write_timeout=5, max_connections=100)
 
 
 @asynccontextmanager
-async def listening(app: Any, made: list[Connection], patience: Patience = PATIENT) -> AsyncIterator[int]:
+async def listening(app: Any, made: list[ServerConnection], patience: Patience = PATIENT) -> AsyncIterator[int]:
     """The port where our connections bring requests to an app.
 
     Args:
@@ -31,7 +31,7 @@ async def listening(app: Any, made: list[Connection], patience: Patience = PATIE
     """
     config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False)
 
-    def connect() -> Connection:
+    def connect() -> ServerConnection:
         made.append(connection_class(patience)(config=config, server_state=ServerState(), app_state={}))
         return made[-1]
 
@@ -102,7 +102,7 @@ def test_what_comes_behind_the_last_request_is_none() -> None:
     assert answer.startswith(b"HTTP/1.1 200") and answer.count(b"HTTP/1.1 ") == 1
 
 
-def watching(size: int, made: list[Connection], kept: list[int]) -> Any:
+def watching(size: int, made: list[ServerConnection], kept: list[int]) -> Any:
     """An app whose answers have so many bytes, and which asks meanwhile whether its client is there.
 
     Args:
@@ -123,7 +123,7 @@ def watching(size: int, made: list[Connection], kept: list[int]) -> Any:
 
 def test_requests_sent_ahead_wait_in_the_network() -> None:
     """8 MB of them, one answered after the other: the server reads on when it has answered what it has read."""
-    made: list[Connection] = []
+    made: list[ServerConnection] = []
     kept: list[int] = []
     request = HEALTH[:-2] + b"X-Fill: " + b"a" * 8000 + b"\r\n\r\n"
 
@@ -141,7 +141,7 @@ def test_requests_sent_ahead_wait_in_the_network() -> None:
 
 def test_answers_that_nobody_reads_are_not_made() -> None:
     """What is not taken in time breaks the connection; until then no more is answered, nor read, than buffers hold."""
-    made: list[Connection] = []
+    made: list[ServerConnection] = []
     kept: list[int] = []
 
     async def scenario() -> None:

@@ -17,13 +17,13 @@ from starlette.testclient import TestClient
 import vllm_cls.server.app
 from vllm_cls import LLM, EngineDeadError, PromptError, hookimpl
 from vllm_cls.async_llm import AsyncLLM
-from vllm_cls.calls.tasks import Call
+from vllm_cls.calls.tasks import TaskCall
 from vllm_cls.errors import ModelError
 from vllm_cls.inputs.tokenization import PromptProcessor
-from vllm_cls.model.loaded_model import Served
+from vllm_cls.model.loaded_model import LoadedModel
 from vllm_cls.registry import PluginInfo, Registry
 from vllm_cls.server import ServerSettings, auth, bodies, create_app, errors, limits, logs, observe
-from vllm_cls.server.metrics import Metrics
+from vllm_cls.server.metrics import ServerMetrics
 
 SECRETS = "the text of a prompt at /srv/models/secret.py by <object at 0x7f3e701a5d10>"
 
@@ -48,7 +48,7 @@ def failing(error: Callable[[], BaseException] = FAULTS[0]) -> Any:
 def log() -> Iterator[io.StringIO]:
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(logs.Line("text"))
+    handler.setFormatter(logs.LineFormatter("text"))
     logs.logger.addHandler(handler)
     yield stream
     logs.logger.removeHandler(handler)
@@ -105,9 +105,9 @@ def test_of_every_route(
     ("owner", "name"),
     [
         (PromptProcessor, "tokenize"),  # in a thread for tokenizing
-        (Served, "run"),  # in the engine's thread
-        (Call, "outputs"),  # in the thread that makes outputs
-        (Metrics, "predicted"),
+        (LoadedModel, "run"),  # in the engine's thread
+        (TaskCall, "outputs"),  # in the thread that makes outputs
+        (ServerMetrics, "predicted"),
         (bodies, "to_json"),
         (bodies, "from_json"),
         (AsyncLLM, "classify"),
@@ -128,7 +128,7 @@ def test_wherever_the_model_runs(
     assert client.post("/classify", json={"input": "good"}).status_code == 200
 
 
-@pytest.mark.parametrize("owner", [PromptProcessor, Call])
+@pytest.mark.parametrize("owner", [PromptProcessor, TaskCall])
 def test_a_panic_of_a_tokenizer(
     client: TestClient, log: io.StringIO, monkeypatch: pytest.MonkeyPatch, owner: Any
 ) -> None:
@@ -151,7 +151,7 @@ def test_a_forward_that_fails(
     ("owner", "name"),
     [
         (limits, "check_headers"), (limits, "read_body"), (auth.RequireKey, "_has_key"), (auth, "host_name"),
-        (errors, "_told_of"), (errors, "_http"), (observe, "header"), (Metrics, "request_begun"),
+        (errors, "_told_of"), (errors, "_http"), (observe, "header"), (ServerMetrics, "request_begun"),
     ],
 )  # fmt: skip
 def test_in_a_middleware(llm: LLM, log: io.StringIO, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from vllm_cls import LLM, AsyncLLM
 from vllm_cls.server import ServerSettings, create_app
-from vllm_cls.server.metrics import Metrics
+from vllm_cls.server.metrics import ServerMetrics
 
 from .test_busy import busy
 
@@ -27,7 +27,7 @@ Ask = Any
 def asking(chatty: LLM) -> Iterator[Ask]:
     """Asks a server of two keys, whose model has kept nothing yet."""
     chatty.reset_prefix_cache()
-    engine = AsyncLLM(chatty, telemetry=Metrics())
+    engine = AsyncLLM(chatty, telemetry=ServerMetrics())
     app = create_app(engine, ServerSettings(api_keys=KEYS, metrics_keys=(SCRAPER,)))
     with TestClient(app) as client:
 

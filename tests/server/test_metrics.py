@@ -11,14 +11,14 @@ from collections.abc import Iterator
 import pytest
 
 from vllm_cls.server import logs
-from vllm_cls.server.metrics import Metrics
+from vllm_cls.server.metrics import ServerMetrics
 from vllm_cls.server.settings import ServerSettings
 from vllm_cls.server.tracing import Tracing
 
 from .bare import JSON, app_with, ask, message_of
 
 
-def value(metrics: Metrics, sample: str) -> float | None:
+def value(metrics: ServerMetrics, sample: str) -> float | None:
     """The value of one line of /metrics."""
     found = re.search(rf"^{re.escape(sample)} (\S+)$", metrics.render().decode(), re.MULTILINE)
     return float(found[1]) if found else None
@@ -54,7 +54,7 @@ def test_two_apps_count_apart() -> None:
 
 
 def test_what_an_engine_tells() -> None:
-    metrics = Metrics()
+    metrics = ServerMetrics()
     metrics.request_queued(3, 40)
     for stage in ("queue", "tokenize", "compute", "respond"):
         metrics.stage(stage, 1.0, 1.02)
@@ -74,7 +74,7 @@ def test_what_an_engine_tells() -> None:
 
 
 def test_labels_are_bounded() -> None:
-    metrics = Metrics()
+    metrics = ServerMetrics()
     for number in range(1500):
         metrics.predicted(f"label {number}")
     assert value(metrics, 'vcls_predictions_total{label="(other)"}') == 500
@@ -86,15 +86,15 @@ class Engine:
     """What an engine shows of itself."""
 
     def __init__(self) -> None:
-        self.telemetry = Metrics()
+        self.telemetry = ServerMetrics()
         self.load, self.queued_tokens, self.is_alive = 5, 77, True
 
 
 def test_an_engine_is_asked_when_somebody_reads() -> None:
     engine = Engine()
-    metrics = Metrics.of(engine)
+    metrics = ServerMetrics.of(engine)
     assert metrics is engine.telemetry
-    assert Metrics.of(engine) is metrics  # a second app of the same engine
+    assert ServerMetrics.of(engine) is metrics  # a second app of the same engine
     engine.load = 6
     assert value(metrics, "vcls_queue_requests") == 6
     assert value(metrics, "vcls_queue_tokens") == 77
@@ -106,7 +106,7 @@ def lines() -> Iterator[io.StringIO]:
     """What is logged as JSON lines."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(logs.Line("json"))
+    handler.setFormatter(logs.LineFormatter("json"))
     level = logs.logger.level
     logs.logger.addHandler(handler)
     logs.logger.setLevel("INFO")
@@ -143,7 +143,7 @@ def test_text_lines_show_an_exception_without_its_message() -> None:
         raise ValueError("the text of a prompt")
     except ValueError as error:
         record = logging.LogRecord("a", logging.ERROR, "f", 1, "broken %s", ("thing",), (type(error), error, None))
-    text = logs.Line("text").format(record)
+    text = logs.LineFormatter("text").format(record)
     assert "ERROR" in text and "broken thing" in text and "ValueError" in text
     assert "prompt" not in text
 

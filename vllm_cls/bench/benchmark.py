@@ -16,14 +16,14 @@ import numpy as np
 
 from ..config import ModelConfig, RuntimeConfig
 from ..errors import ConfigError
-from ..model.source import Source, open_source
+from ..model.source import ModelSource, open_source
 from . import peers
 from .agreement import Agreement, agreement
 from .contender import BenchError, Contender
 from .inputs import Texts
 from .interleave import interleave
 from .options import BenchOptions
-from .peers.base import Opening
+from .peers.base import PeerOptions
 from .workloads import Workload, as_pairs
 
 OURS, FLOAT32, MATRIX = peers.OURS, "vllm-cls float32", "matrix"
@@ -66,7 +66,7 @@ class Benchmark:
         self.options, self.tell = options, tell
         known = {name: value for name, value in options.llm.items() if name not in _RUNTIME}
         known.pop("quantization", None)
-        self.source: Source = open_source(ModelConfig.of(options.model, **known))
+        self.source: ModelSource = open_source(ModelConfig.of(options.model, **known))
         self.config = ModelConfig.of(options.model, **known)
         self.entries: list[Entry] = []
         self._stack = ExitStack()
@@ -109,7 +109,7 @@ class Benchmark:
         dtype, device = options.pop("dtype", "auto"), options.pop("device", "auto")
         options.pop("quantization", None)
         quantization = self.options.quantization
-        opening = Opening(
+        opening = PeerOptions(
             self.options.model, self.options.num_threads, longest, dtype, device, quantization, options=options
         )
         ours = Entry(OURS, self._start(OURS), quantization=quantization)
@@ -155,7 +155,7 @@ class Benchmark:
             if found.pairs_only:
                 self._use_pairs(entry)
             entry.quantization = "int8" if self.options.int8 and found.int8 else None
-            opening = Opening(
+            opening = PeerOptions(
                 folder, self.opening.threads, longest, self.opening.dtype, self.opening.device, entry.quantization,
                 each.batch_size,
             )  # fmt: skip

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..compat.lazy_imports import command_of
 from ..errors import VclsError
-from .peers.base import Opening
+from .peers.base import PeerOptions
 from .workloads import Text
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +50,7 @@ class Contender:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, env=environment,
         )  # fmt: skip
 
-    def begin_open(self, peer: str, opening: Opening) -> None:
+    def begin_open(self, peer: str, opening: PeerOptions) -> None:
         """Start loading a model; others may load at the same time."""
         self._send("open", peer=peer, opening=dataclasses.asdict(opening))
 

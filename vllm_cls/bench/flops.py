@@ -48,7 +48,7 @@ class Attention:
 
 
 @dataclass(frozen=True)
-class Work:
+class TokenCounts:
     """What an engine did with some sequences.
 
     Args:
@@ -87,7 +87,7 @@ class Cost:
         products = sum(2 * layer.width * layer.pairs(length) for layer in self.attention for length in lengths)
         return self.per_token * sum(lengths) + self.per_sequence * len(lengths) + products
 
-    def executed(self, lengths: Sequence[int], work: Work) -> int:
+    def executed(self, lengths: Sequence[int], work: TokenCounts) -> int:
         """What is left of that after sharing and pruning.
 
         A pruned last layer has one query a sequence. Windows are not looked at where prefixes are shared.

@@ -14,7 +14,7 @@ from ..jobs.readers import read_rows
 from ..jobs.rows import PromptFields
 from ..jobs.sources import find_sources
 from ..model.prompt_processor import max_model_len, prompt_processor
-from ..model.source import Source
+from ..model.source import ModelSource
 from .workloads import Text, Workload, measured, single_token_words, workload
 
 
@@ -26,7 +26,7 @@ class Texts:
         source: the model's files.
     """
 
-    def __init__(self, options: ModelConfig, source: Source) -> None:
+    def __init__(self, options: ModelConfig, source: ModelSource) -> None:
         self.longest = max_model_len(options, source)
         self._processor: PromptProcessor = prompt_processor(options, source, self.longest)
         if source.tokenizer is None:

@@ -29,11 +29,11 @@ class Worker:
     def open(self, peer: str, opening: dict[str, Any]) -> dict[str, Any]:
         """Load a model; its version and the seconds that took."""
         from . import peers
-        from .peers.base import Opening
+        from .peers.base import PeerOptions
 
         began = time.perf_counter()
         found = peers.peer(peer)
-        self.session = found.open(Opening(**opening))
+        self.session = found.open(PeerOptions(**opening))
         return {"version": found.available(), "seconds": time.perf_counter() - began}
 
     def load(self, name: str, texts: list[Any]) -> None:

@@ -19,7 +19,7 @@ from . import scoring
 
 if TYPE_CHECKING:
     from ..inputs.tokenization import Tokenized
-    from ..model.loaded_model import Served
+    from ..model.loaded_model import LoadedModel
     from ..runtime.engine import Result
 
 Output = TypeVar("Output")
@@ -27,7 +27,7 @@ NextId = Callable[[], str]
 
 
 def classified(
-    served: Served,
+    served: LoadedModel,
     tokenized: Sequence[Tokenized],
     results: Sequence[Result],
     params: Sequence[PoolingParams],
@@ -55,7 +55,7 @@ def classified(
 
 
 def scored(
-    served: Served,
+    served: LoadedModel,
     tokenized: Sequence[Tokenized],
     results: Sequence[Result],
     params: Sequence[PoolingParams],
@@ -68,7 +68,7 @@ def scored(
 
 def encoded(
     task: str,
-    served: Served,
+    served: LoadedModel,
     tokenized: Sequence[Tokenized],
     results: Sequence[Result],
     params: Sequence[PoolingParams],
@@ -105,7 +105,7 @@ def _offsets(tokenized: Tokenized, num_rows: int) -> list[tuple[int, int] | None
 
 
 def embedded(
-    served: Served,
+    served: LoadedModel,
     tokenized: Sequence[Tokenized],
     results: Sequence[Result],
     params: Sequence[PoolingParams],

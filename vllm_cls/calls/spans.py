@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerBase
 
-    from ..model.loaded_model import Served
+    from ..model.loaded_model import LoadedModel
     from ..runtime.engine import Result
 
 _OF_WORDS = ("first", "average", "max")
@@ -135,7 +135,7 @@ def _kind(label: str) -> str:
     return label[2:] if label.startswith(("B-", "I-")) else label
 
 
-def span_finder(served: Served, aggregation: str, ignore_labels: Sequence[str]) -> SpanFinder:
+def span_finder(served: LoadedModel, aggregation: str, ignore_labels: Sequence[str]) -> SpanFinder:
     """The finder for a loaded model.
 
     Raises:
@@ -167,7 +167,7 @@ def span_finder(served: Served, aggregation: str, ignore_labels: Sequence[str]) 
 
 def classified_tokens(
     finder: SpanFinder,
-    served: Served,
+    served: LoadedModel,
     tokenized: Sequence[Tokenized],
     answers: Sequence[Result],
     _: Sequence[PoolingParams],

@@ -11,7 +11,7 @@ from ..errors import PromptError
 from ..inputs.tokenization import Tokenized, Truncation
 
 if TYPE_CHECKING:
-    from ..model.loaded_model import Served
+    from ..model.loaded_model import LoadedModel
 
 Output = TypeVar("Output")
 
@@ -20,7 +20,7 @@ _FIRST_WINDOW, _WINDOW = 64, 4096
 
 
 def answered(
-    served: Served,
+    served: LoadedModel,
     prompts: Iterable[Any],
     truncation: Truncation,
     answer: Callable[[Sequence[Tokenized]], Sequence[Output | PromptError]],
@@ -40,7 +40,7 @@ def answered(
 
 
 def _tokenized_windows(
-    served: Served, prompts: Iterator[Any], truncation: Truncation
+    served: LoadedModel, prompts: Iterator[Any], truncation: Truncation
 ) -> Iterator[list[Tokenized | PromptError]]:
     """Windows of a stream, tokenized; for a GPU the next one is read and tokenized while the last one runs.
 

@@ -25,18 +25,19 @@ from .output_processor import NextId, all_good
 from .scoring import ScoreOptions
 
 if TYPE_CHECKING:
-    from ..model.loaded_model import Served
-    from ..runtime.adapter import Adapter
+    from ..model.loaded_model import LoadedModel
+    from ..runtime.adapter import LoRAAdapter
     from ..runtime.engine import Result
 
 Output = TypeVar("Output", bound=RequestOutput[Any])
 Finish = Callable[
-    ["Served", Sequence[Tokenized], "Sequence[Result]", Sequence[PoolingParams], NextId], "list[Output | PromptError]"
+    ["LoadedModel", Sequence[Tokenized], "Sequence[Result]", Sequence[PoolingParams], NextId],
+    "list[Output | PromptError]",
 ]
 
 
 @dataclass(frozen=True)
-class Kind(Generic[Output]):
+class PoolingTask(Generic[Output]):
     """What is asked of prompts.
 
     Args:
@@ -48,7 +49,7 @@ class Kind(Generic[Output]):
     finish: Finish[Output]
 
     def answered(
-        self, served: Served, tokenized: Sequence[Tokenized], params: Sequence[PoolingParams], next_id: NextId
+        self, served: LoadedModel, tokenized: Sequence[Tokenized], params: Sequence[PoolingParams], next_id: NextId
     ) -> list[Output | PromptError]:
         """Run prompts at once: an output for each, or why there is none."""
         results = served.run(self.task, [each.sequence for each in tokenized])
@@ -56,7 +57,7 @@ class Kind(Generic[Output]):
 
 
 @dataclass(frozen=True)
-class Call(Generic[Output]):
+class TaskCall(Generic[Output]):
     """One call.
 
     Args:
@@ -68,11 +69,11 @@ class Call(Generic[Output]):
         cache_salt: of prompts without one of their own.
     """
 
-    served: Served
-    kind: Kind[Output]
+    served: LoadedModel
+    kind: PoolingTask[Output]
     prompts: Sequence[Any]
     params: Sequence[PoolingParams]
-    adapters: Sequence[Adapter | None]
+    adapters: Sequence[LoRAAdapter | None]
     processor: PromptProcessor
     truncation: Truncation
     add_special_tokens: bool | None = None
@@ -109,15 +110,15 @@ class Call(Generic[Output]):
         return all_good(self.kind.answered(self.served, tokenized, self.params, next_id))
 
 
-CLASSIFY = Kind("classify", output_processor.classified)
-STEPS = Kind("token_classify", functools.partial(output_processor.encoded, "token_classify"))
-_SCORE = Kind("classify", output_processor.scored)
-_EMBED = Kind("embed", output_processor.embedded)
+CLASSIFY = PoolingTask("classify", output_processor.classified)
+STEPS = PoolingTask("token_classify", functools.partial(output_processor.encoded, "token_classify"))
+_SCORE = PoolingTask("classify", output_processor.scored)
+_EMBED = PoolingTask("embed", output_processor.embedded)
 
 
 def spans(
-    served: Served, aggregation_strategy: str, ignore_labels: Sequence[str]
-) -> Kind[TokenClassificationRequestOutput]:
+    served: LoadedModel, aggregation_strategy: str, ignore_labels: Sequence[str]
+) -> PoolingTask[TokenClassificationRequestOutput]:
     """The labelled spans of texts.
 
     Raises:
@@ -126,71 +127,71 @@ def spans(
     from .spans import classified_tokens, span_finder
 
     finder = span_finder(served, aggregation_strategy, ignore_labels)
-    return Kind("token_classify", functools.partial(classified_tokens, finder))
+    return PoolingTask("token_classify", functools.partial(classified_tokens, finder))
 
 
 # -- the calls; what they take and raise is said at `LLM`'s methods ------------------------------------
 
 
 def classify(
-    served: Served,
+    served: LoadedModel,
     prompts: Any,
     *,
     pooling_params: PoolingParams | Sequence[PoolingParams] | None = None,
     lora_request: Any = None,
     tokenization_kwargs: Mapping[str, Any] | None = None,
-) -> Call[ClassificationRequestOutput]:
+) -> TaskCall[ClassificationRequestOutput]:
     return _call(served, CLASSIFY, as_list(prompts), pooling_params, lora_request, tokenization_kwargs)
 
 
 def token_classify(
-    served: Served,
+    served: LoadedModel,
     prompts: Any,
     *,
     aggregation_strategy: str = "simple",
     ignore_labels: Sequence[str] = ("O",),
     lora_request: Any = None,
     tokenization_kwargs: Mapping[str, Any] | None = None,
-) -> Call[TokenClassificationRequestOutput]:
+) -> TaskCall[TokenClassificationRequestOutput]:
     kind = spans(served, aggregation_strategy, ignore_labels)
     return _call(served, kind, as_list(prompts), None, lora_request, tokenization_kwargs)
 
 
 def encode(
-    served: Served,
+    served: LoadedModel,
     prompts: Any,
     pooling_params: PoolingParams | Sequence[PoolingParams] | None = None,
     *,
     pooling_task: str | None = None,
     lora_request: Any = None,
     tokenization_kwargs: Mapping[str, Any] | None = None,
-) -> Call[PoolingRequestOutput]:
+) -> TaskCall[PoolingRequestOutput]:
     task = pooling_task or served.pooler.config.task or (served.task if served.task != "classify" else None)
     if task not in ("classify", "token_classify", "embed"):
         raise ConfigError(f"pooling_task={task!r}: LLM.encode needs 'classify', 'token_classify' or 'embed'.")
-    kind = Kind(task, functools.partial(output_processor.encoded, task))
+    kind = PoolingTask(task, functools.partial(output_processor.encoded, task))
     return _call(served, kind, as_list(prompts), pooling_params, lora_request, tokenization_kwargs)
 
 
 def embed(
-    served: Served,
+    served: LoadedModel,
     prompts: Any,
     *,
     pooling_params: PoolingParams | Sequence[PoolingParams] | None = None,
     lora_request: Any = None,
     tokenization_kwargs: Mapping[str, Any] | None = None,
-) -> Call[EmbeddingRequestOutput]:
+) -> TaskCall[EmbeddingRequestOutput]:
     return _call(served, _EMBED, as_list(prompts), pooling_params, lora_request, tokenization_kwargs)
 
 
 def reward(
-    served: Served,
+    served: LoadedModel,
     prompts: Any,
     *,
     pooling_params: PoolingParams | Sequence[PoolingParams] | None = None,
     lora_request: Any = None,
     tokenization_kwargs: Mapping[str, Any] | None = None,
-) -> Call[PoolingRequestOutput]:
+) -> TaskCall[PoolingRequestOutput]:
     listed = as_list(prompts)
     params = list(per_prompt(pooling_params, len(listed)))
     task = "token_classify" if served.judges_steps else served.pooler.config.task or "classify"
@@ -209,7 +210,7 @@ def reward(
 
 
 def score(
-    served: Served,
+    served: LoadedModel,
     text_1: str | Sequence[str],
     text_2: str | Sequence[str],
     options: ScoreOptions,
@@ -217,7 +218,7 @@ def score(
     pooling_params: PoolingParams | None = None,
     lora_request: Any = None,
     tokenization_kwargs: Mapping[str, Any] | None = None,
-) -> Call[ScoringRequestOutput]:
+) -> TaskCall[ScoringRequestOutput]:
     options = options.with_params(pooling_params)
     prompts = [options.prompt(*pair) for pair in scoring.pairs(text_1, text_2)]
     adapters = served.adapters_for(lora_request, len(prompts))
@@ -232,7 +233,7 @@ def score(
     return _call(served, _SCORE, prompts, params, lora_request, tokenization_kwargs, processor)
 
 
-def score_processor(served: Served, options: ScoreOptions, num_labels: Iterable[int] = ()) -> PromptProcessor:
+def score_processor(served: LoadedModel, options: ScoreOptions, num_labels: Iterable[int] = ()) -> PromptProcessor:
     if not num_labels:
         served.check("classify", [None], "score")
     for count in num_labels or (int(served.classifier.config.num_labels),):
@@ -241,14 +242,14 @@ def score_processor(served: Served, options: ScoreOptions, num_labels: Iterable[
 
 
 def _call(
-    served: Served,
-    kind: Kind[Output],
+    served: LoadedModel,
+    kind: PoolingTask[Output],
     prompts: Sequence[Any],
     pooling_params: PoolingParams | Sequence[PoolingParams] | None,
     lora_request: Any,
     tokenization_kwargs: Mapping[str, Any] | None,
     processor: PromptProcessor | None = None,
-) -> Call[Output]:
+) -> TaskCall[Output]:
     adapters = served.adapters_for(lora_request, len(prompts))
     served.check(kind.task, adapters)
     params = per_prompt(pooling_params, len(prompts))
@@ -256,9 +257,9 @@ def _call(
     for asked in params:
         served.head_of(asked)  # an unknown one is refused before anything runs
     truncation, special = truncation_of(tokenization_kwargs or {})
-    return Call(served, kind, prompts, params, adapters, processor or served.processor, truncation, special)
+    return TaskCall(served, kind, prompts, params, adapters, processor or served.processor, truncation, special)
 
 
-def salted(call: Call[Output], cache_salt: str | None) -> Call[Output]:
+def salted(call: TaskCall[Output], cache_salt: str | None) -> TaskCall[Output]:
     """The same call, whose prompts share keys and values only with those of the same salt."""
     return call if cache_salt is None else dataclasses.replace(call, cache_salt=cache_salt)

@@ -2,20 +2,37 @@
 
 from .client import AsyncClient, Client
 from .errors import RejectedError, ServerError, UnreachableError
-from .results import Answer, Classification, HeadInfo, ModelInfo, Pooled, Ranked, Score, ServedModel, Tokens, Usage
+from .results import (
+    Classification,
+    HeadInfo,
+    ModelInfo,
+    PairScore,
+    PooledResult,
+    Ranked,
+    Response,
+    ServedModelInfo,
+    Tokens,
+    Usage,
+)
+
+# Their names in 0.1.
+Answer = Response
+Pooled = PooledResult
+Score = PairScore
+ServedModel = ServedModelInfo
 
 __all__ = [
-    "Answer",
     "AsyncClient",
     "Classification",
     "Client",
     "HeadInfo",
     "ModelInfo",
-    "Pooled",
+    "PairScore",
+    "PooledResult",
     "Ranked",
     "RejectedError",
-    "Score",
-    "ServedModel",
+    "Response",
+    "ServedModelInfo",
     "ServerError",
     "Tokens",
     "UnreachableError",

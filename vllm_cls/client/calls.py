@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from .results import (
-    Answer,
     Classification,
     HeadInfo,
     ModelInfo,
-    Pooled,
+    PairScore,
+    PooledResult,
     Ranked,
-    Score,
-    ServedModel,
+    Response,
+    ServedModelInfo,
     Tokens,
     read,
     read_answer,
@@ -32,7 +32,7 @@ Side = Literal["left", "right"]
 
 
 @dataclass(frozen=True)
-class Call(Generic[T]):
+class ClientRequest(Generic[T]):
     """One request.
 
     Args:
@@ -49,17 +49,17 @@ class Call(Generic[T]):
     accepted: frozenset[int] = frozenset({200})
 
 
-def _posted(path: str, read: Callable[[Any], T], more: Mapping[str, Any] | None, **fields: Any) -> Call[T]:
+def _posted(path: str, read: Callable[[Any], T], more: Mapping[str, Any] | None, **fields: Any) -> ClientRequest[T]:
     body = {name: value for name, value in fields.items() if value is not None} | dict(more or {})
-    return Call("POST", path, lambda response: read(response.json()), body)
+    return ClientRequest("POST", path, lambda response: read(response.json()), body)
 
 
-def _got(path: str, read: Callable[[Any], T]) -> Call[T]:
-    return Call("GET", path, lambda response: read(response.json()))
+def _got(path: str, read: Callable[[Any], T]) -> ClientRequest[T]:
+    return ClientRequest("GET", path, lambda response: read(response.json()))
 
 
-def _up(path: str) -> Call[bool]:
-    return Call("GET", path, lambda response: response.status_code == 200, accepted=frozenset({200, 503}))
+def _up(path: str) -> ClientRequest[bool]:
+    return ClientRequest("GET", path, lambda response: response.status_code == 200, accepted=frozenset({200, 503}))
 
 
 def classify(
@@ -76,7 +76,7 @@ def classify(
     truncated: bool | None = None,
     heads: bool | None = None,
     extra: Mapping[str, Any] | None = None,
-) -> Call[Answer[Classification]]:
+) -> ClientRequest[Response[Classification]]:
     """The labels' probabilities of one text or several.
 
     Args:
@@ -122,7 +122,7 @@ def chat(
     truncate_prompt_tokens: int | None = None,
     truncation_side: Side | None = None,
     extra: Mapping[str, Any] | None = None,
-) -> Call[Answer[Classification]]:
+) -> ClientRequest[Response[Classification]]:
     """The labels' probabilities of one conversation: messages with `role` and `content`. Else as `classify`."""
     return _posted(
         "/classify",
@@ -147,7 +147,7 @@ def pool(
     truncate_prompt_tokens: int | None = None,
     truncation_side: Side | None = None,
     extra: Mapping[str, Any] | None = None,
-) -> Call[Answer[Pooled]]:
+) -> ClientRequest[Response[PooledResult]]:
     """What the model pools of each text: probabilities, those of every token, or an embedding. Else as `classify`.
 
     Args:
@@ -155,7 +155,7 @@ def pool(
     """
     return _posted(
         "/pooling",
-        lambda answer: read_answer(Pooled, answer),
+        lambda answer: read_answer(PooledResult, answer),
         extra,
         input=_input(input),
         task=task,
@@ -173,7 +173,7 @@ def embed(
     model: str | None = None,
     truncate_prompt_tokens: int | None = None,
     extra: Mapping[str, Any] | None = None,
-) -> Call[Answer[Pooled]]:
+) -> ClientRequest[Response[PooledResult]]:
     """An embedding of each text. Else as `pool`."""
     return pool(input, task="embed", model=model, truncate_prompt_tokens=truncate_prompt_tokens, extra=extra)
 
@@ -191,7 +191,7 @@ def score(
     truncate_prompt_tokens: int | None = None,
     truncation_side: Side | None = None,
     extra: Mapping[str, Any] | None = None,
-) -> Call[Answer[Score]]:
+) -> ClientRequest[Response[PairScore]]:
     """How well texts fit: one query with N documents, or N with N. Else as `classify`.
 
     Args:
@@ -203,7 +203,7 @@ def score(
     """
     return _posted(
         "/score",
-        lambda answer: read_answer(Score, answer),
+        lambda answer: read_answer(PairScore, answer),
         extra,
         text_1=_input(text_1),
         text_2=_input(text_2),
@@ -230,7 +230,7 @@ def rerank(
     max_tokens_per_doc: int | None = None,
     truncate_prompt_tokens: int | None = None,
     extra: Mapping[str, Any] | None = None,
-) -> Call[Answer[Ranked]]:
+) -> ClientRequest[Response[Ranked]]:
     """The documents by how well they answer the query, the best first. Else as `score`.
 
     Args:
@@ -258,7 +258,7 @@ def tokenize(
     model: str | None = None,
     add_special_tokens: bool | None = None,
     return_token_strs: bool | None = None,
-) -> Call[Tokens]:
+) -> ClientRequest[Tokens]:
     """The token ids of a text, as the model's tokenizer makes them."""
     return _posted(
         "/tokenize",
@@ -271,17 +271,17 @@ def tokenize(
     )
 
 
-def detokenize(tokens: Sequence[int], *, model: str | None = None) -> Call[str]:
+def detokenize(tokens: Sequence[int], *, model: str | None = None) -> ClientRequest[str]:
     """The text of token ids."""
     return _posted("/detokenize", lambda answer: str(answer["prompt"]), None, tokens=list(tokens), model=model)
 
 
-def models() -> Call[list[ServedModel]]:
+def models() -> ClientRequest[list[ServedModelInfo]]:
     """What the server answers for: its model and the adapters of it."""
-    return _got("/v1/models", lambda answer: read_list(ServedModel, answer["data"]))
+    return _got("/v1/models", lambda answer: read_list(ServedModelInfo, answer["data"]))
 
 
-def describe(model: str | None = None) -> Call[ModelInfo]:
+def describe(model: str | None = None) -> ClientRequest[ModelInfo]:
     """What the served model is: its labels, its limits, its model card.
 
     Args:
@@ -296,12 +296,12 @@ def _model_info(answer: Any) -> ModelInfo:
     return replace(found, heads=read_list(HeadInfo, found.heads))
 
 
-def health() -> Call[bool]:
+def health() -> ClientRequest[bool]:
     """Whether the server's engine is alive."""
     return _up("/health")
 
 
-def ready() -> Call[bool]:
+def ready() -> ClientRequest[bool]:
     """Whether the server takes requests now."""
     return _up("/ready")
 

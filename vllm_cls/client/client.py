@@ -13,14 +13,14 @@ import httpx
 
 from ..errors import ConfigError
 from . import calls
-from .calls import Call
-from .connection import Connection, result
+from .calls import ClientRequest
+from .connection import ClientConnection, result
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _blocking(call: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T]:
+def _blocking(call: Callable[P, ClientRequest[T]]) -> Callable[Concatenate[Client, P], T]:
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self.send(call(*args, **kwargs))
 
@@ -28,7 +28,7 @@ def _blocking(call: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T]
     return method
 
 
-def _awaited(call: Callable[P, Call[T]]) -> Callable[Concatenate[AsyncClient, P], Awaitable[T]]:
+def _awaited(call: Callable[P, ClientRequest[T]]) -> Callable[Concatenate[AsyncClient, P], Awaitable[T]]:
     async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self.send(call(*args, **kwargs))
 
@@ -40,12 +40,12 @@ def _describe(method: Any, call: Callable[..., Any]) -> None:
     """Give a method the name, the words and the arguments of its call."""
     functools.update_wrapper(method, call)
     signature = inspect.signature(call)
-    result = str(signature.return_annotation).removeprefix("Call[").removesuffix("]")
+    result = str(signature.return_annotation).removeprefix("ClientRequest[").removesuffix("]")
     me = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
     method.__signature__ = signature.replace(parameters=[me, *signature.parameters.values()], return_annotation=result)
 
 
-class Client(Connection):
+class Client(ClientConnection):
     """A client that waits for each answer; safe for several threads. Close it, or use it in a `with`.
 
     The arguments are those of `Connection`.
@@ -70,7 +70,7 @@ class Client(Connection):
     health = _blocking(calls.health)
     ready = _blocking(calls.ready)
 
-    def send(self, call: Call[T]) -> T:
+    def send(self, call: ClientRequest[T]) -> T:
         """The result of a call, tried again while that makes sense."""
         attempts = self.attempts()
         while True:
@@ -99,7 +99,7 @@ class Client(Connection):
         self.close()
 
 
-class AsyncClient(Connection):
+class AsyncClient(ClientConnection):
     """The same with `await`. Close it with `aclose`, or use it in an `async with`."""
 
     _http: httpx.AsyncClient
@@ -120,7 +120,7 @@ class AsyncClient(Connection):
     health = _awaited(calls.health)
     ready = _awaited(calls.ready)
 
-    async def send(self, call: Call[T]) -> T:
+    async def send(self, call: ClientRequest[T]) -> T:
         """The result of a call, tried again while that makes sense."""
         attempts = self.attempts()
         while True:

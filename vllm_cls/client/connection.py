@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import httpx
 
 from ..errors import ConfigError
-from .calls import Call
+from .calls import ClientRequest
 from .errors import RejectedError, ServerError, UnreachableError
 from .retrying import RETRIED, Attempts, retry_after_seconds
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 _REJECTED = frozenset({400, 413, 415, 422})
 
 
-class Connection(abc.ABC):
+class ClientConnection(abc.ABC):
     """Where the server is, and how long it is waited for; the two clients differ in how they wait.
 
     Args:
@@ -61,7 +61,7 @@ class Connection(abc.ABC):
     def attempts(self) -> Attempts:
         return Attempts(self.max_retries, self.timeout)
 
-    def request(self, call: Call[Any], attempts: Attempts) -> dict[str, Any]:
+    def request(self, call: ClientRequest[Any], attempts: Attempts) -> dict[str, Any]:
         """The arguments of httpx's `request` for the next try."""
         content = None if call.body is None else _json(call.body)
         left = attempts.left
@@ -83,7 +83,7 @@ class Connection(abc.ABC):
         hint = "it took too long" if isinstance(error, httpx.TimeoutException) else "is it running there?"
         raise UnreachableError(f"the server at {self.base_url} gave no answer ({reason}); {hint}") from error
 
-    def after_answer(self, call: Call[Any], response: httpx.Response, attempts: Attempts) -> float | None:
+    def after_answer(self, call: ClientRequest[Any], response: httpx.Response, attempts: Attempts) -> float | None:
         """Seconds until the next try, or None where this answer is the result; the error if it is one."""
         if response.status_code in call.accepted:
             return None
@@ -94,7 +94,7 @@ class Connection(abc.ABC):
         return pause
 
 
-def result(call: Call[T], response: httpx.Response) -> T:
+def result(call: ClientRequest[T], response: httpx.Response) -> T:
     """What an accepted answer says.
 
     Raises:

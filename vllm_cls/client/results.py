@@ -46,7 +46,7 @@ class Classification:
 
 
 @dataclass(frozen=True)
-class Pooled:
+class PooledResult:
     """Probabilities or an embedding of one text, `(size,)`, or of each of its tokens, `(num_tokens, size)`."""
 
     index: int
@@ -54,7 +54,7 @@ class Pooled:
 
 
 @dataclass(frozen=True)
-class Score:
+class PairScore:
     """How well one pair of texts fits; and whether it was cut, where the request asked for that."""
 
     index: int
@@ -72,7 +72,7 @@ class Ranked:
 
 
 @dataclass(frozen=True)
-class Answer(Generic[T]):
+class Response(Generic[T]):
     """The results of a request, in the order of its texts (a ranking: by falling score). A sequence of them."""
 
     id: str
@@ -101,7 +101,7 @@ class Tokens:
 
 
 @dataclass(frozen=True)
-class ServedModel:
+class ServedModelInfo:
     """A model that the server answers for: its own (`parent` is None) or an adapter of it."""
 
     id: str
@@ -185,14 +185,14 @@ def read_list(kind: type[T], values: Any) -> list[T]:
     return [read(kind, each) for each in values]
 
 
-def read_answer(kind: type[T], values: Any) -> Answer[T]:
+def read_answer(kind: type[T], values: Any) -> Response[T]:
     """The answer of a route that gives a list of `kind`."""
     usage = read(Usage, values.get("usage") or {})
-    return Answer(values.get("id", ""), values.get("model"), usage, read_list(kind, values.get("data")))
+    return Response(values.get("id", ""), values.get("model"), usage, read_list(kind, values.get("data")))
 
 
-def read_ranking(values: Any) -> Answer[Ranked]:
+def read_ranking(values: Any) -> Response[Ranked]:
     """The answer of /rerank, whose documents lie one level deeper."""
     usage = read(Usage, values.get("usage") or {})
     ranked = [read(Ranked, each, text=(each.get("document") or {}).get("text")) for each in values.get("results") or []]
-    return Answer(values.get("id", ""), values.get("model"), usage, ranked)
+    return Response(values.get("id", ""), values.get("model"), usage, ranked)

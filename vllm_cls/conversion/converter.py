@@ -18,7 +18,7 @@ from ..jobs.rows import PromptFields
 from ..jobs.training import TrainingRows, read_labels, read_training_rows
 from ..model.loading import as_reward, head_request, make_head, refuse_nameless, target_for, token_head
 from ..model.pair_form import to_store
-from ..model.source import Source, open_source
+from ..model.source import ModelSource, open_source
 from ..registry import registry
 from .calibration import calibrated
 from .head_job import HeadJob
@@ -167,7 +167,7 @@ def convert(
     )
 
 
-def _opened(options: ModelConfig, wanted: HeadOptions) -> tuple[Source, Source]:
+def _opened(options: ModelConfig, wanted: HeadOptions) -> tuple[ModelSource, ModelSource]:
     """The model, and what its head is made from: the model without named heads.
 
     Raises:
@@ -274,7 +274,7 @@ def _calibrated(job: HeadJob, wanted: HeadOptions, result: HeadResult) -> tuple[
     return result, target_for(source, result, job.pooling)
 
 
-def _named(source: Source, job: HeadJob, wanted: HeadOptions, result: HeadResult, alone: Target) -> Target:
+def _named(source: ModelSource, job: HeadJob, wanted: HeadOptions, result: HeadResult, alone: Target) -> Target:
     """The classifier that has this head beside those that `source` has."""
     if wanted.head != EXISTING and source.is_classifier and not head_names(source):
         job.warnings.append(
@@ -293,7 +293,7 @@ def _named(source: Source, job: HeadJob, wanted: HeadOptions, result: HeadResult
     return target
 
 
-def _store_prompt(source: Source, prompt_template: str | None, chat_template_prompt: bool) -> None:
+def _store_prompt(source: ModelSource, prompt_template: str | None, chat_template_prompt: bool) -> None:
     """Put the prompt's form into the config, where everything that runs the model reads it."""
     if source.task == "token_classify" and (prompt_template is not None or chat_template_prompt):
         raise ConfigError("a token classifier labels the text itself; leave --prompt-template and its like out.")
@@ -334,7 +334,7 @@ def _with_logit_bias(result: HeadResult, logit_bias: float | None) -> HeadResult
     return dataclasses.replace(result, head=dataclasses.replace(result.head, linear=linear))
 
 
-def _store_settings(target: Target, source: Source, method: str, options: ModelConfig) -> None:
+def _store_settings(target: Target, source: ModelSource, method: str, options: ModelConfig) -> None:
     settings = {**(getattr(target.config, "vcls", None) or {}), "head_method": method}
     settings["pooling"] = settings.get("pooling") or source.architecture.pooling(source.backbone_config)
     length = options.max_model_len or source.sentence_transformers_length()

@@ -16,7 +16,7 @@ from ..inputs.tokenization import PromptProcessor, Truncation
 from ..model.form_choice import make_runner
 from ..model.loaded_model import longest_prompt, make_engine
 from ..model.loading import Classifier, load_target, pooling_of
-from ..model.source import Source
+from ..model.source import ModelSource
 from ..model.weights import load_weights
 from ..runtime.machine.device import choose_device, choose_dtype
 
@@ -36,7 +36,7 @@ class PooledStates:
 
 
 def pooled_states(
-    source: Source,
+    source: ModelSource,
     options: ModelConfig,
     processor: PromptProcessor,
     prompts: Sequence[Any],
@@ -81,7 +81,7 @@ def pooled_states(
 
 
 def classifier_logits(
-    source: Source,
+    source: ModelSource,
     target: Target,
     options: ModelConfig,
     processor: PromptProcessor,
@@ -117,7 +117,7 @@ def classifier_logits(
     return torch.stack([answer.row for answer in answers]), sum(each.truncated for each in tokenized)
 
 
-def _features(source: Source, model: Any, final: str, pooled: torch.Tensor) -> torch.Tensor | None:
+def _features(source: ModelSource, model: Any, final: str, pooled: torch.Tensor) -> torch.Tensor | None:
     """What the head's last linear layer gets, where the layers before it are trained; None where there are none."""
     modules = dict(model.named_modules())
     if hasattr(model, "pooled_logits") or final not in modules:  # one linear layer, or a head nobody described

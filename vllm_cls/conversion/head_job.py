@@ -8,7 +8,7 @@ from typing import Any
 from ..config import ModelConfig
 from ..inputs.tokenization import PromptProcessor
 from ..model.prompt_processor import max_model_len, prompt_processor
-from ..model.source import Source
+from ..model.source import ModelSource
 
 
 class HeadJob:
@@ -23,7 +23,7 @@ class HeadJob:
 
     def __init__(
         self,
-        source: Source,
+        source: ModelSource,
         options: ModelConfig,
         pooling: str,
         budget: int | None,

@@ -13,7 +13,7 @@ from ..config import PROBLEM_TYPES, ModelConfig
 from ..errors import ConfigError, ModelError, PluginError, nearest
 from ..head_source import EXISTING, SHARED_OPTIONS, HeadSource
 from ..model.loading import heads_for, lacks_head, token_head, without_head
-from ..model.source import Source
+from ..model.source import ModelSource
 from ..parsing.option_lists import meant, parse_label_tokens, split
 from ..registry import registry
 
@@ -90,7 +90,7 @@ class HeadOptions:
             raise ConfigError(f"--convert reward gives one number, not {self.problem_type}; leave --problem-type out.")
         return replace(self, problem_type="regression", num_labels=self.num_labels or (None if self.labels else 1))
 
-    def fitting(self, source: Source) -> HeadOptions:
+    def fitting(self, source: ModelSource) -> HeadOptions:
         """These options with the head's method and the pooling that a model comes to.
 
         Raises:
@@ -113,7 +113,7 @@ class HeadOptions:
         own = made_by.own_values(self.own)
         return replace(self, head=method, pooling=_pooling(source, self.pooling), own=own)
 
-    def _check_given(self, source: Source, method: str, made_by: HeadSource) -> None:
+    def _check_given(self, source: ModelSource, method: str, made_by: HeadSource) -> None:
         """Raise `ConfigError` for an option that this head does not take, or lacks."""
         given = {
             "label_tokens": self.label_tokens,
@@ -155,7 +155,7 @@ def _refuse_taken_names(head: str, others: Sequence[str]) -> None:
         )
 
 
-def _other_task(source: Source, method: str) -> str:
+def _other_task(source: ModelSource, method: str) -> str:
     """Words that refuse a head which is not for what the model is opened for."""
     others = f"take another head (--head {heads_for(source)})"
     if source.task != "token_classify":
@@ -182,7 +182,7 @@ def _labels(labels: Sequence[str] | None, num_labels: int | None, problem_type: 
     return names
 
 
-def _refuse_for_tokens(source: Source, options: HeadOptions) -> None:
+def _refuse_for_tokens(source: ModelSource, options: HeadOptions) -> None:
     if source.backbone_config.is_encoder_decoder and not source.architecture.is_native(type(source.backbone_config)):
         raise ModelError(
             f"{source.checkpoint.name} is an encoder-decoder, and transformers has no token classifier of it: its states "
@@ -198,7 +198,7 @@ def _refuse_for_tokens(source: Source, options: HeadOptions) -> None:
         raise ConfigError(f"--pooling {options.pooling}: a token classifier reads every token's state; leave it out.")
 
 
-def _method(source: Source, head: str | None) -> str:
+def _method(source: ModelSource, head: str | None) -> str:
     if head not in (None, EXISTING) and source.config.model_type == OWN_MODEL_TYPE:
         raise ModelError(
             f"{source.checkpoint.name} is a classifier in our own format already; make the new head from the model that it "
@@ -217,7 +217,7 @@ def _method(source: Source, head: str | None) -> str:
     return EXISTING
 
 
-def _pooling(source: Source, pooling: str | None) -> str:
+def _pooling(source: ModelSource, pooling: str | None) -> str:
     if pooling is None:
         return source.pooling
     if pooling.upper() not in ("CLS", "LAST", "MEAN"):

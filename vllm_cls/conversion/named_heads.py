@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..architecture import CLASSIFIERS
 from ..checkpoint.files import Checkpoint
 from ..errors import ConfigError
-from ..model.source import Source
+from ..model.source import ModelSource
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,7 @@ SHARED = ("pooling", "prompt_template", "chat_template_prompt", "max_model_len",
 """Settings under `vcls` that all heads have in common, since a text runs once."""
 
 
-def head_names(source: Source) -> list[str]:
+def head_names(source: ModelSource) -> list[str]:
     """The names of a checkpoint's heads; empty where there is a single head without a name, or none."""
     return [each["name"] for each in source.settings.get("heads") or ()]
 
@@ -69,7 +69,7 @@ class WithoutHeads(Checkpoint):
         return {**({self.inner: ""} if self.inner else {}), **found} or None
 
 
-def without_heads(source: Source) -> Source:
+def without_heads(source: ModelSource) -> ModelSource:
     """The model that further heads are made from: the backbone of `source` and, where it is kept, its LM head."""
     config = copy.deepcopy(source.backbone_config)
     if any(name.endswith(tuple(CLASSIFIERS.values())) for name in config.architectures or ()):
@@ -84,7 +84,7 @@ def without_heads(source: Source) -> Source:
     return replace(source, checkpoint=checkpoint, config=config)
 
 
-def shared_settings(source: Source, settings: Mapping[str, Any]) -> dict[str, Any]:
+def shared_settings(source: ModelSource, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What a head's settings say of the prompts of all heads.
 
     Args:

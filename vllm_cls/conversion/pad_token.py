@@ -6,13 +6,13 @@ from typing import Any
 
 from ..architecture import Target
 from ..compat.transformers_calls import model_errors
-from ..model.source import Source
+from ..model.source import ModelSource
 from .head_job import HeadJob
 
 _ENDINGS = ("text", "A sentence.", "7", "\U0001fabf")  # the last one ends in unk where a tokenizer can give that
 
 
-def choose_pad(source: Source, target: Target, job: HeadJob) -> tuple[list[str], Any]:
+def choose_pad(source: ModelSource, target: Target, job: HeadJob) -> tuple[list[str], Any]:
     """A pad token that transformers' search for the last token that is not pad cannot take for the prompt's end.
 
     Returns:

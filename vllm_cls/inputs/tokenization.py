@@ -18,7 +18,7 @@ from .prompts import Prompt, parse
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-    from ..runtime.adapter import Adapter
+    from ..runtime.adapter import LoRAAdapter
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Tokenized:
     truncated: bool
     places: Places | None = None
 
-    def run_with(self, adapter: Adapter | None, cache_salt: str | None = None) -> Tokenized:
+    def run_with(self, adapter: LoRAAdapter | None, cache_salt: str | None = None) -> Tokenized:
         """The same, to be run with a LoRA adapter, and with a salt unless it has its own."""
         if adapter is None and cache_salt is None:
             return self

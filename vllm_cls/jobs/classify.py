@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..compat import lazy_imports
 from ..errors import ConfigError, JobError, PromptError
-from ..metrics import Metrics, Tally
+from ..metrics import ClassificationMetrics, Tally
 from ..parsing.labels import is_number
 from .head_columns import HeadColumns
 from .readers import columns_of, read_rows
 from .results import ERROR, NO_PROBABILITIES, TRUNCATED, KeptFields, ResultColumns, SpanColumns, StepColumns
-from .rows import PromptFields, Row, missing
-from .sources import Source, Target, find_sources, find_target
-from .tables import Layout
+from .rows import InputRow, PromptFields, missing
+from .sources import InputFile, OutputFile, find_sources, find_target
+from .tables import OutputSchema
 from .writers import Writer, open_writer
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _SHOWN_FAILURES = 5
 _BAD_IN_A_ROW = 10_000  # rows without a prompt that are held before they are written, which bounds the memory
 
-_Known = Sequence[tuple[Source, Sequence[str]]]
+_Known = Sequence[tuple[InputFile, Sequence[str]]]
 OnProgress = Callable[[int, float | None], None]
 Stream = Callable[..., "Iterator[Any]"]  # prompts → their outputs
 
@@ -56,12 +56,12 @@ class JobReport:
     failed: int = 0
     truncated: int = 0
     seconds: float = 0.0
-    metrics: Metrics | None = None
+    metrics: ClassificationMetrics | None = None
     output: str | None = None
     failures: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def fail(self, row: Row, reason: str) -> None:
+    def fail(self, row: InputRow, reason: str) -> None:
         self.failed += 1
         if len(self.failures) < _SHOWN_FAILURES:
             self.failures.append(f"{row.place}: {reason}")
@@ -177,7 +177,7 @@ def classify_file(
         )
         kept = KeptFields(keep_fields, [*columns.names, TRUNCATED, ERROR])
         names = kept.mapping(_union(known)) if len(known) == len(sources) else None
-        layout = Layout(names, columns.names, sources, lists=columns.lists)
+        layout = OutputSchema(names, columns.names, sources, lists=columns.lists)
         began = time.perf_counter()
         report = JobReport(output=None if target.path is None else str(target.path))
         stream = functools.partial(
@@ -229,7 +229,7 @@ def _remote(model: LLM | Client | RemoteModel) -> LLM | RemoteModel:
     return RemoteModel(model) if isinstance(model, Client) else model
 
 
-def _known_columns(sources: Sequence[Source]) -> list[tuple[Source, list[str]]]:
+def _known_columns(sources: Sequence[InputFile]) -> list[tuple[InputFile, list[str]]]:
     """The sources that declare their columns, with these."""
     found = [(source, columns_of(source)) for source in sources]
     return [(source, columns) for source, columns in found if columns is not None]
@@ -276,7 +276,7 @@ def _columns(
     shape: ResultColumns,
     head_name: str | None,
     aggregation: str | None,
-    target: Target,
+    target: OutputFile,
     strays: Sequence[str],
 ) -> ResultColumns | HeadColumns | SpanColumns | StepColumns:
     """The result columns of what the model does."""
@@ -321,14 +321,14 @@ def _measure(tally: Tally, answer: ClassificationOutput, gold: Any) -> None:
 
 
 def _answers(
-    stream: Stream, rows: Iterator[Row], fields: PromptFields
-) -> Iterator[tuple[Row, RequestOutput[Any] | None]]:
+    stream: Stream, rows: Iterator[InputRow], fields: PromptFields
+) -> Iterator[tuple[InputRow, RequestOutput[Any] | None]]:
     """Rows in their order, each with the model's answer, or None where the row has no prompt.
 
     The model looks ahead, so rows wait here until their answer comes. Rows without a prompt are never shown
     to it; after many of them in a row the look-ahead is ended, so that they do not pile up.
     """
-    waiting: deque[Row] = deque()
+    waiting: deque[InputRow] = deque()
     ended = False
 
     def prompts() -> Iterator[dict[str, Any]]:
@@ -361,7 +361,7 @@ def _answers(
 
 
 def _finish(
-    row: Row,
+    row: InputRow,
     answer: RequestOutput[Any] | None,
     shape: ResultColumns | HeadColumns | SpanColumns | StepColumns,
     kept: KeptFields,
@@ -401,7 +401,7 @@ def _notes(kept: KeptFields, report: JobReport, shape: ResultColumns) -> list[st
     return notes if report.metrics is None else notes + _notes_of_labels(report.metrics, shape)
 
 
-def _notes_of_labels(metrics: Metrics, shape: ResultColumns) -> list[str]:
+def _notes_of_labels(metrics: ClassificationMetrics, shape: ResultColumns) -> list[str]:
     """What is to be said of the true labels: how they were read, and which of them are none."""
     if not metrics.unknown:
         return metrics.notes

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from ..errors import JobError
-from .rows import Row
+from .rows import InputRow
 from .streams import LINE_LIMIT, Stream
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
@@ -44,7 +44,7 @@ class Record(NamedTuple):
     offset: int
 
 
-def read_csv(stream: Stream, kind: str, note: Callable[[str], None] | None = None) -> Iterator[Row]:
+def read_csv(stream: Stream, kind: str, note: Callable[[str], None] | None = None) -> Iterator[InputRow]:
     """The rows below the header; blank lines are no rows.
 
     Args:
@@ -61,7 +61,7 @@ def read_csv(stream: Stream, kind: str, note: Callable[[str], None] | None = Non
     for number, cells, error, offset in records:
         if error is None and len(cells) != len(names):
             error = f"the row has {len(cells)} cells and the header {len(names)}"
-        yield Row(dict(zip(names, cells, strict=False)), number, offset, error)
+        yield InputRow(dict(zip(names, cells, strict=False)), number, offset, error)
 
 
 def header(stream: Stream, kind: str) -> list[str]:

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..errors import JobError
-from .rows import Row
-from .sources import Source
+from .rows import InputRow
+from .sources import InputFile
 
 if TYPE_CHECKING:
     import pyarrow
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 BATCH_ROWS = 1000
 
 
-def read_parquet(source: Source) -> Iterator[Row]:
+def read_parquet(source: InputFile) -> Iterator[InputRow]:
     """The rows of a Parquet file.
 
     Raises:
@@ -30,10 +30,10 @@ def read_parquet(source: Source) -> Iterator[Row]:
             columns = [_values(column) for column in batch.columns]
             for cells in zip(*columns, strict=True):
                 number += 1
-                yield Row(dict(zip(names, cells, strict=True)), number, (source.size or 0) * number // total)
+                yield InputRow(dict(zip(names, cells, strict=True)), number, (source.size or 0) * number // total)
 
 
-def schema_of(source: Source) -> pyarrow.Schema:
+def schema_of(source: InputFile) -> pyarrow.Schema:
     """The columns of a Parquet file with their types.
 
     Raises:
@@ -47,7 +47,7 @@ def schema_of(source: Source) -> pyarrow.Schema:
     return schema
 
 
-def merged_schema(sources: Sequence[Source]) -> pyarrow.Schema | None:
+def merged_schema(sources: Sequence[InputFile]) -> pyarrow.Schema | None:
     """The columns of all Parquet sources with types that hold each one's values; None where there is no such source.
 
     Raises:
@@ -65,7 +65,7 @@ def merged_schema(sources: Sequence[Source]) -> pyarrow.Schema | None:
 
 
 @contextmanager
-def _opened(source: Source) -> Iterator[Any]:
+def _opened(source: InputFile) -> Iterator[Any]:
     import pyarrow.parquet
 
     try:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from .parquet_reader import merged_schema
 from .results import ERROR, TRUNCATED
-from .tables import Layout, Table, json_text
+from .tables import OutputSchema, Table, json_text
 
 GROUP_ROWS = 10_000
 EXACT = 2**53
@@ -55,7 +55,7 @@ class ParquetRows(Table):
         layout: what is known of the columns.
     """
 
-    def __init__(self, path: str, layout: Layout) -> None:
+    def __init__(self, path: str, layout: OutputSchema) -> None:
         self._path = path
         self._file: pq.ParquetWriter | None = None
         self._group: list[dict[str, Any]] = []

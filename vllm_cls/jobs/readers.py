@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ..errors import JobError
-from .rows import Row, json_type
-from .sources import FORMATS, STDIO, Source
-from .streams import LINE_LIMIT, Line, Stream, open_stream, without_mark
+from .rows import InputRow, json_type
+from .sources import FORMATS, STDIO, InputFile
+from .streams import LINE_LIMIT, InputLine, Stream, open_stream, without_mark
 
 _MOST_NOTES = 5
 
 
-def read_rows(sources: Iterable[Source], notes: list[str] | None = None) -> Iterator[Row]:
+def read_rows(sources: Iterable[InputFile], notes: list[str] | None = None) -> Iterator[InputRow]:
     """The rows of all sources, in order, each with its place and the share of the bytes read so far.
 
     Args:
@@ -40,7 +40,7 @@ def read_rows(sources: Iterable[Source], notes: list[str] | None = None) -> Iter
         before += source.size or 0
 
 
-def columns_of(source: Source) -> list[str] | None:
+def columns_of(source: InputFile) -> list[str] | None:
     """The columns that a source declares, or None where each row has its own, or it can be read once only."""
     if source.path == STDIO or source.size is None:
         return None
@@ -58,7 +58,7 @@ def columns_of(source: Source) -> list[str] | None:
     return None
 
 
-def _rows(source: Source, notes: list[str]) -> Iterator[Row]:
+def _rows(source: InputFile, notes: list[str]) -> Iterator[InputRow]:
     if source.format == "parquet":
         from .parquet_reader import read_parquet
 
@@ -75,7 +75,7 @@ def _rows(source: Source, notes: list[str]) -> Iterator[Row]:
             yield from _text_reader(source.format, note)(stream)
 
 
-def _text_reader(kind: str, note: Callable[[str], None]) -> Callable[[Stream], Iterator[Row]]:
+def _text_reader(kind: str, note: Callable[[str], None]) -> Callable[[Stream], Iterator[InputRow]]:
     if kind in ("csv", "tsv"):
         from .csv_reader import read_csv
 
@@ -83,17 +83,17 @@ def _text_reader(kind: str, note: Callable[[str], None]) -> Callable[[Stream], I
     return {"jsonl": read_jsonl, "json": read_json, "txt": read_txt}[kind]
 
 
-def _plugin_rows(source: Source) -> Iterator[Row]:
+def _plugin_rows(source: InputFile) -> Iterator[InputRow]:
     from ..registry import registry
 
     for number, fields in enumerate(registry().collect("vcls_readers")[source.format](source.path), 1):
         if isinstance(fields, dict):
-            yield Row(fields, number)
+            yield InputRow(fields, number)
         else:
-            yield Row({}, number, error=f"the reader of {source.format!r} gave {json_type(fields)}, not an object")
+            yield InputRow({}, number, error=f"the reader of {source.format!r} gave {json_type(fields)}, not an object")
 
 
-def line_text(line: Line) -> tuple[str, str | None]:
+def line_text(line: InputLine) -> tuple[str, str | None]:
     """The text of a line without its ending, and what is wrong with its bytes; wrong ones become U+FFFD."""
     data = line.data.removesuffix(b"\n").removesuffix(b"\r")
     if line.too_long:
@@ -104,14 +104,14 @@ def line_text(line: Line) -> tuple[str, str | None]:
         return data.decode("utf-8", "replace"), f"invalid UTF-8 at byte {error.start + 1} of the line"
 
 
-def read_txt(stream: Stream) -> Iterator[Row]:
+def read_txt(stream: Stream) -> Iterator[InputRow]:
     """A line a text; an empty line is an empty text, which keeps its place."""
     for line in stream.lines():
         text, error = line_text(line)
-        yield Row({"text": text}, line.number, stream.offset, error)
+        yield InputRow({"text": text}, line.number, stream.offset, error)
 
 
-def read_jsonl(stream: Stream) -> Iterator[Row]:
+def read_jsonl(stream: Stream) -> Iterator[InputRow]:
     """A line an object; blank lines are no rows."""
     for line in stream.lines():
         text, error = line_text(line)
@@ -126,10 +126,10 @@ def read_jsonl(stream: Stream) -> Iterator[Row]:
             error = error or f"not JSON that can be read: {failure}"
         if not isinstance(fields, dict):
             error, fields = error or f"the line is {json_type(fields)}, not an object", {}
-        yield Row(fields, line.number, stream.offset, error)
+        yield InputRow(fields, line.number, stream.offset, error)
 
 
-def read_json(stream: Stream) -> Iterator[Row]:
+def read_json(stream: Stream) -> Iterator[InputRow]:
     """An array of objects, or objects one after the other, one in memory at a time.
 
     Raises:
@@ -145,7 +145,7 @@ def read_json(stream: Stream) -> Iterator[Row]:
         value, error = values.next(number)
         if not isinstance(value, dict):
             value, error = {}, f"the value is {json_type(value)}, not an object"
-        yield Row(value, number, stream.offset, error)
+        yield InputRow(value, number, stream.offset, error)
     if values.take("]") != array:
         raise JobError(f"not a JSON array: {'its end' if array else 'its beginning'} is missing (rows read: {number}).")
     if values.peek():

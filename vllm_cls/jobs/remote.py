@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from ..calls.scoring import ScoreOptions, check_num_labels
-from ..client import Answer, Client, HeadInfo, RejectedError, ServerError
+from ..client import Client, HeadInfo, RejectedError, Response, ServerError
 from ..errors import ConfigError, JobError, nearest
 from ..inputs.prompt_template import PromptTemplate
 from ..metrics import probabilities
@@ -200,7 +200,7 @@ def _input(prompt: Mapping[str, Any]) -> Any:
     return (prompt["prompt"], prompt["text_pair"]) if "text_pair" in prompt else prompt["prompt"]
 
 
-def _all_of(answer: Answer[T], rows: Sequence[Any]) -> list[T]:
+def _all_of(answer: Response[T], rows: Sequence[Any]) -> list[T]:
     if len(answer) != len(rows):
         raise JobError(f"the server answered {len(answer)} of {len(rows)} rows; it is at fault, or is no vcls serve.")
     return answer.data

@@ -17,7 +17,7 @@ _MARKS = ",;\t|"  # between columns
 
 
 @dataclass(slots=True)
-class Row:
+class InputRow:
     """One row of an input.
 
     Args:

@@ -17,7 +17,7 @@ STDIO = "-"
 
 
 @dataclass(frozen=True)
-class Source:
+class InputFile:
     """One input.
 
     Args:
@@ -43,7 +43,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Target:
+class OutputFile:
     """The output; `path` None is standard output, which takes JSON lines."""
 
     path: Path | None
@@ -51,7 +51,7 @@ class Target:
     compression: str | None = None
 
 
-def find_sources(inputs: str | os.PathLike | Iterable[str | os.PathLike], format: str | None = None) -> list[Source]:
+def find_sources(inputs: str | os.PathLike | Iterable[str | os.PathLike], format: str | None = None) -> list[InputFile]:
     """The files that `inputs` name, in order; the matches of a glob are sorted.
 
     Args:
@@ -71,7 +71,9 @@ def find_sources(inputs: str | os.PathLike | Iterable[str | os.PathLike], format
     return sources
 
 
-def find_target(output: str | os.PathLike | None, sources: Sequence[Source], format: str | None = None) -> Target:
+def find_target(
+    output: str | os.PathLike | None, sources: Sequence[InputFile], format: str | None = None
+) -> OutputFile:
     """Where the results go.
 
     Args:
@@ -84,7 +86,7 @@ def find_target(output: str | os.PathLike | None, sources: Sequence[Source], for
         ConfigError: a format that nobody writes.
     """
     if output is None or os.fspath(output) == STDIO:
-        return Target(None)
+        return OutputFile(None)
     path = Path(output)
     if path.is_dir():
         raise JobError(f"the output {path} is a folder; name a file in it, such as {path / 'out.jsonl'}.")
@@ -98,7 +100,7 @@ def find_target(output: str | os.PathLike | None, sources: Sequence[Source], for
     found, compression = split_name(path.name)
     kind = _known(found or format, "writers", path.name)
     _check_compression(kind, compression, path.name)
-    return Target(path, kind, compression)
+    return OutputFile(path, kind, compression)
 
 
 def split_name(name: str) -> tuple[str | None, str | None]:
@@ -125,16 +127,16 @@ def _expand(pattern: str) -> list[str]:
     return found
 
 
-def _source(path: str, format: str | None) -> Source:
+def _source(path: str, format: str | None) -> InputFile:
     if path == STDIO:
         kind = _known(format or "jsonl", "readers", "standard input")
         if kind == "parquet":
             raise ConfigError("Parquet cannot be read from standard input, since its index is at its end; name a file.")
-        return Source(STDIO, kind)
+        return InputFile(STDIO, kind)
     found, compression = split_name(path)
     kind = _known(format or found, "readers", path)
     _check_compression(kind, compression, path)
-    return Source(path, kind, compression, os.path.getsize(path) if os.path.isfile(path) else None)
+    return InputFile(path, kind, compression, os.path.getsize(path) if os.path.isfile(path) else None)
 
 
 def _known(kind: str | None, role: str, name: str) -> str:

@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from typing import IO, Any, NamedTuple
 
 from ..errors import JobError
-from .sources import STDIO, Source
+from .sources import STDIO, InputFile
 
 LINE_LIMIT = 64 * 2**20
 """Bytes of the longest line, record or JSON value that is read, so that a damaged file cannot fill the memory."""
 
 
-class Line(NamedTuple):
+class InputLine(NamedTuple):
     """One line: its number from 1, its bytes with their ending, and whether the rest of it was skipped."""
 
     number: int
@@ -50,7 +50,7 @@ class Stream:
         self._read += len(data)
         return data
 
-    def lines(self) -> Iterator[Line]:
+    def lines(self) -> Iterator[InputLine]:
         """Its lines, split at \\n only; a byte order mark is dropped.
 
         Raises:
@@ -65,7 +65,7 @@ class Stream:
             too_long = len(data) >= LINE_LIMIT and not data.endswith(b"\n")
             if too_long:
                 self._skip_line()
-            yield Line(number, data, too_long)
+            yield InputLine(number, data, too_long)
 
     def _skip_line(self) -> None:
         while rest := self._file.readline(LINE_LIMIT):
@@ -86,7 +86,7 @@ def without_mark(data: bytes) -> bytes:
 
 
 @contextmanager
-def open_stream(source: Source) -> Iterator[Stream]:
+def open_stream(source: InputFile) -> Iterator[Stream]:
     """An input, open. Whatever is wrong with the file itself becomes a JobError that names it."""
     try:
         if source.path == STDIO:

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from .results import ERROR, TRUNCATED
-from .sources import Source
+from .sources import InputFile
 
 FIRST_ROWS = 10_000
 
 
 @dataclass(frozen=True)
-class Layout:
+class OutputSchema:
     """What the columns of an output are.
 
     Args:
@@ -29,7 +29,7 @@ class Layout:
 
     names: Mapping[str, str] | None
     results: Sequence[str]
-    sources: Sequence[Source] = ()
+    sources: Sequence[InputFile] = ()
     lists: Sequence[str] = ()
 
 
@@ -56,7 +56,7 @@ class Table(abc.ABC):
         layout: what is known of the columns.
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: OutputSchema) -> None:
         self.layout = layout
         self.columns: list[str] | None = None
         self._waiting: list[Mapping[str, Any]] = []

@@ -13,9 +13,9 @@ from typing import IO, Any, Protocol
 
 from ..errors import JobError
 from .csv_reader import DELIMITERS
-from .sources import FORMATS, Target
+from .sources import FORMATS, OutputFile
 from .streams import compressed, reason, replacing
-from .tables import Layout, Table, json_text, plain_value
+from .tables import OutputSchema, Table, json_text, plain_value
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -29,7 +29,7 @@ class Writer(Protocol):
 
 
 @contextmanager
-def open_writer(target: Target, layout: Layout) -> Iterator[Writer]:
+def open_writer(target: OutputFile, layout: OutputSchema) -> Iterator[Writer]:
     """A writer of `target`; the file is in its place when the context ends without an error.
 
     Raises:
@@ -48,7 +48,7 @@ def open_writer(target: Target, layout: Layout) -> Iterator[Writer]:
 
 
 @contextmanager
-def _opened(path: str, target: Target, layout: Layout) -> Iterator[Writer]:
+def _opened(path: str, target: OutputFile, layout: OutputSchema) -> Iterator[Writer]:
     if target.format not in FORMATS:
         from ..registry import registry
 
@@ -68,7 +68,7 @@ def _opened(path: str, target: Target, layout: Layout) -> Iterator[Writer]:
             yield writer
 
 
-def _text(stream: IO[bytes], target: Target, layout: Layout) -> AbstractContextManager[Writer]:
+def _text(stream: IO[bytes], target: OutputFile, layout: OutputSchema) -> AbstractContextManager[Writer]:
     if target.format in DELIMITERS:
         return _Csv(stream, DELIMITERS[target.format], layout)
     if target.format == "json":
@@ -127,7 +127,7 @@ class _Labels:
 class _Csv(Table):
     """CSV or TSV: null is empty, true and false are in lower case, lists and maps are JSON text."""
 
-    def __init__(self, stream: IO[bytes], delimiter: str, layout: Layout) -> None:
+    def __init__(self, stream: IO[bytes], delimiter: str, layout: OutputSchema) -> None:
         self._text = io.TextIOWrapper(stream, "utf-8", errors="replace", newline="", write_through=True)
         self._writer = csv.writer(self._text, delimiter=delimiter, lineterminator="\n")
         # the one above leaves a carriage return bare, which readers take for the end of a line

@@ -19,9 +19,9 @@ from ..errors import PromptError
 
 if TYPE_CHECKING:
     from ..pooler.pooler import Pooler
-    from ..runtime.adapter import Adapter
+    from ..runtime.adapter import LoRAAdapter
     from ..runtime.batch import TokenSequence
-    from ..runtime.engine import Answer, Engine, Result
+    from ..runtime.engine import Engine, Result, SequenceResult
     from .output_heads import RunningHead
 
 # Errors, as root mean squares, that a label has to be ahead by; of a normal distribution 1 in 80 is larger.
@@ -61,7 +61,7 @@ class Boundary:
         return replace(self, reach=_ERRORS * math.sqrt(float(square)))
 
 
-class CloseCalls:
+class Float32Fallback:
     """Logits of an int8 model, each close call's those of float32; safe to call from several threads.
 
     Args:
@@ -75,7 +75,7 @@ class CloseCalls:
         self, engine: Engine, heads: Sequence[RunningHead], pooler: Pooler, prompts: Sequence[TokenSequence]
     ) -> None:
         self._engine, self._heads, self._pooler, self._prompts = engine, heads, pooler, prompts
-        self._of_adapters: WeakKeyDictionary[Adapter, list[Boundary]] = WeakKeyDictionary()
+        self._of_adapters: WeakKeyDictionary[LoRAAdapter, list[Boundary]] = WeakKeyDictionary()
         self._of_model: list[Boundary] | None = None
 
     def logits(self, sequences: Sequence[TokenSequence]) -> list[Result]:
@@ -89,13 +89,13 @@ class CloseCalls:
                 results[index] = told  # as many cached tokens as were counted
         return results
 
-    def _close(self, sequences: Sequence[TokenSequence], results: Sequence[Result]) -> list[tuple[int, Answer]]:
+    def _close(self, sequences: Sequence[TokenSequence], results: Sequence[Result]) -> list[tuple[int, SequenceResult]]:
         """The close calls, by their indices."""
-        places: dict[Adapter | None, list[tuple[int, Answer]]] = {}
+        places: dict[LoRAAdapter | None, list[tuple[int, SequenceResult]]] = {}
         for index, (sequence, result) in enumerate(zip(sequences, results, strict=True)):
             if not isinstance(result, PromptError):
                 places.setdefault(sequence.adapter, []).append((index, result))
-        close: list[tuple[int, Answer]] = []
+        close: list[tuple[int, SequenceResult]] = []
         for adapter, members in places.items():
             logits = self._calibrated([answer for _, answer in members])
             near = torch.zeros(len(members), dtype=torch.bool)
@@ -104,7 +104,7 @@ class CloseCalls:
             close += [members[place] for place in near.nonzero().flatten().tolist()]
         return close
 
-    def boundaries(self, adapter: Adapter | None = None) -> list[Boundary]:
+    def boundaries(self, adapter: LoRAAdapter | None = None) -> list[Boundary]:
         """Of the model, or of an adapter's head; measured when they are first asked for."""
         if adapter is None:
             self._of_model = self._measured(None) if self._of_model is None else self._of_model
@@ -113,7 +113,7 @@ class CloseCalls:
             self._of_adapters[adapter] = self._measured(adapter)
         return self._of_adapters[adapter]
 
-    def _measured(self, adapter: Adapter | None) -> list[Boundary]:
+    def _measured(self, adapter: LoRAAdapter | None) -> list[Boundary]:
         """The boundaries of the heads that tell labels."""
         heads = [head.with_adapter(adapter) for head in self._heads]
         found = [Boundary(head.columns, _several(head)) for head in heads if _tells_labels(head)]
@@ -135,7 +135,7 @@ class CloseCalls:
         logits, exact = (self._calibrated(each) for each in zip(*good, strict=True))
         return [each.measured(logits, exact) for each in found]
 
-    def _calibrated(self, answers: Sequence[Answer]) -> torch.Tensor:
+    def _calibrated(self, answers: Sequence[SequenceResult]) -> torch.Tensor:
         return self._pooler.calibrated(torch.stack([each.row for each in answers]))
 
 

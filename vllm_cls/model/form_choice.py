@@ -8,7 +8,7 @@ from ..errors import ConfigError, ModelError
 from ..pooler.heads import head_dtype, set_head_dtype
 from ..pooler.methods import EMBEDDING_METHODS, every_token, named
 from ..registry import registry
-from ..runtime.batch import Work
+from ..runtime.batch import ForwardItem
 from ..runtime.layers.fusion import linear
 from ..runtime.layers.prepacking import PackedLinear, pays
 from ..runtime.loadtime import equivalence, optimize
@@ -16,13 +16,13 @@ from ..runtime.runner import Mode, Runner
 from . import loading
 
 
-def dummy_works(runner: Runner, lengths: Sequence[int]) -> list[Work]:
+def dummy_works(runner: Runner, lengths: Sequence[int]) -> list[ForwardItem]:
     """Prompts of these lengths, or as short as the model takes them, of random tokens."""
     config = runner.backbone.config
     shortest = runner.architecture.min_tokens(config)
     lengths = [max(length, shortest) for length in lengths]
     types = runner.architecture.takes_token_type_ids(config)
-    return [Work(each) for each in equivalence.check_sequences(runner.architecture, config, lengths, types)]
+    return [ForwardItem(each) for each in equivalence.check_sequences(runner.architecture, config, lengths, types)]
 
 
 def make_runner(classifier: loading.Classifier, pooling: str, longest: int, quantization: str | None = None) -> Runner:
@@ -88,7 +88,9 @@ def _bare_runner(classifier: loading.Classifier, pooling: str, with_head: bool) 
     return runner
 
 
-def _why_whole(runner: Runner, classifier: loading.Classifier, pooling: str, alone: equivalence.Alone) -> str | None:
+def _why_whole(
+    runner: Runner, classifier: loading.Classifier, pooling: str, alone: equivalence.ReferenceStates
+) -> str | None:
     """Why only the model's whole forward gives its logits, or None; the head is brought to its own dtype."""
     if alone.logits is None:
         return None

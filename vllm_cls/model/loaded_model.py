@@ -19,7 +19,7 @@ from ..pooler.activations import activation_for
 from ..pooler.methods import step_rows
 from ..pooler.pooler import Pooler
 from ..registry import registry
-from ..runtime.adapter import Adapter
+from ..runtime.adapter import LoRAAdapter
 from ..runtime.batch import TokenSequence
 from ..runtime.cuda.fp8 import check_fp8
 from ..runtime.engine import Engine, Result
@@ -32,7 +32,7 @@ from ..runtime.machine.workers import bound_kernel_caches
 from ..runtime.native import attention as native_attention
 from ..runtime.runner import Runner
 from . import loading
-from .float32_fallback import CloseCalls
+from .float32_fallback import Float32Fallback
 from .form_choice import dummy_works, make_runner
 from .lora_adapters import Adapters, backbone_layers, requests_for
 from .output_heads import RunningHead, find_head, running_heads
@@ -44,7 +44,7 @@ _COMPARED_PROMPTS, _COMPARED_TOKENS = 12, (8, 16, 32)
 
 
 @dataclass(frozen=True)
-class Served:
+class LoadedModel:
     """The parts of the one path, put together for one model."""
 
     options: ModelConfig
@@ -54,23 +54,23 @@ class Served:
     pooler: Pooler
     heads: Sequence[RunningHead]
     adapters: Adapters | None = None
-    close_calls: CloseCalls | None = None  # of int8
+    close_calls: Float32Fallback | None = None  # of int8
 
-    def adapters_for(self, lora_request: Any, count: int) -> list[Adapter | None]:
+    def adapters_for(self, lora_request: Any, count: int) -> list[LoRAAdapter | None]:
         """The adapter of each of `count` prompts; None for the model as it is.
 
         Raises:
             ConfigError: adapters are not enabled, or the requests are of another type or number.
             ModelError: an adapter cannot be read, or does not fit.
         """
-        found: list[Adapter | None] = []
+        found: list[LoRAAdapter | None] = []
         for request in requests_for(lora_request, count):
             if request is not None and self.adapters is None:
                 raise ConfigError("lora_request needs LLM(enable_lora=True).")
             found.append(self.adapters.get(request) if request is not None and self.adapters is not None else None)
         return found
 
-    def head_of(self, params: PoolingParams, adapter: Adapter | None = None) -> RunningHead:
+    def head_of(self, params: PoolingParams, adapter: LoRAAdapter | None = None) -> RunningHead:
         """The head that a request asks for, or an adapter brings.
 
         Raises:
@@ -78,7 +78,7 @@ class Served:
         """
         return find_head(self.heads, params.head_name).with_adapter(adapter)
 
-    def config_of(self, adapter: Adapter | None) -> Any:
+    def config_of(self, adapter: LoRAAdapter | None) -> Any:
         """The config that names the labels."""
         return self.classifier.config if adapter is None else adapter.config
 
@@ -116,7 +116,7 @@ class Served:
             skipped_pad=self.processor.skipped_pad,
         )
 
-    def check(self, task: str, adapters: Iterable[Adapter | None], asked: str | None = None) -> None:
+    def check(self, task: str, adapters: Iterable[LoRAAdapter | None], asked: str | None = None) -> None:
         """Raise `ConfigError` unless the model does a task, with each of these adapters or (None) as it is.
 
         Args:
@@ -198,7 +198,7 @@ class Served:
     ) -> list[dict[str | None, ClassificationOutput] | PromptError]:
         """What each head gives each request of its logits, all at once: `finish` for the task that has many small rows."""
         outputs: list[dict[str | None, ClassificationOutput] | PromptError] = list(answers)  # type: ignore[arg-type]
-        places: dict[Adapter | None, list[int]] = {}
+        places: dict[LoRAAdapter | None, list[int]] = {}
         for index, each in enumerate(answers):
             if not isinstance(each, PromptError):
                 places.setdefault(sequences[index].adapter, []).append(index)
@@ -265,7 +265,7 @@ def _told(head: Mapping[str, Any]) -> dict[str, Any]:
     return {"head": head["method"], "labels": head["labels"], "problem_type": head["problem_type"]}
 
 
-def serve(options: ModelConfig, runtime: RuntimeConfig) -> Served:
+def serve(options: ModelConfig, runtime: RuntimeConfig) -> LoadedModel:
     """Load a model and put its parts together.
 
     Raises:
@@ -337,12 +337,12 @@ def serve(options: ModelConfig, runtime: RuntimeConfig) -> Served:
     close_calls = None
     if options.quantization == "int8" and classifier.task == "classify":
         close_calls = _close_calls(engine, heads, pooler, prompts, classifier.has_head)
-    return Served(options, classifier, processor, engine, pooler, heads, adapters, close_calls)
+    return LoadedModel(options, classifier, processor, engine, pooler, heads, adapters, close_calls)
 
 
 def _close_calls(
     engine: Engine, heads: Sequence[RunningHead], pooler: Pooler, longest: int, measure: bool
-) -> CloseCalls:
+) -> Float32Fallback:
     """Finds what int8 leaves open, by what it changes of random prompts.
 
     Args:
@@ -351,7 +351,7 @@ def _close_calls(
     """
     lengths = [min(length, longest) for length in _COMPARED_TOKENS] * _COMPARED_PROMPTS
     prompts = [work.sequence for work in dummy_works(engine.runner, lengths)]
-    made = CloseCalls(engine, heads, pooler, prompts)
+    made = Float32Fallback(engine, heads, pooler, prompts)
     if measure:
         made.boundaries()
         engine.prefix_cache.clear()

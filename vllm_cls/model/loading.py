@@ -14,7 +14,7 @@ from ..config import ModelConfig
 from ..errors import ConfigError, ModelError
 from ..head_source import EXISTING
 from ..registry import registry
-from .source import Source, open_source
+from .source import ModelSource, open_source
 from .weights import load_weights
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
-def head_at_load(source: Source, options: ModelConfig) -> HeadResult:
+def head_at_load(source: ModelSource, options: ModelConfig) -> HeadResult:
     """The head that a model gets while it is loaded; one for `convert="reward"` gives its logit as it is.
 
     Raises:
@@ -33,7 +33,7 @@ def head_at_load(source: Source, options: ModelConfig) -> HeadResult:
     return as_reward(source, result) if options.convert == "reward" else result
 
 
-def as_reward(source: Source, result: HeadResult) -> HeadResult:
+def as_reward(source: ModelSource, result: HeadResult) -> HeadResult:
     """A head of one label as a regression, which transformers and every activation here leave as it is.
 
     Raises:
@@ -47,7 +47,7 @@ def as_reward(source: Source, result: HeadResult) -> HeadResult:
     return replace(result, problem_type="regression")
 
 
-def _head_at_load(source: Source, options: ModelConfig) -> HeadResult:
+def _head_at_load(source: ModelSource, options: ModelConfig) -> HeadResult:
     """The head that a model gets while it is loaded: its own, or one made of its LM head's rows.
 
     Raises:
@@ -91,7 +91,7 @@ def _check_count(result: HeadResult, options: ModelConfig, what: str) -> None:
         raise ConfigError(f"hf_overrides: {what} {found} labels, but num_labels or id2label name {asked}.")
 
 
-def refuse_nameless(source: Source) -> None:
+def refuse_nameless(source: ModelSource) -> None:
     """Raise `ModelError` if there is a head, and config.json does not say what for: texts and tokens have the same."""
     if not source.class_name and not lacks_head(source):
         raise ModelError(
@@ -101,7 +101,7 @@ def refuse_nameless(source: Source) -> None:
         )
 
 
-def without_head(source: Source) -> str:
+def without_head(source: ModelSource) -> str:
     """Words that say what a model is that lacks a head for what it is opened for."""
     what = source.class_name or source.config.model_type
     if source.is_other_classifier:
@@ -110,7 +110,7 @@ def without_head(source: Source) -> str:
     return f"{source.checkpoint.name} is a {what} without a classification head{_foreign_head(source)}"
 
 
-def _foreign_head(source: Source) -> str:
+def _foreign_head(source: ModelSource) -> str:
     """Words on a head that another library made, and how it can be brought; empty where there is none."""
     names = foreign_heads(source.checkpoint.locations)
     told = "if it is one linear layer, save its weight and bias as a safetensors file and bring it with --head file"
@@ -126,7 +126,7 @@ def _foreign_head(source: Source) -> str:
     return ""
 
 
-def heads_for(source: Source) -> str:
+def heads_for(source: ModelSource) -> str:
     """The heads that can be made for a model."""
     return registry().heads_for(source.task)
 
@@ -143,7 +143,7 @@ class TokenHead:
     is_what_it_is: bool = False
 
 
-def token_head(source: Source) -> TokenHead | None:
+def token_head(source: ModelSource) -> TokenHead | None:
     """What `classifier_from_token` asks for (vLLM's name), or a CrossEncoder's `LogitScore`; None where there is a head.
 
     Raises:
@@ -174,7 +174,7 @@ def _is_two_way(config: PreTrainedConfig) -> bool:
     return method == "from_2_way_softmax"
 
 
-def lacks_head(source: Source) -> bool:
+def lacks_head(source: ModelSource) -> bool:
     """Whether the checkpoint has no tensor of the last linear layer, or one that was made for another task."""
     if source.adapter is not None and source.adapter.head_rows(source.architecture.final_linear) is not None:
         return False
@@ -185,7 +185,7 @@ def lacks_head(source: Source) -> bool:
     return f"{source.architecture.final_linear}.weight" not in source.checkpoint.locations
 
 
-def make_head(source: Source, method: str, options: Mapping[str, Any], **known: Any) -> HeadResult:
+def make_head(source: ModelSource, method: str, options: Mapping[str, Any], **known: Any) -> HeadResult:
     """Ask the head source `method` for a head: a `HeadResult`.
 
     Args:
@@ -198,7 +198,7 @@ def make_head(source: Source, method: str, options: Mapping[str, Any], **known: 
     return registry().make_head(method, head_request(source, options, **known))
 
 
-def head_request(source: Source, options: Mapping[str, Any], **known: Any) -> HeadRequest:
+def head_request(source: ModelSource, options: Mapping[str, Any], **known: Any) -> HeadRequest:
     """What a head source is given; arguments as for `make_head`."""
 
     def unavailable(*args: Any) -> Any:
@@ -218,7 +218,7 @@ def head_request(source: Source, options: Mapping[str, Any], **known: Any) -> He
     )
 
 
-def target_for(source: Source, result: HeadResult, pooling: str | None = None) -> Target:
+def target_for(source: ModelSource, result: HeadResult, pooling: str | None = None) -> Target:
     """The class and config that hold `result`'s head on this source's backbone."""
     target: Target = registry().hook.vcls_target(
         architecture=source.architecture,
@@ -247,7 +247,7 @@ class Classifier:
         head_is_trained: by the class that it is in, so that what this class pools counts.
     """
 
-    source: Source
+    source: ModelSource
     model: PreTrainedModel
     config: Any
     pooling: str
@@ -313,21 +313,21 @@ def load(
     return Classifier(source, model, model.config, pooling_of(source, model), head_is_trained=head.head.trained)
 
 
-def pooling_of(source: Source, model: PreTrainedModel) -> str:
+def pooling_of(source: ModelSource, model: PreTrainedModel) -> str:
     """The pooling that a classifier's own forward does."""
     own: str | None = getattr(model, "pooling", None) if hasattr(model, "pooled_logits") else None
     return own or source.architecture.pooling(source.backbone_config)
 
 
 def _without_head(
-    source: Source, options: ModelConfig, embedder: Embedder | None, dtype: torch.dtype, device: torch.device
+    source: ModelSource, options: ModelConfig, embedder: Embedder | None, dtype: torch.dtype, device: torch.device
 ) -> Classifier:
     model, _ = _bare(source, dtype, device, options.allow_pickle)
     pooling = source.pooling if embedder is None else embedder.pooling
     return Classifier(source, model, model.config, pooling, has_head=False, embedder=embedder)
 
 
-def _for_adapters(source: Source, options: ModelConfig, dtype: torch.dtype, device: torch.device) -> Classifier:
+def _for_adapters(source: ModelSource, options: ModelConfig, dtype: torch.dtype, device: torch.device) -> Classifier:
     model, missing = _bare(source, dtype, device, options.allow_pickle)
     return Classifier(
         source, model, model.config, pooling_of(source, model), False, frozenset(missing), head_is_trained=True
@@ -335,7 +335,7 @@ def _for_adapters(source: Source, options: ModelConfig, dtype: torch.dtype, devi
 
 
 def _bare(
-    source: Source, dtype: torch.dtype, device: torch.device, allow_pickle: bool
+    source: ModelSource, dtype: torch.dtype, device: torch.device, allow_pickle: bool
 ) -> tuple[PreTrainedModel, set[str]]:
     """The backbone's weights in a classifier class whose head stays unused; and what of the head is missing."""
     classifier_class = source.architecture.classifier_class(type(source.config))
@@ -345,7 +345,7 @@ def _bare(
 
 
 def load_target(
-    source: Source, target: Target, *, dtype: torch.dtype, device: torch.device, allow_pickle: bool = False
+    source: ModelSource, target: Target, *, dtype: torch.dtype, device: torch.device, allow_pickle: bool = False
 ) -> PreTrainedModel:
     """The source's weights and the target's head in one model."""
     import torch

@@ -21,7 +21,7 @@ from ..pooler.activations import activation_for
 from ..pooler.heads import set_head_dtype
 from ..pooler.pooler import Pooler
 from ..registry import registry
-from ..runtime.adapter import Adapter
+from ..runtime.adapter import LoRAAdapter
 from ..runtime.runner import Runner
 from .loading import Classifier
 from .lora_head import labelled, with_head
@@ -52,10 +52,10 @@ class Adapters:
         self.max_loras, self.max_lora_rank, self.allow_pickle = max_loras, max_lora_rank, allow_pickle
         self._layers = _linear_layers(classifier.model)
         self._in_backbone = backbone_layers(classifier.model)
-        self._held: OrderedDict[LoRARequest, Adapter] = OrderedDict()
+        self._held: OrderedDict[LoRARequest, LoRAAdapter] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, request: LoRARequest) -> Adapter:
+    def get(self, request: LoRARequest) -> LoRAAdapter:
         """The adapter of a request.
 
         Raises:
@@ -69,7 +69,7 @@ class Adapters:
                 self._held.popitem(last=False)
             return self._held[request]
 
-    def _load(self, request: LoRARequest) -> Adapter:
+    def _load(self, request: LoRARequest) -> LoRAAdapter:
         stored = read_adapter(request.lora_path, allow_pickle=self.allow_pickle)
         stored.check_task(self.classifier.source.task)
         if self.max_lora_rank is not None and stored.rank > self.max_lora_rank:
@@ -87,7 +87,7 @@ class Adapters:
         config = labelled(model.config, stored, self._num_labels(saved))
         model.config, model.num_labels = config, config.num_labels
         pooler = replace(self.pooler, activation=activation_for(config, registry().collect("vcls_activations")))
-        return Adapter(request.lora_name, parts, model, head, config, pooler)
+        return LoRAAdapter(request.lora_name, parts, model, head, config, pooler)
 
     def _placed(self, stored: PeftAdapter) -> tuple[dict[str, Any], dict[str, LowRank]]:
         """The low-rank parts by path, in their layer's dtype: of the backbone, and as they are of the head."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ..runtime.counters import Counters
-    from .loaded_model import Served
+    from .loaded_model import LoadedModel
     from .output_heads import RunningHead
 
 
@@ -24,11 +24,11 @@ class OpenModel:
         served: its parts, put together; None once it is closed.
     """
 
-    def __init__(self, served: Served) -> None:
-        self._served: Served | None = served
+    def __init__(self, served: LoadedModel) -> None:
+        self._served: LoadedModel | None = served
 
     @property
-    def _open(self) -> Served:
+    def _open(self) -> LoadedModel:
         if self._served is None:
             raise ConfigError("this LLM is closed; make a new one.")
         return self._served

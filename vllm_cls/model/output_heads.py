@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..pooler.pooler import Pooler
-    from ..runtime.adapter import Adapter
+    from ..runtime.adapter import LoRAAdapter
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class RunningHead:
             for row, each in enumerate(activated)
         ]
 
-    def with_adapter(self, adapter: Adapter | None) -> RunningHead:
+    def with_adapter(self, adapter: LoRAAdapter | None) -> RunningHead:
         """The head that an adapter brings in place of this one."""
         return self if adapter is None else replace(self, config=adapter.config, pooler=adapter.pooler)
 

@@ -11,10 +11,12 @@ from ..config import ModelConfig
 from ..errors import ConfigError, nearest
 from ..inputs.pair_template import CONCAT, PAIR, PairForm, PairTemplate
 from ..registry import registry
-from .source import Source
+from .source import ModelSource
 
 
-def pair_form(options: ModelConfig, source: Source, num_labels: int, template_takes_pairs: bool = False) -> PairForm:
+def pair_form(
+    options: ModelConfig, source: ModelSource, num_labels: int, template_takes_pairs: bool = False
+) -> PairForm:
     """The form of a model's pairs: what was asked for, what the checkpoint stores, what a plugin knows of it.
 
     Args:
@@ -50,7 +52,7 @@ def pair_form(options: ModelConfig, source: Source, num_labels: int, template_ta
     return PairForm(query_prefix=(files.prompt if files else source.settings.get("query_prefix")) or "")
 
 
-def to_store(options: ModelConfig, source: Source, num_labels: int) -> dict[str, Any]:
+def to_store(options: ModelConfig, source: ModelSource, num_labels: int) -> dict[str, Any]:
     """What a converted checkpoint keeps of it under `vcls`: `score_template` and `query_prefix`, where there are any.
 
     Raises:
@@ -70,14 +72,14 @@ def _to_store(template: PairTemplate | None) -> str | dict[str, Any] | None:
     return {name: value for name, value in kept.items() if value not in (None, {})}
 
 
-def is_causal(source: Source) -> bool:
+def is_causal(source: ModelSource) -> bool:
     """Whether it is a decoder, whose tokenizer's pair says little: no token between the texts, no token types."""
     config = source.backbone_config
     last = source.architecture.pooling(config) == "LAST" and not config.is_encoder_decoder
     return last and not source.architecture.takes_token_type_ids(config)
 
 
-def detected(source: Source) -> ScoreTemplate | None:
+def detected(source: ModelSource) -> ScoreTemplate | None:
     """The template that a plugin knows of this model."""
     found: list[ScoreTemplate] = [
         each for each in _known() if each.matches(source.backbone_config, source.checkpoint.name)
@@ -85,7 +87,7 @@ def detected(source: Source) -> ScoreTemplate | None:
     return found[0] if found else None
 
 
-def named(value: str, source: Source) -> PairForm:
+def named(value: str, source: ModelSource) -> PairForm:
     """The form that `score_template` names: "concat", "pair", a plugin's template, or one written out.
 
     Raises:
@@ -111,17 +113,17 @@ def _known() -> list[ScoreTemplate]:
     return [each for some in templates for each in some]
 
 
-def _of(template: ScoreTemplate, source: Source) -> PairTemplate:
+def _of(template: ScoreTemplate, source: ModelSource) -> PairTemplate:
     text = template.text + "\n" * template.text.endswith("\n")
     return PairTemplate.checked(source.tokenizer, template.name, text, instruction=template.instruction)
 
 
-def _without_sep_token(source: Source) -> bool:
+def _without_sep_token(source: ModelSource) -> bool:
     said = (getattr(each, "use_sep_token", None) for each in (source.config, source.backbone_config))
     return next((each for each in said if each is not None), True) is False
 
 
-def _refusal(source: Source) -> str:
+def _refusal(source: ModelSource) -> str:
     names = ", ".join(each.name for each in _known())
     return (
         f"{source.checkpoint.name} is a causal reranker, which scores pairs in the prompt that it was trained with, and none "

@@ -8,14 +8,14 @@ from ..inputs.prompt_template import PromptTemplate
 from ..inputs.tokenization import PromptProcessor
 from ..parsing.json_fields import NUMBER, shown
 from .pair_form import pair_form
-from .source import Source
+from .source import ModelSource
 
 _UNBOUNDED = 1 << 20  # tokens, for models that nothing bounds
 
 
 def prompt_processor(
     options: ModelConfig,
-    source: Source,
+    source: ModelSource,
     longest: int,
     *,
     num_labels: int | None = None,
@@ -45,7 +45,7 @@ def prompt_processor(
     )
 
 
-def max_model_len(options: ModelConfig, source: Source) -> int:
+def max_model_len(options: ModelConfig, source: ModelSource) -> int:
     """The longest sequence in tokens: asked for, or what config, tokenizer and Sentence Transformers' file allow.
 
     Raises:

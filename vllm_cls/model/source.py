@@ -38,7 +38,7 @@ _OF_A_HEAD = ("num_labels", "id2label", "label2id", "problem_type", "sentence_tr
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """A model's files, config and tokenizer, before any weight is read; and a LoRA adapter to be merged into it."""
 
     checkpoint: Checkpoint
@@ -101,7 +101,7 @@ class Source:
         return bool(transformer_settings(self.checkpoint).get("do_lower_case"))
 
 
-def open_source(options: ModelConfig) -> Source:
+def open_source(options: ModelConfig) -> ModelSource:
     """Find a model's files and read its config and tokenizer.
 
     Raises:
@@ -127,7 +127,7 @@ def open_source(options: ModelConfig) -> Source:
     _check_vocabulary(checkpoint.name, architecture, inner)
     if _task(options, config, adapter) == "token_classify":
         architecture = architecture.for_tokens(type(inner))
-    source = Source(checkpoint, config, architecture, _read_tokenizer(checkpoint, options, inner), adapter)
+    source = ModelSource(checkpoint, config, architecture, _read_tokenizer(checkpoint, options, inner), adapter)
     if adapter is not None:
         adapter.check_task(source.task)
     if source.lower_cases and source.tokenizer is not None:
@@ -175,7 +175,7 @@ def _check_vocabulary(name: str, architecture: Architecture, config: PreTrainedC
         )
 
 
-def _check_labels(source: Source) -> None:
+def _check_labels(source: ModelSource) -> None:
     """Raise `ModelError` if the labels of a classifier are not those of its outputs, 0, 1, 2 …, each with its own name."""
     named = labels_of(source.config)
     if sorted(named) != list(range(source.config.num_labels)) or len(set(named.values())) != len(named):

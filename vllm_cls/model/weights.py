@@ -19,7 +19,7 @@ from ..checkpoint.peft_adapter import merge_into
 from ..compat.transformers_calls import hints, model_errors, no_larger_than
 from ..compat.transformers_logging import quiet
 from ..errors import ModelError
-from .source import Source
+from .source import ModelSource
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def load_weights(
-    source: Source,
+    source: ModelSource,
     classifier_class: type[PreTrainedModel],
     config: PreTrainedConfig,
     *,

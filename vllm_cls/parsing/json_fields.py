@@ -17,7 +17,7 @@ MAX_LABELS, MAX_LAYERS = 1_000_000, 1_000
 
 
 @dataclass(frozen=True)
-class Kind:
+class FieldKind:
     """What a field may hold: in words, and as a test."""
 
     words: str
@@ -25,7 +25,7 @@ class Kind:
 
 
 Schema = Mapping[str, Any]
-"""Field → its `Kind`, the schema of the object that it holds, or a list with that of the objects it lists.
+"""Field → its `FieldKind`, the schema of the object that it holds, or a list with that of the objects it lists.
 
 A name that ends in "!" is of a field that has to be there.
 """
@@ -50,22 +50,22 @@ def _names_indices(value: Any) -> bool:
     return named and all(str(index).strip().lstrip("-").isdecimal() for index in value)
 
 
-TEXT = Kind("a string", lambda value: isinstance(value, str))
-FLAG = Kind("true or false", lambda value: isinstance(value, bool))
-COUNT = Kind("a whole number above 0", _is_count)
-NUMBER = Kind("a number", lambda value: isinstance(value, (int, float)) and not isinstance(value, bool))
-TEXTS = Kind("a list of strings", _are_texts)
-OBJECT = Kind("an object", lambda value: isinstance(value, Mapping))
-NUMBERS_BY_NAME = Kind(
+TEXT = FieldKind("a string", lambda value: isinstance(value, str))
+FLAG = FieldKind("true or false", lambda value: isinstance(value, bool))
+COUNT = FieldKind("a whole number above 0", _is_count)
+NUMBER = FieldKind("a number", lambda value: isinstance(value, (int, float)) and not isinstance(value, bool))
+TEXTS = FieldKind("a list of strings", _are_texts)
+OBJECT = FieldKind("an object", lambda value: isinstance(value, Mapping))
+NUMBERS_BY_NAME = FieldKind(
     "an object of numbers", lambda value: isinstance(value, Mapping) and all(map(NUMBER.holds, value.values()))
 )
-TEXT_OR_TEXTS = Kind("a string or a list of them", lambda value: isinstance(value, str) or _are_texts(value))
-TEXT_OR_OBJECT = Kind("a string or an object", lambda value: isinstance(value, (str, Mapping)))
-LABELS = Kind("an object of names by their indices", _names_indices)
-LABEL_COUNT = Kind(f"a whole number from 1 to {MAX_LABELS}", lambda value: _is_count(value, MAX_LABELS))
+TEXT_OR_TEXTS = FieldKind("a string or a list of them", lambda value: isinstance(value, str) or _are_texts(value))
+TEXT_OR_OBJECT = FieldKind("a string or an object", lambda value: isinstance(value, (str, Mapping)))
+LABELS = FieldKind("an object of names by their indices", _names_indices)
+LABEL_COUNT = FieldKind(f"a whole number from 1 to {MAX_LABELS}", lambda value: _is_count(value, MAX_LABELS))
 
 _LINEAR = Whole({"num_rows": COUNT, "bias": FLAG, "softcap": NUMBER, "combine": FLAG, "offset": FLAG})
-_TOKEN_IDS = Kind(
+_TOKEN_IDS = FieldKind(
     "a list of lists of lists of token ids, one a label",
     lambda value: (
         isinstance(value, list)
@@ -73,12 +73,12 @@ _TOKEN_IDS = Kind(
         and all(isinstance(each, int) and each >= 0 for label in value for ids in label for each in ids)
     ),
 )
-_NUMBERS = Kind("a list of numbers", lambda value: isinstance(value, list) and all(map(NUMBER.holds, value)))
+_NUMBERS = FieldKind("a list of numbers", lambda value: isinstance(value, list) and all(map(NUMBER.holds, value)))
 _SEQUENCES = Whole({
     "texts!": _TOKEN_IDS, "weight": TEXT, "bias": TEXT, "lm_scale": NUMBER, "softcap": NUMBER, "scale": NUMBER,
     "offset!": _NUMBERS,
 })  # fmt: skip
-_ROPE = Kind("an object", lambda value: not value or isinstance(value, Mapping))
+_ROPE = FieldKind("an object", lambda value: not value or isinstance(value, Mapping))
 _ACTIVATIONS: Schema = {"sentence_transformers": {"activation_fn": TEXT}, "sbert_ce_default_activation_function": TEXT}
 _NAMED_HEAD = Whole({
     "name!": TEXT, "method!": TEXT, "labels!": TEXTS, "problem_type": TEXT, "activation": _ACTIVATIONS, "linear": _LINEAR,
@@ -165,7 +165,7 @@ def shown(value: Any) -> str:
 
 def _wrong(content: Any, schema: Any, path: str) -> Iterator[tuple[str, Any, str]]:
     """(path, value, what it has to be) of each field that is not as it has to be."""
-    if isinstance(schema, Kind):
+    if isinstance(schema, FieldKind):
         if not schema.holds(content):
             yield path, content, schema.words
     elif isinstance(schema, Sequence):

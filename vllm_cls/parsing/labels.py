@@ -53,13 +53,13 @@ def label_column(names: Sequence[str], problem_type: str | None) -> LabelColumn:
         problem_type: as in transformers; None is single-label.
     """
     if problem_type == "regression":
-        return _Numbers()
+        return _NumberColumn()
     if problem_type == "multi_label_classification":
         return _Lists(names)
     return _Alone(names[0]) if len(names) == 1 else _Single(names)
 
 
-class _Numbers(LabelColumn):
+class _NumberColumn(LabelColumn):
     """A regression's."""
 
     def add(self, value: Any) -> Sequence[Gold | None]:

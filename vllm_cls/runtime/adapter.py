@@ -13,7 +13,7 @@ from ..pooler.pooler import Pooler
 
 
 @dataclass(frozen=True, eq=False)
-class Adapter:
+class LoRAAdapter:
     """An adapter in memory; prompts of the same one have the same object.
 
     Args:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
     from ..architecture import Architecture
-    from .adapter import Adapter
+    from .adapter import LoRAAdapter
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class TokenSequence:
     position_ids: tuple[int, ...]
     token_type_ids: tuple[int, ...] | None = None
     cache_salt: str | None = None
-    adapter: Adapter | None = None
+    adapter: LoRAAdapter | None = None
     decoder_ids: tuple[int, ...] | None = None
     num_behind: int = 0
     exact: bool = False
@@ -72,7 +72,7 @@ def token_sequence(
 
 
 @dataclass(frozen=True)
-class Work:
+class ForwardItem:
     """One prompt for one forward.
 
     Args:
@@ -95,14 +95,14 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Layout:
+class PooledRowLayout:
     """Where each sequence's pooled rows are among the batch's: `rows[starts[i] : starts[i] + lengths[i]]`."""
 
     starts: torch.Tensor
     lengths: torch.Tensor
 
     @classmethod
-    def of(cls, works: Sequence[Work], starts: torch.Tensor) -> Layout:
+    def of(cls, works: Sequence[ForwardItem], starts: torch.Tensor) -> PooledRowLayout:
         """Of sequences whose rows begin at `starts`."""
         return cls(starts, torch.tensor([len(each) - each.sequence.num_behind for each in works]))
 
@@ -112,7 +112,7 @@ class Batch:
     """Inputs of one forward and the layout of its rows, flattened to `(num_rows, hidden)`."""
 
     inputs: dict[str, Any]
-    layout: Layout
+    layout: PooledRowLayout
 
     @property
     def positions(self) -> torch.Tensor | None:
@@ -121,7 +121,7 @@ class Batch:
         return None if given is None else given[0]
 
 
-def packed_batch(works: Sequence[Work], device: torch.device) -> Batch:
+def packed_batch(works: Sequence[ForwardItem], device: torch.device) -> Batch:
     """All sequences in one row `(1, num_tokens)`, positions restarting; no padding.
 
     The mask of ones keeps transformers from finding the restarts itself and masking by global
@@ -139,10 +139,10 @@ def packed_batch(works: Sequence[Work], device: torch.device) -> Batch:
         inputs["token_type_ids"] = row("token_type_ids")
     if works[0].sequence.decoder_ids is not None:
         inputs |= {"decoder_input_ids": row("decoder_ids"), "decoder_position_ids": inputs["position_ids"]}
-    return Batch({name: to_device(value, device) for name, value in inputs.items()}, Layout.of(works, starts))
+    return Batch({name: to_device(value, device) for name, value in inputs.items()}, PooledRowLayout.of(works, starts))
 
 
-def padded_batch(works: Sequence[Work], device: torch.device, pad_token_id: int) -> Batch:
+def padded_batch(works: Sequence[ForwardItem], device: torch.device, pad_token_id: int) -> Batch:
     """Rows `(num_sequences, longest)`, padded on the right under an attention mask; the model numbers the tokens."""
     sequences = [each.sequence for each in works]
     longest = max(len(each) for each in sequences)
@@ -160,7 +160,7 @@ def padded_batch(works: Sequence[Work], device: torch.device, pad_token_id: int)
         inputs["token_type_ids"] = rows([each.token_type_ids or () for each in sequences], 0)
     if sequences[0].decoder_ids is not None:
         inputs["decoder_input_ids"] = rows([each.decoder_ids or () for each in sequences], pad_token_id)
-    return Batch(inputs, Layout.of(works, starts))
+    return Batch(inputs, PooledRowLayout.of(works, starts))
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -17,7 +17,7 @@ import torch
 
 from ..errors import ConfigError, EngineDeadError, PromptError, RunError
 from ..pooler.sequences import SequenceScorer
-from .batch import TokenSequence, Work
+from .batch import ForwardItem, TokenSequence
 from .cuda.pipeline import fetch, look_ahead
 from .machine import memory, workers
 from .prefixes.continuations import Continuations, chunks
@@ -28,12 +28,12 @@ from .schedule import Budget, plan_batches
 
 _logger = logging.getLogger("vllm_cls")
 
-Execute = Callable[[Sequence[Work]], "list[Result]"]
-Step = Callable[[Sequence[Work]], "torch.Tensor | list[torch.Tensor]"]
+Execute = Callable[[Sequence[ForwardItem]], "list[Result]"]
+Step = Callable[[Sequence[ForwardItem]], "torch.Tensor | list[torch.Tensor]"]
 
 
 @dataclass(frozen=True)
-class Answer:
+class SequenceResult:
     """What a sequence came to.
 
     Args:
@@ -45,7 +45,7 @@ class Answer:
     num_cached_tokens: int = 0
 
 
-Result = Answer | PromptError
+Result = SequenceResult | PromptError
 
 
 class Engine:
@@ -131,13 +131,13 @@ class Engine:
             self._count(sequences, unique, results)
         return _apart([results[place] for place in places])
 
-    def _waves(self, sequences: Sequence[TokenSequence], share: bool) -> Iterator[list[tuple[int, Work]]]:
+    def _waves(self, sequences: Sequence[TokenSequence], share: bool) -> Iterator[list[tuple[int, ForwardItem]]]:
         if share:
             yield from self._sharing.works(sequences)
         elif sequences:
-            yield [(index, Work(each)) for index, each in enumerate(sequences)]
+            yield [(index, ForwardItem(each)) for index, each in enumerate(sequences)]
 
-    def _timed(self, waves: Iterator[list[tuple[int, Work]]]) -> Iterator[list[tuple[int, Work]]]:
+    def _timed(self, waves: Iterator[list[tuple[int, ForwardItem]]]) -> Iterator[list[tuple[int, ForwardItem]]]:
         """Count as planning what finding beginnings in common takes, without the forwards that run for them."""
         while True:
             forward, began = self.counters.seconds["forward"], time.perf_counter()
@@ -148,7 +148,7 @@ class Engine:
                 return
             yield wave
 
-    def _scored(self, scorer: SequenceScorer, works: Sequence[Work]) -> list[Result]:
+    def _scored(self, scorer: SequenceScorer, works: Sequence[ForwardItem]) -> list[Result]:
         """Logits of label texts: the states behind each prompt and behind each beginning of a text, then their scores."""
         texts = Continuations(scorer.beginnings, self.runner.architecture, self.runner.backbone.config)
         results: list[Result] = []
@@ -162,10 +162,10 @@ class Engine:
                 logits = iter(scorer(torch.stack(good)).float().cpu() if good else ())
             for rows, work in zip(states, part, strict=True):
                 cached = work.num_cached_tokens
-                results.append(rows if isinstance(rows, PromptError) else Answer(next(logits), cached))
+                results.append(rows if isinstance(rows, PromptError) else SequenceResult(next(logits), cached))
         return results
 
-    def _continued(self, texts: Continuations, works: Sequence[Work]) -> list[torch.Tensor | PromptError]:
+    def _continued(self, texts: Continuations, works: Sequence[ForwardItem]) -> list[torch.Tensor | PromptError]:
         """States `(num_continuations, hidden)` of each prompt, or why there are none."""
         execute = functools.partial(self._execute, step=self.runner.states, remember=False)
         shares = [self._shares(texts, work.sequence) for work in works]
@@ -178,11 +178,11 @@ class Engine:
             for place, found in zip(places, run([works[place] for place in places], execute), strict=True):
                 answers[place] = found
         for work, found in zip(works, answers, strict=True):
-            if isinstance(found[0], Answer):
+            if isinstance(found[0], SequenceResult):
                 self._sharing.finished(work)
         failures = [next((each for each in found if isinstance(each, PromptError)), None) for found in answers]
         return [
-            failure or torch.stack([each.row for each in found if isinstance(each, Answer)])
+            failure or torch.stack([each.row for each in found if isinstance(each, SequenceResult)])
             for found, failure in zip(answers, failures, strict=True)
         ]
 
@@ -192,7 +192,7 @@ class Engine:
         group = self._sharing_group(prompt)
         return self.prefix_cache.max_bytes > 0 and group is not None and group == self._sharing_group(longest)
 
-    def _execute(self, works: Sequence[Work], step: Step, *, remember: bool = True) -> list[Result]:
+    def _execute(self, works: Sequence[ForwardItem], step: Step, *, remember: bool = True) -> list[Result]:
         """Answers to all works, in their order.
 
         Args:
@@ -214,28 +214,28 @@ class Engine:
         for batch, given in zip(batches, answers, strict=True):
             for index, answer in zip(batch, given, strict=True):
                 results[index] = answer
-                if remember and isinstance(answer, Answer):
+                if remember and isinstance(answer, SequenceResult):
                     self._sharing.finished(works[index])
         return results
 
-    def _keep(self, works: Sequence[Work]) -> list[Work]:
+    def _keep(self, works: Sequence[ForwardItem]) -> list[ForwardItem]:
         """Run works for their keys and values; those that the model refuses are refused again with their prompts."""
 
-        def step(batch: Sequence[Work]) -> list[torch.Tensor]:
+        def step(batch: Sequence[ForwardItem]) -> list[torch.Tensor]:
             self.runner.keep(batch)
             return [_NOTHING] * len(batch)
 
         results = self._execute(works, step)
-        return [work for work, result in zip(works, results, strict=True) if isinstance(result, Answer)]
+        return [work for work, result in zip(works, results, strict=True) if isinstance(result, SequenceResult)]
 
-    def _answers(self, step: Step, works: Sequence[Work]) -> list[Result]:
+    def _answers(self, step: Step, works: Sequence[ForwardItem]) -> list[Result]:
         """One forward. Where memory ends, half a batch each; where the model refuses, one prompt each.
 
         So a prompt that cannot run costs itself alone.
         """
         return self._begin(step, works)()
 
-    def _begin(self, step: Step, works: Sequence[Work]) -> Callable[[], list[Result]]:
+    def _begin(self, step: Step, works: Sequence[ForwardItem]) -> Callable[[], list[Result]]:
         """Submit one forward; what it gives back waits for the answers."""
         if len(works) > 1 and self._num_tokens(works) > self.max_num_batched_tokens:  # memory ended since it was filled
             return functools.partial(self._each, step, _halves(works))
@@ -244,13 +244,13 @@ class Engine:
         except (ValueError, IndexError, RuntimeError, MemoryError) as failure:
             return functools.partial(self._instead, step, works, _dropped(works, failure))
 
-    def _finish(self, step: Step, works: Sequence[Work], rows: Callable[[], list[torch.Tensor]]) -> list[Result]:
+    def _finish(self, step: Step, works: Sequence[ForwardItem], rows: Callable[[], list[torch.Tensor]]) -> list[Result]:
         try:
-            return [Answer(row, work.num_cached_tokens) for work, row in zip(works, rows(), strict=True)]
+            return [SequenceResult(row, work.num_cached_tokens) for work, row in zip(works, rows(), strict=True)]
         except (ValueError, RuntimeError, MemoryError) as failure:
             return self._instead(step, works, _dropped(works, failure))
 
-    def _instead(self, step: Step, works: Sequence[Work], failure: Exception) -> list[Result]:
+    def _instead(self, step: Step, works: Sequence[ForwardItem], failure: Exception) -> list[Result]:
         """Answers to a batch that failed."""
         _logger.debug("a forward of %d prompts failed", len(works), exc_info=failure)
         exhausted = memory.is_exhausted(failure)
@@ -275,10 +275,10 @@ class Engine:
         refused.__cause__ = failure
         return [refused]
 
-    def _each(self, step: Step, parts: Sequence[Sequence[Work]]) -> list[Result]:
+    def _each(self, step: Step, parts: Sequence[Sequence[ForwardItem]]) -> list[Result]:
         return [answer for part in parts for answer in self._answers(step, part)]
 
-    def _num_tokens(self, works: Sequence[Work]) -> int:
+    def _num_tokens(self, works: Sequence[ForwardItem]) -> int:
         """Tokens of a batch, padding included."""
         if self.runner.mode.form == "packed":
             return sum(map(len, works))
@@ -318,7 +318,7 @@ class Engine:
             num_prompt_tokens=sum(map(len, asked)),
             num_close_calls=len(sequences) - len(asked),
             num_duplicates=len(asked) - len(answers),
-            num_shared_tokens=sum(each.num_cached_tokens for each in answers if isinstance(each, Answer)),
+            num_shared_tokens=sum(each.num_cached_tokens for each in answers if isinstance(each, SequenceResult)),
         )
 
 
@@ -328,10 +328,10 @@ _FEWEST_TOKENS = 8  # a batch is not made smaller for want of memory: who else u
 
 
 def _ran(result: Result) -> bool:
-    return isinstance(result, Answer)
+    return isinstance(result, SequenceResult)
 
 
-def _dropped(works: Sequence[Work], failure: Exception) -> Exception:
+def _dropped(works: Sequence[ForwardItem], failure: Exception) -> Exception:
     """A failure without its frames, which hold the forward's activations; what was kept of the forward is let go.
 
     Its `frames` say where it was.
@@ -348,13 +348,13 @@ def _apart(results: list[Result]) -> list[Result]:
     """Answers of which no two share memory, outside inference mode: what one caller does to its own, no other sees."""
     seen: set[int] = set()
     for index, each in enumerate(results):
-        if isinstance(each, Answer):
+        if isinstance(each, SequenceResult):
             if id(each) in seen:
-                results[index] = Answer(each.row.clone(), each.num_cached_tokens)
+                results[index] = SequenceResult(each.row.clone(), each.num_cached_tokens)
             seen.add(id(each))
     return results
 
 
-def _halves(works: Sequence[Work]) -> list[Sequence[Work]]:
+def _halves(works: Sequence[ForwardItem]) -> list[Sequence[ForwardItem]]:
     half = len(works) // 2
     return [works[:half], works[half:]]

@@ -40,7 +40,7 @@ class KeyValues:
 
 
 @dataclass(frozen=True)
-class Span:
+class SequenceSpan:
     """A sequence's queries and keys within a row, each as a range of row indices.
 
     Args:
@@ -66,12 +66,12 @@ class Span:
         return int(self.keys.stop - self.keys.start) + (self.past.num_tokens if self.past else 0)
 
 
-class KeysReady(Exception):
+class StopAfterKeyValues(Exception):
     """The last layer has its keys and values: what follows is computed for the pooled positions alone."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class VarlenLayout:
     """Where each sequence's queries and keys lie, made once a row and read by every layer.
 
     Args:
@@ -101,14 +101,14 @@ class Plan:
         return torch.cat(parts).index_select(0, self.order)
 
 
-class Described:
+class SpanStructs:
     """Spans as the C file reads them: its structs `span`, one behind the other.
 
     Args:
         offsets: what `_offsets` gave for them.
     """
 
-    def __init__(self, spans: Sequence[Span], offsets: Sequence[int]) -> None:
+    def __init__(self, spans: Sequence[SequenceSpan], offsets: Sequence[int]) -> None:
         self.most_keys = max(span.num_keys for span in spans)
         self._count = len(spans)
         self._numbers = array("q")
@@ -144,17 +144,17 @@ class RowKernel(Protocol):
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        spans: Sequence[Span],
+        spans: Sequence[SequenceSpan],
         mask: PackedMask,
         scaling: float | None,
         softcap: float | None,
-        row: Row,
+        row: PackedRow,
     ) -> torch.Tensor | None:
         """As `kernels.attend`; None where this kernel cannot, and each sequence has to run by itself."""
 
 
 @dataclass
-class Row:
+class PackedRow:
     """What attention knows of the row that runs.
 
     Args:
@@ -174,7 +174,7 @@ class Row:
         positions: `(num_tokens,)`, each token's place in its text, for models that take no position ids.
     """
 
-    spans: Sequence[Span]
+    spans: Sequence[SequenceSpan]
     pooled: torch.Tensor | None = None
     places: Sequence[int] = ()
     layer: int = 0
@@ -183,9 +183,9 @@ class Row:
     last_keys: tuple[torch.Tensor, torch.Tensor] | None = None
     num_pruned: int = 0
     kernel: RowKernel | None = None
-    plans: dict[bool, Plan] = field(default_factory=dict)
+    plans: dict[bool, VarlenLayout] = field(default_factory=dict)
     suits_c: bool = False
-    described: dict[tuple[int, ...], Described] = field(default_factory=dict)
+    described: dict[tuple[int, ...], SpanStructs] = field(default_factory=dict)
     static: bool = False
     positions: torch.Tensor | None = None
 
@@ -194,12 +194,12 @@ class Row:
         """Whether the last layer is in its first pass, where queries are not needed."""
         return self.in_last_layer and self.last_keys is None
 
-    def pooled_spans(self) -> list[Span]:
+    def pooled_spans(self) -> list[SequenceSpan]:
         """The spans again, each with its pooled token as its only query."""
         made = []
         for index, (span, place) in enumerate(zip(self.spans, self.places, strict=True)):
             offset = span.offset + place - span.queries.start
-            made.append(Span(slice(index, index + 1), span.keys, offset, span.past))
+            made.append(SequenceSpan(slice(index, index + 1), span.keys, offset, span.past))
         return made
 
 
@@ -207,7 +207,7 @@ _local = threading.local()
 
 
 @contextmanager
-def running(row: Row) -> Iterator[Row]:
+def running(row: PackedRow) -> Iterator[PackedRow]:
     """Within it, this thread's forwards see this row."""
     _local.row = row
     try:
@@ -216,9 +216,9 @@ def running(row: Row) -> Iterator[Row]:
         del _local.row
 
 
-def current() -> Row | None:
+def current() -> PackedRow | None:
     """The row that this thread runs, or None."""
-    row: Row | None = getattr(_local, "row", None)
+    row: PackedRow | None = getattr(_local, "row", None)
     return row
 
 
@@ -226,7 +226,7 @@ def spans_of(
     lengths: Sequence[int],
     pasts: Sequence[KeyValues | None] | None = None,
     keeps: Sequence[KeyValues | None] | None = None,
-) -> list[Span]:
+) -> list[SequenceSpan]:
     """Spans of sequences laid one behind the other.
 
     Args:
@@ -239,6 +239,6 @@ def spans_of(
         here = slice(start, start + length)
         past = pasts[index] if pasts else None
         keep = keeps[index] if keeps else None
-        made.append(Span(here, here, past.num_tokens if past else 0, past, keep))
+        made.append(SequenceSpan(here, here, past.num_tokens if past else 0, past, keep))
         start += length
     return made

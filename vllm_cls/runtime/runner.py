@@ -13,16 +13,16 @@ import torch
 
 from ..architecture import Architecture
 from ..pooler.methods import PoolingMethod, all_tokens, every_token, last_pool, pooled_places
-from .adapter import Adapter
+from .adapter import LoRAAdapter
 from .attention import packed_attention
 from .attention.positions import restart_positions
 from .attention.rope import RopeRule, reset_grown_frequencies, rope_rule
-from .batch import Batch, Layout, Work, packed_batch, padded_batch, to_device
+from .batch import Batch, ForwardItem, PooledRowLayout, packed_batch, padded_batch, to_device
 from .counters import Counters
 from .layers.lora import adapted
 from .layers.quantization import products
 from .native import attention as native
-from .row import Row, running, spans_of
+from .row import PackedRow, running, spans_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -57,7 +57,7 @@ class Mode:
 class RecordedForwards(Protocol):
     """Forwards that were recorded for some sizes of batches."""
 
-    def states(self, works: Sequence[Work]) -> torch.Tensor | None:
+    def states(self, works: Sequence[ForwardItem]) -> torch.Tensor | None:
         """As `Runner.states`; None where none was recorded for such a batch."""
 
 
@@ -140,8 +140,8 @@ class Runner:
 
     @torch.inference_mode()
     def hidden(
-        self, works: Sequence[Work], *, pooled_only: bool = False, probe: bool = False
-    ) -> tuple[torch.Tensor, Layout, Row | None]:
+        self, works: Sequence[ForwardItem], *, pooled_only: bool = False, probe: bool = False
+    ) -> tuple[torch.Tensor, PooledRowLayout, PackedRow | None]:
         """Hidden states `(num_rows, hidden)`, where each sequence's rows are, and the row if they were packed.
 
         Args:
@@ -154,7 +154,7 @@ class Runner:
             spans = spans_of(
                 [len(each) for each in works], [each.past for each in works], [each.keep for each in works]
             )
-            row = Row(spans, causal=True if probe else None, kernel=self.kernel, positions=batch.positions)
+            row = PackedRow(spans, causal=True if probe else None, kernel=self.kernel, positions=batch.positions)
             places = pooled_places(self.pool, batch.layout.starts, batch.layout.lengths) if pooled_only else None
             if places is not None:
                 row.pooled, row.places = to_device(places, self.device), places.tolist()
@@ -170,24 +170,24 @@ class Runner:
         return hidden.reshape(-1, hidden.shape[-1]), batch.layout, row
 
     @torch.inference_mode()
-    def keep(self, works: Sequence[Work]) -> None:
+    def keep(self, works: Sequence[ForwardItem]) -> None:
         """Run prompts for their keys and values alone."""
         batch = packed_batch(works, self.device)
         spans = spans_of([len(each) for each in works], [each.past for each in works], [each.keep for each in works])
         nothing = torch.empty(0, dtype=torch.long, device=self.device) if self.mode.pruned else None
         self._use_attention(packed_attention.NAME)
-        with running(Row(spans, nothing, kernel=self.kernel, positions=batch.positions)) as row, _as_asked(works):
+        with running(PackedRow(spans, nothing, kernel=self.kernel, positions=batch.positions)) as row, _as_asked(works):
             self._forward(self.backbone, batch)
         self.counters.add(num_pruned_tokens=row.num_pruned)
 
     @torch.inference_mode()
-    def states(self, works: Sequence[Work]) -> torch.Tensor:
+    def states(self, works: Sequence[ForwardItem]) -> torch.Tensor:
         """Pooled states `(num_sequences, hidden)`, float32."""
         recorded = self.graphs.states(works) if self.graphs is not None else None
         return self.eager_states(works) if recorded is None else recorded
 
     @torch.inference_mode()
-    def eager_states(self, works: Sequence[Work]) -> torch.Tensor:
+    def eager_states(self, works: Sequence[ForwardItem]) -> torch.Tensor:
         """As `states`, never from a recorded forward."""
         hidden, layout, row = self.hidden(works, pooled_only=self.mode.pruned)
         if row is not None and row.pooled is not None:
@@ -198,7 +198,7 @@ class Runner:
         return self.pool(hidden, layout.starts, layout.lengths).float()
 
     @torch.inference_mode()
-    def logits(self, works: Sequence[Work]) -> torch.Tensor:
+    def logits(self, works: Sequence[ForwardItem]) -> torch.Tensor:
         """Logits `(num_sequences, num_labels)`, float32, of works with one adapter or none.
 
         Of a token classifier, `(num_tokens, num_labels)`.
@@ -215,24 +215,24 @@ class Runner:
         return self._logits_of(adapter, self.states(works))
 
     @torch.inference_mode()
-    def mixed_logits(self, works: Sequence[Work]) -> torch.Tensor | list[torch.Tensor]:
+    def mixed_logits(self, works: Sequence[ForwardItem]) -> torch.Tensor | list[torch.Tensor]:
         """As `logits`; of works with several adapters, whose numbers of labels may differ, one row each."""
         if len({each.sequence.adapter for each in works}) == 1:
             return self.logits(works)
         return [rows[0] for rows in self._headed(self.states(works).split(1), works)]
 
     @torch.inference_mode()
-    def token_logits(self, works: Sequence[Work]) -> list[torch.Tensor]:
+    def token_logits(self, works: Sequence[ForwardItem]) -> list[torch.Tensor]:
         """Logits of every token: one `(num_tokens, num_labels)` a sequence, float32."""
         if self.mode.whole or self.head is None:  # of a token classifier; no other one's forward says it
             return list(self.logits(works).split([len(each) for each in works]))
         hidden, layout, _ = self.hidden(works)
         return self._headed(all_tokens(hidden, layout.starts, layout.lengths), works)
 
-    def _headed(self, states: Sequence[torch.Tensor], works: Sequence[Work]) -> list[torch.Tensor]:
+    def _headed(self, states: Sequence[torch.Tensor], works: Sequence[ForwardItem]) -> list[torch.Tensor]:
         """Each sequence's states `(n, hidden)` through the head of its adapter, or the model's: `(n, num_labels)`."""
         logits = list(states)
-        places: dict[Adapter | None, list[int]] = {}
+        places: dict[LoRAAdapter | None, list[int]] = {}
         for index, work in enumerate(works):
             places.setdefault(work.sequence.adapter, []).append(index)
         for adapter, members in places.items():
@@ -242,16 +242,16 @@ class Runner:
                 logits[index] = part
         return logits
 
-    def _logits_of(self, adapter: Adapter | None, states: torch.Tensor) -> torch.Tensor:
+    def _logits_of(self, adapter: LoRAAdapter | None, states: torch.Tensor) -> torch.Tensor:
         head = self.head if adapter is None else adapter.head
         assert head is not None
         with self._one_at_a_time:  # a replayed head holds the states it runs on
             return head(states.to(self.head_dtype)).float()
 
-    def _packs(self, works: Sequence[Work]) -> bool:
+    def _packs(self, works: Sequence[ForwardItem]) -> bool:
         return self.mode.form == "packed" and not any(self._beyond_limit(len(each.sequence)) for each in works)
 
-    def _padded(self, works: Sequence[Work]) -> Batch:
+    def _padded(self, works: Sequence[ForwardItem]) -> Batch:
         self._use_attention(self._stock)
         return padded_batch(works, self.device, self.pad_token_id)
 
@@ -274,7 +274,7 @@ class Runner:
 
 
 @contextmanager
-def _as_asked(works: Sequence[Work]) -> Iterator[None]:
+def _as_asked(works: Sequence[ForwardItem]) -> Iterator[None]:
     """Within it, this thread's forwards run these works with their adapters and in the numbers that they ask for."""
     with adapted(works), products(works[0].sequence.exact):
         yield

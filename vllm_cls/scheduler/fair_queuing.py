@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 
 
-class EqualShares:
+class FairQueue:
     """A clock that runs as fast as the share of one: a request of n tokens that comes at `now` is done at `now + n`.
 
     To run those first who would be done first lets short requests pass long ones and keeps like ones in the order in which

@@ -43,7 +43,7 @@ class Telemetry(Protocol):
         """A text got this label, the most probable of several."""
 
 
-class Silence:
+class NullTelemetry:
     """Tells nobody."""
 
     def request_queued(self, prompts: int, tokens: int) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import EngineDeadError, QueueFullError
-from .fair_queuing import EqualShares
+from .fair_queuing import FairQueue
 
 if TYPE_CHECKING:
     from ..runtime.batch import TokenSequence
@@ -93,7 +93,7 @@ class WaitingQueue:
         self.num_tokens = 0
         self._heap: list[tuple[float, int, Request]] = []
         self._numbers = itertools.count()
-        self._shares = EqualShares()
+        self._shares = FairQueue()
         self._refusal: str | None = None  # why no request is let in any more
         self._closed = False
         self._changed = threading.Condition()

@@ -12,7 +12,7 @@ from ..llm import LLM
 from ..registry import registry
 from . import sandbox
 from .errors import add_error_handlers
-from .metrics import Metrics
+from .metrics import ServerMetrics
 from .middleware import add_middleware
 from .openapi import describe
 from .routes import classify, description, docs, health, invocations, models, page, pooling, score, tokenize
@@ -39,7 +39,7 @@ def create_app(llm: AsyncLLM | LLM, settings: ServerSettings | None = None) -> F
     )
     app.state.model = model
     app.state.absent = _absent(model)
-    app.state.metrics = metrics = Metrics.of(model.llm)
+    app.state.metrics = metrics = ServerMetrics.of(model.llm)
     tracing = Tracing.to(settings.otlp_traces_endpoint) if settings.otlp_traces_endpoint else None
     if settings.trust_request_chat_template:
         sandbox.prepare()

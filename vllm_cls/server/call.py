@@ -10,7 +10,7 @@ from typing import Any
 from starlette.requests import Request
 
 from ..params import LoRARequest
-from .protocol.common import CommonRequest, Head
+from .protocol.common import CommonRequest, ResponseHeader
 from .served_model import ServedModel
 
 
@@ -21,7 +21,7 @@ def left(state: Mapping[str, Any]) -> float | None:
 
 
 @dataclass(frozen=True)
-class Call:
+class RequestContext:
     """What is known of a request before it runs.
 
     Args:
@@ -37,7 +37,7 @@ class Call:
     state: dict[str, Any]
 
     @classmethod
-    def of(cls, model: ServedModel, request: Request, asked: CommonRequest) -> Call:
+    def of(cls, model: ServedModel, request: Request, asked: CommonRequest) -> RequestContext:
         """The call that a request means.
 
         Raises:
@@ -63,10 +63,10 @@ class Call:
         """Keyword arguments of `AsyncLLM`'s methods, with the time that is left now."""
         return {**self.keywords, "timeout": left(self.state)}
 
-    def head(self, kind: str) -> Head:
+    def head(self, kind: str) -> ResponseHeader:
         """What an answer begins with, which is written from now on; `kind` is in front of the id."""
         self.state["answered_at"] = time.perf_counter()
-        return Head(id=f"{kind}-{self.request_id}", object="list", created=int(time.time()), model=self.name)
+        return ResponseHeader(id=f"{kind}-{self.request_id}", object="list", created=int(time.time()), model=self.name)
 
 
 def _salt(key: str | None, given: str | None) -> str | None:

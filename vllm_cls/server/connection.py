@@ -58,7 +58,7 @@ class Turns(FlowControl):
         self._next_has_come = False
 
 
-class Connection(H11Protocol):
+class ServerConnection(H11Protocol):
     """One connection.
 
     uvicorn times idle connections only between two requests: a peer that sends half a header, keeps sending a body that
@@ -159,6 +159,6 @@ class Connection(H11Protocol):
         self.loop.call_later(self.patience.write_timeout, self.transport.abort)
 
 
-def connection_class(patience: Patience) -> type[Connection]:
+def connection_class(patience: Patience) -> type[ServerConnection]:
     """The class of connections with this patience, as uvicorn makes one for each connection."""
-    return type("Connection", (Connection,), {"patience": patience})
+    return type("Connection", (ServerConnection,), {"patience": patience})

@@ -45,7 +45,7 @@ def _where(error: BaseException) -> list[str]:
     return [type(error).__name__, *(f"  {each.filename}:{each.lineno} in {each.name}" for each in frames)]
 
 
-class Line(logging.Formatter):
+class LineFormatter(logging.Formatter):
     """One record as one line; fields given as `extra={"fields": …}` follow the message."""
 
     def __init__(self, form: LogFormat) -> None:
@@ -69,6 +69,6 @@ class Line(logging.Formatter):
 def configure(form: LogFormat = "text", level: str = "info") -> None:
     """Send what this process logs to stderr, a line each. For a process that is the server, not for one that mounts it."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Line(form))
+    handler.setFormatter(LineFormatter(form))
     logging.basicConfig(handlers=[handler], level="WARNING", force=True)
     logger.setLevel(level.upper())

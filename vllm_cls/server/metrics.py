@@ -27,7 +27,7 @@ stages_of_request: ContextVar[list[Stage] | None] = ContextVar("stages_of_reques
 """Where somebody wants to see each request's stages, as traces do: what the request of this task went through."""
 
 
-class Load(Protocol):
+class LoadGauges(Protocol):
     """What is the case right now, asked for when somebody reads the metrics."""
 
     @property
@@ -40,7 +40,7 @@ class Load(Protocol):
     def is_alive(self) -> bool: ...
 
 
-class Metrics:
+class ServerMetrics:
     """The telemetry of an engine and the requests of a server.
 
     The number of series is bounded: routes are templates, unknown methods are one, labels beyond a thousand are one. What tells
@@ -90,10 +90,10 @@ class Metrics:
         self._truncations = Counter("vcls_truncated_prompts", "Prompts that were cut.", registry=of_texts)
         self._predictions = Counter("vcls_predictions", "Texts by predicted label.", ("label",), registry=of_texts)
         self._labels: set[str] = set()
-        self._watched: Load | None = None
+        self._watched: LoadGauges | None = None
 
     @classmethod
-    def of(cls, engine: Load) -> Metrics:
+    def of(cls, engine: LoadGauges) -> ServerMetrics:
         """The metrics that `engine` tells already, or else new ones; they show what waits in it."""
         told = getattr(engine, "telemetry", None)
         metrics = told if isinstance(told, cls) else cls()
@@ -101,7 +101,7 @@ class Metrics:
             metrics._watch(engine)
         return metrics
 
-    def _watch(self, engine: Load) -> None:
+    def _watch(self, engine: LoadGauges) -> None:
         """Show how much waits in `engine`, and whether it lives, whenever the metrics are read."""
         self._watched = engine
         for name, documentation, registry, value in (

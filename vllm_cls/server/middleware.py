@@ -7,13 +7,13 @@ from starlette.middleware.cors import CORSMiddleware
 
 from .auth import AllowHosts, RequireKey
 from .limits import Limits
-from .metrics import Metrics
+from .metrics import ServerMetrics
 from .observe import Observe, answer_faults_of_observing
 from .settings import ServerSettings
 from .tracing import Tracing
 
 
-def add_middleware(app: FastAPI, settings: ServerSettings, metrics: Metrics, tracing: Tracing | None) -> None:
+def add_middleware(app: FastAPI, settings: ServerSettings, metrics: ServerMetrics, tracing: Tracing | None) -> None:
     """Guard every route, mount and socket of an app, those that are added later too.
 
     The last one added sees a request first: what is refused is counted and logged like everything else, and a web page of

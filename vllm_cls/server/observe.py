@@ -17,7 +17,7 @@ from starlette.responses import Response
 from .asgi import App, Message, Receive, Scope, Send, header, route_template, routed_path
 from .errors import error_response
 from .logs import failure, logger, request_id, safe_id
-from .metrics import Metrics, Stage, stages_of_request
+from .metrics import ServerMetrics, Stage, stages_of_request
 from .tracing import Tracing, describe
 
 _PROBES = frozenset({"/health", "/ping", "/ready", "/metrics", "/load"})
@@ -35,7 +35,7 @@ class Observe:
         tracing: makes spans of them; None makes none.
     """
 
-    def __init__(self, app: App, metrics: Metrics, tracing: Tracing | None = None) -> None:
+    def __init__(self, app: App, metrics: ServerMetrics, tracing: Tracing | None = None) -> None:
         self.app = app
         self.metrics = metrics
         self.tracing = tracing

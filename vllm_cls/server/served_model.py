@@ -12,7 +12,7 @@ from ..async_llm import AsyncLLM
 from ..llm import LLM
 from ..params import LoRARequest
 from .errors import RequestError
-from .metrics import Metrics
+from .metrics import ServerMetrics
 from .settings import ServerSettings
 
 
@@ -44,7 +44,7 @@ class ServedModel:
             ConfigError: adapters are not enabled.
             ModelError: an adapter cannot be read, or does not fit the model.
         """
-        served = AsyncLLM(llm, telemetry=Metrics()) if isinstance(llm, LLM) else llm
+        served = AsyncLLM(llm, telemetry=ServerMetrics()) if isinstance(llm, LLM) else llm
         adapters = {
             name: LoRARequest(name, number, path)
             for number, (name, path) in enumerate(settings.lora_modules.items(), start=1)

@@ -30,7 +30,7 @@ from vllm_cls.runtime.loadtime import cuda_graphs, equivalence
 from vllm_cls.runtime.machine import device as devices
 from vllm_cls.runtime.mask import PackedMask
 from vllm_cls.runtime.native import attention
-from vllm_cls.runtime.row import KeyValues, Row, Span, spans_of
+from vllm_cls.runtime.row import KeyValues, PackedRow, SequenceSpan, spans_of
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -106,8 +106,8 @@ def test_one_kernel_for_the_row_equals_each_sequence_alone(
     spans = spans_of([3, 1, 7, 2], [shared, None, past_of(4), shared] if with_pasts else None)
     qkv = random_qkv(13, 13)
     kernel = reference.Counted()
-    alone = kernels.attend(*qkv, spans, PackedMask(function), 0.3, softcap, Row(spans))
-    row = Row(spans, kernel=kernel)
+    alone = kernels.attend(*qkv, spans, PackedMask(function), 0.3, softcap, PackedRow(spans))
+    row = PackedRow(spans, kernel=kernel)
     whole = kernels.attend(*qkv, spans, PackedMask(function), 0.3, softcap, row)
     assert torch.allclose(whole, alone, atol=1e-5)
     assert kernel.ran == 1
@@ -121,12 +121,12 @@ def test_one_kernel_for_the_row_equals_each_sequence_alone(
 
 
 def test_the_first_token_alone_is_left_to_sdpa_where_a_band_would_lie_wrong() -> None:
-    spans = [Span(slice(0, 1), slice(0, 3), offset=0), Span(slice(1, 2), slice(3, 8), offset=0)]
+    spans = [SequenceSpan(slice(0, 1), slice(0, 3), offset=0), SequenceSpan(slice(1, 2), slice(3, 8), offset=0)]
     qkv = random_qkv(2, 8)
     for function, ran in ((sliding_window_bidirectional_mask_function(1), 0), (None, 1)):
         kernel = reference.Counted()
-        whole = kernels.attend(*qkv, spans, PackedMask(function), None, None, Row(spans, kernel=kernel))
-        alone = kernels.attend(*qkv, spans, PackedMask(function), None, None, Row(spans))
+        whole = kernels.attend(*qkv, spans, PackedMask(function), None, None, PackedRow(spans, kernel=kernel))
+        alone = kernels.attend(*qkv, spans, PackedMask(function), None, None, PackedRow(spans))
         assert torch.allclose(whole, alone, atol=1e-6)
         assert kernel.ran == ran
 
@@ -137,11 +137,11 @@ def test_what_a_kernel_does_not_take_goes_to_sdpa() -> None:
     half = [each.bfloat16() for each in random_qkv(3, 3)]
     odd = [each[..., :7] for each in half]
     for qkv, softcap in ((random_qkv(3, 3), None), (half, 2.0), (odd, None), ([*half[:2], odd[2]], None)):
-        assert kernel.attend(*qkv, spans, PackedMask(None), None, softcap, Row(spans)) is None
+        assert kernel.attend(*qkv, spans, PackedMask(None), None, softcap, PackedRow(spans)) is None
     chunked = PackedMask(chunked_causal_mask_function(2, torch.zeros(1, dtype=torch.long)))
-    assert kernel.attend(*half, spans, chunked, None, None, Row(spans)) is None
+    assert kernel.attend(*half, spans, chunked, None, None, PackedRow(spans)) is None
     with pytest.raises(RuntimeError, match="recorded forward"):
-        kernels.attend(*half, spans, chunked, None, None, Row(spans, kernel=kernel, static=True))
+        kernels.attend(*half, spans, chunked, None, None, PackedRow(spans, kernel=kernel, static=True))
 
 
 @pytest.mark.parametrize("function", [None, causal_mask_function, sliding_window_causal_mask_function(3)])
@@ -152,7 +152,7 @@ def test_torch_takes_what_it_is_given(function: Any) -> None:
     plan = varlen.plan_of(spans, CPU)
     window = windows.window_of(PackedMask(function), plan.max_keys)
     kernel = varlen._torch_varlen(varlen_attn)
-    plan = varlen.Plan(plan.cu_queries.to("meta"), plan.cu_keys.to("meta"), 7, 7, plan.aligned)
+    plan = varlen.VarlenLayout(plan.cu_queries.to("meta"), plan.cu_keys.to("meta"), 7, 7, plan.aligned)
     output = kernel._function(*(each[0].transpose(0, 1) for each in (query, key, value)), plan, window, 0.3, None)
     assert output.shape == (11, 4, 8)
     parameters = inspect.signature(varlen_attn).parameters
@@ -174,7 +174,7 @@ def test_flash_attn_is_called_as_it_wants() -> None:
         (causal_mask_function, 30.0),
         (sliding_window_causal_mask_function(2), None),
     ):
-        kernel.attend(*qkv, spans, PackedMask(function), 0.5, softcap, Row(spans))
+        kernel.attend(*qkv, spans, PackedMask(function), 0.5, softcap, PackedRow(spans))
     assert calls == [
         {"softmax_scale": 0.5, "causal": False, "window_size": (-1, -1)},
         {"softmax_scale": 0.5, "causal": True, "window_size": (-1, 0), "softcap": 30.0},

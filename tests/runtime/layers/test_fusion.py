@@ -19,7 +19,7 @@ from tests.models import tiny
 from vllm_cls import LLM
 from vllm_cls.runtime.layers import fusion
 from vllm_cls.runtime.layers.fusion import Product, fuse, tanh_gelu, unfuse
-from vllm_cls.runtime.row import Row, running, spans_of
+from vllm_cls.runtime.row import PackedRow, running, spans_of
 
 
 class Block(nn.Module):
@@ -104,7 +104,7 @@ def test_the_last_layer_computes_no_queries_for_keys_and_values() -> None:
     x, block = torch.randn(1, 5, 8), Block()
     expected = block(x)
     block, calls = fused(block)
-    row = Row(spans_of([5]), torch.tensor([0]), [0], in_last_layer=True)
+    row = PackedRow(spans_of([5]), torch.tensor([0]), [0], in_last_layer=True)
     with running(row):
         first, *rest = block(x)
     assert close(rest, expected[1:])

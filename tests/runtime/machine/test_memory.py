@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from tests.models import tiny
 from vllm_cls import LLM
-from vllm_cls.runtime.batch import Work
+from vllm_cls.runtime.batch import ForwardItem
 from vllm_cls.runtime.engine import Engine
 from vllm_cls.runtime.loadtime import memory_profile
-from vllm_cls.runtime.machine.memory import Plan, is_exhausted, plan
+from vllm_cls.runtime.machine.memory import MemoryPlan, is_exhausted, plan
 
 
 def exhausted(*args: Any) -> int:
@@ -30,11 +30,11 @@ def test_a_forward_is_halved_until_it_fits_beside_the_cache() -> None:
         tried.append(tokens)
         return exhausted() if tokens > 8192 else tokens * 100
 
-    assert plan(measure, 16384, 300_000, 1_000_000) == Plan(4096, 300_000)
+    assert plan(measure, 16384, 300_000, 1_000_000) == MemoryPlan(4096, 300_000)
     assert tried == [16384, 8192, 4096]
     # A cache as large as the memory leaves half of it to the forward, and gets the rest.
-    assert plan(lambda tokens: tokens * 100, 4096, 10**9, 1_000_000) == Plan(4096, 900_000 - 409_600)
-    assert plan(exhausted, 1024, 10**6, 10**6) == Plan(256, 0)
+    assert plan(lambda tokens: tokens * 100, 4096, 10**9, 1_000_000) == MemoryPlan(4096, 900_000 - 409_600)
+    assert plan(exhausted, 1024, 10**6, 10**6) == MemoryPlan(256, 0)
     with pytest.raises(RuntimeError, match="other"):
         plan(lambda tokens: (_ for _ in ()).throw(RuntimeError("other")), 1024, 0, 10**6)  # type: ignore[arg-type]
 
@@ -82,7 +82,7 @@ def test_a_profile_run_measures_a_forward(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100_000, 200_000))
     forward = runner.logits
 
-    def logits(works: Sequence[Work]) -> torch.Tensor:
+    def logits(works: Sequence[ForwardItem]) -> torch.Tensor:
         peaks.append(100 * sum(map(len, works)))
         return forward(works)
 
@@ -91,7 +91,7 @@ def test_a_profile_run_measures_a_forward(tmp_path: Path, monkeypatch: pytest.Mo
         runner, lambda lengths: dummy_works(runner, lengths),
         num_tokens=2048, num_sequences=256, longest=llm.max_model_len, prefix_cache_bytes=5000,
     )  # fmt: skip
-    assert made == Plan(512, 5000)
+    assert made == MemoryPlan(512, 5000)
     assert [peak // 100 for peak in peaks] == [2016, 1008, 480]  # sequences of 48 tokens
 
 
@@ -107,7 +107,7 @@ class Bounded:
         self._step: Any = getattr(engine.runner, name)
         monkeypatch.setattr(engine.runner, name, self)
 
-    def __call__(self, works: Sequence[Work]) -> Any:
+    def __call__(self, works: Sequence[ForwardItem]) -> Any:
         self.tried.append(sum(map(len, works)))
         result = self._step(works)  # keys and values are kept before it fails, as they would be
         if self.tried[-1] > self.limit:
@@ -170,7 +170,7 @@ def test_the_prefix_cache_makes_room_for_a_single_prompt(folder: str, monkeypatc
     step = engine.runner.logits
     tried: list[int] = []
 
-    def while_the_cache_is_full(works: Sequence[Work]) -> torch.Tensor:
+    def while_the_cache_is_full(works: Sequence[ForwardItem]) -> torch.Tensor:
         tried.append(len(works))
         return torch.empty(exhausted()) if engine.prefix_cache.num_bytes else step(works)
 
@@ -191,7 +191,7 @@ def test_a_failure_holds_no_activations(folder: str, monkeypatch: pytest.MonkeyP
     alive: list[Any] = []
     seen: list[bool] = []
 
-    def logits(works: Sequence[Work]) -> torch.Tensor:
+    def logits(works: Sequence[ForwardItem]) -> torch.Tensor:
         seen.append(any(each() is not None for each in alive))
         activations = torch.zeros(10)
         alive.append(weakref.ref(activations))

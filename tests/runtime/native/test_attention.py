@@ -20,7 +20,7 @@ from vllm_cls import LLM
 from vllm_cls.runtime.attention import kernels
 from vllm_cls.runtime.mask import PackedMask
 from vllm_cls.runtime.native import attention, compiler
-from vllm_cls.runtime.row import KeyValues, Row, Span, spans_of
+from vllm_cls.runtime.row import KeyValues, PackedRow, SequenceSpan, spans_of
 
 pytestmark = pytest.mark.skipif(attention.compiled() is None, reason="there is no C compiler")
 
@@ -51,13 +51,13 @@ def tensors(
 
 def both(
     qkv: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-    spans: list[Span],
+    spans: list[SequenceSpan],
     mask: PackedMask,
     scaling: float | None = None,
     layer: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What C gives, and what torch does."""
-    row = Row(spans, layer=layer)
+    row = PackedRow(spans, layer=layer)
     ours = attention.attend(*qkv, spans, mask, scaling, row)
     assert ours is not None
     with pytest.MonkeyPatch.context() as patch:
@@ -122,7 +122,7 @@ def test_a_row_is_described_once_and_read_by_every_layer() -> None:
         assert past is not None
         past.layers += [(factor * k[:, :, :], v - factor) for k, v in past.layers]
     spans = spans_of([5, 3, 1, 4], [first, other, None, first])
-    row = Row(spans)
+    row = PackedRow(spans)
     for layer in (0, 1, 0):
         row.layer = layer
         qkv = tensors(13, 4, 2, 32, 32, seed=layer)
@@ -138,7 +138,7 @@ def test_pooled_positions_alone(mask: PackedMask) -> None:
     """A query of each sequence: its last, its first, or one between, which sees what precedes it."""
     lengths, places = [7, 20, 33], [6, 0 + 7, 15 + 27]
     q, k, v = tensors(sum(lengths), 4, 4, 32, 32)
-    row = Row(spans_of(lengths), places=places)
+    row = PackedRow(spans_of(lengths), places=places)
     spans = row.pooled_spans()
     whole, _ = both((q, k, v), spans_of(lengths), mask)
     ours, torchs = both((q[:, :, places], k, v), spans, mask)
@@ -153,7 +153,7 @@ def test_a_window_that_holds_all_and_one_that_does_not() -> None:
     ours, torchs = both(qkv, spans_of(lengths), wide)
     assert torch.allclose(ours, torchs, atol=2e-6, rtol=1e-5)
     narrow = PackedMask(sliding_window_causal_mask_function(8))
-    assert attention.attend(*qkv, spans_of(lengths), narrow, None, Row(spans_of(lengths))) is None
+    assert attention.attend(*qkv, spans_of(lengths), narrow, None, PackedRow(spans_of(lengths))) is None
 
 
 def test_large_and_small_scores() -> None:
@@ -179,7 +179,7 @@ def test_scores_that_are_all_minus_infinity_give_no_number() -> None:
     """As a softmax says; torch's kernel takes such keys for masked ones and gives zeros."""
     q, k, v = tensors(41, 2, 2, 32, 32)
     spans = spans_of([1, 40])
-    ours = attention.attend(q.fill_(1e30), k.fill_(-1e30), v, spans, ALL, None, Row(spans))
+    ours = attention.attend(q.fill_(1e30), k.fill_(-1e30), v, spans, ALL, None, PackedRow(spans))
     assert ours is not None and bool(ours.isnan().all())
 
 
@@ -218,7 +218,7 @@ def test_a_process_that_is_forked_while_it_compiles() -> None:
 def test_what_it_leaves_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     def given(**changed: Any) -> torch.Tensor | None:
         q, k, v = (changed.get(name, each) for name, each in zip("qkv", tensors(10, 2, 2, 16, 16), strict=True))
-        return attention.attend(q, k, v, spans_of([10]), ALL, None, Row(spans_of([10])))
+        return attention.attend(q, k, v, spans_of([10]), ALL, None, PackedRow(spans_of([10])))
 
     assert given() is not None
     q, k, v = tensors(10, 2, 2, 16, 16)
@@ -243,7 +243,7 @@ def test_no_memory_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(attention, "compiled", Full)
     with pytest.raises(MemoryError):
-        attention.attend(*tensors(4, 1, 1, 16, 16), spans_of([4]), ALL, None, Row(spans_of([4])))
+        attention.attend(*tensors(4, 1, 1, 16, 16), spans_of([4]), ALL, None, PackedRow(spans_of([4])))
 
 
 def test_a_library_that_is_wrong_is_not_taken(

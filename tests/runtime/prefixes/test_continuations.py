@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 
 from vllm_cls.architecture import Architecture
-from vllm_cls.runtime.batch import TokenSequence, Work
+from vllm_cls.runtime.batch import ForwardItem, TokenSequence
 from vllm_cls.runtime.prefixes.continuations import Continuations, chunks
 
 CONFIG = SimpleNamespace(is_encoder_decoder=False)
@@ -14,11 +14,11 @@ TEXTS = list(itertools.product(range(6), repeat=4))
 BEGINNINGS = sorted({text[:count] for text in TEXTS for count in range(4)}, key=lambda ids: (len(ids), ids))
 
 
-def work(*token_ids: int) -> Work:
-    return Work(TokenSequence(token_ids, tuple(range(len(token_ids)))))
+def work(*token_ids: int) -> ForwardItem:
+    return ForwardItem(TokenSequence(token_ids, tuple(range(len(token_ids)))))
 
 
-def answered(works: Sequence[Work]) -> list[str]:
+def answered(works: Sequence[ForwardItem]) -> list[str]:
     return [" ".join(map(str, each.sequence.token_ids)) for each in works]
 
 
@@ -29,7 +29,7 @@ def test_each_continuation_runs_once_whatever_is_held() -> None:
     for most_tokens in (1, 100, 10**6):
         ran: list[str] = []
 
-        def execute(works: Sequence[Work], ran: list[str] = ran) -> list[str]:
+        def execute(works: Sequence[ForwardItem], ran: list[str] = ran) -> list[str]:
             ran += answered(works)
             return answered(works)
 
@@ -41,7 +41,7 @@ def test_keys_and_values_held_at_once_are_bounded() -> None:
     held: list[weakref.ref] = []
     most = 0
 
-    def execute(works: Sequence[Work]) -> list[str]:
+    def execute(works: Sequence[ForwardItem]) -> list[str]:
         nonlocal most
         held.extend(weakref.ref(each.keep) for each in works if each.keep is not None)
         alive = [keep for each in held if (keep := each()) is not None]
@@ -58,7 +58,7 @@ def test_keys_and_values_held_at_once_are_bounded() -> None:
 def test_what_goes_on_from_a_failure_fails_like_it() -> None:
     texts = Continuations([(), (1,), (2,), (1, 3), (1, 3, 4)], Architecture(), CONFIG)
 
-    def execute(works: Sequence[Work]) -> list[str]:
+    def execute(works: Sequence[ForwardItem]) -> list[str]:
         return ["" if each.sequence.token_ids[-1] == 1 else "ran" for each in works]
 
     assert texts.shared([work(9)], execute, bool, 10) == [["ran", "", "ran", "", ""]]

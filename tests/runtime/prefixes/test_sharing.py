@@ -13,8 +13,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from tests.models import tiny
 from vllm_cls import LLM
-from vllm_cls.runtime.batch import TokenSequence, Work
-from vllm_cls.runtime.engine import Answer, Engine
+from vllm_cls.runtime.batch import ForwardItem, TokenSequence
+from vllm_cls.runtime.engine import Engine, SequenceResult
 from vllm_cls.runtime.prefixes.prefix_tree import plan_prefixes
 from vllm_cls.runtime.row import KeyValues
 
@@ -60,7 +60,7 @@ def same(first: Any, second: Any) -> bool:
 
 
 def alone(llm: LLM, sequences: Sequence[TokenSequence]) -> list[torch.Tensor]:
-    return [engine_of(llm).runner.logits([Work(each)])[0] for each in sequences]
+    return [engine_of(llm).runner.logits([ForwardItem(each)])[0] for each in sequences]
 
 
 # -- counting ----------------------------------------------------------------------------------------
@@ -167,10 +167,10 @@ def test_salts_are_kept_apart(llm: LLM) -> None:
     engine.logits([sequence([*TEMPLATE, 80 + i], salt="a") for i in range(9)])
     for salt, expected in (("b", 0), (None, 0), ("a", 20)):
         (answer,) = engine.logits([sequence([*TEMPLATE, 100], salt=salt)])
-        assert isinstance(answer, Answer) and answer.num_cached_tokens == expected
+        assert isinstance(answer, SequenceResult) and answer.num_cached_tokens == expected
     mixed = [sequence([*TEMPLATE, 80 + i], salt=str(i)) for i in range(9)]
     engine.prefix_cache.clear()
-    assert [each.num_cached_tokens for each in engine.logits(mixed) if isinstance(each, Answer)] == [0] * 9
+    assert [each.num_cached_tokens for each in engine.logits(mixed) if isinstance(each, SequenceResult)] == [0] * 9
 
 
 def test_the_same_prompt_under_two_salts_is_computed_for_each(llm: LLM) -> None:
@@ -291,8 +291,10 @@ def test_token_types_are_not_shared(tmp_path: Path) -> None:
     for _ in range(2):
         answers = engine.logits(sequences)
         for answer, expected in zip(answers, alone(llm, sequences), strict=True):
-            assert isinstance(answer, Answer) and same(answer.row, expected)
-    assert any(isinstance(each, Answer) and each.num_cached_tokens for each in answers), "those without types share"
+            assert isinstance(answer, SequenceResult) and same(answer.row, expected)
+    assert any(isinstance(each, SequenceResult) and each.num_cached_tokens for each in answers), (
+        "those without types share"
+    )
 
 
 def test_a_beginning_below_a_rotary_switch_is_not_computed_for_prompts_above_it(tmp_path: Path) -> None:

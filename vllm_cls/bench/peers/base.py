@@ -18,7 +18,7 @@ _SAMPLE = 64  # texts that settings are tried on
 
 
 @dataclass(frozen=True)
-class Opening:
+class PeerOptions:
     """What a peer is opened with.
 
     Args:
@@ -93,7 +93,7 @@ class Peer(ABC):
         """Its version, or None where it is not installed; imports nothing heavy."""
 
     @abstractmethod
-    def open(self, opening: Opening) -> Session:
+    def open(self, opening: PeerOptions) -> Session:
         """Load the model.
 
         Raises:
@@ -109,7 +109,7 @@ class PaddedSession(Session):
         batch_size: None lets `tune` find the best one, and the best split of the threads among workers.
     """
 
-    def __init__(self, tokenizer: Any, opening: Opening) -> None:
+    def __init__(self, tokenizer: Any, opening: PeerOptions) -> None:
         self.tokenizer, self.opening = tokenizer, opening
         self.fixed = opening.batch_size
         self.batch_size, self.workers = opening.batch_size or 8, 1
@@ -164,14 +164,14 @@ class PaddedSession(Session):
             self._pool.shutdown()
 
 
-def load_tokenizer(opening: Opening) -> Any:
+def load_tokenizer(opening: PeerOptions) -> Any:
     """The tokenizer that transformers finds beside the model."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(opening.model)
 
 
-def load_model(opening: Opening, **options: Any) -> Any:
+def load_model(opening: PeerOptions, **options: Any) -> Any:
     """The model as transformers loads it, on its device, with its threads set."""
     import torch
     from transformers import AutoModelForSequenceClassification

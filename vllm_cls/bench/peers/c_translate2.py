@@ -12,13 +12,13 @@ import numpy as np
 
 from ...errors import ConfigError
 from ..environment import version
-from .base import Opening, PaddedSession, Peer, load_model, load_tokenizer
+from .base import PaddedSession, Peer, PeerOptions, load_model, load_tokenizer
 
 _TYPES = ("bert", "distilbert", "roberta", "camembert")
 
 
-class _Session(PaddedSession):
-    def __init__(self, opening: Opening) -> None:
+class _CTranslate2Session(PaddedSession):
+    def __init__(self, opening: PeerOptions) -> None:
         import torch
 
         from ...pooler.heads import ReplayedHead
@@ -79,10 +79,10 @@ class CTranslate2(Peer):
     def available(self) -> str | None:
         return version("ctranslate2")
 
-    def open(self, opening: Opening) -> _Session:
+    def open(self, opening: PeerOptions) -> _CTranslate2Session:
         if opening.device != "cpu" or opening.dtype != "float32":
             raise ConfigError("ctranslate2 is measured on a CPU in float32 or int8 only; leave it out of --against.")
-        return _Session(opening)
+        return _CTranslate2Session(opening)
 
 
 PEER = CTranslate2()

@@ -9,13 +9,13 @@ import numpy as np
 
 from ..environment import version
 from ..workloads import Text
-from .base import Opening, Peer, Session
+from .base import Peer, PeerOptions, Session
 
 _BATCH = 32
 
 
-class _Session(Session):
-    def __init__(self, opening: Opening) -> None:
+class _CrossEncoderSession(Session):
+    def __init__(self, opening: PeerOptions) -> None:
         import torch
         from sentence_transformers import CrossEncoder
 
@@ -48,8 +48,8 @@ class SentenceTransformers(Peer):
     def available(self) -> str | None:
         return version("sentence-transformers")
 
-    def open(self, opening: Opening) -> _Session:
-        return _Session(opening)
+    def open(self, opening: PeerOptions) -> _CrossEncoderSession:
+        return _CrossEncoderSession(opening)
 
 
 PEER = SentenceTransformers()

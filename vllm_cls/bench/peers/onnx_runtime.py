@@ -11,13 +11,13 @@ import numpy as np
 
 from ...errors import ConfigError
 from ..environment import version
-from .base import Opening, PaddedSession, Peer, load_model, load_tokenizer, model_inputs
+from .base import PaddedSession, Peer, PeerOptions, load_model, load_tokenizer, model_inputs
 
 _OPSET = 18
 
 
-class _Session(PaddedSession):
-    def __init__(self, opening: Opening) -> None:
+class _OnnxSession(PaddedSession):
+    def __init__(self, opening: PeerOptions) -> None:
         super().__init__(load_tokenizer(opening), opening)
         self._folder = tempfile.TemporaryDirectory(prefix="vcls-onnx-")
         path = Path(self._folder.name) / "model.onnx"
@@ -108,10 +108,10 @@ class OnnxRuntime(Peer):
     def available(self) -> str | None:
         return version("onnxruntime") if version("onnx") else None
 
-    def open(self, opening: Opening) -> _Session:
+    def open(self, opening: PeerOptions) -> _OnnxSession:
         if opening.device != "cpu" or opening.dtype != "float32":
             raise ConfigError("onnxruntime is measured on a CPU in float32 or int8 only; leave it out of --against.")
-        return _Session(opening)
+        return _OnnxSession(opening)
 
 
 PEER = OnnxRuntime()

@@ -9,11 +9,11 @@ import numpy as np
 
 from ...errors import ConfigError
 from ..environment import version
-from .base import Opening, PaddedSession, Peer, load_model, load_tokenizer, model_inputs
+from .base import PaddedSession, Peer, PeerOptions, load_model, load_tokenizer, model_inputs
 
 
-class _Session(PaddedSession):
-    def __init__(self, opening: Opening) -> None:
+class _OpenVinoSession(PaddedSession):
+    def __init__(self, opening: PeerOptions) -> None:
         import openvino
         import torch
 
@@ -54,12 +54,12 @@ class OpenVino(Peer):
     def available(self) -> str | None:
         return version("openvino")
 
-    def open(self, opening: Opening) -> _Session:
+    def open(self, opening: PeerOptions) -> _OpenVinoSession:
         if opening.quantization:
             raise ConfigError("openvino's int8 needs NNCF and calibration data; it is measured in float32 only.")
         if opening.device != "cpu" or opening.dtype != "float32":
             raise ConfigError("openvino is measured on a CPU in float32 only; leave it out of --against.")
-        return _Session(opening)
+        return _OpenVinoSession(opening)
 
 
 PEER = OpenVino()

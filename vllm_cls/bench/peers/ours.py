@@ -15,15 +15,15 @@ from ...outputs import RequestOutput
 from ...params import PoolingParams
 from ...runtime.counters import Counters
 from ..environment import version
-from ..flops import Cost, Work, cost_of, shared_prefixes
+from ..flops import Cost, TokenCounts, cost_of, shared_prefixes
 from ..workloads import Text
-from .base import Opening, Peer, Session
+from .base import Peer, PeerOptions, Session
 
 _CUT = {"truncate_prompt_tokens": -1}
 
 
-class _Session(Session):
-    def __init__(self, opening: Opening) -> None:
+class _OurSession(Session):
+    def __init__(self, opening: PeerOptions) -> None:
         options: dict[str, Any] = {
             "dtype": opening.dtype, "device": opening.device, "quantization": opening.quantization,
             **opening.options, "num_threads": opening.threads,
@@ -91,13 +91,13 @@ class _Session(Session):
     def _counters(self) -> Counters:
         return self.llm.counters
 
-    def _work(self, lengths: Sequence[int]) -> Work:
+    def _work(self, lengths: Sequence[int]) -> TokenCounts:
         """What the counters say was computed; where prefixes were shared, the trie says which pairs that saved."""
         total = sum(lengths)
         tokens = min(self._counted.num_tokens, total)
         most, pairs = shared_prefixes(self._sequences)
         saved = round(pairs * min(1.0, (total - tokens) / most)) if most else 0
-        return Work(tokens, min(self._counted.num_pruned_tokens, tokens), saved)
+        return TokenCounts(tokens, min(self._counted.num_pruned_tokens, tokens), saved)
 
 
 class Ours(Peer):
@@ -107,8 +107,8 @@ class Ours(Peer):
     def available(self) -> str | None:
         return version("vllm-cls")
 
-    def open(self, opening: Opening) -> _Session:
-        return _Session(opening)
+    def open(self, opening: PeerOptions) -> _OurSession:
+        return _OurSession(opening)
 
 
 PEER = Ours()

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from ..environment import version
-from .base import Opening, PaddedSession, Peer, load_model, load_tokenizer, model_inputs
+from .base import PaddedSession, Peer, PeerOptions, load_model, load_tokenizer, model_inputs
 
 _BATCH = 32
 
 
-class _Session(PaddedSession):
-    def __init__(self, opening: Opening) -> None:
+class _PaddedTransformersSession(PaddedSession):
+    def __init__(self, opening: PeerOptions) -> None:
         super().__init__(load_tokenizer(opening), opening)
         self.model: Any = load_model(opening)
         self.options = {"use_cache": False} if hasattr(self.model.config.get_text_config(), "use_cache") else {}
@@ -37,8 +37,8 @@ class Padded(Peer):
     def available(self) -> str | None:
         return version("transformers")
 
-    def open(self, opening: Opening) -> _Session:
-        return _Session(dataclasses.replace(opening, batch_size=opening.batch_size or _BATCH))
+    def open(self, opening: PeerOptions) -> _PaddedTransformersSession:
+        return _PaddedTransformersSession(dataclasses.replace(opening, batch_size=opening.batch_size or _BATCH))
 
 
 PEER = Padded()

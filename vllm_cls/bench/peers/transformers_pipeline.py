@@ -9,13 +9,13 @@ import numpy as np
 
 from ..environment import version
 from ..workloads import Text
-from .base import Opening, Peer, Session, load_model, load_tokenizer
+from .base import Peer, PeerOptions, Session, load_model, load_tokenizer
 
 _BATCH = 32
 
 
-class _Session(Session):
-    def __init__(self, opening: Opening) -> None:
+class _PipelineSession(Session):
+    def __init__(self, opening: PeerOptions) -> None:
         from transformers import pipeline
 
         self.batch_size, self.longest = opening.batch_size or _BATCH, opening.longest
@@ -43,8 +43,8 @@ class Transformers(Peer):
     def available(self) -> str | None:
         return version("transformers")
 
-    def open(self, opening: Opening) -> _Session:
-        return _Session(opening)
+    def open(self, opening: PeerOptions) -> _PipelineSession:
+        return _PipelineSession(opening)
 
 
 PEER = Transformers()

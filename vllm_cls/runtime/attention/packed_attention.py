@@ -15,7 +15,7 @@ from transformers.masking_utils import bidirectional_mask_function, causal_mask_
 
 from ...errors import ModelError
 from ..mask import PackedMask
-from ..row import KeysReady, Row, Span, current
+from ..row import PackedRow, SequenceSpan, StopAfterKeyValues, current
 from . import kernels
 
 NAME = "vcls_packed"
@@ -82,7 +82,7 @@ def _masks_nothing(mask: PackedMask | torch.Tensor) -> bool:
     return isinstance(mask, torch.Tensor) and mask.ndim == 4 and mask.shape[-2] == 1 and not bool(mask.any())
 
 
-def _spans_now(row: Row, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> Sequence[Span]:
+def _spans_now(row: PackedRow, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> Sequence[SequenceSpan]:
     """The spans of this call, once the keys and values that are wanted later have been kept."""
     if row.last_keys is not None:
         return row.pooled_spans()
@@ -94,7 +94,7 @@ def _spans_now(row: Row, query: torch.Tensor, key: torch.Tensor, value: torch.Te
             span.keep.append(*kernels.with_past(key, value, span, row.layer))
     if row.in_last_layer:
         row.last_keys = key, value
-        raise KeysReady
+        raise StopAfterKeyValues
     return row.spans
 
 

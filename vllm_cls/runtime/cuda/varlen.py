@@ -12,14 +12,14 @@ import torch
 
 from ..batch import to_device
 from ..mask import PackedMask
-from ..row import KeyValues, Plan, Row, Span
+from ..row import KeyValues, PackedRow, SequenceSpan, VarlenLayout
 from .windows import FULL, Window, window_of
 
 _MAX_HEAD_DIM = 256
 _FIRST_CAPABILITY = (8, 0)  # flash attention needs Ampere or later
 
 
-def plan_of(spans: Sequence[Span], device: torch.device) -> Plan:
+def plan_of(spans: Sequence[SequenceSpan], device: torch.device) -> VarlenLayout:
     """The plan of spans whose queries lie one behind the other in the row, and whose own keys do."""
     queries, keys = [0], [0]
     for span in spans:
@@ -29,7 +29,7 @@ def plan_of(spans: Sequence[Span], device: torch.device) -> Plan:
         keys.append(keys[-1] + span.num_keys)
     ends = to_device(torch.tensor([queries, keys], dtype=torch.int32), device)
     pasts, order = _order(spans, device)
-    return Plan(
+    return VarlenLayout(
         ends[0],
         ends[1],
         max(span.num_queries for span in spans),
@@ -40,7 +40,7 @@ def plan_of(spans: Sequence[Span], device: torch.device) -> Plan:
     )
 
 
-def _order(spans: Sequence[Span], device: torch.device) -> tuple[tuple[KeyValues, ...], torch.Tensor | None]:
+def _order(spans: Sequence[SequenceSpan], device: torch.device) -> tuple[tuple[KeyValues, ...], torch.Tensor | None]:
     starts: dict[int, int] = {}
     pasts: list[KeyValues] = []
     end = spans[-1].keys.stop
@@ -86,11 +86,11 @@ class Varlen:
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        spans: Sequence[Span],
+        spans: Sequence[SequenceSpan],
         mask: PackedMask,
         scaling: float | None,
         softcap: float | None,
-        row: Row,
+        row: PackedRow,
     ) -> torch.Tensor | None:
         """As `kernels.attend`; None where this kernel cannot, and each sequence has to run by itself."""
         if not self._takes(query, value, softcap):
@@ -148,7 +148,7 @@ def _run_torch_varlen(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    plan: Plan,
+    plan: VarlenLayout,
     window: Window,
     scaling: float | None,
     softcap: float | None,
@@ -169,7 +169,7 @@ def _run_flash_attn(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    plan: Plan,
+    plan: VarlenLayout,
     window: Window,
     scaling: float | None,
     softcap: float | None,

@@ -16,21 +16,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..adapter import Adapter
-from ..batch import Work
-from ..row import Row, current
+from ..adapter import LoRAAdapter
+from ..batch import ForwardItem
+from ..row import PackedRow, current
 
-Pieces = list[tuple[Adapter | None, slice]]
+Pieces = list[tuple[LoRAAdapter | None, slice]]
 
 
 @dataclass
 class _Running:
     """The adapters of the batch that a thread runs, one a sequence."""
 
-    adapters: Sequence[Adapter | None]
+    adapters: Sequence[LoRAAdapter | None]
     pieces: dict[bool, Pieces] = field(default_factory=dict)
 
-    def of_row(self, row: Row | None) -> Pieces:
+    def of_row(self, row: PackedRow | None) -> Pieces:
         """Which rows of a layer's input belong to which adapter."""
         one_each = row is None or (row.in_last_layer and row.last_keys is not None)  # a padded batch has one adapter
         if one_each not in self.pieces:
@@ -39,7 +39,7 @@ class _Running:
         return self.pieces[one_each]
 
 
-def _joined(adapters: Sequence[Adapter | None], lengths: Sequence[int]) -> Pieces:
+def _joined(adapters: Sequence[LoRAAdapter | None], lengths: Sequence[int]) -> Pieces:
     """Neighbours of one adapter together; where there is but one adapter, it takes whatever rows there are."""
     pieces: Pieces = []
     start = 0
@@ -57,7 +57,7 @@ _local = threading.local()
 
 
 @contextmanager
-def adapted(works: Sequence[Work]) -> Iterator[None]:
+def adapted(works: Sequence[ForwardItem]) -> Iterator[None]:
     """Within it, this thread's forwards run these works with their adapters."""
     adapters = [each.sequence.adapter for each in works]
     if not any(adapters):

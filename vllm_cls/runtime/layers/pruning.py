@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from ..attention.packed_attention import NotPackable
-from ..row import KeysReady, Row, current
+from ..row import PackedRow, StopAfterKeyValues, current
 
 Cuts = dict[tuple[int | str, ...], bool]
 
@@ -37,11 +37,11 @@ def _forward(whole: Any, cuts: Cuts, *args: Any, **kwargs: Any) -> Any:
     return _pruned(whole, cuts, row, args, kwargs)
 
 
-def _pruned(whole: Any, cuts: Cuts, row: Row, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _pruned(whole: Any, cuts: Cuts, row: PackedRow, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     assert row.pooled is not None
     hidden = args[0] if args else kwargs["hidden_states"]
     row.in_last_layer = True
-    with suppress(KeysReady):
+    with suppress(StopAfterKeyValues):
         whole(*args, **kwargs)
         raise NotPackable("its last layer does not attend through the interface")
     row.num_pruned = hidden.shape[1] - len(row.pooled)

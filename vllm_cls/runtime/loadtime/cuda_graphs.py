@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...pooler.methods import last_pool, pooled_places
-from ..batch import Work, to_device
-from ..row import Plan, Row, running, spans_of
+from ..batch import ForwardItem, to_device
+from ..row import PackedRow, VarlenLayout, running, spans_of
 from .equivalence import FAILURES, check_sequences, relative_error, tolerance
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Graphs:
     def num_graphs(self) -> int:
         return sum(each is not None for each in self._recorded.values())
 
-    def states(self, works: Sequence[Work]) -> torch.Tensor | None:
+    def states(self, works: Sequence[ForwardItem]) -> torch.Tensor | None:
         """Pooled states `(num_sequences, hidden)`, float32; None where the batch has to run as usual."""
         special = any(each.past or each.keep or each.sequence.adapter or each.sequence.num_behind for each in works)
         if self.why_not is not None or special:
@@ -123,14 +123,14 @@ class Graphs:
         recorded = self._recorded.get(bucket)
         return None if recorded is None else self._replay(recorded, works)
 
-    def _replay(self, recorded: _Recorded, works: Sequence[Work]) -> torch.Tensor:
+    def _replay(self, recorded: _Recorded, works: Sequence[ForwardItem]) -> torch.Tensor:
         recorded.inputs.fill(works)
         states = recorded.replay()[: len(works)].clone()
         num_tokens = recorded.inputs.bucket[0]
         self.runner.counters.add(num_forwards=1, num_tokens=num_tokens, num_pruned_tokens=recorded.num_pruned)
         return states
 
-    def _try(self, bucket: Bucket, works: Sequence[Work]) -> _Recorded | None:
+    def _try(self, bucket: Bucket, works: Sequence[ForwardItem]) -> _Recorded | None:
         """Record a bucket, and compare what it gives for this batch and one of other lengths with the usual forward."""
         try:
             expected = [(batch, self.runner.eager_states(batch)) for batch in (self._others(works), works)]
@@ -145,14 +145,14 @@ class Graphs:
             return None
         return recorded
 
-    def _others(self, works: Sequence[Work]) -> list[Work]:
+    def _others(self, works: Sequence[ForwardItem]) -> list[ForwardItem]:
         """A batch that fits the same bucket, of other lengths and other tokens."""
         runner, config = self.runner, self.runner.backbone.config
         types = works[0].sequence.token_type_ids is not None
         lengths = [(len(each) + 1) // 2 for each in works]
-        return [Work(each) for each in check_sequences(runner.architecture, config, lengths, types)]
+        return [ForwardItem(each) for each in check_sequences(runner.architecture, config, lengths, types)]
 
-    def _record(self, bucket: Bucket, works: Sequence[Work]) -> _Recorded:
+    def _record(self, bucket: Bucket, works: Sequence[ForwardItem]) -> _Recorded:
         inputs = _Inputs(self.runner, bucket, with_types=works[0].sequence.token_type_ids is not None)
         lengths = inputs.fill(works)
         num_pruned = 0
@@ -190,7 +190,7 @@ class _Inputs:
             self.tensors["attention_mask"] = torch.ones(1, num_tokens, dtype=torch.long, device=device)
 
     @torch.inference_mode()
-    def fill(self, works: Sequence[Work]) -> list[int]:
+    def fill(self, works: Sequence[ForwardItem]) -> list[int]:
         """Write a batch behind which padding sequences fill the bucket; gives the lengths of all."""
         num_tokens, num_sequences = self.bucket
         lengths = [len(each) for each in works]
@@ -210,20 +210,20 @@ class _Inputs:
         self._ends.copy_(to_device(ends.int(), device), non_blocking=True)
         return lengths
 
-    def row(self, lengths: Sequence[int]) -> Row:
+    def row(self, lengths: Sequence[int]) -> PackedRow:
         """A row whose plans read the device's tensors; its spans, which the host knows, are for this batch only."""
         pruned = self.runner.mode.pruned
         num_tokens, num_sequences = self.bucket
-        row = Row(spans_of(lengths), kernel=self.runner.kernel, static=True)
-        row.plans[False] = Plan(self._ends, self._ends, num_tokens, num_tokens, aligned=True)
+        row = PackedRow(spans_of(lengths), kernel=self.runner.kernel, static=True)
+        row.plans[False] = VarlenLayout(self._ends, self._ends, num_tokens, num_tokens, aligned=True)
         if pruned:
             row.pooled, row.places = self.places, [0] * num_sequences
             at_end = self.runner.pool is last_pool
-            row.plans[True] = Plan(self._ones, self._ends, 1, num_tokens, aligned=at_end)
+            row.plans[True] = VarlenLayout(self._ones, self._ends, 1, num_tokens, aligned=at_end)
         return row
 
 
-def run(runner: Runner, inputs: dict[str, torch.Tensor], row: Row, places: torch.Tensor) -> torch.Tensor:
+def run(runner: Runner, inputs: dict[str, torch.Tensor], row: PackedRow, places: torch.Tensor) -> torch.Tensor:
     """One forward over static inputs: pooled states `(num_sequences, hidden)`, float32."""
     with running(row):
         hidden: torch.Tensor = runner.backbone(**inputs, **runner.options(runner.backbone))[0]

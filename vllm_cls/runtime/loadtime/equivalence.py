@@ -18,7 +18,7 @@ from ...compat.transformers_calls import hints
 from ...errors import ModelError
 from ...pooler.methods import every_token
 from ..attention import packed_attention
-from ..batch import TokenSequence, Work, token_sequence
+from ..batch import ForwardItem, TokenSequence, token_sequence
 from ..cuda.varlen import kernels_for
 from ..mask import PackedMask
 from ..runner import Mode, Runner
@@ -100,7 +100,7 @@ def check_sequences(
 
 
 @dataclass(frozen=True)
-class Alone:
+class ReferenceStates:
     """What each sequence gives by itself, by transformers' own attention; all else is held to it.
 
     Args:
@@ -113,7 +113,7 @@ class Alone:
     logits: torch.Tensor | None
 
 
-def run_alone(runner: Runner, sequences: Sequence[TokenSequence], *, with_head: bool) -> Alone:
+def run_alone(runner: Runner, sequences: Sequence[TokenSequence], *, with_head: bool) -> ReferenceStates:
     """Run each sequence by itself, once: the backbone's states are taken as the model's own forward goes by.
 
     Raises:
@@ -123,7 +123,7 @@ def run_alone(runner: Runner, sequences: Sequence[TokenSequence], *, with_head: 
     states: list[torch.Tensor] = []
     logits: list[torch.Tensor] = []
     for each in sequences:
-        work = Work(each)
+        work = ForwardItem(each)
         seen: list[Any] = []
         if with_head:
             hook = runner.backbone.register_forward_hook(
@@ -143,13 +143,13 @@ def run_alone(runner: Runner, sequences: Sequence[TokenSequence], *, with_head: 
         raise ModelError(
             "the model gives NaN or infinite hidden states; its weights or its dtype are wrong (try --dtype float32)."
         )
-    return Alone(states, torch.cat(logits) if logits else None)
+    return ReferenceStates(states, torch.cat(logits) if logits else None)
 
 
 def choose_mode(
     runner: Runner,
     sequences: Sequence[TokenSequence],
-    alone: Alone,
+    alone: ReferenceStates,
     why_not_packed: str | None,
     limit: int | None,
 ) -> Mode | None:
@@ -191,7 +191,8 @@ def choose_whole_mode(
             sequences, own = [sequences[0]] * 2, own[:rows].repeat(2, 1)
         try:
             error = float(
-                (runner.logits([Work(each) for each in sequences]) - own).abs().max() / own.abs().max().clamp_min(1e-6)
+                (runner.logits([ForwardItem(each) for each in sequences]) - own).abs().max()
+                / own.abs().max().clamp_min(1e-6)
             )
         except (RuntimeError, ValueError, TypeError, IndexError) as failure:
             reasons.append(f"not {form}: {_short(failure)}")
@@ -202,7 +203,7 @@ def choose_whole_mode(
     return Mode("single", whole=True, reason="; ".join(reasons))
 
 
-def _reference(step: Callable[[Sequence[Work]], T], work: Work, config: PreTrainedConfig) -> T:
+def _reference(step: Callable[[Sequence[ForwardItem]], T], work: ForwardItem, config: PreTrainedConfig) -> T:
     """What a sequence alone gives, which everything else is held to.
 
     Raises:
@@ -233,7 +234,7 @@ def _difference(runner: Runner, sequences: Sequence[TokenSequence], alone: Seque
         # A form of equal lengths has one sequence a group here: run it twice in one batch.
         members = indices * 2 if len(indices) == 1 and runner.mode.form == "equal" else indices
         try:
-            together = _token_states(runner, [Work(sequences[i]) for i in members])
+            together = _token_states(runner, [ForwardItem(sequences[i]) for i in members])
         except FAILURES as failure:
             return _short(failure)
         for index, states in zip(members, together, strict=True):
@@ -243,7 +244,7 @@ def _difference(runner: Runner, sequences: Sequence[TokenSequence], alone: Seque
     return None
 
 
-def _token_states(runner: Runner, works: Sequence[Work]) -> list[torch.Tensor]:
+def _token_states(runner: Runner, works: Sequence[ForwardItem]) -> list[torch.Tensor]:
     hidden, layout, _ = runner.hidden(works)
     if hidden.shape[0] < int((layout.starts + layout.lengths).max()):
         raise ValueError("its hidden states are fewer than its tokens")
@@ -297,7 +298,7 @@ def skipped_pad(runner: Runner, sequence: TokenSequence) -> int | None:
     return pad if right < wrong else None
 
 
-def why_not_split(runner: Runner, alone: Alone, *, comparable: bool) -> str | None:
+def why_not_split(runner: Runner, alone: ReferenceStates, *, comparable: bool) -> str | None:
     """Why the head cannot run on pooled states, or None if it can.
 
     Args:

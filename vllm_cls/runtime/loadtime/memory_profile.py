@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from ..batch import Work
-from ..machine.memory import Plan, plan, release
+from ..batch import ForwardItem
+from ..machine.memory import MemoryPlan, plan, release
 from ..runner import Runner
 
-MakeWorks = Callable[[Sequence[int]], Sequence[Work]]
+MakeWorks = Callable[[Sequence[int]], Sequence[ForwardItem]]
 
 
 def plan_memory(
@@ -21,7 +21,7 @@ def plan_memory(
     num_sequences: int,
     longest: int,
     prefix_cache_bytes: int,
-) -> Plan:
+) -> MemoryPlan:
     """What fits, tried with sequences as long as the model takes them, which need the most.
 
     Args:
@@ -43,7 +43,7 @@ def batch_lengths(num_tokens: int, longest: int, num_sequences: int) -> list[int
     return [length] * max(1, min(num_tokens // length, num_sequences))
 
 
-def peak_bytes(runner: Runner, works: Sequence[Work]) -> int:
+def peak_bytes(runner: Runner, works: Sequence[ForwardItem]) -> int:
     """Bytes that one forward takes at its peak, beyond what is held before it."""
     device = runner.device
     torch.cuda.synchronize(device)
@@ -63,5 +63,5 @@ def free_bytes(device: torch.device) -> int:
     return free
 
 
-def _shares(runner: Runner, first: Work, other: Work) -> bool:
+def _shares(runner: Runner, first: ForwardItem, other: ForwardItem) -> bool:
     return other is first or runner.key(0, len(first)) == runner.key(1, len(other))

@@ -13,7 +13,7 @@ import torch
 
 from ...errors import ConfigError
 from ...pooler.methods import last_pool, pooled_places
-from ..batch import TokenSequence, Work
+from ..batch import ForwardItem, TokenSequence
 from ..cuda.fp8 import apply_fp8
 from ..layers.fusion import MakeProduct, fuse, joined, linear, unfuse
 from ..layers.prepacking import PackedLinear, prepack, unpack
@@ -23,13 +23,13 @@ from ..native.int8 import compiled
 from ..row import KeyValues
 from ..runner import Mode, Runner
 from ..schedule import begun
-from .equivalence import FAILURES, Alone, choose_mode, relative_error, tolerance
+from .equivalence import FAILURES, ReferenceStates, choose_mode, relative_error, tolerance
 
 
 def choose_fused_mode(
     runner: Runner,
     sequences: Sequence[TokenSequence],
-    alone: Alone,
+    alone: ReferenceStates,
     why_not_packed: str | None,
     limit: int | None,
     make: MakeProduct = linear,
@@ -52,7 +52,7 @@ def choose_fused_mode(
 
 
 def quicken(
-    runner: Runner, layers: Sequence[torch.nn.Module], sequences: Sequence[TokenSequence], alone: Alone
+    runner: Runner, layers: Sequence[torch.nn.Module], sequences: Sequence[TokenSequence], alone: ReferenceStates
 ) -> Mode:
     """The packed mode of `runner`, with the last layer pruned and beginnings shared where that is exact.
 
@@ -67,13 +67,15 @@ def quicken(
     return replace(packed, pruned=pruned, shared=size > 0, bytes_a_token=size)
 
 
-def prunes(runner: Runner, layers: Sequence[torch.nn.Module], sequences: Sequence[TokenSequence], alone: Alone) -> bool:
+def prunes(
+    runner: Runner, layers: Sequence[torch.nn.Module], sequences: Sequence[TokenSequence], alone: ReferenceStates
+) -> bool:
     """Whether the last layer can run for the pooled positions alone; `runner.mode` is the packed one."""
     if pooled_places(runner.pool, torch.zeros(1), torch.ones(1)) is None:
         return False
     prune_last_layer(layers)
     try:
-        hidden, _, row = runner.hidden([Work(each) for each in sequences], pooled_only=True)
+        hidden, _, row = runner.hidden([ForwardItem(each) for each in sequences], pooled_only=True)
     except FAILURES:
         return False
     if row is None or row.pooled is None or row.num_pruned == 0:
@@ -82,7 +84,7 @@ def prunes(runner: Runner, layers: Sequence[torch.nn.Module], sequences: Sequenc
     return relative_error(hidden[row.pooled].float(), expected) <= tolerance(runner)
 
 
-def bytes_a_shared_token(runner: Runner, sequences: Sequence[TokenSequence], alone: Alone) -> int:
+def bytes_a_shared_token(runner: Runner, sequences: Sequence[TokenSequence], alone: ReferenceStates) -> int:
     """Bytes of a token's keys and values, where prompts can go on from them; 0 where they cannot.
 
     Tried by cutting sequences twice: the second part goes on from the first, the third from both. The third is the
@@ -96,15 +98,17 @@ def bytes_a_shared_token(runner: Runner, sequences: Sequence[TokenSequence], alo
     firsts = [KeyValues(len(each) // 3) for each in whole]
     boths = [KeyValues(len(each) - 1) for each in whole]
     try:
-        runner.keep([Work(begun(each, kept.num_tokens), keep=kept) for each, kept in zip(whole, firsts, strict=True)])
+        runner.keep(
+            [ForwardItem(begun(each, kept.num_tokens), keep=kept) for each, kept in zip(whole, firsts, strict=True)]
+        )
         runner.keep(
             [
-                Work(begun(each, kept.num_tokens), past, kept)
+                ForwardItem(begun(each, kept.num_tokens), past, kept)
                 for each, past, kept in zip(whole, firsts, boths, strict=True)
             ]
         )
         for pasts in (firsts, boths):
-            works = [Work(each, past) for each, past in zip(whole, pasts, strict=True)]
+            works = [ForwardItem(each, past) for each, past in zip(whole, pasts, strict=True)]
             hidden, layout, row = runner.hidden(works, pooled_only=runner.mode.pruned, probe=True)
             pooled = runner.pool(hidden, layout.starts, layout.lengths).float()
             if row is None or not row.causal or not relative_error(pooled, expected) <= tolerance(runner):
@@ -114,13 +118,15 @@ def bytes_a_shared_token(runner: Runner, sequences: Sequence[TokenSequence], alo
     return max((kept.num_bytes // kept.num_tokens for kept in boths), default=0)
 
 
-def _pooled(runner: Runner, alone: Alone) -> torch.Tensor:
+def _pooled(runner: Runner, alone: ReferenceStates) -> torch.Tensor:
     """Pooled states of the sequences alone, `(num_sequences, hidden)`."""
     lengths = torch.tensor([len(states) for states in alone.states])
     return runner.pool(torch.cat(alone.states), lengths.cumsum(0) - lengths, lengths).float()
 
 
-def quantize(runner: Runner, method: str | None, layers: Sequence[torch.nn.Module], works: Sequence[Work]) -> None:
+def quantize(
+    runner: Runner, method: str | None, layers: Sequence[torch.nn.Module], works: Sequence[ForwardItem]
+) -> None:
     """Run a backbone's products in fewer bits. The form was chosen before, by exact numbers.
 
     Args:
@@ -153,7 +159,7 @@ def quantize(runner: Runner, method: str | None, layers: Sequence[torch.nn.Modul
         raise ConfigError("quantization='int8': this model no longer gives its float32 states beside it; use 'none'.")
 
 
-def _each_alone(runner: Runner, works: Sequence[Work]) -> torch.Tensor:
+def _each_alone(runner: Runner, works: Sequence[ForwardItem]) -> torch.Tensor:
     """States of all tokens, `(num_tokens, hidden)`; some models run one prompt at a time."""
     return torch.cat([runner.hidden([work])[0] for work in works])
 

@@ -14,7 +14,7 @@ _EXHAUSTED = ("can't allocate memory", "std::bad_alloc", "CUBLAS_STATUS_ALLOC_FA
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryPlan:
     """What fits together in a device's memory.
 
     Args:
@@ -26,7 +26,7 @@ class Plan:
     prefix_cache_bytes: int
 
 
-def plan(measure: Callable[[int], int], num_tokens: int, prefix_cache_bytes: int, free_bytes: int) -> Plan:
+def plan(measure: Callable[[int], int], num_tokens: int, prefix_cache_bytes: int, free_bytes: int) -> MemoryPlan:
     """Halve a forward's tokens until it fits beside the prefix cache; then the cache gets what is left, at most.
 
     Args:
@@ -43,7 +43,7 @@ def plan(measure: Callable[[int], int], num_tokens: int, prefix_cache_bytes: int
             break
         num_tokens = max(num_tokens // 2, _FEWEST_TOKENS)
     left = 0 if needed is None else max(0, usable - needed)
-    return Plan(num_tokens, min(prefix_cache_bytes, left))
+    return MemoryPlan(num_tokens, min(prefix_cache_bytes, left))
 
 
 def _measured(measure: Callable[[int], int], num_tokens: int) -> int | None:

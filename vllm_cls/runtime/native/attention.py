@@ -17,7 +17,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from ..mask import PackedMask
-from ..row import Described, Row, Span, spans_of
+from ..row import PackedRow, SequenceSpan, SpanStructs, spans_of
 from .compiler import library, log_absence
 
 _FLAGS = ("-fno-signed-zeros", "-ffp-contract=fast")
@@ -65,7 +65,7 @@ def _is_right(made: ctypes.CDLL) -> bool:
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, 2, 21, 24, generator=generator, dtype=torch.float32, device="cpu") for _ in range(3))
     spans, offsets = spans_of([4, 17]), [0, _ALL]
-    ours = _call(made, q, k, v, Described(spans, offsets), 1.0, layer=0)
+    ours = _call(made, q, k, v, SpanStructs(spans, offsets), 1.0, layer=0)
     for span, offset in zip(spans, offsets, strict=True):
         query, key, value = (each[:, :, span.queries] for each in (q, k, v))
         expected = scaled_dot_product_attention(query, key, value, is_causal=offset != _ALL, scale=1.0)
@@ -78,10 +78,10 @@ def attend(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    spans: Sequence[Span],
+    spans: Sequence[SequenceSpan],
     mask: PackedMask,
     scaling: float | None,
-    row: Row,
+    row: PackedRow,
 ) -> torch.Tensor | None:
     """As `runtime.kernels.attend`; None where torch has to do it.
 
@@ -98,9 +98,9 @@ def attend(
     if spans is row.spans:  # the next layer reads the same
         described = row.described.get(offsets)
         if described is None:
-            described = row.described[offsets] = Described(spans, offsets)
+            described = row.described[offsets] = SpanStructs(spans, offsets)
     else:
-        described = Described(spans, offsets)
+        described = SpanStructs(spans, offsets)
     if described.most_keys > _MOST_KEYS:
         return None
     scale = query.shape[3] ** -0.5 if scaling is None else scaling
@@ -112,7 +112,7 @@ def _call(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    described: Described,
+    described: SpanStructs,
     scale: float,
     layer: int,
 ) -> torch.Tensor:
@@ -129,7 +129,7 @@ def _call(
     return output
 
 
-def _suits(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, spans: Sequence[Span]) -> bool:
+def _suits(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, spans: Sequence[SequenceSpan]) -> bool:
     tensors = (query, key, value)
     return (
         not torch.is_grad_enabled()
@@ -139,7 +139,7 @@ def _suits(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, spans: S
     )
 
 
-def _fit(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, last: Span) -> bool:
+def _fit(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, last: SequenceSpan) -> bool:
     """Whether they have the shapes that the C reads: it checks nothing."""
     return (
         query.shape[0] == 1
@@ -151,7 +151,7 @@ def _fit(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, last: Span
     )
 
 
-def _offsets(spans: Sequence[Span], mask: PackedMask, device: torch.device) -> tuple[int, ...] | None:
+def _offsets(spans: Sequence[SequenceSpan], mask: PackedMask, device: torch.device) -> tuple[int, ...] | None:
     """Where each sequence's first query is among the keys that it sees one after the other, or −1 where it sees all."""
     if mask.sees_all:
         return (_ALL,) * len(spans)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from ...architecture import Architecture
-from ..batch import TokenSequence, Work, token_sequence
+from ..batch import ForwardItem, TokenSequence, token_sequence
 from ..row import KeyValues
 
 T = TypeVar("T")
@@ -52,15 +52,17 @@ class Continuations:
                 found.setdefault(ids[:-1], []).append(ids)
         return found
 
-    def whole(self, works: Sequence[Work], execute: Callable[[Sequence[Work]], Sequence[T]]) -> list[list[T]]:
+    def whole(
+        self, works: Sequence[ForwardItem], execute: Callable[[Sequence[ForwardItem]], Sequence[T]]
+    ) -> list[list[T]]:
         """Answers to every continuation of every prompt, in the order of `ids`; each computed from its first token."""
-        flat = list(execute([Work(self.behind(each.sequence, ids)) for each in works for ids in self.ids]))
+        flat = list(execute([ForwardItem(self.behind(each.sequence, ids)) for each in works for ids in self.ids]))
         return [flat[start : start + len(self.ids)] for start in range(0, len(flat), len(self.ids))]
 
     def shared(
         self,
-        works: Sequence[Work],
-        execute: Callable[[Sequence[Work]], Sequence[T]],
+        works: Sequence[ForwardItem],
+        execute: Callable[[Sequence[ForwardItem]], Sequence[T]],
         ran: Callable[[T], bool],
         most_tokens: int,
     ) -> list[list[T]]:
@@ -75,7 +77,7 @@ class Continuations:
         kept: dict[_Key, KeyValues | None] = {
             ((), place): KeyValues(len(each.sequence)) if keeps else each.keep for place, each in enumerate(works)
         }
-        first = [Work(each.sequence, each.past, keep) for each, keep in zip(works, kept.values(), strict=True)]
+        first = [ForwardItem(each.sequence, each.past, keep) for each, keep in zip(works, kept.values(), strict=True)]
         answers: dict[_Key, T] = dict(zip(kept, execute(first), strict=True))
         for each, (key, keep) in zip(works, kept.items(), strict=True):
             if keeps and ran(answers[key]):
@@ -85,10 +87,10 @@ class Continuations:
 
     def _descend(
         self,
-        works: Sequence[Work],
+        works: Sequence[ForwardItem],
         above: Mapping[_Key, KeyValues | None],
         answers: dict[_Key, T],
-        execute: Callable[[Sequence[Work]], Sequence[T]],
+        execute: Callable[[Sequence[ForwardItem]], Sequence[T]],
         ran: Callable[[T], bool],
         most_tokens: int,
     ) -> None:
@@ -96,7 +98,7 @@ class Continuations:
         wanted = [(ids, place) for before, place in above for ids in self._children.get(before, ())]
         for part in self._parts(works, wanted, most_tokens):
             kept: dict[_Key, KeyValues | None] = {}
-            running: dict[_Key, Work] = {}
+            running: dict[_Key, ForwardItem] = {}
             for ids, place in part:
                 before = (ids[:-1], place)
                 goes_on = ids in self._children
@@ -105,7 +107,7 @@ class Continuations:
                 else:
                     sequence = self.behind(works[place].sequence, ids)
                     keep = KeyValues(len(sequence)) if goes_on else None
-                    running[ids, place] = Work(sequence, above[before], keep)
+                    running[ids, place] = ForwardItem(sequence, above[before], keep)
                 if goes_on:
                     kept[ids, place] = keep
             if running:
@@ -113,7 +115,7 @@ class Continuations:
             if kept:
                 self._descend(works, kept, answers, execute, ran, most_tokens)
 
-    def _parts(self, works: Sequence[Work], keys: Sequence[_Key], most_tokens: int) -> Iterator[Sequence[_Key]]:
+    def _parts(self, works: Sequence[ForwardItem], keys: Sequence[_Key], most_tokens: int) -> Iterator[Sequence[_Key]]:
         """Continuations in groups that keep the keys and values of at most so many tokens."""
         costs = [len(ids) + (len(works[place].sequence) if ids in self._children else 0) for ids, place in keys]
         yield from _groups(keys, costs, most_tokens)
@@ -126,7 +128,7 @@ def _fill(keep: KeyValues | None, values: KeyValues | None) -> None:
             keep.append(key, value)
 
 
-def chunks(works: Sequence[Work], most_tokens: int, most_works: int) -> Iterator[Sequence[Work]]:
+def chunks(works: Sequence[ForwardItem], most_tokens: int, most_works: int) -> Iterator[Sequence[ForwardItem]]:
     """Works in groups of at most so many, and of at most so many tokens, of which keys and values are held together."""
     for part in _groups(works, [len(each.sequence) for each in works], most_tokens):
         yield from (part[start : start + most_works] for start in range(0, len(part), most_works))

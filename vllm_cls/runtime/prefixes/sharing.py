@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
-from ..batch import TokenSequence, Work
+from ..batch import ForwardItem, TokenSequence
 from ..row import KeyValues
 from ..schedule import begun
 from .prefix_cache import PrefixCache
@@ -30,7 +30,7 @@ class Sharing:
         self,
         cache: PrefixCache,
         bytes_a_token: int,
-        keep: Callable[[Sequence[Work]], Sequence[Work]],
+        keep: Callable[[Sequence[ForwardItem]], Sequence[ForwardItem]],
         group_of: Callable[[TokenSequence], Hashable],
     ) -> None:
         self.cache = cache
@@ -38,7 +38,7 @@ class Sharing:
         self._keep = keep
         self._group_of = group_of
 
-    def works(self, sequences: Sequence[TokenSequence]) -> Iterator[list[tuple[int, Work]]]:
+    def works(self, sequences: Sequence[TokenSequence]) -> Iterator[list[tuple[int, ForwardItem]]]:
         """Works for all sequences, with their indices, in waves: a wave's prefixes have run when it is yielded.
 
         Args:
@@ -63,7 +63,7 @@ class Sharing:
             yield [(each, self._work(sequences[each], groups[each], plan, {}, set(), each)) for each in sorted(rest)]
         self._remember(sequences, groups)
 
-    def finished(self, work: Work) -> None:
+    def finished(self, work: ForwardItem) -> None:
         """Keep what a work was told to keep, for later calls."""
         if work.keep is not None:
             ids = work.sequence.token_ids[: work.keep.num_tokens]
@@ -104,7 +104,7 @@ class Sharing:
         values: dict[int, KeyValues] = {}
         wave = [index for index, users in examples.items() if len(users) > 1]
         for depth in sorted({plan.depth(index) for index in wave}):
-            works: dict[int, Work] = {}
+            works: dict[int, ForwardItem] = {}
             for index in (each for each in wave if plan.depth(each) == depth):
                 prefix = plan.prefixes[index]
                 length = len(prefix.token_ids)
@@ -115,7 +115,7 @@ class Sharing:
                     continue
                 alone = begun(sequences[examples[index][0]], length)
                 if self._group(alone) == prefix.group:
-                    works[index] = Work(alone, past, KeyValues(length))
+                    works[index] = ForwardItem(alone, past, KeyValues(length))
             ran = {id(work) for work in self._keep(list(works.values()))} if works else set()
             for index, work in works.items():
                 if id(work) in ran and work.keep is not None:
@@ -131,14 +131,14 @@ class Sharing:
         values: dict[int, KeyValues],
         missing: set[int],
         place: int,
-    ) -> Work:
+    ) -> ForwardItem:
         """The work of one prompt: what is known of it is left out, and what comes again is kept.
 
         Args:
             missing: prefixes that the first prompt to need them keeps; it is taken out.
         """
         if group is None:
-            return Work(sequence)
+            return ForwardItem(sequence)
         prefix = plan.prefix_of[place]
         known = self.cache.find(group, sequence.token_ids, len(sequence) - 1)
         past = _longer(known, values.get(prefix) if prefix is not None else None)
@@ -148,7 +148,7 @@ class Sharing:
             length = len(plan.prefixes[prefix].token_ids)
             if past is None or past.num_tokens < length:
                 keep = KeyValues(length)
-        return Work(sequence, past, keep)
+        return ForwardItem(sequence, past, keep)
 
     def _remember(self, sequences: Sequence[TokenSequence], groups: Sequence[Hashable]) -> None:
         for sequence, group in zip(sequences[-256:], groups[-256:], strict=True):

@@ -8,7 +8,7 @@ from pydantic import Field
 from typing_extensions import NotRequired, TypedDict
 
 from ...outputs import ClassificationOutput, ClassificationRequestOutput
-from .common import WHOLE, Head, Usage
+from .common import WHOLE, ResponseHeader, UsageInfo
 from .prompts import ChatRequest, CompletionRequest, EncodingFields, PromptRequest
 
 
@@ -53,7 +53,7 @@ class HeadAnswer(TypedDict):
     logits: NotRequired[list[float]]
 
 
-class Classification(HeadAnswer):
+class ClassificationData(HeadAnswer):
     """The answer to one prompt: of the default head, or of the one that was asked for."""
 
     index: int
@@ -61,23 +61,23 @@ class Classification(HeadAnswer):
     heads: NotRequired[dict[str, HeadAnswer]]
 
 
-class ClassifyResponse(Head):
+class ClassifyResponse(ResponseHeader):
     """The answers, in the order of the prompts."""
 
-    data: list[Classification]
-    usage: Usage
+    data: list[ClassificationData]
+    usage: UsageInfo
 
 
 def classification(
     index: int, output: ClassificationRequestOutput, asked: ClassifyRequest, threshold: float | None
-) -> Classification:
+) -> ClassificationData:
     """One entry of `data`.
 
     Args:
         threshold: from which probability the label of a model of one label is given; None gives none.
     """
     answer = _answer(output.outputs, asked, threshold)
-    found: Classification = {"index": index, **answer}  # type: ignore[typeddict-item]  # it wants the other keys too
+    found: ClassificationData = {"index": index, **answer}  # type: ignore[typeddict-item]  # it wants the other keys too
     if asked.truncated:
         found["truncated"] = output.truncated
     if asked.heads:
@@ -85,7 +85,7 @@ def classification(
     return found
 
 
-def numbers_in(answer: Classification) -> int:
+def numbers_in(answer: ClassificationData) -> int:
     """How many numbers there are to write."""
     return answer["num_classes"] + sum(each["num_classes"] for each in answer.get("heads", {}).values())
 

@@ -128,7 +128,7 @@ class CommonRequest(BaseRequest):
         return {name: value for name, value in given.items() if value is not None}
 
 
-class Head(TypedDict):
+class ResponseHeader(TypedDict):
     """What answers begin with."""
 
     id: str
@@ -137,7 +137,7 @@ class Head(TypedDict):
     model: str
 
 
-class Usage(TypedDict):
+class UsageInfo(TypedDict):
     """Tokens that were read."""
 
     prompt_tokens: int
@@ -146,7 +146,7 @@ class Usage(TypedDict):
     prompt_tokens_details: None
 
 
-def usage(outputs: Any) -> Usage:
+def usage(outputs: Any) -> UsageInfo:
     """The tokens of the prompts of some outputs."""
     tokens = sum(len(each.prompt_token_ids) for each in outputs)
-    return Usage(prompt_tokens=tokens, total_tokens=tokens, completion_tokens=0, prompt_tokens_details=None)
+    return UsageInfo(prompt_tokens=tokens, total_tokens=tokens, completion_tokens=0, prompt_tokens_details=None)

@@ -33,7 +33,7 @@ class Version(TypedDict):
     version: str
 
 
-class Load(TypedDict):
+class RequestsInFlight(TypedDict):
     """Requests in flight."""
 
     server_load: int

@@ -8,7 +8,7 @@ from pydantic import Field, PlainValidator
 from typing_extensions import NotRequired, TypedDict
 
 from ..errors import RequestError
-from .common import Head, Usage, marked
+from .common import ResponseHeader, UsageInfo, marked
 from .prompts import ChatRequest, CompletionRequest, EncodingFields, PromptRequest
 
 
@@ -33,7 +33,7 @@ class PoolingChat(ChatRequest, PoolingRequest):
     """A conversation to pool."""
 
 
-class Pooled(TypedDict):
+class PoolingData(TypedDict):
     """The answer to one prompt: numbers, rows of numbers, or base64 of their bytes.
 
     `offsets` are in characters: a start and an end for each row, or null for a token that the tokenizer added; null as a whole
@@ -46,8 +46,8 @@ class Pooled(TypedDict):
     offsets: NotRequired[list[tuple[int, int] | None] | None]
 
 
-class PoolingResponse(Head):
+class PoolingResponse(ResponseHeader):
     """The answers, in the order of the prompts."""
 
-    data: list[Pooled]
-    usage: Usage
+    data: list[PoolingData]
+    usage: UsageInfo

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationInf
 from typing_extensions import NotRequired, TypedDict
 
 from ..errors import RequestError
-from .common import WHOLE, CommonRequest, Head, Nothing, Usage
+from .common import WHOLE, CommonRequest, Nothing, ResponseHeader, UsageInfo
 from .prompts import NO_PROMPT, TextPart, text_of
 
 
@@ -170,7 +170,7 @@ class RerankRequest(PairRequest):
     return_documents: bool = True
 
 
-class Score(TypedDict):
+class ScoreResponseData(TypedDict):
     """The score of one pair."""
 
     index: int
@@ -179,11 +179,11 @@ class Score(TypedDict):
     truncated: NotRequired[bool]
 
 
-class ScoreResponse(Head):
+class ScoreResponse(ResponseHeader):
     """The scores, in the order of the pairs."""
 
-    data: list[Score]
-    usage: Usage
+    data: list[ScoreResponseData]
+    usage: UsageInfo
 
 
 class RankedText(TypedDict):

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from ..bodies import json_response, read
-from ..call import Call
+from ..call import RequestContext
 from ..chats import prompts_of
 from ..openapi import documented
 from ..protocol.classify import (
@@ -29,7 +29,7 @@ def form(given: dict[str, Any]) -> type[ClassifyRequest]:
 
 async def answer(model: ServedModel, request: Request, asked: ClassifyRequest) -> Response:
     """Probabilities of the labels for each prompt."""
-    call = Call.of(model, request, asked)
+    call = RequestContext.of(model, request, asked)
     outputs = await model.llm.classify(await prompts_of(model, request, asked), **call.options)
     threshold = model.settings.threshold
     data = [classification(index, each, asked, threshold) for index, each in enumerate(outputs)]

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from ... import __version__
 from ..openapi import ERRORS
-from ..protocol.models import Load, ModelEntry, ModelList, Version
+from ..protocol.models import ModelEntry, ModelList, RequestsInFlight, Version
 from ..served_model import ServedModel
 
 
@@ -41,8 +41,8 @@ def routes(model: ServedModel) -> APIRouter:
         return Version(version=__version__)
 
     @router.get("/load")
-    async def load() -> Load:
+    async def load() -> RequestsInFlight:
         """How many requests are in flight."""
-        return Load(server_load=model.llm.load)
+        return RequestsInFlight(server_load=model.llm.load)
 
     return router

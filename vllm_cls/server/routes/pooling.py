@@ -12,13 +12,13 @@ from fastapi import APIRouter, Request, Response
 
 from ...outputs import PoolingRequestOutput
 from ..bodies import json_response, read
-from ..call import Call
+from ..call import RequestContext
 from ..chats import prompts_of
 from ..encoding import to_bytes
 from ..errors import RequestError
 from ..openapi import documented
 from ..protocol.common import usage
-from ..protocol.pooling import Pooled, PoolingChat, PoolingInput, PoolingRequest, PoolingResponse
+from ..protocol.pooling import PoolingChat, PoolingData, PoolingInput, PoolingRequest, PoolingResponse
 from ..served_model import ServedModel
 
 BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
@@ -36,7 +36,7 @@ def form(given: dict[str, Any]) -> type[PoolingRequest]:
 
 async def answer(model: ServedModel, request: Request, asked: PoolingRequest) -> Response:
     """A tensor for each prompt, as numbers or bytes."""
-    call = Call.of(model, request, asked)
+    call = RequestContext.of(model, request, asked)
     task = task_of(model, asked.task)
     if asked.offsets and asked.encoding_format in ("bytes", "bytes_only"):
         raise RequestError("offsets have no place among bytes; take float or base64.", "offsets")
@@ -63,14 +63,14 @@ def task_of(model: ServedModel, task: str | None) -> str:
     return task or supported[0]
 
 
-def _written(asked: PoolingRequest, outputs: Sequence[PoolingRequestOutput]) -> list[Pooled]:
-    def pooled(index: int, output: PoolingRequestOutput) -> Pooled:
+def _written(asked: PoolingRequest, outputs: Sequence[PoolingRequestOutput]) -> list[PoolingData]:
+    def pooled(index: int, output: PoolingRequestOutput) -> PoolingData:
         data: list[Any] | str
         if asked.encoding_format in (None, "float"):
             data = output.outputs.data.tolist()
         else:
             data = base64.b64encode(to_bytes(output.outputs.data, asked.embed_dtype, asked.endianness)).decode()
-        written = Pooled(index=index, object="pooling", data=data)
+        written = PoolingData(index=index, object="pooling", data=data)
         if asked.offsets:
             written["offsets"] = output.offsets
         return written
@@ -78,7 +78,7 @@ def _written(asked: PoolingRequest, outputs: Sequence[PoolingRequestOutput]) -> 
     return [pooled(index, each) for index, each in enumerate(outputs)]
 
 
-def _bytes_response(call: Call, asked: PoolingRequest, outputs: Sequence[PoolingRequestOutput]) -> Response:
+def _bytes_response(call: RequestContext, asked: PoolingRequest, outputs: Sequence[PoolingRequestOutput]) -> Response:
     """All rows one behind the other; what they are is in the header `metadata`, unless only bytes are asked for."""
     parts = [to_bytes(each.outputs.data, asked.embed_dtype, asked.endianness) for each in outputs]
     headers = {}

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 from ...calls.scoring import rank
 from ..bodies import json_response, read
-from ..call import Call
+from ..call import RequestContext
 from ..counts import check_pairs
 from ..errors import RequestError
 from ..openapi import documented
@@ -19,9 +19,9 @@ from ..protocol.score import (
     RerankResponse,
     RerankResult,
     RerankUsage,
-    Score,
     ScoreRequest,
     ScoreResponse,
+    ScoreResponseData,
 )
 from ..served_model import ServedModel
 
@@ -46,11 +46,13 @@ def rerank_form(given: dict[str, Any]) -> type[RerankRequest]:
 
 async def score_answer(model: ServedModel, request: Request, asked: ScoreRequest) -> Response:
     """A score for each pair."""
-    call = Call.of(model, request, asked)
+    call = RequestContext.of(model, request, asked)
     first, second = asked.sides()
     check_pairs(model, first, second)
     outputs = await model.llm.score(first, second, **asked.score_options, **call.options)
-    data = [Score(index=index, object="score", score=each.outputs.score) for index, each in enumerate(outputs)]
+    data = [
+        ScoreResponseData(index=index, object="score", score=each.outputs.score) for index, each in enumerate(outputs)
+    ]
     if asked.truncated:
         for score, output in zip(data, outputs, strict=True):
             score["truncated"] = output.truncated
@@ -60,7 +62,7 @@ async def score_answer(model: ServedModel, request: Request, asked: ScoreRequest
 
 async def rerank_answer(model: ServedModel, request: Request, asked: RerankRequest) -> Response:
     """The documents by falling score."""
-    call = Call.of(model, request, asked)
+    call = RequestContext.of(model, request, asked)
     check_pairs(model, [asked.query], asked.documents)
     outputs = await model.llm.score(asked.query, asked.documents, **asked.score_options, **call.options)
     results = []
