@@ -7,7 +7,8 @@ import threading
 import pytest
 import torch
 
-from vllm_cls.runtime.row import KeyValues, PackedRow, current, running, spans_of
+from vllm_cls.runtime.context import current, running
+from vllm_cls.runtime.row import KeyValues, PackedRow, spans_of
 
 
 def past_of(num_tokens: int) -> KeyValues:
@@ -50,12 +51,16 @@ def test_only_the_last_layers_first_pass_wants_keys_only() -> None:
 
 def test_a_row_is_seen_by_its_own_thread_and_only_while_it_runs() -> None:
     seen: list[PackedRow | None] = []
-    with running(PackedRow(spans_of([1]))) as row:
-        assert current() is row
-        thread = threading.Thread(target=lambda: seen.append(current()))
+    row = PackedRow(spans_of([1]))
+    with running(row=row):
+        assert current().row is row and not current().exact
+        with running(exact=True):
+            assert current().row is row and current().exact
+        thread = threading.Thread(target=lambda: seen.append(current().row))
         thread.start()
         thread.join()
-    assert seen == [None] and current() is None
-    with pytest.raises(ValueError), running(row):
+        assert current().row is row and not current().exact
+    assert seen == [None] and current().row is None
+    with pytest.raises(ValueError), running(row=row):
         raise ValueError
-    assert current() is None
+    assert current().row is None

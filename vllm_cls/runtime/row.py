@@ -5,10 +5,8 @@ It is kept beside the model, local to the thread: some models do not pass such a
 
 from __future__ import annotations
 
-import threading
 from array import array
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -201,25 +199,6 @@ class PackedRow:
             offset = span.offset + place - span.queries.start
             made.append(SequenceSpan(slice(index, index + 1), span.keys, offset, span.past))
         return made
-
-
-_local = threading.local()
-
-
-@contextmanager
-def running(row: PackedRow) -> Iterator[PackedRow]:
-    """Within it, this thread's forwards see this row."""
-    _local.row = row
-    try:
-        yield row
-    finally:
-        del _local.row
-
-
-def current() -> PackedRow | None:
-    """The row that this thread runs, or None."""
-    row: PackedRow | None = getattr(_local, "row", None)
-    return row
 
 
 def spans_of(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,11 +18,10 @@ from .attention import packed_attention
 from .attention.positions import restart_positions
 from .attention.rope import RopeRule, reset_grown_frequencies, rope_rule
 from .batch import Batch, ForwardItem, PooledRowLayout, packed_batch, padded_batch, to_device
+from .context import AdapterRows, ForwardContext, running
 from .counters import Counters
-from .layers.lora import adapted
-from .layers.quantization import products
 from .native import attention as native
-from .row import PackedRow, running, spans_of
+from .row import PackedRow, spans_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -158,13 +157,13 @@ class Runner:
             places = pooled_places(self.pool, batch.layout.starts, batch.layout.lengths) if pooled_only else None
             if places is not None:
                 row.pooled, row.places = to_device(places, self.device), places.tolist()
-            with running(row), _as_asked(works):
+            with _around(works, row):
                 output = self._forward(self.backbone, batch)
             self._suits_c |= row.suits_c
             self.counters.add(num_pruned_tokens=row.num_pruned)
         else:
             row, batch = None, self._padded(works)
-            with _as_asked(works):
+            with _around(works):
                 output = self._forward(self.backbone, batch)
         hidden = output[0]
         return hidden.reshape(-1, hidden.shape[-1]), batch.layout, row
@@ -176,7 +175,8 @@ class Runner:
         spans = spans_of([len(each) for each in works], [each.past for each in works], [each.keep for each in works])
         nothing = torch.empty(0, dtype=torch.long, device=self.device) if self.mode.pruned else None
         self._use_attention(packed_attention.NAME)
-        with running(PackedRow(spans, nothing, kernel=self.kernel, positions=batch.positions)) as row, _as_asked(works):
+        row = PackedRow(spans, nothing, kernel=self.kernel, positions=batch.positions)
+        with _around(works, row):
             self._forward(self.backbone, batch)
         self.counters.add(num_pruned_tokens=row.num_pruned)
 
@@ -207,7 +207,7 @@ class Runner:
         if self.mode.whole or self.head is None:
             batch = self._padded(works)
             batch.inputs.pop("decoder_input_ids", None)  # its own forward makes them
-            with _as_asked(works):
+            with _around(works):
                 logits: torch.Tensor = self._forward(adapter.model if adapter else self.model, batch).logits.float()
             if self.pool is every_token:
                 return every_token(logits.flatten(0, 1), batch.layout.starts, batch.layout.lengths)
@@ -273,8 +273,8 @@ class Runner:
         return {"use_cache": False} if hasattr(module.config.get_text_config(), "use_cache") else {}
 
 
-@contextmanager
-def _as_asked(works: Sequence[ForwardItem]) -> Iterator[None]:
-    """Within it, this thread's forwards run these works with their adapters and in the numbers that they ask for."""
-    with adapted(works), products(works[0].sequence.exact):
-        yield
+def _around(works: Sequence[ForwardItem], row: PackedRow | None = None) -> AbstractContextManager[ForwardContext]:
+    """What a forward of these runs with: their row, their adapters, and the precision that they ask for."""
+    adapters = [each.sequence.adapter for each in works]
+    rows = AdapterRows(adapters) if any(adapters) else None
+    return running(row=row, adapters=rows, exact=works[0].sequence.exact)

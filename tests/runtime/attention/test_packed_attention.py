@@ -12,8 +12,9 @@ from transformers.masking_utils import (
 )
 
 from vllm_cls.runtime.attention.packed_attention import NotPackable, packed_attention
+from vllm_cls.runtime.context import running
 from vllm_cls.runtime.mask import PackedMask
-from vllm_cls.runtime.row import PackedRow, running, spans_of
+from vllm_cls.runtime.row import PackedRow, spans_of
 
 LENGTHS = [3, 1, 7]
 
@@ -31,7 +32,7 @@ def test_it_equals_each_sequence_alone(kind: str) -> None:
         "window": sliding_window_causal_mask_function(3),
     }[kind]
     query, key, value = random_qkv()
-    with running(PackedRow(spans_of(LENGTHS))):
+    with running(row=PackedRow(spans_of(LENGTHS))):
         output, _ = packed_attention(torch.nn.Module(), query, key, value, PackedMask(function), scaling=0.3)
     start = 0
     for length in LENGTHS:
@@ -52,7 +53,7 @@ def test_it_equals_each_sequence_alone(kind: str) -> None:
 
 def test_soft_cap() -> None:
     query, key, value = random_qkv(kv_heads=4)
-    with running(PackedRow(spans_of(LENGTHS))):
+    with running(row=PackedRow(spans_of(LENGTHS))):
         output, _ = packed_attention(
             torch.nn.Module(), query, key, value, PackedMask(causal_mask_function), scaling=1.0, softcap=2.0
         )
@@ -72,7 +73,7 @@ def test_sinks_are_a_key_without_a_value_in_each_sequence(causal: bool) -> None:
     query, key, value = random_qkv()
     sinks = torch.tensor([0.5, -1.0, 2.0, 0.0][: query.shape[1]])
     mask = PackedMask.causal_() if causal else PackedMask(None)
-    with running(PackedRow(spans_of(LENGTHS))):
+    with running(row=PackedRow(spans_of(LENGTHS))):
         output, _ = packed_attention(torch.nn.Module(), query, key, value, mask, scaling=1.0, s_aux=sinks)
     groups, start = query.shape[1] // key.shape[1], 0
     for length in LENGTHS:
@@ -88,9 +89,9 @@ def test_sinks_are_a_key_without_a_value_in_each_sequence(causal: bool) -> None:
 @pytest.mark.parametrize("extra", ["position_bias", "cache"])
 def test_what_it_cannot_do_is_refused(extra: str) -> None:
     query, key, value = random_qkv()
-    with running(PackedRow(spans_of(LENGTHS))), pytest.raises(NotPackable, match=extra):
+    with running(row=PackedRow(spans_of(LENGTHS))), pytest.raises(NotPackable, match=extra):
         packed_attention(torch.nn.Module(), query, key, value, None, **{extra: object()})
-    with running(PackedRow(spans_of(LENGTHS))), pytest.raises(NotPackable, match="mask"):
+    with running(row=PackedRow(spans_of(LENGTHS))), pytest.raises(NotPackable, match="mask"):
         packed_attention(torch.nn.Module(), query, key, value, torch.zeros(1))  # type: ignore[arg-type]
-    with running(PackedRow(spans_of([2]))), pytest.raises(NotPackable, match="reshapes"):
+    with running(row=PackedRow(spans_of([2]))), pytest.raises(NotPackable, match="reshapes"):
         packed_attention(torch.nn.Module(), query, key, value, None)

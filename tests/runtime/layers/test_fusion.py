@@ -17,9 +17,10 @@ from torch.nn import functional as F
 
 from tests.models import tiny
 from vllm_cls import LLM
+from vllm_cls.runtime.context import running
 from vllm_cls.runtime.layers import fusion
 from vllm_cls.runtime.layers.fusion import Product, fuse, tanh_gelu, unfuse
-from vllm_cls.runtime.row import PackedRow, running, spans_of
+from vllm_cls.runtime.row import PackedRow, spans_of
 
 
 class Block(nn.Module):
@@ -105,13 +106,13 @@ def test_the_last_layer_computes_no_queries_for_keys_and_values() -> None:
     expected = block(x)
     block, calls = fused(block)
     row = PackedRow(spans_of([5]), torch.tensor([0]), [0], in_last_layer=True)
-    with running(row):
+    with running(row=row):
         first, *rest = block(x)
     assert close(rest, expected[1:])
     assert first.shape == expected[0].shape
     assert calls == [5 + 4]
     row.last_keys = (x, x)
-    with running(row):
+    with running(row=row):
         assert close(block(x), expected)
 
 

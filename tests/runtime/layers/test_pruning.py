@@ -15,8 +15,9 @@ from torch import nn
 
 from tests.models import tiny
 from vllm_cls import LLM, load_classifier
+from vllm_cls.runtime.context import running
 from vllm_cls.runtime.layers.pruning import _cut, prune_last_layer
-from vllm_cls.runtime.row import PackedRow, running, spans_of
+from vllm_cls.runtime.row import PackedRow, spans_of
 
 PROMPTS = [[20 + i for i in range(n)] for n in (5, 1, 17, 9)]
 TOKENS = sum(map(len, PROMPTS))
@@ -152,7 +153,7 @@ def test_without_a_row_the_layer_is_as_it_was() -> None:
     expected = layer(x)
     prune_last_layer([layer])
     assert torch.equal(layer(x), expected)
-    with running(PackedRow(spans_of([3]))):
+    with running(row=PackedRow(spans_of([3]))):
         assert torch.equal(layer(x), expected)
 
 

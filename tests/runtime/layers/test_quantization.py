@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from tests.models import tiny
 from vllm_cls import LLM
 from vllm_cls.errors import ConfigError
+from vllm_cls.runtime.context import running
 from vllm_cls.runtime.layers import quantization
 from vllm_cls.runtime.layers.quantization import Int8Linear, quantize_int8, watch_inputs
 from vllm_cls.runtime.native import compiler
@@ -219,7 +220,7 @@ def test_a_gelu_that_follows(wide_bert: str) -> None:
             nn.functional.linear(x, layer.intermediate.dense.weight, layer.intermediate.dense.bias)
         )
         assert 0 < float((found - expected).norm() / expected.norm()) < 0.03
-        with quantization.products(exact=True):
+        with running(exact=True):
             torch.testing.assert_close(layer.intermediate(x), expected)
     assert "forward" not in vars(layers[-1].intermediate.intermediate_act_fn)
 

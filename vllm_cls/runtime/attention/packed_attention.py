@@ -14,8 +14,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import bidirectional_mask_function, causal_mask_function
 
 from ...errors import ModelError
+from ..context import current
 from ..mask import PackedMask
-from ..row import PackedRow, SequenceSpan, StopAfterKeyValues, current
+from ..row import PackedRow, SequenceSpan, StopAfterKeyValues
 from . import kernels
 
 NAME = "vcls_packed"
@@ -52,7 +53,7 @@ def packed_attention(
         ModelError: the model is called by somebody else than its runner.
         KeysReady: the last layer's keys and values are there, and only pooled positions are wanted of it.
     """
-    row = current()
+    row = current().row
     if row is None:
         raise ModelError(
             "this model runs packed rows for an LLM. To call it yourself, first call its "

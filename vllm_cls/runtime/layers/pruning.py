@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 from ..attention.packed_attention import NotPackable
-from ..row import PackedRow, StopAfterKeyValues, current
+from ..context import current
+from ..row import PackedRow, StopAfterKeyValues
 
 Cuts = dict[tuple[int | str, ...], bool]
 
@@ -31,7 +32,7 @@ def prune_last_layer(layers: Sequence[nn.Module]) -> None:
 
 
 def _forward(whole: Any, cuts: Cuts, *args: Any, **kwargs: Any) -> Any:
-    row = current()
+    row = current().row
     if row is None or row.pooled is None:
         return whole(*args, **kwargs)
     return _pruned(whole, cuts, row, args, kwargs)

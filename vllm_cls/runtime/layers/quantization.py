@@ -19,7 +19,6 @@ Three things keep the results near those of float32:
 from __future__ import annotations
 
 import functools
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ...errors import ConfigError
+from ..context import current
 from ..native.int8 import ZERO, kernels, rotated, rotated_block
 from .fusion import linears, weight_of
 from .prepacking import gelus, same
@@ -40,18 +40,6 @@ _SCALES = {_ANY_PAIR: (1.0,), _EXACT_PAIR: (1.0, 1.25, 1.5, 2.0)}
 _CHUNK = 256  # rows of a weight that are looked at together, which stay in the cache
 
 Skip = Callable[[str, nn.Module], bool]
-
-_local = threading.local()
-
-
-@contextmanager
-def products(exact: bool) -> Iterator[None]:
-    """Within it, this thread's forwards run layers that were swapped in float32 (`exact`) or in int8."""
-    before, _local.exact = getattr(_local, "exact", False), exact
-    try:
-        yield
-    finally:
-        _local.exact = before
 
 
 class Int8Linear:
@@ -86,7 +74,7 @@ class Int8Linear:
         return self  # nothing of it changes, and packed weights cannot be copied
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        if getattr(_local, "exact", False):
+        if current().exact:
             y = F.linear(x, *self._exact)
             return F.gelu(y) if self._gelu else y
         run = kernels()

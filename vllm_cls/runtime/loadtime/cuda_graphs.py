@@ -16,7 +16,8 @@ import torch
 
 from ...pooler.methods import last_pool, pooled_places
 from ..batch import ForwardItem, to_device
-from ..row import PackedRow, VarlenLayout, running, spans_of
+from ..context import running
+from ..row import PackedRow, VarlenLayout, spans_of
 from .equivalence import FAILURES, check_sequences, relative_error, tolerance
 
 if TYPE_CHECKING:
@@ -225,6 +226,6 @@ class _Inputs:
 
 def run(runner: Runner, inputs: dict[str, torch.Tensor], row: PackedRow, places: torch.Tensor) -> torch.Tensor:
     """One forward over static inputs: pooled states `(num_sequences, hidden)`, float32."""
-    with running(row):
+    with running(row=row):
         hidden: torch.Tensor = runner.backbone(**inputs, **runner.options(runner.backbone))[0]
     return hidden.reshape(-1, hidden.shape[-1]).index_select(0, places).float()
