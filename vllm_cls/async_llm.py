@@ -314,11 +314,11 @@ class AsyncLLM:
         cache_salt: str | None = None,
         max_tokens: int | None = None,
     ) -> list[Any]:
-        served = self.llm._open
+        loaded = self.llm._open
         deadline = time.monotonic() + (timeout if timeout is not None else float("inf"))
 
         def work() -> Awaitable[list[Any]]:
-            return self._run_through(lambda: tasks.salted(build(served), cache_salt), request_id, deadline, max_tokens)
+            return self._run_through(lambda: tasks.salted(build(loaded), cache_salt), request_id, deadline, max_tokens)
 
         return await self._in_flight(work, timeout)
 

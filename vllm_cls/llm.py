@@ -9,12 +9,11 @@ from typing import Any
 from .calls import scoring, tasks
 from .calls.arguments import check_engine_args
 from .calls.scoring import RankedDocument, ScoreOptions
-from .calls.streaming import answered
-from .calls.tasks import PoolingTask
+from .calls.streaming import stream_outputs
 from .config import ModelConfig, PoolerConfig, RuntimeConfig
 from .errors import ConfigError
 from .inputs.prompts import is_single
-from .inputs.tokenization import PromptProcessor, Tokenized, Truncation
+from .inputs.tokenization import PromptProcessor
 from .model.model_handle import OpenModel
 from .outputs import (
     ClassificationRequestOutput,
@@ -88,7 +87,7 @@ class LLM(OpenModel):
         max_lora_rank: int | None = None,
         **engine_args: Any,
     ) -> None:
-        from .model.loaded_model import serve
+        from .model.opening import load_model
 
         if runner not in ("auto", "pooling"):
             raise ConfigError(f"runner={runner!r} is unknown; this package classifies, use 'auto' or 'pooling'.")
@@ -122,7 +121,7 @@ class LLM(OpenModel):
             max(max_loras, 1) if enable_lora else 0,
             max_lora_rank,
         )
-        super().__init__(serve(options, runtime))
+        super().__init__(load_model(options, runtime))
         self._numbers = itertools.count()
 
     # -- what it does -------------------------------------------------------------------------------
@@ -155,7 +154,7 @@ class LLM(OpenModel):
             lora_request=lora_request,
             tokenization_kwargs=tokenization_kwargs,
         )
-        return call.answered(self._next_id)
+        return call.run(self._next_id)
 
     def classify_iter(
         self,
@@ -176,9 +175,8 @@ class LLM(OpenModel):
             One output a prompt; a bad prompt has its reason in `error` and affects no other.
         """
         params = PoolingParams(use_activation=use_activation, head_name=head_name)
-        self._open.head_of(params)  # an unknown one is refused before anything runs
-        truncation = Truncation(-1 if truncate else None, truncation_side)
-        return self._stream(prompts, tasks.CLASSIFY, params, truncation, ClassificationRequestOutput)
+        call = tasks.repeated(self._open, tasks.classes(), params, truncate=truncate, truncation_side=truncation_side)
+        return stream_outputs(call, prompts, self._next_id, ClassificationRequestOutput)
 
     def token_classify(
         self,
@@ -209,7 +207,7 @@ class LLM(OpenModel):
             lora_request=lora_request,
             tokenization_kwargs=tokenization_kwargs,
         )
-        return call.answered(self._next_id)
+        return call.run(self._next_id)
 
     def token_classify_iter(
         self,
@@ -222,8 +220,8 @@ class LLM(OpenModel):
     ) -> Iterator[TokenClassificationRequestOutput]:
         """The spans of a stream of texts; as `classify_iter`."""
         kind = tasks.spans(self._open, aggregation_strategy, ignore_labels)
-        truncation = Truncation(-1 if truncate else None, truncation_side)
-        return self._stream(prompts, kind, PoolingParams(), truncation, TokenClassificationRequestOutput)
+        call = tasks.repeated(self._open, kind, PoolingParams(), truncate=truncate, truncation_side=truncation_side)
+        return stream_outputs(call, prompts, self._next_id, TokenClassificationRequestOutput)
 
     def encode(
         self,
@@ -251,13 +249,13 @@ class LLM(OpenModel):
             lora_request=lora_request,
             tokenization_kwargs=tokenization_kwargs,
         )
-        return call.answered(self._next_id)
+        return call.run(self._next_id)
 
     def embed(
         self, prompts: Any, *, use_tqdm: bool | Callable[..., Any] = True, **options: Any
     ) -> list[EmbeddingRequestOutput]:
         """`encode(pooling_task="embed")` as lists of numbers, in `outputs.embedding`; options as for `classify`."""
-        return tasks.embed(self._open, prompts, **options).answered(self._next_id)
+        return tasks.embed(self._open, prompts, **options).run(self._next_id)
 
     def score(
         self,
@@ -297,7 +295,7 @@ class LLM(OpenModel):
             lora_request=lora_request,
             tokenization_kwargs=tokenization_kwargs,
         )
-        return call.answered(self._next_id)
+        return call.run(self._next_id)
 
     def score_processor(self, options: ScoreOptions, num_labels: Iterable[int] = ()) -> PromptProcessor:
         """What makes token ids of pairs that are written so.
@@ -342,7 +340,7 @@ class LLM(OpenModel):
             lora_request=lora_request,
             tokenization_kwargs=tokenization_kwargs,
         )
-        return call.answered(self._next_id)
+        return call.run(self._next_id)
 
     def step_iter(
         self,
@@ -354,32 +352,14 @@ class LLM(OpenModel):
     ) -> Iterator[PoolingRequestOutput]:
         """The rewards of the steps of a stream of texts, `(num_steps, num_labels)` each; as `classify_iter`."""
         params = PoolingParams(use_activation=use_activation)
-        truncation = Truncation(-1 if truncate else None, truncation_side)
-        return self._stream(prompts, tasks.STEPS, params, truncation, PoolingRequestOutput)
+        call = tasks.repeated(self._open, tasks.steps(), params, truncate=truncate, truncation_side=truncation_side)
+        return stream_outputs(call, prompts, self._next_id, PoolingRequestOutput)
 
     def chat(self, messages: Any, **options: Any) -> list[ClassificationRequestOutput]:
         """Classify conversations: one list of messages, or a list of them; options as for `classify`."""
         return self.classify(messages if is_single(messages) else list(messages), **options)
 
     # -- how ----------------------------------------------------------------------------------------
-
-    def _stream(
-        self,
-        prompts: Iterable[Any],
-        kind: PoolingTask[Any],
-        params: PoolingParams,
-        truncation: Truncation,
-        output: type[Any],
-    ) -> Iterator[Any]:
-        """Outputs for a stream of prompts, those without an answer included."""
-
-        def answer(tokenized: Sequence[Tokenized]) -> Sequence[Any]:
-            return kind.answered(self._open, tokenized, [params] * len(tokenized), self._next_id)
-
-        def failed(reason: str) -> Any:
-            return output(self._next_id(), None, [], error=reason)
-
-        return answered(self._open, prompts, truncation, answer, failed)
 
     def _next_id(self) -> str:
         return str(next(self._numbers))

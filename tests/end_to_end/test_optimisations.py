@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from vllm_cls import LLM, PromptError
 from vllm_cls.config import RuntimeConfig
-from vllm_cls.model.loaded_model import make_engine
+from vllm_cls.model.opening import make_engine
 from vllm_cls.runtime.batch import TokenSequence
 from vllm_cls.runtime.engine import Engine, SequenceResult
 from vllm_cls.runtime.layers import fusion

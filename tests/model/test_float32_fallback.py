@@ -42,7 +42,7 @@ def logits(outputs: list[ClassificationRequestOutput]) -> torch.Tensor:
 
 
 def close_calls(llm: LLM) -> Float32Fallback:
-    found = llm._open.close_calls
+    found = llm._open.fallback
     assert found is not None
     return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import PromptError
@@ -15,7 +15,7 @@ from ..outputs import (
     ScoringRequestOutput,
 )
 from ..params import PoolingParams
-from . import scoring
+from . import finishing, scoring
 
 if TYPE_CHECKING:
     from ..inputs.tokenization import Tokenized
@@ -27,16 +27,16 @@ NextId = Callable[[], str]
 
 
 def classified(
-    served: LoadedModel,
+    loaded: LoadedModel,
     tokenized: Sequence[Tokenized],
     results: Sequence[Result],
     params: Sequence[PoolingParams],
     next_id: NextId,
 ) -> list[ClassificationRequestOutput | PromptError]:
     """Probabilities of each prompt."""
-    with served.engine.counters.timed("outputs"):
+    with loaded.engine.counters.timed("outputs"):
         outputs: list[ClassificationRequestOutput | PromptError] = []
-        payloads = served.classified([each.sequence for each in tokenized], results, params)
+        payloads = finishing.finish_classes(loaded, [each.sequence for each in tokenized], results, params)
         for each, result, by_head, asked in zip(tokenized, results, payloads, params, strict=True):
             if isinstance(by_head, PromptError) or isinstance(result, PromptError):
                 outputs.append(by_head)  # type: ignore[arg-type]  # an error that was given back is an error
@@ -44,7 +44,7 @@ def classified(
             outputs.append(
                 ClassificationRequestOutput(
                     next_id(),
-                    by_head[served.head_of(asked).name],
+                    by_head[loaded.head_of(asked).name],
                     list(each.sequence.token_ids),
                     num_cached_tokens=result.num_cached_tokens,
                     truncated=each.truncated,
@@ -55,20 +55,20 @@ def classified(
 
 
 def scored(
-    served: LoadedModel,
+    loaded: LoadedModel,
     tokenized: Sequence[Tokenized],
     results: Sequence[Result],
     params: Sequence[PoolingParams],
     next_id: NextId,
 ) -> list[ScoringRequestOutput | PromptError]:
     """The one probability of each pair."""
-    outputs = classified(served, tokenized, results, params, next_id)
+    outputs = classified(loaded, tokenized, results, params, next_id)
     return [each if isinstance(each, PromptError) else scoring.scored(each) for each in outputs]
 
 
 def encoded(
     task: str,
-    served: LoadedModel,
+    loaded: LoadedModel,
     tokenized: Sequence[Tokenized],
     results: Sequence[Result],
     params: Sequence[PoolingParams],
@@ -76,10 +76,10 @@ def encoded(
 ) -> list[PoolingRequestOutput | PromptError]:
     """A tensor for each prompt; see `LLM.encode`."""
     outputs: list[PoolingRequestOutput | PromptError] = []
-    with served.engine.counters.timed("outputs"):
+    with loaded.engine.counters.timed("outputs"):
         for each, result, asked in zip(tokenized, results, params, strict=True):
             try:
-                data = served.finish(task, result, each.sequence, asked)
+                data = finishing.finish_row(loaded, task, result, each.sequence, asked)
             except PromptError as error:
                 outputs.append(error)
                 continue
@@ -105,7 +105,7 @@ def _offsets(tokenized: Tokenized, num_rows: int) -> list[tuple[int, int] | None
 
 
 def embedded(
-    served: LoadedModel,
+    loaded: LoadedModel,
     tokenized: Sequence[Tokenized],
     results: Sequence[Result],
     params: Sequence[PoolingParams],
@@ -122,11 +122,11 @@ def embedded(
             num_cached_tokens=each.num_cached_tokens,
             truncated=each.truncated,
         )
-        for each in encoded("embed", served, tokenized, results, params, next_id)
+        for each in encoded("embed", loaded, tokenized, results, params, next_id)
     ]
 
 
-def all_good(outputs: Sequence[Output | PromptError]) -> list[Output]:
+def all_good(outputs: Iterable[Output | PromptError]) -> list[Output]:
     """The outputs, or the first error."""
     good = []
     for each in outputs:

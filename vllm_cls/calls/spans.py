@@ -13,6 +13,7 @@ from ..errors import ConfigError, PromptError, nearest
 from ..inputs.tokenization import Tokenized
 from ..outputs import Span, TokenClassificationOutput, TokenClassificationRequestOutput
 from ..params import PoolingParams
+from .finishing import finish_row
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -135,7 +136,7 @@ def _kind(label: str) -> str:
     return label[2:] if label.startswith(("B-", "I-")) else label
 
 
-def span_finder(served: LoadedModel, aggregation: str, ignore_labels: Sequence[str]) -> SpanFinder:
+def span_finder(loaded: LoadedModel, aggregation: str, ignore_labels: Sequence[str]) -> SpanFinder:
     """The finder for a loaded model.
 
     Raises:
@@ -148,13 +149,13 @@ def span_finder(served: LoadedModel, aggregation: str, ignore_labels: Sequence[s
         )
     if isinstance(ignore_labels, str):
         raise ConfigError(f"ignore_labels={ignore_labels!r} is a text; give a list of labels.")
-    config, processor = served.classifier.config, served.processor
-    if served.task != "token_classify":
-        headless = served.classifier.why_headless(served.options.model)
+    config, processor = loaded.classifier.config, loaded.processor
+    if loaded.task != "token_classify":
+        headless = loaded.classifier.why_headless(loaded.options.model)
         raise ConfigError(
             headless or "this model classifies no tokens; convert one with --convert token_classify, or use classify."
         )
-    if config.problem_type == "regression" or served.pooler.config.tok_pooling_type == "STEP":
+    if config.problem_type == "regression" or loaded.pooler.config.tok_pooling_type == "STEP":
         raise ConfigError(
             "this model gives numbers, not labels, for its tokens; use encode(pooling_task='token_classify')."
         )
@@ -167,7 +168,7 @@ def span_finder(served: LoadedModel, aggregation: str, ignore_labels: Sequence[s
 
 def classified_tokens(
     finder: SpanFinder,
-    served: LoadedModel,
+    loaded: LoadedModel,
     tokenized: Sequence[Tokenized],
     answers: Sequence[Result],
     _: Sequence[PoolingParams],
@@ -176,12 +177,12 @@ def classified_tokens(
     """One output for each prompt, or why there is none; of probabilities, whatever else the params ask for."""
     params = PoolingParams(use_activation=False)
     outputs: list[TokenClassificationRequestOutput | PromptError] = []
-    with served.engine.counters.timed("outputs"):
+    with loaded.engine.counters.timed("outputs"):
         for each, answer in zip(tokenized, answers, strict=True):
-            labels = served.config_of(each.sequence.adapter).id2label
+            labels = loaded.config_of(each.sequence.adapter).id2label
             try:
-                logits = served.finish("token_classify", answer, each.sequence, params)
-                probs: Any = served.head_of(params, each.sequence.adapter).probabilities(logits)
+                logits = finish_row(loaded, "token_classify", answer, each.sequence, params)
+                probs: Any = loaded.head_of(params, each.sequence.adapter).probabilities(logits)
                 found = TokenClassificationOutput(finder.spans(each, probs.numpy(), labels))
             except PromptError as error:
                 outputs.append(error)

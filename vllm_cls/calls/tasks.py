@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..errors import ConfigError, PromptError
 from ..inputs.tokenization import PromptProcessor, Tokenized, Truncation
+from ..model.task_checks import check_params, check_task
 from ..outputs import (
     ClassificationRequestOutput,
     EmbeddingRequestOutput,
@@ -48,13 +49,6 @@ class PoolingTask(Generic[Output]):
     task: str
     finish: Finish[Output]
 
-    def answered(
-        self, served: LoadedModel, tokenized: Sequence[Tokenized], params: Sequence[PoolingParams], next_id: NextId
-    ) -> list[Output | PromptError]:
-        """Run prompts at once: an output for each, or why there is none."""
-        results = served.run(self.task, [each.sequence for each in tokenized])
-        return self.finish(served, tokenized, results, params, next_id)
-
 
 @dataclass(frozen=True)
 class TaskCall(Generic[Output]):
@@ -69,7 +63,7 @@ class TaskCall(Generic[Output]):
         cache_salt: of prompts without one of their own.
     """
 
-    served: LoadedModel
+    loaded: LoadedModel
     kind: PoolingTask[Output]
     prompts: Sequence[Any]
     params: Sequence[PoolingParams]
@@ -79,45 +73,80 @@ class TaskCall(Generic[Output]):
     add_special_tokens: bool | None = None
     cache_salt: str | None = None
 
+    def tokenize_each(self, start: int = 0, stop: int | None = None) -> list[Tokenized | PromptError]:
+        """Prompts `start` to `stop` (all) as the model will see them, or why it cannot."""
+        with self.loaded.engine.counters.timed("tokenize"):
+            tokenized = self.processor.tokenize(
+                self.prompts[start:stop], self.truncation, add_special_tokens=self.add_special_tokens
+            )
+        return [
+            each if isinstance(each, PromptError) else each.run_with(adapter, self.cache_salt)
+            for each, adapter in zip(tokenized, self.adapters[start:stop], strict=True)
+        ]
+
     def tokenize(self, start: int = 0, stop: int | None = None) -> list[Tokenized]:
-        """Prompts `start` to `stop` (all) as the model will see them.
+        """As `tokenize_each`.
 
         Raises:
             PromptError: a prompt is bad; it is named by its index.
         """
-        with self.served.engine.counters.timed("tokenize"):
-            tokenized = self.processor.tokenize(
-                self.prompts[start:stop], self.truncation, add_special_tokens=self.add_special_tokens
-            )
         good = []
-        for index, (each, adapter) in enumerate(zip(tokenized, self.adapters[start:stop], strict=True), start):
+        for index, each in enumerate(self.tokenize_each(start, stop), start):
             if isinstance(each, PromptError):
                 raise type(each)(f"prompt {index}: {each}", each.param) if len(self.prompts) > 1 else each
-            good.append(each.run_with(adapter, self.cache_salt))
+            good.append(each)
         return good
 
+    def run_each(self, tokenized: Sequence[Tokenized | PromptError], next_id: NextId) -> Iterator[Output | PromptError]:
+        """Run prompts at once: an output for each, or why there is none."""
+        good = [each for each in tokenized if isinstance(each, Tokenized)]
+        params = [asked for each, asked in zip(tokenized, self.params, strict=True) if isinstance(each, Tokenized)]
+        results = self.loaded.run(self.kind.task, [each.sequence for each in good])
+        outputs = iter(self.kind.finish(self.loaded, good, results, params, next_id))
+        return (next(outputs) if isinstance(each, Tokenized) else each for each in tokenized)
+
     def outputs(self, tokenized: Sequence[Tokenized], results: Sequence[Result], next_id: NextId) -> list[Output]:
-        """What the caller gets.
+        """What the caller gets, of what was run elsewhere.
 
         Raises:
             PromptError: a prompt has no answer; the first of them.
         """
-        return all_good(self.kind.finish(self.served, tokenized, results, self.params, next_id))
+        return all_good(self.kind.finish(self.loaded, tokenized, results, self.params, next_id))
 
-    def answered(self, next_id: NextId) -> list[Output]:
-        """All of it, here and now."""
-        tokenized = self.tokenize()
-        return all_good(self.kind.answered(self.served, tokenized, self.params, next_id))
+    def run(self, next_id: NextId) -> list[Output]:
+        """All of it, here and now.
+
+        Raises:
+            PromptError: a prompt is bad, or has no answer; the first of them.
+        """
+        return all_good(self.run_each(self.tokenize(), next_id))
+
+    def of(self, prompts: Sequence[Any]) -> TaskCall[Output]:
+        """The same asked of other prompts, each with what the first of these has."""
+        count = len(prompts)
+        return dataclasses.replace(
+            self, prompts=prompts, params=[self.params[0]] * count, adapters=[self.adapters[0]] * count
+        )
 
 
-CLASSIFY = PoolingTask("classify", output_processor.classified)
-STEPS = PoolingTask("token_classify", functools.partial(output_processor.encoded, "token_classify"))
+_CLASSIFY = PoolingTask("classify", output_processor.classified)
+_STEPS = PoolingTask("token_classify", functools.partial(output_processor.encoded, "token_classify"))
 _SCORE = PoolingTask("classify", output_processor.scored)
 _EMBED = PoolingTask("embed", output_processor.embedded)
 
 
+def classes() -> PoolingTask[ClassificationRequestOutput]:
+    """The probabilities of texts."""
+    return _CLASSIFY
+
+
+def steps() -> PoolingTask[PoolingRequestOutput]:
+    """The rewards of the steps of texts."""
+    return _STEPS
+
+
 def spans(
-    served: LoadedModel, aggregation_strategy: str, ignore_labels: Sequence[str]
+    loaded: LoadedModel, aggregation_strategy: str, ignore_labels: Sequence[str]
 ) -> PoolingTask[TokenClassificationRequestOutput]:
     """The labelled spans of texts.
 
@@ -126,7 +155,7 @@ def spans(
     """
     from .spans import classified_tokens, span_finder
 
-    finder = span_finder(served, aggregation_strategy, ignore_labels)
+    finder = span_finder(loaded, aggregation_strategy, ignore_labels)
     return PoolingTask("token_classify", functools.partial(classified_tokens, finder))
 
 
@@ -134,18 +163,18 @@ def spans(
 
 
 def classify(
-    served: LoadedModel,
+    loaded: LoadedModel,
     prompts: Any,
     *,
     pooling_params: PoolingParams | Sequence[PoolingParams] | None = None,
     lora_request: Any = None,
     tokenization_kwargs: Mapping[str, Any] | None = None,
 ) -> TaskCall[ClassificationRequestOutput]:
-    return _call(served, CLASSIFY, as_list(prompts), pooling_params, lora_request, tokenization_kwargs)
+    return _call(loaded, _CLASSIFY, as_list(prompts), pooling_params, lora_request, tokenization_kwargs)
 
 
 def token_classify(
-    served: LoadedModel,
+    loaded: LoadedModel,
     prompts: Any,
     *,
     aggregation_strategy: str = "simple",
@@ -153,12 +182,12 @@ def token_classify(
     lora_request: Any = None,
     tokenization_kwargs: Mapping[str, Any] | None = None,
 ) -> TaskCall[TokenClassificationRequestOutput]:
-    kind = spans(served, aggregation_strategy, ignore_labels)
-    return _call(served, kind, as_list(prompts), None, lora_request, tokenization_kwargs)
+    kind = spans(loaded, aggregation_strategy, ignore_labels)
+    return _call(loaded, kind, as_list(prompts), None, lora_request, tokenization_kwargs)
 
 
 def encode(
-    served: LoadedModel,
+    loaded: LoadedModel,
     prompts: Any,
     pooling_params: PoolingParams | Sequence[PoolingParams] | None = None,
     *,
@@ -166,26 +195,26 @@ def encode(
     lora_request: Any = None,
     tokenization_kwargs: Mapping[str, Any] | None = None,
 ) -> TaskCall[PoolingRequestOutput]:
-    task = pooling_task or served.pooler.config.task or (served.task if served.task != "classify" else None)
+    task = pooling_task or loaded.pooler.config.task or (loaded.task if loaded.task != "classify" else None)
     if task not in ("classify", "token_classify", "embed"):
         raise ConfigError(f"pooling_task={task!r}: LLM.encode needs 'classify', 'token_classify' or 'embed'.")
     kind = PoolingTask(task, functools.partial(output_processor.encoded, task))
-    return _call(served, kind, as_list(prompts), pooling_params, lora_request, tokenization_kwargs)
+    return _call(loaded, kind, as_list(prompts), pooling_params, lora_request, tokenization_kwargs)
 
 
 def embed(
-    served: LoadedModel,
+    loaded: LoadedModel,
     prompts: Any,
     *,
     pooling_params: PoolingParams | Sequence[PoolingParams] | None = None,
     lora_request: Any = None,
     tokenization_kwargs: Mapping[str, Any] | None = None,
 ) -> TaskCall[EmbeddingRequestOutput]:
-    return _call(served, _EMBED, as_list(prompts), pooling_params, lora_request, tokenization_kwargs)
+    return _call(loaded, _EMBED, as_list(prompts), pooling_params, lora_request, tokenization_kwargs)
 
 
 def reward(
-    served: LoadedModel,
+    loaded: LoadedModel,
     prompts: Any,
     *,
     pooling_params: PoolingParams | Sequence[PoolingParams] | None = None,
@@ -194,23 +223,23 @@ def reward(
 ) -> TaskCall[PoolingRequestOutput]:
     listed = as_list(prompts)
     params = list(per_prompt(pooling_params, len(listed)))
-    task = "token_classify" if served.judges_steps else served.pooler.config.task or "classify"
+    task = "token_classify" if loaded.judges_steps else loaded.pooler.config.task or "classify"
     if task == "classify":
-        adapters = served.adapters_for(lora_request, len(listed))
-        served.check(task, adapters, "give rewards")
+        adapters = loaded.adapters_for(lora_request, len(listed))
+        check_task(loaded, task, adapters, "give rewards")
         for asked, adapter in zip(params, adapters, strict=True):
-            scoring.check_num_labels(int(served.head_of(asked, adapter).config.num_labels), "reward")
-        if served.pooler.config.use_activation is None:
+            scoring.check_num_labels(int(loaded.head_of(asked, adapter).config.num_labels), "reward")
+        if loaded.pooler.config.use_activation is None:
             params = [
                 PoolingParams(use_activation=bool(each.use_activation), head_name=each.head_name) for each in params
             ]
     return encode(
-        served, listed, params, pooling_task=task, lora_request=lora_request, tokenization_kwargs=tokenization_kwargs
+        loaded, listed, params, pooling_task=task, lora_request=lora_request, tokenization_kwargs=tokenization_kwargs
     )
 
 
 def score(
-    served: LoadedModel,
+    loaded: LoadedModel,
     text_1: str | Sequence[str],
     text_2: str | Sequence[str],
     options: ScoreOptions,
@@ -221,28 +250,45 @@ def score(
 ) -> TaskCall[ScoringRequestOutput]:
     options = options.with_params(pooling_params)
     prompts = [options.prompt(*pair) for pair in scoring.pairs(text_1, text_2)]
-    adapters = served.adapters_for(lora_request, len(prompts))
-    served.check("classify", adapters, "score")
-    heads = [served.head_of(pooling_params or PoolingParams(), each) for each in adapters]
-    processor = score_processor(served, options, {int(each.config.num_labels) for each in heads})
+    adapters = loaded.adapters_for(lora_request, len(prompts))
+    check_task(loaded, "classify", adapters, "score")
+    heads = [loaded.head_of(pooling_params or PoolingParams(), each) for each in adapters]
+    processor = score_processor(loaded, options, {int(each.config.num_labels) for each in heads})
     params = (
         None
         if pooling_params is None
         else PoolingParams(use_activation=pooling_params.use_activation, head_name=pooling_params.head_name)
     )
-    return _call(served, _SCORE, prompts, params, lora_request, tokenization_kwargs, processor)
+    return _call(loaded, _SCORE, prompts, params, lora_request, tokenization_kwargs, processor)
 
 
-def score_processor(served: LoadedModel, options: ScoreOptions, num_labels: Iterable[int] = ()) -> PromptProcessor:
+def score_processor(loaded: LoadedModel, options: ScoreOptions, num_labels: Iterable[int] = ()) -> PromptProcessor:
     if not num_labels:
-        served.check("classify", [None], "score")
-    for count in num_labels or (int(served.classifier.config.num_labels),):
-        scoring.check_num_labels(count, param="head_name" if len(served.heads) > 1 else None)
-    return options.processor(served.score_processor())
+        check_task(loaded, "classify", [None], "score")
+    for count in num_labels or (int(loaded.classifier.config.num_labels),):
+        scoring.check_num_labels(count, param="head_name" if len(loaded.heads) > 1 else None)
+    return options.processor(loaded.score_processor())
+
+
+def repeated(
+    loaded: LoadedModel,
+    kind: PoolingTask[Output],
+    params: PoolingParams,
+    *,
+    truncate: bool,
+    truncation_side: str | None,
+) -> TaskCall[Output]:
+    """A call that is made of window after window of a stream, with `TaskCall.of`.
+
+    Args:
+        truncate: cut prompts that are too long, instead of refusing them.
+    """
+    cut = {"truncate_prompt_tokens": -1 if truncate else None, "truncation_side": truncation_side}
+    return _call(loaded, kind, [""], params, None, cut)
 
 
 def _call(
-    served: LoadedModel,
+    loaded: LoadedModel,
     kind: PoolingTask[Output],
     prompts: Sequence[Any],
     pooling_params: PoolingParams | Sequence[PoolingParams] | None,
@@ -250,14 +296,14 @@ def _call(
     tokenization_kwargs: Mapping[str, Any] | None,
     processor: PromptProcessor | None = None,
 ) -> TaskCall[Output]:
-    adapters = served.adapters_for(lora_request, len(prompts))
-    served.check(kind.task, adapters)
+    adapters = loaded.adapters_for(lora_request, len(prompts))
+    check_task(loaded, kind.task, adapters)
     params = per_prompt(pooling_params, len(prompts))
-    served.check_params(kind.task, params)
+    check_params(loaded, kind.task, params)
     for asked in params:
-        served.head_of(asked)  # an unknown one is refused before anything runs
+        loaded.head_of(asked)  # an unknown one is refused before anything runs
     truncation, special = truncation_of(tokenization_kwargs or {})
-    return TaskCall(served, kind, prompts, params, adapters, processor or served.processor, truncation, special)
+    return TaskCall(loaded, kind, prompts, params, adapters, processor or loaded.processor, truncation, special)
 
 
 def salted(call: TaskCall[Output], cache_salt: str | None) -> TaskCall[Output]:

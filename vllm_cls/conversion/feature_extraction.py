@@ -14,8 +14,8 @@ from ..config import ModelConfig, RuntimeConfig
 from ..errors import ModelError, PromptError
 from ..inputs.tokenization import PromptProcessor, Truncation
 from ..model.form_choice import make_runner
-from ..model.loaded_model import longest_prompt, make_engine
 from ..model.loading import Classifier, load_target, pooling_of
+from ..model.opening import longest_prompt, make_engine
 from ..model.source import ModelSource
 from ..model.weights import load_weights
 from ..runtime.machine.device import choose_device, choose_dtype

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from ..config import labels_of
 from ..errors import ConfigError
 from ..params import LoRARequest, PoolingParams
+from .description import describe
+from .task_checks import check_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -21,17 +23,17 @@ class OpenModel:
     """A loaded model.
 
     Args:
-        served: its parts, put together; None once it is closed.
+        loaded: its parts, put together; None once it is closed.
     """
 
-    def __init__(self, served: LoadedModel) -> None:
-        self._served: LoadedModel | None = served
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._loaded: LoadedModel | None = loaded
 
     @property
     def _open(self) -> LoadedModel:
-        if self._served is None:
+        if self._loaded is None:
             raise ConfigError("this LLM is closed; make a new one.")
-        return self._served
+        return self._loaded
 
     @property
     def model(self) -> PreTrainedModel:
@@ -55,7 +57,7 @@ class OpenModel:
 
     def check(self, task: str) -> None:
         """Raise `ConfigError` unless the model does a task as it is: "classify", "token_classify" or "embed"."""
-        self._open.check(task, [None])
+        check_task(self._open, task, [None])
 
     @property
     def num_labels(self) -> int:
@@ -132,7 +134,7 @@ class OpenModel:
 
     def describe(self) -> dict[str, Any]:
         """What `vcls inspect` prints: architecture, plugin, pooling, labels, how it runs and why."""
-        return self._open.describe()
+        return describe(self._open)
 
     @property
     def counters(self) -> Counters:
@@ -145,11 +147,11 @@ class OpenModel:
 
     def close(self) -> None:
         """Give the model's memory back."""
-        if self._served is not None:
+        if self._loaded is not None:
             from ..runtime.machine.workers import give_back_memory
 
-            self._served.engine.close()
-            self._served = None
+            self._loaded.engine.close()
+            self._loaded = None
             give_back_memory()
 
     def __enter__(self) -> Self:

@@ -1,0 +1,61 @@
+"""What a loaded model is and how it runs, in plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..config import labels_of
+
+if TYPE_CHECKING:
+    from .loaded_model import LoadedModel
+
+
+def describe(loaded: LoadedModel) -> dict[str, Any]:
+    """Plain values for `vcls inspect`."""
+    classifier, mode, source = loaded.classifier, loaded.engine.runner.mode, loaded.classifier.source
+    template = loaded.processor.template
+    return {
+        "model": loaded.options.model,
+        "model_type": source.backbone_config.model_type,
+        "model_class": type(classifier.model).__name__,
+        "task": loaded.task,
+        "format": classifier.architecture.checkpoint_format(classifier.config),
+        "plugin": classifier.architecture.name,
+        "backbone": type(loaded.engine.runner.backbone).__name__,
+        "head": source.settings.get("head_method", "existing") if classifier.has_head else None,
+        "heads": {each["name"]: _describe_head(each) for each in source.settings.get("heads") or ()} or None,
+        "adapter": source.adapter.name if source.adapter is not None else None,
+        "pooling": loaded.pooler.pooling,
+        "embedding": classifier.embedder.description if classifier.embedder is not None else None,
+        "num_labels": int(classifier.config.num_labels),
+        "id2label": labels_of(classifier.config),
+        "problem_type": classifier.config.problem_type,
+        "activation": getattr(loaded.pooler.activation, "__name__", type(loaded.pooler.activation).__name__),
+        "prompt_template": template.source if template else None,
+        "chat_template_prompt": loaded.processor.chat_template_prompt,
+        "score_template": loaded.processor.pairs.name if int(classifier.config.num_labels) == 1 else None,
+        "execution": "whole forward, " + mode.form if mode.whole else mode.form,
+        "why_not_packed": mode.reason or None,
+        "packed_up_to": mode.checked_up_to,
+        "prefix_sharing": loaded.engine.prefix_cache.max_bytes > 0,
+        "pruned_last_layer": mode.pruned,
+        "attention_kernel": loaded.engine.runner.attention_kernel,
+        "cuda_graphs": loaded.engine.runner.graphs is not None,
+        "quantization": loaded.options.quantization,
+        "close_call_reach": [round(each.reach, 4) for each in loaded.fallback.boundaries()]
+        if loaded.fallback and classifier.has_head
+        else None,
+        "num_threads": loaded.engine.num_threads or None,
+        "max_model_len": loaded.processor.max_model_len,
+        "max_num_batched_tokens": loaded.engine.max_num_batched_tokens,
+        "parameters": sum(p.numel() for p in classifier.model.parameters()),
+        "bytes": sum(p.numel() * p.element_size() for p in classifier.model.parameters()),
+        "dtype": str(loaded.engine.runner.backbone.dtype).removeprefix("torch."),
+        "device": str(loaded.engine.runner.device),
+    }
+
+
+def _describe_head(head: Mapping[str, Any]) -> dict[str, Any]:
+    """What `vcls inspect` says of one of several heads."""
+    return {"head": head["method"], "labels": head["labels"], "problem_type": head["problem_type"]}

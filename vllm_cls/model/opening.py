@@ -1,0 +1,174 @@
+"""A model is opened: loaded, made fast, and its parts put together."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import torch
+
+from ..config import ModelConfig, PoolerConfig, RuntimeConfig
+from ..errors import ConfigError
+from ..pooler.activations import activation_for
+from ..pooler.pooler import Pooler
+from ..registry import registry
+from ..runtime.cuda.fp8 import check_fp8
+from ..runtime.engine import Engine
+from ..runtime.layers.lora import let_adapt
+from ..runtime.loadtime import optimize
+from ..runtime.loadtime.cuda_graphs import Graphs
+from ..runtime.loadtime.memory_profile import plan_memory
+from ..runtime.machine.device import choose_device, choose_dtype, default_batched_tokens, default_prefix_cache_bytes
+from ..runtime.machine.workers import bound_kernel_caches
+from ..runtime.native import attention as native_attention
+from ..runtime.runner import Runner
+from . import loading
+from .float32_fallback import Float32Fallback
+from .form_choice import dummy_works, make_runner
+from .loaded_model import LoadedModel
+from .lora_adapters import Adapters, backbone_layers
+from .output_heads import RunningHead, running_heads
+from .prompt_processor import max_model_len, prompt_processor
+
+_WATCHED_PROMPTS, _WATCHED_TOKENS = 8, 64  # random ones, which quantization watches
+# Those that run in int8 and in float32: so many of each length.
+_COMPARED_PROMPTS, _COMPARED_TOKENS = 12, (8, 16, 32)
+
+
+def load_model(options: ModelConfig, runtime: RuntimeConfig) -> LoadedModel:
+    """Load a model and put its parts together.
+
+    Raises:
+        ModelError: the model cannot be loaded, or has no head.
+        ConfigError: an option does not fit it.
+    """
+    device = choose_device(options.device)
+    if device.type == "cpu":
+        bound_kernel_caches()
+        native_attention.prepare()
+        if runtime.cuda_graphs:
+            raise ConfigError("cuda_graphs=True needs a GPU, and this model is to run on a CPU; leave it out.")
+    # int8 starts from float32, whatever else this processor is good at.
+    exact = options.quantization == "int8" and options.dtype == "auto" and device.type == "cpu"
+    dtype = torch.float32 if exact else choose_dtype(options.dtype, device)
+    if options.quantization == "fp8":
+        check_fp8(device, dtype)
+    if options.quantization == "int8":
+        optimize.check_int8(device, dtype)
+    classifier = loading.load(options, dtype=dtype, device=device, adapters_have_heads=runtime.max_loras > 0)
+    if runtime.max_loras:  # before anything is made faster, which has to see that it is there
+        let_adapt(backbone_layers(classifier.model))
+    config = classifier.config
+    stored = PoolerConfig.parse(classifier.source.settings.get("pooler_config"))
+    pooler_config = options.pooler_config.over(stored)
+    embedder = classifier.embedder
+    if embedder is not None:
+        pooler_config = pooler_config.over(PoolerConfig(use_activation=embedder.normalizes))
+    pooling = pooler_config.seq_pooling_type or classifier.pooling
+    if embedder is not None and embedder.stages and pooling.count("+") != embedder.pooling.count("+"):
+        raise ConfigError(
+            f"pooling_type={pooling!r}: the folder's Dense module reads {embedder.pooling}; leave it out."
+        )
+    if pooler_config.tok_pooling_type != "STEP" and (
+        pooler_config.step_tag_id is not None or pooler_config.returned_token_ids is not None
+    ):
+        raise ConfigError("pooler_config: step_tag_id and returned_token_ids need tok_pooling_type='STEP'.")
+    if pooling != classifier.pooling == "ALL":
+        raise ConfigError(f"pooling_type={pooling!r}: a token classifier reads every token's state; leave it out.")
+    pooler = Pooler(pooling, activation_for(config, registry().collect("vcls_activations")), pooler_config)
+    longest = max_model_len(options, classifier.source)
+    runner = make_runner(classifier, pooling, longest, options.quantization)
+    layers = classifier.architecture.layers(runner.backbone)
+    optimize.quantize(
+        runner, options.quantization, layers, dummy_works(runner, [min(_WATCHED_TOKENS, longest)] * _WATCHED_PROMPTS)
+    )
+    engine = make_engine(runner, runtime, longest)
+    adapters = None
+    heads = running_heads(classifier.model, pooler)
+    if runtime.max_loras and (runner.scorer is not None or heads[0].name is not None):
+        raise ConfigError(
+            "enable_lora: heads with names and of label texts take no adapters at run time; merge the adapter first."
+        )
+    if runtime.max_loras:
+        adapters = Adapters(
+            classifier,
+            runner,
+            pooler,
+            max_loras=runtime.max_loras,
+            max_lora_rank=runtime.max_lora_rank,
+            allow_pickle=options.allow_pickle,
+        )
+    prompts = longest_prompt(runner, longest)
+    processor = prompt_processor(
+        options, classifier.source, prompts, num_labels=int(config.num_labels), skipped_pad=runner.skipped_pad
+    )
+    if embedder is not None and options.use_template:
+        processor = dataclasses.replace(processor, prefix=embedder.prompt)
+    fallback = None
+    if options.quantization == "int8" and classifier.task == "classify":
+        fallback = _float32_fallback(engine, heads, pooler, prompts, classifier.has_head)
+    return LoadedModel(options, classifier, processor, engine, pooler, heads, adapters, fallback)
+
+
+def _float32_fallback(
+    engine: Engine, heads: Sequence[RunningHead], pooler: Pooler, longest: int, measure: bool
+) -> Float32Fallback:
+    """Finds what int8 leaves open, by what it changes of random prompts.
+
+    Args:
+        longest: prompt, in tokens.
+        measure: now; where only adapters have heads, each does later.
+    """
+    lengths = [min(length, longest) for length in _COMPARED_TOKENS] * _COMPARED_PROMPTS
+    prompts = [work.sequence for work in dummy_works(engine.runner, lengths)]
+    made = Float32Fallback(engine, heads, pooler, prompts)
+    if measure:
+        made.boundaries()
+        engine.prefix_cache.clear()
+        engine.counters.clear()
+    return made
+
+
+def longest_prompt(runner: Runner, longest: int) -> int:
+    """Tokens of the longest prompt, behind which the labels' texts have room.
+
+    Raises:
+        ConfigError: there is no room for a prompt.
+    """
+    behind = len(runner.scorer.beginnings[-1]) if runner.scorer is not None else 0
+    if behind >= longest:
+        raise ConfigError(f"the labels' texts take {behind + 1} tokens, and the model no more than {longest}.")
+    return longest - behind
+
+
+def make_engine(runner: Runner, runtime: RuntimeConfig, longest: int) -> Engine:
+    """The engine of a runner, with the device's defaults where `runtime` names none, as far as memory allows.
+
+    Args:
+        longest: the model's longest sequence, in tokens.
+    """
+    cache = runtime.prefix_cache_bytes
+    if cache is None:
+        cache = default_prefix_cache_bytes(runner.device)
+    cache = cache if runtime.enable_prefix_caching else 0
+    num_tokens = runtime.max_num_batched_tokens or default_batched_tokens(runner.backbone)
+    if runner.device.type == "cuda":
+        planned = plan_memory(
+            runner,
+            functools.partial(dummy_works, runner),
+            num_tokens=num_tokens,
+            num_sequences=runtime.max_num_seqs,
+            longest=longest,
+            prefix_cache_bytes=cache if runner.shares else 0,
+        )
+        num_tokens, cache = planned.max_num_batched_tokens, planned.prefix_cache_bytes
+        runner.graphs = Graphs.on_cuda(runner) if runtime.cuda_graphs else None
+        runner.counters.clear()
+    return Engine(
+        runner,
+        max_num_batched_tokens=num_tokens,
+        max_num_seqs=runtime.max_num_seqs,
+        num_threads=runtime.num_threads,
+        prefix_cache_bytes=cache,
+    )
