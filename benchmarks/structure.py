@@ -1,7 +1,6 @@
 """How the package is built, in numbers: rooms, layers, imports between them, circles, the longest file.
 
-    make lint                        # import-linter's graph needs an installed wheel; it leaves one in .lint/site
-    python -m benchmarks.structure [SITE]
+    python -m benchmarks.structure [ROOT]     # ROOT: of another checkout, to compare two
 
 A room is a folder or a file at the top of `vllm_cls`. A layer is a set of rooms of which none imports another, above all
 that they import. Inside a folder its files and folders are taken for rooms in the same way, when circles are looked for.
@@ -11,25 +10,27 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-SITE = ROOT / ".lint" / "site"
 PACKAGE = "vllm_cls"
+MAPPED = ("adapters", "plugins", "cli")
+"""Folders beside the package that are installed inside it."""
 
 Graph = Mapping[str, set[str]]
 
 
-def structure(site: Path = SITE) -> dict[str, Any]:
-    """The numbers of the package that is installed in a folder."""
-    modules = imports_of_modules(site)
+def structure(root: Path = ROOT) -> dict[str, Any]:
+    """The numbers of the package in a checkout."""
+    modules = imports_of_modules(root)
     rooms = inside(modules, PACKAGE)
     packages = {module.rpartition(".")[0] for module in modules if "." in module}
-    files = [(len(path.read_text(encoding="utf-8").splitlines()), path) for path in (site / PACKAGE).rglob("*.py")]
-    longest, path = max(files)
+    paths = [path for folder in (PACKAGE, *MAPPED) for path in (root / folder).rglob("*.py")]
+    longest, path = max((len(path.read_text(encoding="utf-8").splitlines()), path) for path in paths)
     return {
         "modules": len(modules),
         "rooms": len(rooms),
@@ -37,20 +38,34 @@ def structure(site: Path = SITE) -> dict[str, Any]:
         "imports_between_rooms": sum(len(found) for found in rooms.values()),
         "circles": [each for package in sorted(packages) for each in circles(inside(modules, package))],
         "circles_of_modules": circles(modules),
-        "longest_file": f"{path.relative_to(site)}: {longest} lines",
+        "longest_file": f"{path.relative_to(root)}: {longest} lines",
     }
 
 
-def imports_of_modules(site: Path = SITE) -> Graph:
-    """Each module and those that it imports, at any time or for its annotations alone."""
+def imports_of_modules(root: Path = ROOT) -> Graph:
+    """Each module and those that it imports, at any time or for its annotations alone.
+
+    grimp finds the package on `sys.path`, so nothing may have imported it before.
+    """
     import grimp
 
-    sys.path.insert(0, str(site))
-    try:
-        graph = grimp.build_graph(PACKAGE, exclude_type_checking_imports=False, cache_dir=None)
-    finally:
-        sys.path.remove(str(site))
+    assert PACKAGE not in sys.modules
+    with tempfile.TemporaryDirectory() as site:
+        lay_out(root, Path(site))
+        sys.path.insert(0, site)
+        try:
+            graph = grimp.build_graph(PACKAGE, exclude_type_checking_imports=False, cache_dir=None)
+        finally:
+            sys.path.remove(site)
     return {module: set(graph.find_modules_directly_imported_by(module)) for module in graph.modules}
+
+
+def lay_out(root: Path, site: Path) -> None:
+    """Links to the files of a checkout, laid out as the package is installed."""
+    package = site / PACKAGE
+    package.mkdir()
+    for path in [*(root / PACKAGE).iterdir(), *(root / folder for folder in MAPPED)]:
+        (package / path.name).symlink_to(path.resolve())
 
 
 def inside(modules: Graph, package: str) -> Graph:
@@ -105,4 +120,4 @@ def num_layers(graph: Graph) -> int:
 
 
 if __name__ == "__main__":
-    print(json.dumps(structure(Path(sys.argv[1]) if len(sys.argv) > 1 else SITE), indent=1))
+    print(json.dumps(structure(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT), indent=1))
