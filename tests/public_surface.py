@@ -89,7 +89,7 @@ def commands() -> Surface:
     """The arguments and options of our commands."""
     entries = importlib.metadata.entry_points(group="vllm_cls.commands")
     ours = {each.name: each.load() for each in entries if each.dist is not None and each.dist.name == "vllm-cls"}
-    found = {"vcls": options(vcls)}
+    found = {"vcls": [*options(vcls), "/".join(vcls.context_settings["help_option_names"])]}
     for name, each in sorted(ours.items()):
         found |= command(f"vcls {name}", each)
     return found
@@ -103,8 +103,10 @@ def command(path: str, what: click.Command) -> Surface:
 
 
 def options(what: click.Command) -> list[str]:
+    """Without --help: click makes it once, by the settings of the first context that a process has."""
     with click.Context(what) as context:
-        return [option(each, context) for each in what.get_params(context)]
+        own = [each for each in what.get_params(context) if each is not what.get_help_option(context)]
+        return [option(each, context) for each in own]
 
 
 def option(param: click.Parameter, context: click.Context) -> str:
