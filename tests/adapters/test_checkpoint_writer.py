@@ -82,7 +82,8 @@ def test_a_large_file_is_split_even_if_nothing_else_changes(tmp_path: Path) -> N
 
 def test_a_tensor_larger_than_a_shard_is_alone(qwen: Path) -> None:
     vcls_write_checkpoint(qwen_plan(qwen, max_shard_size=10))
-    assert all(len(load_file(file)) == 1 for file in (qwen.parent / "out").glob("*.safetensors"))
+    shards = [load_file(file) for file in (qwen.parent / "out").glob("*.safetensors")]
+    assert len(shards) > 10 and {len(tensors) for tensors in shards} == {1}
     assert_opens(qwen.parent / "out", hf.Qwen2ForSequenceClassification, qwen, hf.Qwen2ForCausalLM, SCORE)
 
 

@@ -200,13 +200,13 @@ def test_whose_fault_it_is_and_where_to_report_it(monkeypatch: pytest.MonkeyPatc
     """The innermost code of ours or of a plugin; libraries fail on behalf of their caller."""
     links = {"Project-URL": ["Homepage, https://example.org", "Issues, https://example.org/issues"]}
     monkeypatch.setattr(outcome.importlib.metadata, "metadata", lambda name: Links(links))
-    try:
+    with pytest.raises(ValueError) as raised:
         json.loads("{")
-    except ValueError as error:
-        assert outcome.whose(error) == ("vllm-cls", "https://example.org/issues")
-        monkeypatch.setattr(outcome, "_owners", lambda: {"vllm_cls": "vllm-cls", "tests": "vcls-of-others"})
-        assert outcome.whose(error)[0] == "vcls-of-others"
-        assert "please report it at https://example.org/issues with" in outcome.told(error)
+    error = raised.value
+    assert outcome.whose(error) == ("vllm-cls", "https://example.org/issues")
+    monkeypatch.setattr(outcome, "_owners", lambda: {"vllm_cls": "vllm-cls", "tests": "vcls-of-others"})
+    assert outcome.whose(error)[0] == "vcls-of-others"
+    assert "please report it at https://example.org/issues with" in outcome.told(error)
 
 
 class Links:

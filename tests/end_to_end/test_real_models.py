@@ -79,9 +79,9 @@ def test_smollm2_calibrated_as_the_documentation_says(demo: Path) -> None:
     lines = (ROOT / "docs" / "convert.md").read_text().splitlines()
     table = {line.split("|")[1].strip(): line.split("|")[2:5] for line in lines if line.startswith("|")}
     options = {"head": "tokens", "label_tokens": "negative= negative,positive= positive", "overwrite": True}
-    for name, told in table.items():
-        if name != "as it is" and not name.startswith("`--calibrate"):
-            continue
+    documented = {name: told for name, told in table.items() if name == "as it is" or name.startswith("`--calibrate")}
+    assert len(documented) == 3
+    for name, told in documented.items():
         more = {"calibrate": str(demo / "movies_train.jsonl")} if "--calibrate" in name else {}
         bias = {"bias": False} if "--no-bias" in name else {}
         template = "Review: {text}\nSentiment:"

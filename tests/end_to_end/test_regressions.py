@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -48,28 +49,24 @@ def train_file(folder: Path) -> str:
 def test_threads_do_not_share_truncation(bert: Path) -> None:
     llm = LLM(str(bert))
     expected = llm.classify(["The film was good"] * 2)[0].prompt_token_ids
-    failures: list[Any] = []
     done = threading.Event()
 
     def cut() -> None:
-        for _ in range(150):
-            (output,) = llm.classify("x y " * 100, tokenization_kwargs={"truncate_prompt_tokens": 5})
-            if len(output.prompt_token_ids) > 5 or not output.truncated:
-                failures.append(output)
-        done.set()
+        try:
+            for _ in range(150):
+                (output,) = llm.classify("x y " * 100, tokenization_kwargs={"truncate_prompt_tokens": 5})
+                assert len(output.prompt_token_ids) == 5 and output.truncated
+        finally:
+            done.set()
 
     def whole() -> None:
         while not done.is_set():
             for output in llm.classify(["The film was good"] * 3):
-                if output.prompt_token_ids != expected or output.truncated:
-                    failures.append(output)
+                assert output.prompt_token_ids == expected and not output.truncated
 
-    threads = [threading.Thread(target=cut), threading.Thread(target=whole)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures
+    with ThreadPoolExecutor(2) as pool:
+        for each in [pool.submit(cut), pool.submit(whole)]:
+            each.result()
 
 
 @pytest.mark.parametrize("name", ["modernbert", "bert"])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -96,14 +96,15 @@ def test_what_a_key_reads_does_not_depend_on_the_texts_of_another(chatty: LLM) -
 @pytest.mark.parametrize(("keys", "shared"), [(KEYS, 0), (KEYS[1:] * 2, len(P) + 1)])
 def test_the_same_prompt_at_the_same_time(ask: Ask, chatty: LLM, keys: tuple[str, str], shared: int) -> None:
     """It runs once for each key; for one key, once."""
-    with busy(chatty):
-        threads = [threading.Thread(target=ask, args=(key, [*P, 200])) for key in (KEYS[0], *keys)]
-        for number, thread in enumerate(threads, 1):  # the first one holds the device, the others wait together
-            thread.start()
-            while ask(SCRAPER, path="/load").json() != {"server_load": number}:
-                pass
-    for thread in threads:
-        thread.join(20)
+    with ThreadPoolExecutor(3) as pool:
+        with busy(chatty):
+            asked = []
+            for number, key in enumerate((KEYS[0], *keys), 1):  # the first holds the device, the others wait together
+                asked.append(pool.submit(ask, key, [*P, 200]))
+                while ask(SCRAPER, path="/load").json() != {"server_load": number}:
+                    assert not asked[-1].done(), asked[-1].exception()
+        for each in asked:
+            each.result(20)
     assert saved(ask) == shared
 
 

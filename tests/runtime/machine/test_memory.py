@@ -156,7 +156,9 @@ def test_kept_keys_and_values_are_those_of_the_retry(name: str, folder: str, mon
         for output, other in zip(llm.classify(call), logits, strict=True):
             assert output.outputs.logits == pytest.approx(other, abs=1e-4)
     assert max(step.tried) > step.limit
-    for values in llm._open.engine.prefix_cache._entries.values():
+    kept = list(llm._open.engine.prefix_cache._entries.values())
+    assert kept
+    for values in kept:
         assert len(values.layers) == 3
         assert all(key.shape[2] == values.num_tokens for key, _ in values.layers)
     assert llm.counters.num_shared_tokens > 0
