@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from vllm_cls import LLM, ConfigError, PoolerConfig, PoolingParams, classify_file, convert, load_classifier
+from vllm_cls.jobs.readers import read_rows
+from vllm_cls.jobs.sources import find_sources
 
 from ..models import tiny
 
@@ -105,7 +107,7 @@ def test_a_file_of_texts_gets_the_scores_of_its_steps(tmp_path: Path) -> None:
         config = {"step_tag_id": tag}
         report = classify_file(str(folder), tmp_path / "in.jsonl", tmp_path / out, pooler_config=config, **options)
         assert report.failed == 2 and report.truncated == 1  # one has no step, of the other its step is cut off
-        return [json.loads(line) for line in (tmp_path / out).read_text().splitlines()]
+        return [dict(row.fields) for row in read_rows(find_sources(tmp_path / out))]
 
     rows = run("out.jsonl")
     for text, row in zip(texts, rows, strict=True):
@@ -121,6 +123,11 @@ def test_a_file_of_texts_gets_the_scores_of_its_steps(tmp_path: Path) -> None:
     assert torch.tensor(raw[0]["steps"][0]["logits"]).softmax(-1).tolist() == pytest.approx(
         rows[0]["steps"][0]["probs"], abs=1e-5
     )
+    for name, given, missing in (("probs", rows, "logits"), ("logits", raw, "probs")):
+        table = run(f"{name}.parquet", use_activation=name == "probs")
+        assert [row["steps"] for row in table] == [
+            row["steps"] and [{**step, missing: None} for step in row["steps"]] for row in given
+        ]
     for strange in ({"top_k": 1}, {"aggregation": "first"}, {"label_field": "text"}, {"text_pair_field": "text"}):
         with pytest.raises(ConfigError, match=next(iter(strange))):
             run("none.jsonl", **strange)

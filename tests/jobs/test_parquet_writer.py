@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_cls.jobs import parquet_writer, tables
-from vllm_cls.jobs.parquet_writer import fitted, infer
+from vllm_cls.jobs.parquet_writer import arrow_type, fitted, infer
 from vllm_cls.jobs.readers import read_rows
 from vllm_cls.jobs.sources import find_sources, find_target
 from vllm_cls.jobs.tables import OutputSchema
 from vllm_cls.jobs.writers import open_writer
+from vllm_cls.result_fields import RESULT_FIELDS
 
 from .files import fields_of
 
@@ -31,16 +32,42 @@ RESULTS = {
     "top_k": [{"label": "a", "score": 0.5}],
     "scores": {"a": 0.5, "b": 0.5},
 }
+TYPES = {each.name: each.type for each in RESULT_FIELDS if each.name in RESULTS} | {"value": float}
+OF_PARQUET = {
+    "label": pa.string(),
+    "score": pa.float64(),
+    "probs": pa.list_(pa.float64()),
+    "labels": pa.list_(pa.string()),
+    "logits": pa.list_(pa.float64()),
+    "top_k": pa.list_(pa.struct([("label", pa.string()), ("score", pa.float64())])),
+    "scores": pa.map_(pa.string(), pa.float64()),
+    "spans": pa.list_(
+        pa.struct(
+            [
+                ("label", pa.string()),
+                ("score", pa.float64()),
+                ("start", pa.int64()),
+                ("end", pa.int64()),
+                ("word", pa.string()),
+            ]
+        )
+    ),
+    "steps": pa.list_(
+        pa.struct([("score", pa.float64()), ("probs", pa.list_(pa.float64())), ("logits", pa.list_(pa.float64()))])
+    ),
+    "truncated": pa.bool_(),
+    "error": pa.string(),
+}
 
 
 def write(path: Path, records: Sequence[Mapping[str, Any]], layout: OutputSchema | None = None) -> list[str | None]:
-    with open_writer(find_target(path, []), layout or OutputSchema(None, [])) as writer:
+    with open_writer(find_target(path, []), layout or OutputSchema(None, {})) as writer:
         return [writer.write(record) for record in records]
 
 
 def test_result_columns_have_their_types_even_without_a_row(tmp_path: Path) -> None:
-    write(tmp_path / "a.parquet", [], OutputSchema({"id": "id"}, list(RESULTS)))
-    write(tmp_path / "b.parquet", [RESULTS, dict.fromkeys(RESULTS) | {"error": "x"}], OutputSchema(None, list(RESULTS)))
+    write(tmp_path / "a.parquet", [], OutputSchema({"id": "id"}, TYPES))
+    write(tmp_path / "b.parquet", [RESULTS, dict.fromkeys(RESULTS) | {"error": "x"}], OutputSchema(None, TYPES))
     empty, full = (pq.read_table(tmp_path / name) for name in ("a.parquet", "b.parquet"))
     assert empty.schema.remove(0) == full.schema
     assert full.to_pylist() == [
@@ -49,8 +76,14 @@ def test_result_columns_have_their_types_even_without_a_row(tmp_path: Path) -> N
     ]
 
 
+def test_the_types_of_results_in_parquet() -> None:
+    known = {each.name: arrow_type(each.type) for each in RESULT_FIELDS if each.rows and each.name != "value"}
+    assert known == OF_PARQUET
+    assert (arrow_type(float), arrow_type(list[float])) == (pa.float64(), pa.list_(pa.float64()))  # of "value"
+
+
 def test_values_of_a_regression_with_several_numbers(tmp_path: Path) -> None:
-    write(tmp_path / "a.parquet", [{"value": [1.0, 2.0]}], OutputSchema(None, ["value"], lists=["value"]))
+    write(tmp_path / "a.parquet", [{"value": [1.0, 2.0]}], OutputSchema(None, {"value": list[float]}))
     assert pq.read_table(tmp_path / "a.parquet")["value"].to_pylist() == [[1.0, 2.0]]
 
 
@@ -81,7 +114,7 @@ def test_types_and_values_of_a_parquet_input_are_kept(tmp_path: Path) -> None:
     records = [
         {names[name]: value for name, value in row.fields.items()} | {"score": 1.0} for row in read_rows(sources)
     ]
-    said = write(tmp_path / "out.parquet", records, OutputSchema(names, ["score"], sources))
+    said = write(tmp_path / "out.parquet", records, OutputSchema(names, {"score": float}, sources))
     assert said == [None] * 3
     found = pq.read_table(tmp_path / "out.parquet").select(list(names.values()))
     expected = pq.read_table(tmp_path / "in.parquet").rename_columns(list(names.values()))

@@ -69,11 +69,16 @@ def test_the_ends_of_what_a_threshold_may_be() -> None:
 
 
 @pytest.mark.parametrize(
-    ("problem_type", "labels", "lists"),
-    [("regression", 3, ["value"]), ("regression", 1, []), ("multi_label_classification", 3, []), (None, 3, [])],
+    ("problem_type", "labels", "types"),
+    [
+        ("regression", 3, {"value": list[float]}),
+        ("regression", 1, {"value": float}),
+        ("multi_label_classification", 3, {"labels": list[str], "probs": list[float]}),
+        (None, 3, {"label": str | None, "score": float, "probs": list[float]}),
+    ],
 )
-def test_the_columns_that_hold_lists_for_some_models_only(problem_type: Any, labels: int, lists: list[str]) -> None:
-    assert ResultColumns({index: LABELS[index] for index in range(labels)}, problem_type).lists == lists
+def test_the_types_of_the_columns(problem_type: Any, labels: int, types: dict[str, Any]) -> None:
+    assert ResultColumns({index: LABELS[index] for index in range(labels)}, problem_type).types == types
 
 
 def test_more_labels_than_there_are_is_all_of_them() -> None:

@@ -24,7 +24,7 @@ from vllm_cls.jobs.writers import open_writer
 from .files import fields_of, rows_of
 from .test_readers import VALUES
 
-RESULTS = ["label", "score"]
+RESULTS = {"label": str, "score": float}
 GOOD = {"label": "a", "score": 0.5}
 ANY = OutputSchema(None, RESULTS)
 
@@ -96,7 +96,7 @@ def test_cells_of_a_table(tmp_path: Path) -> None:
 
 
 def test_carriage_returns_are_quoted(tmp_path: Path) -> None:
-    write(tmp_path / "a.csv", [{"x": "a\rb", "error": "c\r"}], OutputSchema({"x": "x"}, []))
+    write(tmp_path / "a.csv", [{"x": "a\rb", "error": "c\r"}], OutputSchema({"x": "x"}, {}))
     assert [row.fields for row in rows_of(tmp_path / "a.csv")] == [{"x": "a\rb", "truncated": "false", "error": "c\r"}]
     with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
         assert next(csv.DictReader(file, strict=True), {}).get("x") == "a\rb"
@@ -130,7 +130,7 @@ def test_a_field_that_comes_too_late_is_said(tmp_path: Path, monkeypatch: pytest
 def test_text_is_a_label_on_each_line(
     tmp_path: Path, results: list[str], records: list[dict[str, Any]], lines: list[str]
 ) -> None:
-    write(tmp_path / "a.txt", records, OutputSchema(None, results))
+    write(tmp_path / "a.txt", records, OutputSchema(None, dict.fromkeys(results)))
     assert (tmp_path / "a.txt").read_text().split("\n") == [*lines, ""]
     assert len(rows_of(tmp_path / "a.txt")) == len(records)
 

@@ -8,6 +8,7 @@ import schemathesis
 from schemathesis.engine import events, from_schema
 
 from vllm_cls import LLM
+from vllm_cls.result_fields import RESULT_FIELDS
 from vllm_cls.server import ServerSettings, create_app
 
 PAIRS = (("text_1", "text_2"), ("data_1", "data_2"), ("queries", "documents"), ("queries", "items"))
@@ -74,3 +75,13 @@ def test_keys_are_described(ranker: LLM) -> None:
     requests, found = deviations(schema.include(path=["/classify", "/v1/models", "/health"]), max_examples=3)
     assert requests > 20
     assert not found, "\n\n".join(found[:5])
+
+
+def test_fields_of_results_are_described(ranker: LLM) -> None:
+    schemas = create_app(ranker, ServerSettings(max_inputs=16)).openapi()["components"]["schemas"]
+    meanings = {each.name: each.meaning for each in RESULT_FIELDS}
+    for name in ("ClassificationData", "HeadAnswer", "PoolingData", "ScoreResponseData", "RerankResult"):
+        found = schemas[name]["properties"]
+        assert {field: each.get("description") for field, each in found.items()} == {
+            each: meanings[each] for each in found
+        }

@@ -17,7 +17,16 @@ from ..metrics import ClassificationMetrics, Tally
 from ..parsing.labels import is_number
 from .head_columns import HeadColumns
 from .readers import columns_of, read_rows
-from .results import ERROR, NO_PROBABILITIES, TRUNCATED, KeptFields, ResultColumns, SpanColumns, StepColumns
+from .results import (
+    ADDED_TYPES,
+    ERROR,
+    NO_PROBABILITIES,
+    TRUNCATED,
+    KeptFields,
+    ResultColumns,
+    SpanColumns,
+    StepColumns,
+)
 from .rows import InputRow, PromptFields, missing
 from .sources import InputFile, OutputFile, find_sources, find_target
 from .tables import OutputSchema
@@ -175,9 +184,9 @@ def classify_file(
         columns = _columns(
             llm, shape, head_name, aggregation, target, [name for name, value in strays.items() if value is not None]
         )
-        kept = KeptFields(keep_fields, [*columns.names, TRUNCATED, ERROR])
+        kept = KeptFields(keep_fields, [*columns.types, *ADDED_TYPES])
         names = kept.mapping(_union(known)) if len(known) == len(sources) else None
-        layout = OutputSchema(names, columns.names, sources, lists=columns.lists)
+        layout = OutputSchema(names, columns.types, sources)
         began = time.perf_counter()
         report = JobReport(output=None if target.path is None else str(target.path))
         stream = functools.partial(

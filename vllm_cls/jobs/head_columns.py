@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -47,23 +48,15 @@ class HeadColumns:
             )
         return cls(chosen, others)
 
-    @property
-    def names(self) -> list[str]:
-        return [
-            *self.chosen.names,
-            *(f"{name}_{column}" for name, each in self.others.items() for column in each.names),
-        ]
-
-    @property
-    def lists(self) -> list[str]:
-        return [
-            *self.chosen.lists,
-            *(f"{name}_{column}" for name, each in self.others.items() for column in each.lists),
-        ]
+    @functools.cached_property
+    def types(self) -> Mapping[str, Any]:
+        """The columns of every row, in their order, with their types."""
+        others = {f"{name}_{column}": kind for name, each in self.others.items() for column, kind in each.types.items()}
+        return {**self.chosen.types, **others}
 
     def empty(self) -> dict[str, Any]:
         """The results of a row that has none."""
-        return dict.fromkeys(self.names)
+        return dict.fromkeys(self.types)
 
     def of(self, output: RequestOutput[Any]) -> dict[str, Any]:
         """The results of one answer; `output.outputs` is set.

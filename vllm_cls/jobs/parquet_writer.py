@@ -3,42 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from typing_extensions import get_type_hints
 
 from .parquet_reader import merged_schema
-from .results import ERROR, TRUNCATED
+from .results import ERROR
 from .tables import OutputSchema, Table, json_text
 
 GROUP_ROWS = 10_000
 EXACT = 2**53
 """Integers up to here are numbers of a float64 column without loss."""
 
-_RESULTS = {
-    "label": pa.string(),
-    "score": pa.float64(),
-    "probs": pa.list_(pa.float64()),
-    "labels": pa.list_(pa.string()),
-    "value": pa.float64(),
-    "logits": pa.list_(pa.float64()),
-    "top_k": pa.list_(pa.struct([("label", pa.string()), ("score", pa.float64())])),
-    "spans": pa.list_(
-        pa.struct(
-            [
-                ("label", pa.string()),
-                ("score", pa.float64()),
-                ("start", pa.int64()),
-                ("end", pa.int64()),
-                ("word", pa.string()),
-            ]
-        )
-    ),
-    "scores": pa.map_(pa.string(), pa.float64()),
-    TRUNCATED: pa.bool_(),
-    ERROR: pa.string(),
-}
+_SCALARS = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_()}
 
 
 class Misfit(ValueError):
@@ -77,17 +57,10 @@ class ParquetRows(Table):
         names = self.layout.names or {}
         schema = merged_schema(self.layout.sources) if names else None
         declared = {names[column.name]: column.type for column in schema or () if column.name in names}
-        results = (*self.layout.results, TRUNCATED, ERROR)
         types = {name: declared.get(name) or infer([row.get(name) for row in first]) for name in columns}
-        types |= {name: self._result_type(name) for name in results}
+        types |= {name: arrow_type(kind) for name, kind in self.layout.all_results.items()}
         self._schema = pa.schema(list(types.items()))
         self._file = pq.ParquetWriter(self._path, self._schema)
-
-    def _result_type(self, name: str) -> pa.DataType:
-        if name in self.layout.lists:
-            return pa.list_(pa.float64())
-        # of one of several heads: NAME_label
-        return _RESULTS.get(name) or next(kind for each, kind in _RESULTS.items() if name.endswith(f"_{each}"))
 
     def add(self, row: dict[str, Any]) -> str | None:
         problem = None
@@ -109,6 +82,21 @@ class ParquetRows(Table):
             columns = [pa.array([row[column.name] for row in self._group], column.type) for column in self._schema]
             self._file.write_batch(pa.record_batch(columns, schema=self._schema))
             self._group = []
+
+
+def arrow_type(kind: Any) -> pa.DataType:
+    """What a column of the Python type `kind`, which is a result's, is in Parquet, where each column takes null."""
+    if kind in _SCALARS:
+        return _SCALARS[kind]
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is UnionType:
+        (kind,) = (each for each in arguments if each is not NoneType)
+        return arrow_type(kind)
+    if origin is list:
+        return pa.list_(arrow_type(arguments[0]))
+    if origin is dict:
+        return pa.map_(*map(arrow_type, arguments))
+    return pa.struct([(name, arrow_type(each)) for name, each in get_type_hints(kind).items()])
 
 
 def infer(values: Sequence[Any]) -> pa.DataType:

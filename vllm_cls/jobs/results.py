@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
+from ..result_fields import ANY_ROW, MULTI, REGRESSION, SINGLE, STEPS, TOKENS, row_types
 
 if TYPE_CHECKING:
     from ..outputs import ClassificationOutput, PoolingOutput, RequestOutput, TokenClassificationOutput
@@ -18,6 +20,8 @@ NO_PROBABILITIES = (
 )
 TRUNCATED = "truncated"
 ERROR = "error"
+ADDED_TYPES = row_types(ANY_ROW)
+"""Of `truncated` and `error`, which rows have on top where they are needed."""
 
 
 @dataclass(frozen=True)
@@ -74,22 +78,27 @@ class ResultColumns:
         return self.use_activation and self.gives_probabilities
 
     @property
-    def names(self) -> list[str]:
-        """The columns of every row, in their order; `truncated` and `error` come on top where they are needed."""
-        if self.regression:
-            return ["value"] + ["logits"] * self.logits
-        first = ["labels"] if self.multi_label else ["label", "score"]
-        numbers = ["probs"] * self.with_probabilities + ["logits"] * (self.logits or not self.with_probabilities)
-        return first + numbers + ["top_k"] * (self.top_k is not None) + ["scores"] * self.scores
+    def kind(self) -> str:
+        """What the model is, as `ResultField.rows` has it."""
+        return REGRESSION if self.regression else MULTI if self.multi_label else SINGLE
 
-    @property
-    def lists(self) -> list[str]:
-        """Columns that hold lists where they hold numbers for other models: `value`, of several numbers."""
-        return ["value"] if self.regression and len(self.id2label) > 1 else []
+    @functools.cached_property
+    def types(self) -> Mapping[str, Any]:
+        """The columns of every row, in their order, with their types; `ADDED_TYPES` come on top."""
+        wanted = {
+            "probs": self.with_probabilities,
+            "logits": self.logits or not (self.with_probabilities or self.regression),
+            "top_k": self.top_k is not None,
+            "scores": self.scores,
+        }
+        types = {name: kind for name, kind in row_types(self.kind).items() if wanted.get(name, True)}
+        if self.regression:
+            types["value"] = list[float] if len(self.id2label) > 1 else float
+        return types
 
     def empty(self) -> dict[str, Any]:
         """The results of a row that has none."""
-        return dict.fromkeys(self.names)
+        return dict.fromkeys(self.types)
 
     def of(self, output: RequestOutput[ClassificationOutput]) -> dict[str, Any]:
         """The results of one answer; `output.outputs` is set.
@@ -111,7 +120,7 @@ class ResultColumns:
             ranked = sorted(range(len(probs)), key=lambda i: -probs[i])[: self.top_k]
             found["top_k"] = [{"label": self._name(i), "score": probs[i]} for i in ranked]
             found["scores"] = {self._name(i): prob for i, prob in enumerate(probs)}
-        return {name: found.get(name) for name in self.names}
+        return {name: found.get(name) for name in self.types}
 
     def _name(self, index: int) -> str:
         return self.id2label.get(index, f"LABEL_{index}")
@@ -121,12 +130,14 @@ class ResultColumns:
 class SpanColumns:
     """What a row of a token classifier's results has: `spans`, a list of `{label, score, start, end, word}`."""
 
-    names: Sequence[str] = ("spans",)
-    lists: Sequence[str] = ()
+    @property
+    def types(self) -> Mapping[str, Any]:
+        """The columns with their types."""
+        return row_types(TOKENS)
 
     def empty(self) -> dict[str, Any]:
         """The results of a row that has none."""
-        return {"spans": None}
+        return dict.fromkeys(self.types)
 
     def of(self, output: RequestOutput[TokenClassificationOutput]) -> dict[str, Any]:
         """The results of one answer; `output.outputs` is set."""
@@ -144,12 +155,15 @@ class StepColumns:
     """
 
     use_activation: bool
-    names: Sequence[str] = ("steps",)
-    lists: Sequence[str] = ()
+
+    @property
+    def types(self) -> Mapping[str, Any]:
+        """The columns with their types."""
+        return row_types(STEPS)
 
     def empty(self) -> dict[str, Any]:
         """The results of a row that has none."""
-        return {"steps": None}
+        return dict.fromkeys(self.types)
 
     def of(self, output: RequestOutput[PoolingOutput]) -> dict[str, Any]:
         """The results of one answer; `output.outputs` is set.

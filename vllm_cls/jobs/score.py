@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..calls.scoring import ScoreOptions
+from ..result_fields import PAIR
 from .classify import JobReport, OnProgress, classify_file
 from .results import ResultColumns
 from .rows import PromptFields
@@ -45,8 +46,8 @@ class ScoreColumns(ResultColumns):
     """The score alone."""
 
     @property
-    def names(self) -> list[str]:
-        return ["score"]
+    def kind(self) -> str:
+        return PAIR
 
     def of(self, output: RequestOutput[ClassificationOutput]) -> dict[str, Any]:
         (score,) = output.outputs.probs

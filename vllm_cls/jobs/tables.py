@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .results import ERROR, TRUNCATED
+from .results import ADDED_TYPES, ERROR, TRUNCATED
 from .sources import InputFile
 
 FIRST_ROWS = 10_000
@@ -22,15 +22,18 @@ class OutputSchema:
 
     Args:
         names: the kept columns by the input's columns, where these are known before the first row; else None.
-        results: the result columns, `truncated` and `error` not among them.
+        results: the result columns with their types, `truncated` and `error` not among them.
         sources: the inputs, whose Parquet schemas give the types of the kept columns.
-        lists: result columns that are lists of numbers where they are numbers for most models.
     """
 
     names: Mapping[str, str] | None
-    results: Sequence[str]
+    results: Mapping[str, Any]
     sources: Sequence[InputFile] = ()
-    lists: Sequence[str] = ()
+
+    @property
+    def all_results(self) -> dict[str, Any]:
+        """The result columns with their types, `truncated` and `error` last."""
+        return {**self.results, **ADDED_TYPES}
 
 
 def json_text(value: Any) -> str:
@@ -72,14 +75,14 @@ class Table(abc.ABC):
         """Add a row that has every column; a reason why a value of it could not be kept, or None."""
 
     def _begin(self, kept: Sequence[str]) -> None:
-        self.columns = [*kept, *self.layout.results, TRUNCATED, ERROR]
+        self.columns = [*kept, *self.layout.all_results]
         self.begin(self.columns, self._waiting)
         for record in self._waiting:
             self._add(record)
         self._waiting = []
 
     def _begin_from_waiting(self) -> None:
-        results = {*self.layout.results, TRUNCATED, ERROR}
+        results = self.layout.all_results
         self._begin(list(dict.fromkeys(name for row in self._waiting for name in row if name not in results)))
 
     def write(self, record: Mapping[str, Any]) -> str | None:
@@ -93,7 +96,7 @@ class Table(abc.ABC):
     def _add(self, record: Mapping[str, Any]) -> str | None:
         assert self.columns is not None
         row = dict.fromkeys(self.columns) | {TRUNCATED: False} | dict(record)
-        new = [name for name in record if name not in self.columns and name not in (TRUNCATED, ERROR)]
+        new = [name for name in record if name not in self.columns]
         for name in new:
             del row[name]
         problem = f"the field {new[0]!r} is not among the columns, which the first rows decide" if new else None

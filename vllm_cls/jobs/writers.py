@@ -7,7 +7,7 @@ import errno
 import io
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import IO, Any, Protocol
 
@@ -114,7 +114,7 @@ class _JsonArray:
 class _Labels:
     """A label on each line: the labels joined by commas, or the numbers where there is no label; empty for a bad row."""
 
-    def __init__(self, stream: IO[bytes], results: Sequence[str]) -> None:
+    def __init__(self, stream: IO[bytes], results: Collection[str]) -> None:
         self._stream = stream
         self._names = [name for name in ("label", "labels", "value", "score", "logits") if name in results]
 

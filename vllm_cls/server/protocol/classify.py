@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, with_config
 from typing_extensions import NotRequired, TypedDict
 
 from ...outputs import ClassificationOutput, ClassificationRequestOutput
+from ...result_fields import LabelScore, add_descriptions
 from .common import WHOLE, ResponseHeader, UsageInfo
 from .prompts import ChatRequest, CompletionRequest, EncodingFields, PromptRequest
 
@@ -35,13 +36,7 @@ class ClassifyChat(ChatRequest, ClassifyRequest):
     """A conversation to classify."""
 
 
-class LabelScore(TypedDict):
-    """A label and its entry of `probs`."""
-
-    label: str
-    score: float
-
-
+@with_config(json_schema_extra=add_descriptions)
 class HeadAnswer(TypedDict):
     """What one head says of a prompt; `probs` holds what its activation gives, and logits where use_activation is false."""
 
@@ -53,6 +48,7 @@ class HeadAnswer(TypedDict):
     logits: NotRequired[list[float]]
 
 
+@with_config(json_schema_extra=add_descriptions)
 class ClassificationData(HeadAnswer):
     """The answer to one prompt: of the default head, or of the one that was asked for."""
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, PlainValidator
+from pydantic import Field, PlainValidator, with_config
 from typing_extensions import NotRequired, TypedDict
 
+from ...result_fields import add_descriptions
 from ..errors import RequestError
 from .common import ResponseHeader, UsageInfo, marked
 from .prompts import ChatRequest, CompletionRequest, EncodingFields, PromptRequest
@@ -33,6 +34,7 @@ class PoolingChat(ChatRequest, PoolingRequest):
     """A conversation to pool."""
 
 
+@with_config(json_schema_extra=add_descriptions)
 class PoolingData(TypedDict):
     """The answer to one prompt: numbers, rows of numbers, or base64 of their bytes.
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationInfo
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationInfo, with_config
 from typing_extensions import NotRequired, TypedDict
 
+from ...result_fields import add_descriptions
 from ..errors import RequestError
 from .common import WHOLE, CommonRequest, Nothing, ResponseHeader, UsageInfo
 from .prompts import NO_PROMPT, TextPart, text_of
@@ -170,6 +171,7 @@ class RerankRequest(PairRequest):
     return_documents: bool = True
 
 
+@with_config(json_schema_extra=add_descriptions)
 class ScoreResponseData(TypedDict):
     """The score of one pair."""
 
@@ -193,6 +195,7 @@ class RankedText(TypedDict):
     multi_modal: None
 
 
+@with_config(json_schema_extra=add_descriptions)
 class RerankResult(TypedDict):
     """One document's place in the request, its text, its score."""
 

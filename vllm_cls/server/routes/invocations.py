@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from ...result_fields import CLASSIFY, asked_fields
 from ..bodies import read
 from ..errors import RequestError
 from ..openapi import documented
@@ -18,7 +19,7 @@ from ..served_model import ServedModel
 from . import classify, pooling, score
 
 _OF_POOLING = ("task", "encoding_format", "embed_dtype", "endianness", "offsets")
-_OF_CLASSIFY = {"top_k", "scores", "logits", "truncated", "heads"}
+_OF_CLASSIFY = asked_fields(CLASSIFY)
 
 Answer = Callable[[ServedModel, Request, Any], Awaitable[Response]]
 
