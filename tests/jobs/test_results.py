@@ -7,6 +7,7 @@ import pytest
 
 from vllm_cls.errors import ConfigError
 from vllm_cls.jobs.results import KeptFields, ResultColumns
+from vllm_cls.jobs.score import ScoreColumns
 from vllm_cls.outputs import ClassificationOutput, ClassificationRequestOutput
 
 LABELS = {0: "a", 1: "b", 2: "c"}
@@ -79,6 +80,13 @@ def test_the_ends_of_what_a_threshold_may_be() -> None:
 )
 def test_the_types_of_the_columns(problem_type: Any, labels: int, types: dict[str, Any]) -> None:
     assert ResultColumns({index: LABELS[index] for index in range(labels)}, problem_type).types == types
+
+
+@pytest.mark.parametrize("problem_type", ["regression", "multi_label_classification", None])
+def test_a_row_of_a_pair_has_the_score_alone(problem_type: Any) -> None:
+    columns = ScoreColumns({0: "a"}, problem_type)
+    assert columns.types == {"score": float}
+    assert columns.of(answer([0.25])) == {"score": 0.25}
 
 
 def test_more_labels_than_there_are_is_all_of_them() -> None:

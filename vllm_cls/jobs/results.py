@@ -92,7 +92,7 @@ class ResultColumns:
             "scores": self.scores,
         }
         types = {name: kind for name, kind in row_types(self.kind).items() if wanted.get(name, True)}
-        if self.regression:
+        if "value" in types:
             types["value"] = list[float] if len(self.id2label) > 1 else float
         return types
 
