@@ -13,7 +13,7 @@ from transformers import BertConfig
 from tests.models import tiny
 from vllm_cls import LLM, ConfigError, ModelError, PoolerConfig, PoolingParams
 from vllm_cls.pooler.activations import activation_for
-from vllm_cls.pooler.methods import EMBEDDING_METHODS, SEQUENCE_METHODS, named, step_rows
+from vllm_cls.pooler.methods import POOLING_METHODS, SEQUENCE_METHODS, named, step_rows
 
 HIDDEN = torch.arange(24.0).view(8, 3)
 STARTS, LENGTHS = torch.tensor([0, 4]), torch.tensor([2, 4])  # two rows of padding after the first
@@ -46,7 +46,7 @@ def test_methods_never_read_padding(method: str, expected: torch.Tensor) -> None
 def test_methods_are_those_of_sentence_transformers(methods: list[str], modes: Any) -> None:
     states, mask = torch.randn(3, 5, 8), torch.tensor([[1, 1, 1, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 1]])
     expected = Pooling(8, modes)({"token_embeddings": states, "attention_mask": mask})["sentence_embedding"]
-    method, lengths = named("+".join(methods), EMBEDDING_METHODS), mask.sum(1)
+    method, lengths = named("+".join(methods), POOLING_METHODS), mask.sum(1)
     padded = method(states.flatten(0, 1), torch.tensor([0, 5, 10]), lengths)
     packed = method(states[mask.bool()], torch.tensor([0, 3, 4]), lengths)
     torch.testing.assert_close(padded, expected)

@@ -19,8 +19,6 @@ from .tables import OutputSchema, Table, json_text, plain_value
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
-"""Rows that a table's columns and types are taken from, where the inputs do not declare them."""
-
 
 class Writer(Protocol):
     """Takes rows; says of a row what could not be stored of it, or None."""

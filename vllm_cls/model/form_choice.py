@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..errors import ConfigError, ModelError
 from ..pooler.heads import head_dtype, set_head_dtype
-from ..pooler.methods import EMBEDDING_METHODS, every_token, named
+from ..pooler.methods import POOLING_METHODS, every_token, named
 from ..registry import registry
 from ..runtime.batch import ForwardItem
 from ..runtime.layers.fusion import linear
@@ -72,7 +72,7 @@ def make_runner(classifier: loading.Classifier, pooling: str, longest: int, quan
 def _bare_runner(classifier: loading.Classifier, pooling: str, with_head: bool) -> Runner:
     """A runner that runs one sequence at a time, nothing made faster yet."""
     architecture, model = classifier.architecture, classifier.model
-    methods = {**EMBEDDING_METHODS, "ALL": every_token, **registry().collect("vcls_pooling_methods")}
+    methods = {**POOLING_METHODS, "ALL": every_token, **registry().collect("vcls_pooling_methods")}
     head = architecture.head(model) if with_head else None
     pool = named(pooling, methods)
     if classifier.embedder is None:  # which has nothing of a head

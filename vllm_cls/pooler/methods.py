@@ -54,7 +54,7 @@ def weighted_mean_pool(hidden: torch.Tensor, starts: torch.Tensor, lengths: torc
 
 
 SEQUENCE_METHODS: dict[str, PoolingMethod] = {"CLS": cls_pool, "LAST": last_pool, "MEAN": mean_pool}
-EMBEDDING_METHODS: dict[str, PoolingMethod] = {
+POOLING_METHODS: dict[str, PoolingMethod] = {
     **SEQUENCE_METHODS,
     "MAX": max_pool,
     "MEAN_SQRT_LEN": mean_sqrt_len_pool,

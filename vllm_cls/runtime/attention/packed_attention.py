@@ -51,7 +51,7 @@ def packed_attention(
     Raises:
         NotPackable: the model passes a mask of its own or a position bias.
         ModelError: the model is called by somebody else than its runner.
-        KeysReady: the last layer's keys and values are there, and only pooled positions are wanted of it.
+        StopAfterKeyValues: the last layer's keys and values are there, and only pooled positions are wanted of it.
     """
     row = current().row
     if row is None:
