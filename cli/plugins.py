@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -67,22 +68,20 @@ def _surveyed() -> Iterator[tuple[PluginInfo, list[str], str | None]]:
     from vllm_cls.registry import no_head_source, registry
 
     found = registry()
-    calls: dict[str, list[tuple[str, Any]]] = {info.name: [] for info in found.plugins}
-    for hook in vars(hookspecs):
-        if hook.startswith("vcls_"):
-            for each in getattr(found.hook, hook).get_hookimpls():
-                calls[each.plugin_name].append((hook.removeprefix("vcls_").replace("_", " "), each))
     for info in found.plugins:
         given, problem = [], info.error
-        for hook, each in calls[info.name]:
+        for hook in found.hooks_of(info.name):
+            asked = not inspect.signature(getattr(hookspecs, hook)).parameters  # those of a run have arguments
             try:
-                answer: Any = () if each.argnames else each.function()
+                answer = (found.answer_of(info.name, hook) if asked else None) or ()
                 names = [_name(item) for item in answer]
             except Exception as error:  # whatever a third party's hook raises
-                problem = problem or f"{each.function.__name__} failed: {type(error).__name__}: {error}"
+                failure = error.__cause__ or error
+                problem = problem or f"{hook} failed: {type(failure).__name__}: {failure}"
                 continue
-            given.append(f"{hook}: {', '.join(names)}" if names else hook)
-            if hook == "head sources":
+            words = hook.removeprefix("vcls_").replace("_", " ")
+            given.append(f"{words}: {', '.join(names)}" if names else words)
+            if hook == "vcls_head_sources" and names:
                 wrong = [no_head_source(name, one) for name, one in answer.items() if not isinstance(one, HeadSource)]
                 problem = problem or (f"it gives {wrong[0]}" if wrong else None)
         yield info, given, problem

@@ -13,7 +13,7 @@ import pytest
 
 import vllm_cls
 from vllm_cls import Architecture, ModelError, PluginError, hookimpl
-from vllm_cls.registry import PluginInfo, Registry, discover
+from vllm_cls.registry import HOOKS, PluginInfo, Registry, discover
 
 from .test_public_names import imports
 
@@ -99,6 +99,79 @@ def test_a_plugin_that_fails_when_asked_is_named() -> None:
     failing = PluginInfo("failing", "d", "1", "m", SimpleNamespace(vcls_architectures=hookimpl(fails)))
     with pytest.raises(PluginError, match="'failing' failed in .*VCLS_PLUGINS"):
         Registry([failing]).find("bert")
+
+
+def failing(error: Exception) -> Any:
+    def fails() -> Any:
+        raise error
+
+    return hookimpl(fails)
+
+
+def test_an_exception_in_any_hook_names_the_plugin_and_the_hook() -> None:
+    for name in HOOKS:
+        hooks = {name: failing(ValueError("no"))}
+        registry = Registry([PluginInfo("theirs", "d", "1", "m", SimpleNamespace(**hooks))])
+        with pytest.raises(PluginError, match=rf"plugin 'theirs' failed in {name}: ValueError\('no'\)"):
+            registry.call(name)
+
+
+def test_what_a_plugin_itself_refuses_passes_as_it_is() -> None:
+    error = ModelError("its config lacks a width")
+    with pytest.raises(ModelError) as raised:
+        Registry([plugin("theirs", vcls_model_card=failing(error))]).call("vcls_model_card", values={})
+    assert raised.value is error
+
+
+def test_a_fault_of_a_built_in_plugin_is_told_as_ours() -> None:
+    error = OSError("the disk is full")
+    ours = PluginInfo("checkpoint", "vllm-cls", "1", "m", SimpleNamespace(vcls_write_checkpoint=failing(error)))
+    with pytest.raises(OSError) as raised:
+        Registry([ours]).call("vcls_write_checkpoint", plan=None)
+    assert raised.value is error
+
+
+def test_a_hook_that_takes_one_answer_asks_until_there_is_one() -> None:
+    asked: list[str] = []
+
+    def card(name: str, answer: str | None, **options: bool) -> PluginInfo:
+        def vcls_model_card(values: dict[str, Any]) -> str | None:
+            asked.append(f"{name} {values['name']}")
+            return answer
+
+        return plugin(name, vcls_model_card=hookimpl(**options)(vcls_model_card))
+
+    built_in, first, second = card("built-in", "plain", trylast=True), card("first", "own"), card("second", None)
+    assert Registry([first, built_in, second]).call("vcls_model_card", values={"name": "x"}) == "own"
+    assert asked == ["second x", "first x"]
+    with pytest.raises(PluginError, match=r"no plugin answers vcls_model_card; loaded are second\. .*VCLS_PLUGINS"):
+        Registry([second]).call("vcls_model_card", values={"name": "x"})
+
+
+def test_every_answer_of_a_hook_that_takes_several() -> None:
+    """In pluggy's order, in which of two things of one name a third party's comes first; an empty one counts, None does not."""
+
+    def routes(name: str, answer: Any, **options: bool) -> PluginInfo:
+        return plugin(name, vcls_server_routes=hookimpl(**options)(lambda model: answer))
+
+    registry = Registry([routes("a", 1), routes("b", None), routes("c", 3, trylast=True), routes("d", 0)])
+    assert registry.call("vcls_server_routes", model=None) == [0, 1, 3]
+    assert registry.hooks_of("b") == ["vcls_architectures", "vcls_server_routes"]
+
+
+def test_a_wrapper_is_no_answer() -> None:
+    def vcls_model_card(values: Any) -> Any:
+        return (yield)
+
+    registry = Registry([plugin("wrapping", vcls_model_card=hookimpl(wrapper=True)(vcls_model_card))])
+    assert registry.plugins[0].error == "vcls_model_card is a wrapper of pluggy's; a hook here gives an answer, or None"
+    assert registry.hooks_of("wrapping") == []
+
+
+def test_what_is_no_mapping_names_the_plugin() -> None:
+    registry = Registry([plugin("theirs", vcls_readers=hookimpl(lambda: ["orc"]))])
+    with pytest.raises(PluginError, match="'theirs' answers vcls_readers with a list, and has to give a mapping"):
+        registry.collect("vcls_readers")
 
 
 def test_two_plugins_with_one_name_for_a_head() -> None:

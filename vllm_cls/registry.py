@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ GROUP = "vllm_cls"
 HEADS_GROUP = "vllm_cls.heads"
 """Plugins with head sources that load nothing heavy before a head is made, so that `vcls convert --help` loads them."""
 OURS = "vllm-cls"
+HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("vcls_"))
 _HEADS = "vcls_head_sources"
 
 
@@ -49,11 +50,6 @@ class Registry:
         self._manager = pluggy.PluginManager(GROUP)
         self._manager.add_hookspecs(hookspecs)
         self.plugins = [self._register(info) for info in plugins]
-        self._names = {id(info.plugin): info.name for info in self.plugins}
-
-    @property
-    def hook(self) -> pluggy.HookRelay:
-        return self._manager.hook
 
     def _register(self, info: PluginInfo) -> PluginInfo:
         if info.error is not None:
@@ -61,35 +57,73 @@ class Registry:
         try:
             self._manager.register(info.plugin, name=info.name)
             self._manager.check_pending()
+            for each in (each for hook_name in HOOKS for each in self._implementations(hook_name, info.name)):
+                if each.wrapper or each.hookwrapper:
+                    raise ValueError(
+                        f"{each.function.__name__} is a wrapper of pluggy's; a hook here gives an answer, or None"
+                    )
         except (pluggy.PluginValidationError, ValueError) as error:
             self._manager.set_blocked(info.name)
             return PluginInfo(info.name, info.distribution, info.version, info.module, error=str(error))
         return info
 
-    def architectures(self) -> list[tuple[str, Architecture]]:
-        """Every architecture with the name of the plugin that gave it."""
-        found = []
-        for implementation in self.hook.vcls_architectures.get_hookimpls():
-            found += [(implementation.plugin_name, each) for each in self._call(implementation)]
-        return found
+    def call(self, hook_name: str, **arguments: Any) -> Any:
+        """What the plugins answer to a hook, a third party's answer before the built-in one.
 
-    def answers(self, hook_name: str, **arguments: Any) -> list[Any]:
-        """What each plugin answers to a hook, where it is not None.
+        Returns:
+            Of a hook that takes one answer the first that is not None, behind which nobody is asked; of another hook a
+            list of all that are not None.
 
         Raises:
-            PluginError: one fails.
+            PluginError: a plugin fails, which is named; or nobody answers a hook that takes one answer.
+            VclsError: as a plugin raises it.
         """
-        found = [self._call(each, **arguments) for each in getattr(self.hook, hook_name).get_hookimpls()]
-        return [each for each in found if each is not None]
+        answers = (answer for _, answer in self._answers(hook_name, arguments))
+        if not getattr(self._manager.hook, hook_name).spec.opts["firstresult"]:
+            return list(answers)
+        for answer in answers:
+            return answer
+        known = ", ".join(info.name for info in self.plugins if info.error is None)
+        raise PluginError(
+            f"no plugin answers {hook_name}; loaded are {known or 'none'}. The built-in heads and checkpoint do: name them in "
+            "VCLS_PLUGINS too."
+        )
 
-    def _call(self, implementation: pluggy.HookImpl, **arguments: Any) -> Any:
-        try:
-            return implementation.function(*(arguments[name] for name in implementation.argnames))
-        except Exception as error:
-            raise PluginError(
-                f"plugin {implementation.plugin_name!r} failed in {implementation.function.__name__}: {error!r}. "
-                "Uninstall it or leave it out with VCLS_PLUGINS."
-            ) from error
+    def hooks_of(self, plugin: str) -> list[str]:
+        """The hooks that a plugin answers."""
+        return [hook_name for hook_name in HOOKS if self._implementations(hook_name, plugin)]
+
+    def answer_of(self, plugin: str, hook_name: str) -> Any:
+        """One plugin's answer to a hook without arguments, None included; errors as of `call`."""
+        return next((answer for _, answer in self._answers(hook_name, {}, plugin)), None)
+
+    def _implementations(self, hook_name: str, plugin: str | None = None) -> list[pluggy.HookImpl]:
+        """The functions for a hook, of all plugins or of one, in pluggy's order: `trylast` last, else the last found first."""
+        found = reversed(getattr(self._manager.hook, hook_name).get_hookimpls())
+        return [each for each in found if plugin in (None, each.plugin_name)]
+
+    def _answers(
+        self, hook_name: str, arguments: Mapping[str, Any], plugin: str | None = None
+    ) -> Iterator[tuple[str, Any]]:
+        """The plugins with their answers, where these are not None; the next one is asked when it is wanted."""
+        for each in self._implementations(hook_name, plugin):
+            try:
+                answer = each.function(*(arguments[name] for name in each.argnames))
+            except VclsError:
+                raise
+            except Exception as error:
+                if self._is_ours(each.plugin_name):  # a fault of ours is told as one
+                    raise
+                raise PluginError(
+                    f"plugin {each.plugin_name!r} failed in {hook_name}: {error!r}. "
+                    "Uninstall it or leave it out with VCLS_PLUGINS."
+                ) from error
+            if answer is not None:
+                yield each.plugin_name, answer
+
+    def architectures(self) -> list[tuple[str, Architecture]]:
+        """Every architecture with the name of the plugin that gave it."""
+        return [(plugin, each) for plugin, some in self._answers("vcls_architectures", {}) for each in some]
 
     def find(self, model_type: str, class_names: Sequence[str] = (), *, plugin: str | None = None) -> Architecture:
         """The architecture that claims a config; the most specific match wins.
@@ -131,17 +165,20 @@ class Registry:
         return {name: value for name, (_, value) in self._collected(hook_name).items()}
 
     def _collected(self, hook_name: str) -> dict[str, tuple[str, Any]]:
-        """As `collect`, with the plugin that gave each."""
+        """As `collect`, with the plugin that gave each; in the order in which the plugins were found."""
         merged: dict[str, tuple[str, Any]] = {}
-        for implementation in getattr(self.hook, hook_name).get_hookimpls():
-            answer: Mapping[str, Any] = self._call(implementation)
+        for plugin, answer in reversed([*self._answers(hook_name, {})]):
+            if not isinstance(answer, Mapping):
+                raise PluginError(
+                    f"plugin {plugin!r} answers {hook_name} with a {type(answer).__name__}, and has to give a mapping."
+                )
             for name, value in answer.items():
                 if name in merged:
                     raise PluginError(
-                        f"plugins {merged[name][0]!r} and {implementation.plugin_name!r} both register {name!r} in "
-                        f"{hook_name}; leave one out with VCLS_PLUGINS."
+                        f"plugins {merged[name][0]!r} and {plugin!r} both register {name!r} in {hook_name}; leave one "
+                        "out with VCLS_PLUGINS."
                     )
-                merged[name] = (implementation.plugin_name, value)
+                merged[name] = (plugin, value)
         return merged
 
     def head_sources(self) -> dict[str, HeadSource]:

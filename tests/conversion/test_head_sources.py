@@ -190,7 +190,7 @@ def test_a_third_partys_answer_comes_before_the_built_in_one(install: Install, l
         "vcls_write_checkpoint",
         "vcls_score_templates",
     ):
-        (ours,) = getattr(registry().hook, name).get_hookimpls()
+        (ours,) = getattr(registry()._manager.hook, name).get_hookimpls()
         assert ours.trylast, name
     asked: list[str] = []
 
@@ -205,3 +205,25 @@ def test_a_third_partys_answer_comes_before_the_built_in_one(install: Install, l
     report = convert(str(lm), tmp_path / "out", head="random", labels=["a", "b"])
     assert asked == ["random"] and report.model_class == "Qwen2ForSequenceClassification"
     assert (tmp_path / "out" / "README.md").read_text() == "a card of out"
+
+
+@pytest.mark.parametrize(
+    ("hook", "options"),
+    [
+        ("vcls_target", {}),
+        ("vcls_named_head", {"head_name": "topic"}),
+        ("vcls_calibrate", {"calibrate": True}),
+        ("vcls_model_card", {}),
+        ("vcls_write_checkpoint", {}),
+        ("vcls_score_templates", {"score_template": "mine"}),
+    ],
+)
+def test_a_hook_that_fails_while_a_model_is_converted_names_its_plugin(
+    install: Install, lm: Path, tmp_path: Path, hook: str, options: dict[str, Any]
+) -> None:
+    """Here the bare exception of a hook that takes one answer was told as a fault of ours."""
+    install(**{hook: lambda: 1 / 0})
+    options = {name: rows(tmp_path) if value is True else value for name, value in options.items()}
+    with pytest.raises(PluginError, match=rf"plugin 'theirs' failed in {hook}: ZeroDivisionError.*VCLS_PLUGINS"):
+        convert(str(lm), tmp_path / "out", head="random", labels=["a", "b"], **options)
+    assert not (tmp_path / "out").exists()

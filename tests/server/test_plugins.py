@@ -48,7 +48,7 @@ def test_a_plugin_that_fails_is_named(llm: LLM, monkeypatch: pytest.MonkeyPatch)
         raise RuntimeError("broken")
 
     install(monkeypatch, routes)
-    with pytest.raises(PluginError, match="'theirs' failed in routes"):
+    with pytest.raises(PluginError, match="'theirs' failed in vcls_server_routes"):
         create_app(llm)
 
 

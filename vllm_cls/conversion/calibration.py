@@ -65,5 +65,5 @@ def calibrated(
         intercept=intercept,
         rows_name=Path(rows_path).name,
     )
-    changed: HeadResult = registry().hook.vcls_calibrate(request=request)
+    changed: HeadResult = registry().call("vcls_calibrate", request=request)
     return changed

@@ -149,7 +149,7 @@ def convert(
     target = alone if head_name is None else _named(source, job, wanted, result, alone)
     plan = _plan(job, target, result, Path(out))
     plan = dataclasses.replace(plan, checkpoint=source.checkpoint, dry_run=dry_run, **written_as)
-    written = registry().hook.vcls_write_checkpoint(plan=plan)
+    written = registry().call("vcls_write_checkpoint", plan=plan)
     job.warnings += written.warnings
     return ConversionReport(
         out=str(out),
@@ -289,7 +289,7 @@ def _named(source: ModelSource, job: HeadJob, wanted: HeadOptions, result: HeadR
         config=source.config,
         shared=shared_settings(source, alone.config.vcls),
     )
-    target: Target = registry().hook.vcls_named_head(request=request)
+    target: Target = registry().call("vcls_named_head", request=request)
     return target
 
 
@@ -368,7 +368,7 @@ def _plan(job: HeadJob, target: Target, result: HeadResult, out: Path) -> Conver
         out=out,
         tokenizer=tokenizer,
         adapter=source.adapter,
-        card=registry().hook.vcls_model_card(values=card_values(job, target, result, out.resolve().name, native)),
+        card=registry().call("vcls_model_card", values=card_values(job, target, result, out.resolve().name, native)),
     )
 
 

@@ -128,7 +128,7 @@ def own_classes() -> list[tuple[Any, Any]]:
     """(config class, classifier class) of the model types that plugins bring along."""
     from ..registry import registry
 
-    return [pair for pairs in registry().hook.vcls_auto_classes() for pair in pairs]
+    return [pair for pairs in registry().call("vcls_auto_classes") for pair in pairs]
 
 
 def _classifier_class(config_class: Any, task: str) -> Any:

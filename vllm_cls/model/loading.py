@@ -220,7 +220,8 @@ def head_request(source: ModelSource, options: Mapping[str, Any], **known: Any) 
 
 def target_for(source: ModelSource, result: HeadResult, pooling: str | None = None) -> Target:
     """The class and config that hold `result`'s head on this source's backbone."""
-    target: Target = registry().hook.vcls_target(
+    target: Target = registry().call(
+        "vcls_target",
         architecture=source.architecture,
         config=source.config,
         result=result,

@@ -109,7 +109,7 @@ def named(value: str, source: ModelSource) -> PairForm:
 
 
 def _known() -> list[ScoreTemplate]:
-    templates: list[list[ScoreTemplate]] = registry().hook.vcls_score_templates()
+    templates: list[list[ScoreTemplate]] = registry().call("vcls_score_templates")
     return [each for some in templates for each in some]
 
 

@@ -47,7 +47,7 @@ def create_app(llm: AsyncLLM | LLM, settings: ServerSettings | None = None) -> F
     add_middleware(app, settings, metrics, tracing)
     for routes in _families(model):
         app.include_router(routes(model))
-    for router in registry().answers("vcls_server_routes", model=model):
+    for router in registry().call("vcls_server_routes", model=model):
         app.include_router(router)
     describe(app, model)
     return app
