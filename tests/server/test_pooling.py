@@ -158,7 +158,8 @@ def test_an_embedder(tmp_path: Path) -> None:
             answer = client.post("/invocations", json=body)
             assert answer.status_code == 400 and "is an embedder" in answer.json()["error"]["message"]
             assert str(tmp_path) not in answer.text
-        assert client.get("/model").json()["task"] == "embed"
+        described = client.get("/model").json()
+        assert (described["task"], described["labels"], described["gives_probabilities"]) == ("embed", [], False)
         assert client.get("/").status_code == 200
 
 

@@ -17,7 +17,8 @@ class HeadDescription(TypedDict):
 class ModelDescription(TypedDict):
     """What the model is.
 
-    `labels` are in the order of their indices, those of the default head where there are several `heads` with names;
+    `labels` are in the order of their indices, those of the default head where there are several `heads` with names, and
+    none of a model without a head, such as an embedder;
     `scores` is whether /score answers for it; `takes_instruction` is whether its pairs have a place for one;
     `use_activation` is whether answers are what the activation gives, not logits, where a request does not say;
     `gives_probabilities` is whether those are probabilities: not for a regression, nor where the config names an identity;

@@ -38,7 +38,8 @@ def routes(model: ServedModel) -> APIRouter:
         """The labels, the limits and the model card of the model or of an adapter."""
         adapter = model.adapter(name)
         head = llm.head(lora_request=adapter)
-        labels = list(head.id2label.values())
+        answers = adapter is not None or described["head"] is not None
+        labels = list(head.id2label.values()) if answers else []  # an embedder's config has the labels of none
         return ModelDescription(
             id=model.name_of(adapter),
             task=described["task"],
@@ -46,7 +47,7 @@ def routes(model: ServedModel) -> APIRouter:
             problem_type=head.problem_type,
             heads=heads,
             use_activation=llm.use_activation,
-            gives_probabilities=head.gives_probabilities,
+            gives_probabilities=bool(labels) and head.gives_probabilities,
             scores=model.classifies and len(labels) == 1,
             takes_instruction=instructed,
             prompt_template=described["prompt_template"],
