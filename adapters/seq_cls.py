@@ -18,6 +18,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from vllm_cls.architecture import LinearHead, decoder_start
 from vllm_cls.pooler.heads import softcapped
+from vllm_cls.pooler.methods import SEQUENCE_METHODS, named, pooling_methods
 
 _SUFFIXES = ("Model", "ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
@@ -126,7 +127,7 @@ class SequenceClassifier(LinearClassifier):
 
     @property
     def pooling(self) -> str:
-        """Where the state comes from: "CLS", "LAST" or "MEAN"."""
+        """Where the state comes from: "CLS", "LAST", "MEAN" or a plugin's."""
         pooling: str = own_settings(self.config).get("pooling", "LAST")
         return pooling
 
@@ -135,6 +136,10 @@ class SequenceClassifier(LinearClassifier):
         if attention_mask is None:
             attention_mask = hidden.new_ones(hidden.shape[:2], dtype=torch.long)
         mask = attention_mask.to(hidden.device).long()
+        if self.pooling not in SEQUENCE_METHODS:
+            lengths = mask.sum(dim=1)
+            method = named(self.pooling, pooling_methods())
+            return method(hidden[mask.bool()], lengths.cumsum(0) - lengths, lengths)
         if self.pooling == "MEAN":
             weights = mask[:, :, None].float()
             return (hidden.float() * weights).sum(dim=1) / weights.sum(dim=1)

@@ -38,7 +38,7 @@ def target(architecture: Architecture, config: PreTrainedConfig, result: HeadRes
         architecture: of the backbone.
         config: the source's; it is copied, not changed.
         result: the head and its labels.
-        pooling: "CLS", "LAST" or "MEAN"; "ALL" for a head on each token.
+        pooling: "CLS", "LAST", "MEAN" or a plugin's; "ALL" for a head on each token.
 
     Raises:
         ConfigError: the head was made for another pooling than the one asked for.

@@ -11,7 +11,18 @@ import click
 from vllm_cls.config import CONVERT_MODES, DTYPES, PROBLEM_TYPES
 
 from .heads import ConvertCommand, know_head
-from .options import LabelTokens, NameListParam, State, Template, console, model_options, pass_state, say, speak
+from .options import (
+    LabelTokens,
+    NameListParam,
+    PoolingChoice,
+    State,
+    Template,
+    console,
+    model_options,
+    pass_state,
+    say,
+    speak,
+)
 from .show import measurements, number, size
 
 if TYPE_CHECKING:
@@ -93,9 +104,7 @@ _GROUPS = {
     help="How a reranker's pairs are written: Jinja with {{ query }} and {{ document }}, or a name.",
 )
 @click.option("--chat-template-prompt", is_flag=True, help="Put each text into the model's chat template.")
-@click.option(
-    "--pooling", type=click.Choice(["cls", "last", "mean"], case_sensitive=False), help="Else as the model does."
-)
+@click.option("--pooling", type=PoolingChoice(), help="Else as the model does. A plugin's is taken by its name.")
 @click.option("--logit-bias", type=float, metavar="X", help="Subtracted from every logit.")
 @click.option("--head-name", metavar="NAME", help="Its name among several; MODEL's named heads stay beside it.")
 @click.option("--lora", metavar="FOLDER", help="A PEFT LoRA adapter: merged into the weights, and its head is taken.")

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from vllm_cls.config import CONVERT_MODES, DTYPES
+from vllm_cls.config import CONVERT_MODES, DTYPES, SEQUENCE_POOLING, sequence_poolings
 from vllm_cls.parsing.option_lists import meant, split
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -88,6 +88,19 @@ class NameListParam(click.ParamType):
             return [str(name) for name in json.loads(value)]
         except ValueError as error:
             self.fail(f"{value!r} is not a JSON list ({error}).", param, ctx)
+
+
+class PoolingChoice(click.Choice):
+    """A pooling method of texts. Plugins are loaded where the name is none of ours."""
+
+    def __init__(self) -> None:
+        super().__init__([name.lower() for name in SEQUENCE_POOLING], case_sensitive=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value.lower() in self.choices:
+            return super().convert(value, param, ctx)
+        names = [name.lower() if name in SEQUENCE_POOLING else name for name in sequence_poolings()]
+        return click.Choice(names, case_sensitive=False).convert(value, param, ctx)
 
 
 _COMMON = [

@@ -227,6 +227,41 @@ for options in ({"sharpness": "3"}, {"sharpness": True}, {"lengths": 1}, {"sharp
     ]
 
 
+def test_its_pooling_method_is_one_as_ours_are(python: Path, place: Path, converted: Path, train: Path) -> None:
+    """By `--pooling` in any case, and by `PoolerConfig`; each in a process of its own."""
+    head = ("--head", "nearest-mean", "--train", train)
+    succeed(vcls(python, "convert", "model", "by-median", *head, "--pooling", "MEDIAN"), place)
+    config = json.loads((place / "by-median" / "config.json").read_text())
+    assert (config["architectures"], config["vcls"]["pooling"]) == (["ToyForSequenceClassification"], "median")
+    check = HERE / "third_party" / "check_pooling.py"
+    answer = json.loads(succeed([python, check, converted, place / "by-median"], place).splitlines()[-1])
+    assert len(answer) == 4 and max(answer.values()) < 1e-4, answer
+
+
+def test_a_pooling_that_nobody_has_is_told_with_the_names_of_plugins(
+    python: Path, place: Path, converted: Path
+) -> None:
+    done = run(vcls(python, "convert", "model", "refused", "--head", "random", "--pooling", "medain"), place)
+    assert done.returncode == 2 and "'medain' is not one of 'cls', 'last', 'mean', 'median'" in " ".join(
+        done.stderr.split()
+    )
+    code = """
+import vllm_cls
+for refused in (lambda: vllm_cls.PoolerConfig(pooling_type="medain"),
+                lambda: vllm_cls.PoolerConfig(seq_pooling_type="ALL"),
+                lambda: vllm_cls.convert("model", "refused", head="random", num_labels=2, pooling="medain")):
+    try:
+        refused()
+    except vllm_cls.ConfigError as error:
+        print(error)
+"""
+    assert succeed([python, "-c", code], place).splitlines() == [
+        "PoolerConfig.pooling_type='medain' is unknown; use one of CLS, LAST, MEAN, median, ALL, STEP.",
+        "PoolerConfig.seq_pooling_type='ALL' is unknown; use one of CLS, LAST, MEAN, median.",
+        "--pooling 'medain' is unknown; use cls, last, mean or median.",
+    ]
+
+
 def test_the_guide_shows_the_code_that_runs_here() -> None:
     blocks = re.findall(r"^```(python|toml)\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     python = (TOY / "vcls_toy.py").read_text() + (TOY / "vcls_toy_heads.py").read_text()

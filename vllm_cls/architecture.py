@@ -151,7 +151,7 @@ class HeadRequest:
         tokenizer: the model's tokenizer, or None.
         labels: label names, in the order of their indices; empty where only a number is known.
         problem_type: as in transformers, or None.
-        pooling: "CLS", "LAST" or "MEAN", or "ALL" for a head on each token.
+        pooling: "CLS", "LAST", "MEAN" or a plugin's, or "ALL" for a head on each token.
         options: the options of the command that the source takes (`label_tokens`, `seed` …), and its own; see `HeadSource`.
             `prompts` and `targets` are those of labelled rows: indices of `labels`, a 0 or 1 for each label (multi-label), or
             numbers (regression).
@@ -383,7 +383,7 @@ class Architecture:
         return "transformers" if native else "vcls"
 
     def pooling(self, config: PreTrainedConfig) -> str:
-        """The pooling of the classifier class: "CLS", "LAST" or "MEAN"; "ALL" of token classifiers."""
+        """The pooling of the classifier class: "CLS", "LAST", "MEAN" or a plugin's; "ALL" of token classifiers."""
         return "LAST"
 
     def backbone(self, model: PreTrainedModel) -> PreTrainedModel:

@@ -25,6 +25,19 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 _OVERRIDDEN = {name: kind for name, kind in CONFIG.items() if name not in ("model_type", "num_labels", "id2label")}
 
 
+def sequence_poolings() -> list[str]:
+    """The pooling methods of texts that can be asked for: ours, then those of plugins, which are loaded for it."""
+    from .registry import registry
+
+    return [*SEQUENCE_POOLING, *registry().collect("vcls_pooling_methods")]
+
+
+def find_pooling(name: str) -> str | None:
+    """The pooling method of texts with this name, in any case, as it is spelt; None where there is none."""
+    known = SEQUENCE_POOLING if name.upper() in SEQUENCE_POOLING else sequence_poolings()
+    return next((each for each in known if each.upper() == name.upper()), None)
+
+
 def labels_of(config: Any) -> dict[int, str]:
     """The labels that a config of transformers names, by their indices, in their order."""
     return {int(index): str(label) for index, label in sorted(config.id2label.items())}
@@ -54,7 +67,7 @@ class PoolerConfig:
     Args:
         task: the task that the model serves, "classify", "token_classify" or "embed".
         pooling_type: shorthand for one of the next two.
-        seq_pooling_type: "CLS" (first token), "LAST" (last token as given) or "MEAN".
+        seq_pooling_type: "CLS" (first token), "LAST" (last token as given), "MEAN" or a plugin's (`vcls_pooling_methods`).
         tok_pooling_type: "ALL" (every token) or "STEP" (the tokens equal to `step_tag_id`).
         use_activation: False gives logits instead of probabilities.
         logit_bias: older name of `logit_mean`.
@@ -79,9 +92,8 @@ class PoolerConfig:
         if self.pooling_type is not None:
             if not isinstance(self.pooling_type, str):
                 raise ConfigError(f"PoolerConfig.pooling_type={self.pooling_type!r} is not a name.")
-            self._split_pooling_type(self.pooling_type.upper())
-        self._check("seq_pooling_type", SEQUENCE_POOLING)
-        self._check("tok_pooling_type", TOKEN_POOLING)
+            self._split_pooling_type(self.pooling_type)
+        self._check_pooling_types()
         if self.task not in (None, "classify", "token_classify", "embed"):
             raise ConfigError(
                 f"PoolerConfig.task={self.task!r} is unknown; use 'classify', 'token_classify' or 'embed'."
@@ -106,23 +118,31 @@ class PoolerConfig:
                 raise ConfigError(f"PoolerConfig.returned_token_ids={ids!r} is no list of columns.")
             object.__setattr__(self, "returned_token_ids", tuple(ids))
 
-    def _split_pooling_type(self, name: str) -> None:
-        target = "seq_pooling_type" if name in SEQUENCE_POOLING else "tok_pooling_type"
-        if name not in SEQUENCE_POOLING + TOKEN_POOLING:
-            known = ", ".join(SEQUENCE_POOLING + TOKEN_POOLING)
-            raise ConfigError(f"PoolerConfig.pooling_type={name!r} is unknown; use one of {known}.")
+    def _split_pooling_type(self, given: str) -> None:
+        of_tokens = given.upper() in TOKEN_POOLING
+        target = "tok_pooling_type" if of_tokens else "seq_pooling_type"
+        name = given.upper() if of_tokens else find_pooling(given)
+        if name is None:
+            known = ", ".join([*sequence_poolings(), *TOKEN_POOLING])
+            raise ConfigError(f"PoolerConfig.pooling_type={given!r} is unknown; use one of {known}.")
         if getattr(self, target) not in (None, name):
             raise ConfigError(f"PoolerConfig: pooling_type={name!r} contradicts {target}={getattr(self, target)!r}.")
         object.__setattr__(self, "pooling_type", name)
         object.__setattr__(self, target, name)
 
-    def _check(self, name: str, known: tuple[str, ...]) -> None:
-        value = getattr(self, name)
-        if value is None:
-            return
-        if not isinstance(value, str) or value.upper() not in known:
-            raise ConfigError(f"PoolerConfig.{name}={value!r} is unknown; use one of {', '.join(known)}.")
-        object.__setattr__(self, name, value.upper())
+    def _check_pooling_types(self) -> None:
+        sequences, tokens = self.seq_pooling_type, self.tok_pooling_type
+        if sequences is not None:
+            found = find_pooling(sequences) if isinstance(sequences, str) else None
+            if found is None:
+                known = ", ".join(sequence_poolings())
+                raise ConfigError(f"PoolerConfig.seq_pooling_type={sequences!r} is unknown; use one of {known}.")
+            object.__setattr__(self, "seq_pooling_type", found)
+        if tokens is not None:
+            if not isinstance(tokens, str) or tokens.upper() not in TOKEN_POOLING:
+                known = ", ".join(TOKEN_POOLING)
+                raise ConfigError(f"PoolerConfig.tok_pooling_type={tokens!r} is unknown; use one of {known}.")
+            object.__setattr__(self, "tok_pooling_type", tokens.upper())
 
     @property
     def mean(self) -> float | None:

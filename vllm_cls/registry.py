@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -156,13 +156,22 @@ class Registry:
             )
         return winners[0][1]
 
-    def collect(self, hook_name: str) -> dict[str, Any]:
+    def collect(self, hook_name: str, reserved: Collection[str] = ()) -> dict[str, Any]:
         """One mapping from all plugins' answers to a hook that returns mappings.
 
+        Args:
+            reserved: names in capitals that no plugin may give.
+
         Raises:
-            PluginError: two plugins give the same name.
+            PluginError: two plugins give the same name, or one a name that is reserved.
         """
-        return {name: value for name, (_, value) in self._collected(hook_name).items()}
+        found = self._collected(hook_name)
+        for name, (plugin, _) in found.items():
+            if name.upper() in reserved:
+                raise PluginError(
+                    f"plugin {plugin!r} gives {name!r} in {hook_name}, which is a built-in one; rename it."
+                )
+        return {name: value for name, (_, value) in found.items()}
 
     def _collected(self, hook_name: str) -> dict[str, tuple[str, Any]]:
         """As `collect`, with the plugin that gave each; in the order in which the plugins were found."""

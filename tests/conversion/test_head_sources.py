@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from safetensors.torch import load_file, save_file
 
 from vllm_cls import (
     LLM,
@@ -227,3 +229,37 @@ def test_a_hook_that_fails_while_a_model_is_converted_names_its_plugin(
     with pytest.raises(PluginError, match=rf"plugin 'theirs' failed in {hook}: ZeroDivisionError.*VCLS_PLUGINS"):
         convert(str(lm), tmp_path / "out", head="random", labels=["a", "b"], **options)
     assert not (tmp_path / "out").exists()
+
+
+def median(hidden: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    texts = zip(starts.tolist(), lengths.tolist(), strict=True)
+    return torch.stack([hidden[start : start + length].median(0).values for start, length in texts])
+
+
+def test_a_third_partys_pooling_in_our_own_format(lm: Path, tmp_path: Path) -> None:
+    """Of a class that transformers has, with the states that transformers gives; without the plugin its name is told."""
+    name, out, head_weights = "pools", str(tmp_path / "out"), str(tmp_path / "head.safetensors")
+    plugin = SimpleNamespace(vcls_pooling_methods=hookimpl(lambda: {"median": median}))
+    registry()._manager.register(plugin, name)
+    try:
+        save_file({"weight": torch.randn(3, 32, generator=torch.manual_seed(0))}, head_weights)
+        report = convert(str(lm), out, head="file", head_weights=head_weights, num_labels=3, pooling="Median")
+        assert report.pooling == "median"
+        backbone = transformers.AutoModel.from_pretrained(lm, dtype=torch.float32).eval()
+        with LLM(out, device="cpu") as llm, torch.no_grad():
+            for ids in ([20, 21, 22, 23, 24], [30, 31]):
+                states = backbone(torch.tensor([ids]))[0][0].median(0).values
+                (output,) = llm.classify([ids])
+                expected = load_file(head_weights)["weight"] @ states
+                assert torch.allclose(torch.tensor(output.outputs.logits), expected, atol=1e-4)
+    finally:
+        registry()._manager.unregister(name=name)
+    with pytest.raises(ConfigError, match="pooling 'median' is unknown; use one of CLS, LAST, MEAN"):
+        LLM(out, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["mean", "ALL", "STEP", "MAX"])
+def test_a_pooling_method_with_a_built_in_name_is_refused(install: Install, lm: Path, name: str) -> None:
+    install(vcls_pooling_methods=lambda: {name: median})
+    with pytest.raises(PluginError, match=rf"'theirs' gives '{name}' in vcls_pooling_methods, which is a built-in one"):
+        LLM(str(lm), convert="none", device="cpu")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..architecture import OWN_MODEL_TYPE
-from ..config import PROBLEM_TYPES, ModelConfig
+from ..config import PROBLEM_TYPES, ModelConfig, find_pooling, sequence_poolings
 from ..errors import ConfigError, ModelError, PluginError, nearest
 from ..head_source import EXISTING, SHARED_OPTIONS, HeadSource
 from ..model.loading import heads_for, lacks_head, token_head, without_head
@@ -220,6 +220,8 @@ def _method(source: ModelSource, head: str | None) -> str:
 def _pooling(source: ModelSource, pooling: str | None) -> str:
     if pooling is None:
         return source.pooling
-    if pooling.upper() not in ("CLS", "LAST", "MEAN"):
-        raise ConfigError(f"--pooling {pooling!r} is unknown; use cls, last or mean.")
-    return pooling.upper()
+    found = find_pooling(pooling)
+    if found is None:
+        *others, last = map(str.lower, sequence_poolings())
+        raise ConfigError(f"--pooling {pooling!r} is unknown; use {', '.join(others)} or {last}.")
+    return found

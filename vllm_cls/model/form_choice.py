@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from ..errors import ConfigError, ModelError
 from ..pooler.heads import head_dtype, set_head_dtype
-from ..pooler.methods import POOLING_METHODS, every_token, named
-from ..registry import registry
+from ..pooler.methods import named, pooling_methods
 from ..runtime.batch import ForwardItem
 from ..runtime.layers.fusion import linear
 from ..runtime.layers.prepacking import PackedLinear, pays
@@ -72,9 +71,8 @@ def make_runner(classifier: loading.Classifier, pooling: str, longest: int, quan
 def _bare_runner(classifier: loading.Classifier, pooling: str, with_head: bool) -> Runner:
     """A runner that runs one sequence at a time, nothing made faster yet."""
     architecture, model = classifier.architecture, classifier.model
-    methods = {**POOLING_METHODS, "ALL": every_token, **registry().collect("vcls_pooling_methods")}
     head = architecture.head(model) if with_head else None
-    pool = named(pooling, methods)
+    pool = named(pooling, pooling_methods())
     if classifier.embedder is None:  # which has nothing of a head
         pool = architecture.pooling_method(model, pool)
     runner = Runner(model, architecture, head, pool, Mode("single"))

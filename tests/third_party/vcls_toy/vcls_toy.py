@@ -1,5 +1,6 @@
 """A model that transformers does not know, and the plugin that makes it a classifier."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -117,6 +118,17 @@ class Toy(Architecture):
 @hookimpl
 def vcls_architectures() -> list[Architecture]:
     return [Toy()]
+
+
+def median(hidden: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """The median over a text's tokens: states `(num_rows, hidden)` → `(num_texts, hidden)`."""
+    texts = zip(starts.tolist(), lengths.tolist(), strict=True)
+    return torch.stack([hidden[start : start + length].median(0).values for start, length in texts])
+
+
+@hookimpl
+def vcls_pooling_methods() -> dict[str, Callable[..., torch.Tensor]]:
+    return {"median": median}
 
 
 def constant(request: HeadRequest) -> HeadResult:
