@@ -81,7 +81,9 @@ _SOURCES = {
         "fitted on the frozen model's states of the rows of --train",
         takes=("bias",),
         needs=("train",),
-        example="vcls convert ./bert my-classifier --head fit --train train.jsonl --label-field class",
+        example="vcls convert ./bert my-classifier --head fit --train train.jsonl --label-field class\n"
+        "vcls convert ./bert urgent --head fit --train urgent.jsonl --head-name urgent\n"
+        "vcls convert urgent both --head fit --train topics.jsonl --head-name topic   # two heads, one forward",
         card="The head is a linear layer fitted on the frozen model's states of labelled texts.",
     ),
     "tokens": HeadSource(
@@ -92,7 +94,8 @@ _SOURCES = {
         reads_lm_head=True,
         example="vcls convert ./llama sentiment --head tokens --labels negative,positive \\\n"
         "    --label-tokens 'negative= bad| terrible,positive= good| great' \\\n"
-        "    --prompt-template 'Review: {text}\\nSentiment:'",
+        "    --prompt-template 'Review: {text}\\nSentiment:'\n"
+        "vcls convert ./llama calibrated --head tokens --label-tokens 'no= bad,yes= good' --calibrate rows.jsonl",
         card="Each label's score is the language model's own logit for the label's token or tokens.",
     ),
     "two-way": HeadSource(
@@ -127,7 +130,8 @@ _SOURCES = {
         _random,
         "random numbers, for training",
         tasks=_BOTH,
-        example="vcls convert ./bert untrained --head random --num-labels 3 --seed 1",
+        example="vcls convert ./bert untrained --head random --num-labels 3 --seed 1\n"
+        "vcls convert ./bert tagger --convert token_classify --head random --labels O,B-PER,I-PER",
         card="**The head is random: its answers mean nothing until it is trained.**",
     ),
 }

@@ -45,11 +45,7 @@ SUMMARIES
 
 \b
 More:
-  vcls convert ./llama calibrated --head tokens --label-tokens 'no= bad,yes= good' --calibrate rows.jsonl
   vcls convert ./bert merged --lora ./adapter
-  vcls convert ./bert tagger --convert token_classify --head random --labels O,B-PER,I-PER
-  vcls convert ./bert urgent --head fit --train urgent.jsonl --head-name urgent
-  vcls convert urgent both --head fit --train topics.jsonl --head-name topic   # two heads, one forward
 
 \b
 --calibrate fits a temperature and biases, kept where the log loss of rows held out improves.

@@ -73,7 +73,7 @@ def _surveyed() -> Iterator[tuple[PluginInfo, list[str], str | None]]:
         for hook in found.hooks_of(info.name):
             asked = not inspect.signature(getattr(hookspecs, hook)).parameters  # those of a run have arguments
             try:
-                answer = (found.answer_of(info.name, hook) if asked else None) or ()
+                answer: Any = (found.answer_of(info.name, hook) if asked else None) or ()
                 names = [_name(item) for item in answer]
             except Exception as error:  # whatever a third party's hook raises
                 failure = error.__cause__ or error

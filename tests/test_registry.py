@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 import vllm_cls
+import vllm_cls.adapters
+import vllm_cls.cli
+import vllm_cls.plugins
 from vllm_cls import Architecture, ModelError, PluginError, hookimpl
 from vllm_cls.registry import HOOKS, PluginInfo, Registry, discover
 
@@ -181,6 +185,52 @@ def test_two_plugins_with_one_name_for_a_head() -> None:
     )
     with pytest.raises(PluginError, match="both register 'magic'"):
         registry.collect("vcls_head_sources")
+
+
+def trees(*packages: ModuleType) -> Iterator[tuple[Path, ast.Module]]:
+    for package in packages:
+        for path in sorted(Path(str(package.__file__)).parent.rglob("*.py")):
+            yield path, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def is_private(name: str | None) -> bool:
+    return name is not None and any(part.startswith("_") and part[:2] != "__" for part in name.split("."))
+
+
+def test_built_in_plugins_use_the_cores_public_names_alone() -> None:
+    """As a third party's have to: no import of an underscore name, and no attribute that the core calls so."""
+    in_the_core = {
+        name
+        for _, tree in trees(vllm_cls)
+        for node in ast.walk(tree)
+        for name in (getattr(node, "name", None), getattr(node, "attr", None), getattr(node, "id", None))
+        if isinstance(name, str) and is_private(name) and not isinstance(getattr(node, "ctx", None), ast.Load)
+        if ast.unparse(getattr(node, "value", ast.Name("self"))) == "self"  # not what it sets on others' objects
+    }
+    assert "_implementations" in in_the_core and "_HEADS" in in_the_core
+    used = []
+    for path, tree in trees(vllm_cls.adapters, vllm_cls.plugins):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module, *(each.name for each in node.names)]
+            elif isinstance(node, ast.Attribute) and node.attr in in_the_core:
+                names = [] if ast.unparse(node.value) in ("self", "cls", "super()") else [node.attr]
+            else:
+                continue
+            used += [f"{path.name}:{node.lineno} {name}" for name in names if is_private(name)]
+    assert used == []
+
+
+def test_only_the_registry_calls_hooks() -> None:
+    importing = {
+        path.name
+        for path, tree in trees(vllm_cls, vllm_cls.adapters, vllm_cls.plugins, vllm_cls.cli)
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.Import) and "pluggy" in (each.name for each in node.names))
+        or (isinstance(node, ast.ImportFrom) and node.module == "pluggy")
+        or (isinstance(node, ast.Attribute) and node.attr in ("hook", "subset_hook_caller", "get_hookimpls"))
+    }
+    assert importing == {"hookspecs.py", "registry.py"}
 
 
 def test_an_environment_variable_limits_what_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,7 +131,8 @@ class PoolerConfig:
         object.__setattr__(self, target, name)
 
     def _check_pooling_types(self) -> None:
-        sequences, tokens = self.seq_pooling_type, self.tok_pooling_type
+        sequences: Any = self.seq_pooling_type  # as a caller or a file gives it
+        tokens: Any = self.tok_pooling_type
         if sequences is not None:
             found = find_pooling(sequences) if isinstance(sequences, str) else None
             if found is None:

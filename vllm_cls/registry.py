@@ -199,6 +199,10 @@ class Registry:
         """The heads that can be made for a task, as `--head` takes them: "fit|tokens|…"."""
         return "|".join(name for name, each in self.head_sources().items() if task in each.tasks and name != EXISTING)
 
+    def heads_taking(self, option: str) -> list[str]:
+        """The heads that take an option of this name."""
+        return [name for name, each in self.head_sources().items() if each.may_have(option)]
+
     def head_source(self, name: str) -> HeadSource:
         """The head source of that name.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+import vllm_cls
 from vllm_cls import (
     LLM,
     ConfigError,
@@ -27,7 +29,9 @@ from vllm_cls import (
     hookimpl,
 )
 from vllm_cls.architecture import Target
+from vllm_cls.cli import main
 from vllm_cls.cli.heads import _option
+from vllm_cls.head_source import EXISTING
 from vllm_cls.registry import HEADS_GROUP, discover, registry
 
 from ..models import tiny
@@ -263,3 +267,16 @@ def test_a_pooling_method_with_a_built_in_name_is_refused(install: Install, lm: 
     install(vcls_pooling_methods=lambda: {name: median})
     with pytest.raises(PluginError, match=rf"'theirs' gives '{name}' in vcls_pooling_methods, which is a built-in one"):
         LLM(str(lm), convert="none", device="cpu")
+
+
+def test_the_core_and_the_commands_name_no_built_in_head() -> None:
+    """But in the one example of `vcls --help`: what they say of heads, they ask the registry."""
+    names = "|".join(name for name in registry().head_sources() if name != EXISTING)
+    package, commands = Path(vllm_cls.__file__).parent, Path(main.__file__).parent
+    told = [
+        f"{path.name}:{number}: {line.strip()}"
+        for path in [*package.rglob("*.py"), *commands.rglob("*.py")]
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if re.search(rf"--head[ =]({names})\b", line)
+    ]
+    assert len(told) == 1 and told[0].startswith("main.py"), told

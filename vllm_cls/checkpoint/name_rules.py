@@ -231,8 +231,10 @@ class Unused:
                 f"The file is not whole, or config.json does not describe it. {advice}{'.' if advice else ''}".rstrip()
             )
         else:
-            advice += ": if that is its head, rename it, or bring it with --head file. Else make" if advice else "Make"
-            advice += " a head with `vcls convert … --head fit|tokens|two-way|file|random`."
+            advice += (
+                ": if that is its head, rename it, or bring it with --head-weights. Else make" if advice else "Make"
+            )
+            advice += " a head with `vcls convert … --head NAME`; its --help tells of each."
         raise ModelError(
             f"{source} lacks {some(missing)}, which {type(reader.model).__name__} needs; they are never invented. {advice}"
         )

@@ -108,7 +108,7 @@ class PeftAdapter:
             name = next(iter(outside), None) or next(iter(self.saved))
             raise ConfigError(
                 f"--lora {self.name} changes {name}, so the output layer's rows may not be what the model has; merge it with "
-                "PEFT first, or take --head fit."
+                "PEFT first, or take a head that does not read them."
             )
 
     @property

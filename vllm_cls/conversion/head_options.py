@@ -73,7 +73,7 @@ class HeadOptions:
         if self.head is not None:
             _refuse_taken_names(self.head, others)
         for name in self.own:
-            if not _owners(name):
+            if not registry().heads_taking(name):
                 own = [each.name for source in registry().head_sources().values() for each in source.options]
                 raise ConfigError(f"there is no option {name!r}.{nearest(name, [*others, *own])}")
         known = self._for_reward() if options.convert == "reward" else self
@@ -124,9 +124,8 @@ class HeadOptions:
         }
         for name, value in given.items():
             if value is not None and not made_by.may_have(name):
-                raise ConfigError(
-                    f"{_flag(name)} belongs to --head {' or '.join(_owners(name))}, not to {method}; leave one of them out."
-                )
+                heads = " or ".join(registry().heads_taking(name))
+                raise ConfigError(f"{_flag(name)} belongs to --head {heads}, not to {method}; leave one of them out.")
         asked = token_head(source)
         if asked is not None and asked.method == method:  # the checkpoint names its tokens
             return
@@ -138,11 +137,6 @@ class HeadOptions:
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
-
-
-def _owners(name: str) -> list[str]:
-    """The heads that take an option."""
-    return [head for head, each in registry().head_sources().items() if each.may_have(name)]
 
 
 def _refuse_taken_names(head: str, others: Sequence[str]) -> None:
@@ -162,7 +156,7 @@ def _other_task(source: ModelSource, method: str) -> str:
         return f"--head {method} labels tokens (--convert token_classify), and this model classifies texts; {others}."
     return (
         f"--head {method} gives a label a text (--convert classify), and this head labels tokens; {others}, or train "
-        "one with transformers' Trainer (--head random to begin with)."
+        "one with transformers' Trainer."
     )
 
 

@@ -1,4 +1,4 @@
-"""Labelled rows for `--head fit` and `--calibrate`."""
+"""Labelled rows for `--train` and `--calibrate`."""
 
 from __future__ import annotations
 

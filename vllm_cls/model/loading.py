@@ -113,7 +113,8 @@ def without_head(source: ModelSource) -> str:
 def _foreign_head(source: ModelSource) -> str:
     """Words on a head that another library made, and how it can be brought; empty where there is none."""
     names = foreign_heads(source.checkpoint.locations)
-    told = "if it is one linear layer, save its weight and bias as a safetensors file and bring it with --head file"
+    bring = f"--head {'|'.join(registry().heads_taking('head_weights'))}"
+    told = f"if it is one linear layer, save its weight and bias as a safetensors file and bring it with {bring}"
     if {"score.0.weight", "score.2.weight"} <= set(names):
         told = "if it is Qwen2.5-Math's, say so with hf_overrides={'architectures': ['Qwen2ForRewardModel']}"
     if names:
@@ -121,7 +122,7 @@ def _foreign_head(source: ModelSource) -> str:
     if (source.checkpoint.folder / "model_head.pkl").is_file():
         return (
             " of its own (SetFit's model_head.pkl is a pickled scikit-learn model: save its coef_ and intercept_ as weight and "
-            "bias in a safetensors file and bring it with --head file --pooling mean)"
+            f"bias in a safetensors file and bring it with {bring} --pooling mean)"
         )
     return ""
 
