@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from vllm_cls.bench import benchmark, peers
+from vllm_cls.bench import peers, run
 from vllm_cls.bench.options import BenchOptions
 
 Run = Callable[..., Result]
@@ -61,7 +61,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[BenchOptions]:
         given.append(options)
         return FOUND
 
-    monkeypatch.setattr(benchmark, "bench", fake)
+    monkeypatch.setattr(run, "bench", fake)
     return given
 
 
