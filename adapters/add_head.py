@@ -12,7 +12,8 @@ from vllm_cls.architecture import OWN_MODEL_TYPE, HeadRequest, LinearHead, Named
 from vllm_cls.compat.transformers_calls import without_memory
 from vllm_cls.config import labels_of
 from vllm_cls.errors import ConfigError, ModelError
-from vllm_cls.pooler.methods import named, pooling_methods
+from vllm_cls.pooler.methods import named
+from vllm_cls.registry import registry
 
 from .families import native_class
 from .linear_heads import stored_head
@@ -133,7 +134,7 @@ def _runs_on_pooled(config: PreTrainedConfig, pooling: str) -> bool:
         for parameter in part.parameters():
             parameter.normal_(0, 0.1, generator=generator)
         states = torch.randn(1, _LENGTH, config.get_text_config().hidden_size, generator=generator)
-        pooled = named(pooling, pooling_methods())(states[0], torch.tensor([0]), torch.tensor([_LENGTH]))
+        pooled = named(pooling, registry().pooling_methods())(states[0], torch.tensor([0]), torch.tensor([_LENGTH]))
         try:
             return torch.allclose(part.replayed.of_sequences(states), part(pooled), rtol=1e-4, atol=1e-5)
         except (RuntimeError, ValueError, TypeError, AttributeError, IndexError):

@@ -18,7 +18,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from vllm_cls.architecture import LinearHead, decoder_start
 from vllm_cls.pooler.heads import softcapped
-from vllm_cls.pooler.methods import SEQUENCE_METHODS, named, pooling_methods
+from vllm_cls.pooler.methods import SEQUENCE_METHODS, named
+from vllm_cls.registry import registry
 
 _SUFFIXES = ("Model", "ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
@@ -138,7 +139,7 @@ class SequenceClassifier(LinearClassifier):
         mask = attention_mask.to(hidden.device).long()
         if self.pooling not in SEQUENCE_METHODS:
             lengths = mask.sum(dim=1)
-            method = named(self.pooling, pooling_methods())
+            method = named(self.pooling, registry().pooling_methods())
             return method(hidden[mask.bool()], lengths.cumsum(0) - lengths, lengths)
         if self.pooling == "MEAN":
             weights = mask[:, :, None].float()

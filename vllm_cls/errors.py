@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+from typing import Any
 
 
 class VclsError(Exception):
@@ -73,3 +75,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     matches = [each for each in others if each.casefold() == name.casefold()]
     matches = matches or difflib.get_close_matches(name, others, n=1, cutoff=0.5)
     return f" Did you mean {matches[0]!r}?" if matches else ""
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it."""
+    return reprlib.repr(value)

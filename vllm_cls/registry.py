@@ -10,7 +10,7 @@ import importlib.metadata
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
@@ -18,6 +18,9 @@ from . import hookspecs
 from .architecture import Architecture, HeadRequest, HeadResult
 from .errors import ConfigError, ModelError, PluginError, VclsError, nearest
 from .head_source import EXISTING, HeadSource
+
+if TYPE_CHECKING:
+    from .pooler.methods import PoolingMethod
 
 GROUP = "vllm_cls"
 HEADS_GROUP = "vllm_cls.heads"
@@ -172,6 +175,17 @@ class Registry:
                     f"plugin {plugin!r} gives {name!r} in {hook_name}, which is a built-in one; rename it."
                 )
         return {name: value for name, (_, value) in found.items()}
+
+    def pooling_methods(self) -> dict[str, PoolingMethod]:
+        """Every pooling method by its name: ours, then those of plugins.
+
+        Raises:
+            PluginError: a plugin gives one of ours.
+        """
+        from .pooler.methods import POOLING_METHODS, every_token
+
+        ours = {**POOLING_METHODS, "ALL": every_token}
+        return {**ours, **self.collect("vcls_pooling_methods", reserved=(*ours, "STEP"))}
 
     def _collected(self, hook_name: str) -> dict[str, tuple[str, Any]]:
         """As `collect`, with the plugin that gave each; in the order in which the plugins were found."""

@@ -10,8 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ModelError, VclsError
-from ..parsing.json_fields import shown
+from ..errors import ModelError, VclsError, shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel

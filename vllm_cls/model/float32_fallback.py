@@ -18,11 +18,11 @@ import torch
 from ..errors import PromptError
 
 if TYPE_CHECKING:
-    from ..pooler.pooler import Pooler
     from ..runtime.adapter import LoRAAdapter
     from ..runtime.batch import TokenSequence
     from ..runtime.engine import Engine, Result, SequenceResult
     from .output_heads import RunningHead
+    from .pooler import Pooler
 
 # Errors, as root mean squares, that a label has to be ahead by; of a normal distribution 1 in 80 is larger.
 _ERRORS = 2.5

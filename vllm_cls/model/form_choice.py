@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from ..errors import ConfigError, ModelError
 from ..pooler.heads import head_dtype, set_head_dtype
-from ..pooler.methods import named, pooling_methods
+from ..pooler.methods import named
+from ..registry import registry
 from ..runtime.batch import ForwardItem
 from ..runtime.layers.fusion import linear
 from ..runtime.layers.prepacking import PackedLinear, pays
@@ -72,7 +73,7 @@ def _bare_runner(classifier: loading.Classifier, pooling: str, with_head: bool) 
     """A runner that runs one sequence at a time, nothing made faster yet."""
     architecture, model = classifier.architecture, classifier.model
     head = architecture.head(model) if with_head else None
-    pool = named(pooling, pooling_methods())
+    pool = named(pooling, registry().pooling_methods())
     if classifier.embedder is None:  # which has nothing of a head
         pool = architecture.pooling_method(model, pool)
     runner = Runner(model, architecture, head, pool, Mode("single"))

@@ -11,7 +11,6 @@ from ..config import ModelConfig
 from ..errors import ConfigError
 from ..inputs.tokenization import PromptProcessor
 from ..params import PoolingParams
-from ..pooler.pooler import Pooler
 from ..runtime.adapter import LoRAAdapter
 from ..runtime.batch import TokenSequence
 from ..runtime.engine import Engine, Result
@@ -19,6 +18,7 @@ from . import loading
 from .float32_fallback import Float32Fallback
 from .lora_adapters import Adapters, requests_for
 from .output_heads import RunningHead, find_head
+from .pooler import Pooler
 from .prompt_processor import prompt_processor
 
 

@@ -19,12 +19,12 @@ from ..errors import ConfigError, ModelError
 from ..params import LoRARequest
 from ..pooler.activations import activation_for
 from ..pooler.heads import set_head_dtype
-from ..pooler.pooler import Pooler
 from ..registry import registry
 from ..runtime.adapter import LoRAAdapter
 from ..runtime.runner import Runner
 from .loading import Classifier
 from .lora_head import labelled, with_head
+from .pooler import Pooler
 
 
 class Adapters:

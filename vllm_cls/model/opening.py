@@ -11,7 +11,6 @@ import torch
 from ..config import ModelConfig, PoolerConfig, RuntimeConfig
 from ..errors import ConfigError
 from ..pooler.activations import activation_for
-from ..pooler.pooler import Pooler
 from ..registry import registry
 from ..runtime.cuda.fp8 import check_fp8
 from ..runtime.engine import Engine
@@ -29,6 +28,7 @@ from .form_choice import dummy_works, make_runner
 from .loaded_model import LoadedModel
 from .lora_adapters import Adapters, backbone_layers
 from .output_heads import RunningHead, running_heads
+from .pooler import Pooler
 from .prompt_processor import max_model_len, prompt_processor
 
 _WATCHED_PROMPTS, _WATCHED_TOKENS = 8, 64  # random ones, which quantization watches

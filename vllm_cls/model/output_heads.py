@@ -15,8 +15,8 @@ from ..registry import registry
 if TYPE_CHECKING:
     import torch
 
-    from ..pooler.pooler import Pooler
     from ..runtime.adapter import LoRAAdapter
+    from .pooler import Pooler
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ..config import ModelConfig
-from ..errors import ConfigError, ModelError
+from ..errors import ConfigError, ModelError, shown
 from ..inputs.prompt_template import PromptTemplate
 from ..inputs.tokenization import PromptProcessor
-from ..parsing.json_fields import NUMBER, shown
+from ..parsing.json_fields import NUMBER
 from .pair_form import pair_form
 from .source import ModelSource
 

@@ -5,12 +5,11 @@ transformers checks the fields that it reads; see `transformers_calls`. A field 
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ModelError, VclsError
+from ..errors import ModelError, VclsError, shown
 
 MAX_LABELS, MAX_LAYERS = 1_000_000, 1_000
 """More than any model has; transformers makes an object for each before it looks at the weights."""
@@ -156,11 +155,6 @@ def check_fields(content: Any, schema: Any, where: str, error: type[VclsError]) 
     """Raise `error` if an object, or a list of objects, has a field of another kind than its schema says."""
     for path, value, words in _wrong(content, schema, ""):
         raise error(f"{where}: {path + ' ' if path else ''}is {shown(value)}, and has to be {words}; correct it.")
-
-
-def shown(value: Any) -> str:
-    """A value as a message shows it."""
-    return reprlib.repr(value)
 
 
 def _wrong(content: Any, schema: Any, path: str) -> Iterator[tuple[str, Any, str]]:

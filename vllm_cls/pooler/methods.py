@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from ..errors import ConfigError
-from ..registry import registry
 
 PoolingMethod = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -61,16 +60,6 @@ POOLING_METHODS: dict[str, PoolingMethod] = {
     "MEAN_SQRT_LEN": mean_sqrt_len_pool,
     "WEIGHTED_MEAN": weighted_mean_pool,
 }
-
-
-def pooling_methods() -> dict[str, PoolingMethod]:
-    """Every pooling method by its name: ours, then those of plugins.
-
-    Raises:
-        PluginError: a plugin gives one of ours.
-    """
-    ours = {**POOLING_METHODS, "ALL": every_token}
-    return {**ours, **registry().collect("vcls_pooling_methods", reserved=(*ours, "STEP"))}
 
 
 def named(pooling: str, methods: Mapping[str, PoolingMethod]) -> PoolingMethod:

@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from ..pooler.pooler import Pooler
-
 
 @dataclass(frozen=True, eq=False)
 class LoRAAdapter:
@@ -22,7 +20,7 @@ class LoRAAdapter:
         model: the classifier with the adapter's head, and the common backbone.
         head: pooled states `(n, hidden)` → logits `(n, num_labels)`; None where only the whole forward can say.
         config: of `model`.
-        pooler: what makes its probabilities.
+        pooler: what makes its probabilities, a `vllm_cls.model.pooler.Pooler`.
     """
 
     name: str
@@ -30,4 +28,4 @@ class LoRAAdapter:
     model: PreTrainedModel
     head: Callable[[torch.Tensor], torch.Tensor] | None
     config: Any
-    pooler: Pooler
+    pooler: Any

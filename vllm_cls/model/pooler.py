@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ..config import PoolerConfig
-from .activations import Activation
+from ..pooler.activations import Activation
 
 
 @dataclass(frozen=True)
