@@ -55,9 +55,10 @@ def add_head(request: NamedHeadRequest) -> Target:
 
 def _outer(request: NamedHeadRequest, *, first: bool) -> VclsConfig:
     """The config, its labels those of the first head."""
+    config: VclsConfig = copy.deepcopy(request.config)
     if not first:
-        return copy.deepcopy(request.config)
-    config = outer_config(copy.deepcopy(request.config), request.head)
+        return config
+    config = outer_config(config, request.head)
     alone = request.alone.config
     for name in (*_LABELS, *ACTIVATION_KEYS):
         if hasattr(alone, name):

@@ -56,7 +56,8 @@ class _Rows:
 
     def probabilities(self, logits: NDArray[Any]) -> NDArray[np.float64]:
         if self.multi_label or logits.shape[1] == 1:
-            return 1 / (1 + np.exp(-np.clip(logits, -500, 500)))
+            each: NDArray[np.float64] = 1 / (1 + np.exp(-np.clip(logits, -500, 500)))
+            return each
         return softmax(logits)
 
 

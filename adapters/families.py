@@ -31,7 +31,8 @@ def native_class(config_class: type[PreTrainedConfig]) -> type[PreTrainedModel] 
     """transformers' own sequence classifier for a config class, or None."""
     from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
-    return _mapped(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, config_class)
+    found: type[PreTrainedModel] | None = _mapped(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, config_class)
+    return found
 
 
 def _mapped(mapping: Any, config_class: type[PreTrainedConfig]) -> Any:
@@ -117,7 +118,8 @@ def native_token_class(config_class: type[PreTrainedConfig]) -> type[PreTrainedM
     """transformers' own token classifier for a config class, or None."""
     from transformers import MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING
 
-    return _mapped(MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING, config_class)
+    found: type[PreTrainedModel] | None = _mapped(MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING, config_class)
+    return found
 
 
 def _inside_language_model(config_class: type[PreTrainedConfig]) -> type[PreTrainedModel] | None:
@@ -128,8 +130,9 @@ def _inside_language_model(config_class: type[PreTrainedConfig]) -> type[PreTrai
         stem = getattr(causal, "__name__", "").removesuffix("ForCausalLM")
         module = vars(sys.modules[causal.__module__]) if causal is not None else {}
         for name in (f"{stem}TextModel", f"{stem}Model"):
-            if getattr(module.get(name), "config_class", None) is config_class:
-                return module[name]
+            found: type[PreTrainedModel] | None = module.get(name)
+            if getattr(found, "config_class", None) is config_class:
+                return found
     return None
 
 
@@ -208,7 +211,9 @@ class Decoder(_Family):
     final_linear = "score"
 
     def head(self, model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor] | None:
-        return getattr(model, "pooled_logits", None) or model.get_submodule(self.final_linear)
+        head: Callable[[torch.Tensor], torch.Tensor]
+        head = getattr(model, "pooled_logits", None) or model.get_submodule(self.final_linear)
+        return head
 
 
 def _pad(config: PreTrainedConfig) -> int:

@@ -73,7 +73,8 @@ def _ridge(states: NDArray[Any], values: NDArray[Any], strength: float, intercep
 
 def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
+    shares: NDArray[np.float64] = shifted / shifted.sum(axis=1, keepdims=True)
+    return shares
 
 
 def _cross_entropy(logits: NDArray[Any], values: NDArray[Any]) -> float:

@@ -126,7 +126,9 @@ def stored_name(request: HeadRequest, name: str) -> str | None:
 def _lm_class(request: HeadRequest) -> type[PreTrainedModel]:
     import transformers
 
-    named = getattr(transformers, next(iter(request.config.architectures or ()), ""), None)
+    named: type[PreTrainedModel] | None = getattr(
+        transformers, next(iter(request.config.architectures or ()), ""), None
+    )
     if named is not None and named.__name__.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")):
         return named
     found = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(request.config), None)
@@ -134,7 +136,8 @@ def _lm_class(request: HeadRequest) -> type[PreTrainedModel]:
         raise ModelError(
             f"{request.checkpoint.name} ({request.config.model_type}) has no causal LM head; use --head fit."
         )
-    return found[0] if isinstance(found, (tuple, list)) else found
+    first: type[PreTrainedModel] = found[0] if isinstance(found, (tuple, list)) else found
+    return first
 
 
 class _AnyPath(nn.Module):

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vllm_cls.errors import ModelError
 
@@ -104,7 +104,7 @@ def read_header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
     return found, metadata
 
 
-def _stored(path: Path, data_start: int, entry: dict) -> Stored:
+def _stored(path: Path, data_start: int, entry: dict[str, Any]) -> Stored:
     dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     if dtype not in DTYPES:
         raise ModelError(f"{path} holds weights of type {dtype}, which are packed; convert an unquantized copy.")
@@ -120,7 +120,7 @@ def layout(pieces: Sequence[Piece]) -> tuple[list[Piece], bytes]:
     type they keep the order they have on disk, so that long runs are copied at once.
     """
     ordered = sorted(pieces, key=_place)
-    entries: dict[str, dict] = {"__metadata__": {"format": "pt"}}
+    entries: dict[str, dict[str, Any]] = {"__metadata__": {"format": "pt"}}
     offset = 0
     longest, longest_run = 0, 0  # offset - start of the longest run, and its bytes
     for run in runs(ordered):
@@ -141,7 +141,7 @@ def layout(pieces: Sequence[Piece]) -> tuple[list[Piece], bytes]:
     return ordered, struct.pack("<Q", len(text)) + text
 
 
-def _place(piece: Piece) -> tuple:
+def _place(piece: Piece) -> tuple[int, int, str, int, str]:
     size = -DTYPES[piece.dtype][1]
     if isinstance(piece.origin, Stored):
         return size, 0, str(piece.origin.path), piece.origin.start, piece.name

@@ -113,19 +113,20 @@ def _wrapped(
 
 def outer_config(config: PreTrainedConfig, result: HeadResult) -> VclsConfig:
     """A config of our own type round the backbone's; `config` itself where it is one."""
+    outer: VclsConfig = config
     if config.model_type != OWN_MODEL_TYPE:
         settings = own_settings(config)
         if settings:
             del config.vcls
-        inner, config = config, VclsConfig(backbone_config=config, vcls=dict(settings))
-        inner._name_or_path = ""  # where it was on this machine is nobody's business
+        outer = VclsConfig(backbone_config=config, vcls=dict(settings))
+        config._name_or_path = ""  # where it was on this machine is nobody's business
         for name in ("pad_token_id", "bos_token_id", "eos_token_id", "dtype"):
-            setattr(config, name, getattr(inner.get_text_config(), name, None))
+            setattr(outer, name, getattr(config.get_text_config(), name, None))
         for name in _OF_THE_CLASSIFIER:
-            if hasattr(inner, name):
-                setattr(config, name, copy.deepcopy(getattr(inner, name)))
-    _set_labels(config, result)
-    return config
+            if hasattr(config, name):
+                setattr(outer, name, copy.deepcopy(getattr(config, name)))
+    _set_labels(outer, result)
+    return outer
 
 
 def sequence_target(config: PreTrainedConfig, result: HeadResult) -> Target:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vllm_cls.checkpoint.files import unwrapped
 from vllm_cls.errors import ModelError
@@ -71,7 +71,7 @@ class TensorPlan:
         return sum(file.size for file in self.files.values())
 
     @property
-    def index(self) -> dict | None:
+    def index(self) -> dict[str, Any] | None:
         """The content of `model.safetensors.index.json`, or None for a single file."""
         if len(self.files) == 1:
             return None

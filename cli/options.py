@@ -8,12 +8,17 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from vllm_cls.config import CONVERT_MODES, DTYPES, SEQUENCE_POOLING, sequence_poolings
 from vllm_cls.parsing.option_lists import meant, split
+
+if TYPE_CHECKING:
+    ParamType = click.ParamType[Any, Any]  # generic in newer versions of click alone
+else:
+    ParamType = click.ParamType
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,7 +35,7 @@ class State:
 pass_state = click.make_pass_decorator(State, ensure=True)
 
 
-class JsonObject(click.ParamType):
+class JsonObject(ParamType):
     """A JSON object, or @FILE that holds one."""
 
     name = "JSON"
@@ -53,7 +58,7 @@ class JsonObject(click.ParamType):
         return found
 
 
-class Template(click.ParamType):
+class Template(ParamType):
     """A text in which a shell's plain quotes can hold `\\n`, `\\t` and `\\\\`."""
 
     name = "TEMPLATE"
@@ -74,7 +79,7 @@ class LabelTokens(Template):
         return value if is_json else super().convert(value, param, ctx)
 
 
-class NameListParam(click.ParamType):
+class NameListParam(ParamType):
     """Names parted by commas; one with a comma in it has a backslash before that, or they are a JSON list."""
 
     name = "A,B,…"

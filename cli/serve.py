@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from .grouped import GroupedCommand
-from .options import NameListParam, State, Template, pass_state, running_options, say, speak
+from .options import NameListParam, ParamType, State, Template, pass_state, running_options, say, speak
 from .server_options import GUARDS, guard_options, guard_settings
 
 EPILOG = """\b
@@ -41,10 +41,10 @@ class TemplateOrFile(Template):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if "{" not in str(value) and Path(value).is_file():
             return Path(value).read_text(encoding="utf-8")
-        return super().convert(value, param, ctx)
+        return str(super().convert(value, param, ctx))
 
 
-class NamedPathParam(click.ParamType):
+class NamedPathParam(ParamType):
     """NAME=PATH."""
 
     name = "NAME=PATH"

@@ -51,10 +51,9 @@ class EncoderDecoder(Decoder):
         return ()  # the last layer reads the encoder's states of all tokens
 
     def head(self, model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor] | None:
-        if hasattr(model, "pooled_logits"):
-            own: Callable[[torch.Tensor], torch.Tensor] = model.pooled_logits
-            return own
-        return model.get_submodule(self.final_linear.partition(".")[0])
+        head: Callable[[torch.Tensor], torch.Tensor]
+        head = getattr(model, "pooled_logits", None) or model.get_submodule(self.final_linear.partition(".")[0])
+        return head
 
     def express(
         self, config: PreTrainedConfig, linear: LinearHead, *, on_features: bool

@@ -76,12 +76,12 @@ def vcls_write_checkpoint(plan: Any) -> Any:
 
 
 @hookspec
-def vcls_pooling_methods() -> Mapping[str, Callable]:
+def vcls_pooling_methods() -> Mapping[str, Callable[..., Any]]:
     """Pooling methods by name: `(hidden (num_rows, hidden), starts, lengths) -> (num_sequences, hidden)`."""
 
 
 @hookspec
-def vcls_activations() -> Mapping[str, Callable]:
+def vcls_activations() -> Mapping[str, Callable[..., Any]]:
     """Activations by the name a config may carry: `logits (…, num_labels) -> the same shape`.
 
     One whose numbers are all from 0 to 1, which is tried, gives probabilities.
@@ -89,12 +89,12 @@ def vcls_activations() -> Mapping[str, Callable]:
 
 
 @hookspec
-def vcls_readers() -> Mapping[str, Callable]:
+def vcls_readers() -> Mapping[str, Callable[..., Any]]:
     """Readers of file formats by suffix without the dot: `(path) -> iterator of rows`."""
 
 
 @hookspec
-def vcls_writers() -> Mapping[str, Callable]:
+def vcls_writers() -> Mapping[str, Callable[..., Any]]:
     """Writers of file formats by suffix without the dot: `(path) -> context manager with write(row)`."""
 
 

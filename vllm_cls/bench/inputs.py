@@ -39,7 +39,7 @@ class Texts:
         words = single_token_words(sorted(vocabulary, key=vocabulary.__getitem__), self.encode)
         return workload(name, words, self.encode, longest=self.longest, **options)
 
-    def read(self, path: str | os.PathLike, fields: PromptFields, count: int) -> Workload:
+    def read(self, path: str | os.PathLike[str], fields: PromptFields, count: int) -> Workload:
         """The first rows of a file that can be classified.
 
         Raises:

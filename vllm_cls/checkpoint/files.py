@@ -214,7 +214,8 @@ class Checkpoint:
         with safe_open(self.locations[name], framework="pt") as file:
             stored = self._stored_names[name]
             if rows is None:
-                return file.get_tensor(stored).to(torch.float32)
+                whole: torch.Tensor = file.get_tensor(stored)
+                return whole.to(torch.float32)
             part = file.get_slice(stored)
             return torch.stack([part[row : row + 1][0].to(torch.float32) for row in rows])
 

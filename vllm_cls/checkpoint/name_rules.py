@@ -74,6 +74,7 @@ class Reader:
         from transformers.core_model_loading import rename_source_key
 
         prefix = self.model.base_model_prefix
+        target: str
         target, pattern = rename_source_key(name, self.renamings, self.converters, prefix, self.parameters)
         if pattern is not None or target not in self.parameters or not target.startswith(self.inside):
             return None

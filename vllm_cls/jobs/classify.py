@@ -80,9 +80,9 @@ _NEEDS_PROBABILITIES = "label_field needs probabilities, and without activation 
 
 
 def classify_file(
-    model: str | os.PathLike | LLM | Client | RemoteModel,
-    inputs: str | os.PathLike | Iterable[str | os.PathLike],
-    output: str | os.PathLike | None = None,
+    model: str | os.PathLike[str] | LLM | Client | RemoteModel,
+    inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    output: str | os.PathLike[str] | None = None,
     *,
     text_field: str = "text",
     text_pair_field: str | None = None,
@@ -210,7 +210,7 @@ def classify_file(
 
 @contextmanager
 def _opened(
-    model: str | os.PathLike | LLM | Client | RemoteModel, options: dict[str, Any]
+    model: str | os.PathLike[str] | LLM | Client | RemoteModel, options: dict[str, Any]
 ) -> Iterator[LLM | RemoteModel]:
     """The model, loaded and closed again if it is not an open one."""
     if not isinstance(model, str | os.PathLike):

@@ -79,7 +79,9 @@ def _opened(source: InputFile) -> Iterator[Any]:
 def _values(column: pyarrow.Array) -> list[Any]:
     import pyarrow
 
+    values: list[Any]
     try:
-        return column.to_pylist()
+        values = column.to_pylist()
     except ValueError:  # nanoseconds, which Python's datetime does not hold: kept to the last digit, as text
-        return column.cast(pyarrow.string()).to_pylist()
+        values = column.cast(pyarrow.string()).to_pylist()
+    return values

@@ -57,9 +57,9 @@ class ScoreColumns(ResultColumns):
 
 
 def score_file(
-    model: str | os.PathLike | LLM | Client | RemoteModel,
-    inputs: str | os.PathLike | Iterable[str | os.PathLike],
-    output: str | os.PathLike | None = None,
+    model: str | os.PathLike[str] | LLM | Client | RemoteModel,
+    inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    output: str | os.PathLike[str] | None = None,
     *,
     text_field: str = QUERY,
     text_pair_field: str = DOCUMENT,

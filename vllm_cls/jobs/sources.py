@@ -51,7 +51,9 @@ class OutputFile:
     compression: str | None = None
 
 
-def find_sources(inputs: str | os.PathLike | Iterable[str | os.PathLike], format: str | None = None) -> list[InputFile]:
+def find_sources(
+    inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], format: str | None = None
+) -> list[InputFile]:
     """The files that `inputs` name, in order; the matches of a glob are sorted.
 
     Args:
@@ -71,9 +73,7 @@ def find_sources(inputs: str | os.PathLike | Iterable[str | os.PathLike], format
     return sources
 
 
-def find_target(
-    output: str | os.PathLike | None, sources: Sequence[InputFile], format: str | None = None
-) -> OutputFile:
+def find_target(output: str | os.PathLike[str] | None, sources: Sequence[InputFile], format: str | None = None) -> OutputFile:
     """Where the results go.
 
     Args:

@@ -150,7 +150,7 @@ def compressed(raw: IO[bytes], compression: str | None) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def replacing(path: os.PathLike | str) -> Iterator[str]:
+def replacing(path: os.PathLike[str] | str) -> Iterator[str]:
     """The name of a new file beside `path`, which takes its place at the end; after an error it is removed."""
     target = os.path.realpath(path)  # a link stays a link
     folder, name = os.path.split(target)

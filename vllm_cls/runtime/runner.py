@@ -101,7 +101,8 @@ class Runner:
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        device: torch.device = self.model.device
+        return device
 
     @property
     def attention_kernel(self) -> str | None:
