@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from vllm_cls.metrics import BINS, LabelMetrics, Tally, evaluate
+from vllm_cls.metrics import BINS, LabelMetrics, Tally
+
+from .evaluation import evaluate
 
 LABELS = {0: "cat", 1: "dog", 2: "cow"}
 PROBS = [[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.6, 0.3, 0.1], [0.2, 0.5, 0.3]]

@@ -107,21 +107,6 @@ class Tally:
         return replace(self._ways[self._column.chosen].metrics(), notes=self._column.notes())
 
 
-def evaluate(
-    probs: Iterable[Sequence[float]],
-    gold: Iterable[Any],
-    id2label: Mapping[int, str],
-    *,
-    problem_type: str | None = None,
-    threshold: float = 0.5,
-) -> ClassificationMetrics:
-    """The metrics of predictions, all at once; see `Tally` for the arguments."""
-    tally = Tally(id2label, problem_type, threshold=threshold)
-    for row, label in zip(probs, gold, strict=True):
-        tally.add(row, label)
-    return tally.metrics()
-
-
 def measured(
     probs: Iterable[Sequence[float]], gold: Iterable[Gold], names: Sequence[str], problem_type: str | None = None
 ) -> ClassificationMetrics:

@@ -10,7 +10,8 @@ from rich.console import Console
 from vllm_cls.cli import options
 from vllm_cls.cli.bench import _telling
 from vllm_cls.cli.show import measurements, number, progress, show_metrics, show_table, size
-from vllm_cls.metrics import evaluate
+
+from ..evaluation import evaluate
 
 
 @pytest.mark.parametrize(

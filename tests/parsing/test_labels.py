@@ -10,8 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from vllm_cls.metrics import Tally, evaluate
+from vllm_cls.metrics import Tally
 from vllm_cls.parsing.labels import label_column
+
+from ..evaluation import evaluate
 
 MULTI = "multi_label_classification"
 STARS = ["1", "2", "3", "4", "5"]
