@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from vllm_cls.metrics import Metrics, Tally
+from vllm_cls.metrics import ClassificationMetrics, Tally
 
 
 def evaluate(
@@ -15,7 +15,7 @@ def evaluate(
     *,
     problem_type: str | None = None,
     threshold: float = 0.5,
-) -> Metrics:
+) -> ClassificationMetrics:
     """See `Tally` for the arguments."""
     tally = Tally(id2label, problem_type, threshold=threshold)
     for row, label in zip(probs, gold, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,6 +52,19 @@ def test_a_decoder(qwen2: Path, name: str) -> None:
 def test_a_model_that_a_peer_has_no_code_for(qwen2: Path) -> None:
     with pytest.raises(peers.ConfigError, match="no encoder for qwen2"):
         opened(qwen2, "ctranslate2")
+
+
+@pytest.mark.parametrize(
+    ("name", "dtypes"),
+    [("ctranslate2", "float32 or int8"), ("onnxruntime", "float32 or int8"), ("openvino", "float32")],
+)
+@pytest.mark.parametrize("options", [{"device": "cuda"}, {"dtype": "bfloat16"}], ids=str)
+def test_what_is_measured_on_a_cpu_in_float32_refuses_the_rest(
+    name: str, dtypes: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    opening = PeerOptions(str(tmp_path), 1, 48, **options)
+    with pytest.raises(peers.ConfigError, match=f"^{name} is measured on a CPU in {dtypes} only"):
+        peers.peer(name).open(opening)
 
 
 def test_tuning_picks_settings_and_changes_no_result(bert: Path) -> None:

@@ -73,7 +73,9 @@ def find_sources(
     return sources
 
 
-def find_target(output: str | os.PathLike[str] | None, sources: Sequence[InputFile], format: str | None = None) -> OutputFile:
+def find_target(
+    output: str | os.PathLike[str] | None, sources: Sequence[InputFile], format: str | None = None
+) -> OutputFile:
     """Where the results go.
 
     Args:

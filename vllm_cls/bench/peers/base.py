@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import ConfigError
 from ..workloads import Text
 
 BATCH_SIZES = (4, 8, 16, 32)
@@ -99,6 +100,16 @@ class Peer(ABC):
         Raises:
             VclsError: it cannot run this model; the message says why.
         """
+
+    def check_cpu_float32(self, opening: PeerOptions) -> None:
+        """Of a library that is measured on a CPU alone, in float32 and perhaps in its own int8.
+
+        Raises:
+            ConfigError: another device or dtype is asked for.
+        """
+        if opening.device != "cpu" or opening.dtype != "float32":
+            dtypes = "float32 or int8" if self.int8 else "float32"
+            raise ConfigError(f"{self.name} is measured on a CPU in {dtypes} only; leave it out of --against.")
 
 
 class PaddedSession(Session):

@@ -80,8 +80,7 @@ class CTranslate2(Peer):
         return version("ctranslate2")
 
     def open(self, opening: PeerOptions) -> _CTranslate2Session:
-        if opening.device != "cpu" or opening.dtype != "float32":
-            raise ConfigError("ctranslate2 is measured on a CPU in float32 or int8 only; leave it out of --against.")
+        self.check_cpu_float32(opening)
         return _CTranslate2Session(opening)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import ConfigError
 from ..environment import version
 from .base import PaddedSession, Peer, PeerOptions, load_model, load_tokenizer, model_inputs
 
@@ -109,8 +108,7 @@ class OnnxRuntime(Peer):
         return version("onnxruntime") if version("onnx") else None
 
     def open(self, opening: PeerOptions) -> _OnnxSession:
-        if opening.device != "cpu" or opening.dtype != "float32":
-            raise ConfigError("onnxruntime is measured on a CPU in float32 or int8 only; leave it out of --against.")
+        self.check_cpu_float32(opening)
         return _OnnxSession(opening)
 
 

@@ -57,8 +57,7 @@ class OpenVino(Peer):
     def open(self, opening: PeerOptions) -> _OpenVinoSession:
         if opening.quantization:
             raise ConfigError("openvino's int8 needs NNCF and calibration data; it is measured in float32 only.")
-        if opening.device != "cpu" or opening.dtype != "float32":
-            raise ConfigError("openvino is measured on a CPU in float32 only; leave it out of --against.")
+        self.check_cpu_float32(opening)
         return _OpenVinoSession(opening)
 
 
