@@ -80,7 +80,7 @@ print(columns.tolist(), parse.cache_info().hits > 100, type(scipy.optimize).__na
 def test_imports_of_others_meanwhile_are_as_ever() -> None:
     code = """
 import vllm_cls, builtins
-from vllm_cls import startup
+from vllm_cls.compat import lazy_imports
 plain = builtins.__import__
 def act(module):
     from scipy.optimize._linesearch import line_search_wolfe1
@@ -89,8 +89,8 @@ def act(module):
     import scipy.optimize
     assert scipy.optimize._linesearch is sys.modules["scipy.optimize._linesearch"]
     assert scipy.optimize.linear_sum_assignment is linear_sum_assignment
-startup.after_import("transformers.utils.generic", act)
-startup.import_libraries()
+lazy_imports.after_import("transformers.utils.generic", act)
+lazy_imports.import_libraries()
 assert builtins.__import__ is plain
 from transformers.loss import loss_for_object_detection as loss
 print(loss.linear_sum_assignment is sys.modules["scipy.optimize"].linear_sum_assignment)

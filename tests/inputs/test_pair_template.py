@@ -40,7 +40,7 @@ TEMPLATES = {each.name: each for each in vcls_score_templates()}
 
 
 def rendered(name: str, *pair: str) -> str:
-    from vllm_cls.inputs.pair_template import _of
+    from vllm_cls.model.pair_form import _of
 
     tokenizer: Any = tokenizers.byte_level()
     return _of(TEMPLATES[name], SimpleNamespace(tokenizer=tokenizer)).render(tokenizer, *pair)  # type: ignore[arg-type]
