@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -139,11 +140,8 @@ def serve(
     listener = listening.listen_at(uds) if uds else listening.listen(host, port)
     if lora_modules:
         options |= {"enable_lora": True, "max_loras": max_loras or len(lora_modules)}
-    llm = AsyncLLM(model, telemetry=ServerMetrics(), **options)
-    try:
+    with listener, closing(AsyncLLM(model, telemetry=ServerMetrics(), **options)) as llm:
         app = create_app(llm, settings)
         if not state.quiet:
             say(f"serving {model} at {uds or listening.address(listener)}")
         return lifecycle.run(app, settings, listener, lambda: llm.is_alive)
-    finally:
-        llm.close()

@@ -16,8 +16,8 @@ import vllm_cls.async_llm
 import vllm_cls.server
 from tests.model.test_lora import train
 from tests.models import tiny
-from vllm_cls import LLM
-from vllm_cls.server import ServerSettings, lifecycle
+from vllm_cls import LLM, ModelError
+from vllm_cls.server import ServerSettings, lifecycle, listening
 
 Run = Callable[..., Result]
 
@@ -146,3 +146,23 @@ def test_keys_for_metrics_need_keys(run: Run, seen: dict[str, Any], tmp_path: Pa
     (tmp_path / "keys").write_text("scrape")
     result = run("serve", "model", "--port", "0", "--metrics-key-file", tmp_path / "keys")
     assert result.exit_code != 0 and "--api-key-file" in result.stderr and "settings" not in seen
+
+
+def test_a_model_that_cannot_be_opened_leaves_no_socket_open(
+    run: Run, seen: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listeners: list[socket.socket] = []
+    listen = listening.listen
+
+    def kept(host: str, port: int) -> socket.socket:
+        listeners.append(listen(host, port))
+        return listeners[-1]
+
+    def model(name: str, **options: Any) -> Any:
+        raise ModelError(f"{name} cannot be opened.")
+
+    monkeypatch.setattr(listening, "listen", kept)
+    monkeypatch.setattr(vllm_cls.async_llm, "AsyncLLM", model)
+    result = run("serve", "model", "--port", "0")
+    assert result.exit_code == 1 and "model cannot be opened" in result.stderr
+    assert [each.fileno() for each in listeners] == [-1]
