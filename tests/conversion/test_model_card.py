@@ -22,6 +22,9 @@ from ..end_to_end.test_reward import checkpoint
 from ..model.test_own_code import edit, with_code
 from ..models import tiny
 
+# The reward model names code of its own, as the published ones do.
+pytestmark = pytest.mark.filterwarnings("ignore:.* brings code of its own, which is not run:UserWarning")
+
 TOKENS = {"head": "tokens", "label_tokens": "bad= bad,good= good"}
 PAIRS = "Query: {{ query }}\nDocument: {{ document }}\nRelevant:"
 CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"

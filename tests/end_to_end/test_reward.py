@@ -18,6 +18,9 @@ from vllm_cls.jobs.sources import find_sources
 
 from ..models import tiny
 
+# The checkpoints name code of their own, as the published ones do; that it is not run is what these tests are about.
+pytestmark = pytest.mark.filterwarnings("ignore:.* brings code of its own, which is not run:UserWarning")
+
 TEXTS = ["The film was good", "a boring end", "yes"]
 STEP = 9
 

@@ -183,15 +183,15 @@ def test_errors(critic: str, post: Post, path: str, body: Any, status: int, para
 
 
 def test_cohere(ranking: str, ranker: LLM) -> None:
-    client = cohere.ClientV2(api_key="none", base_url=ranking)
-    answer = client.rerank(model="ranker", query=QUERY, documents=DOCUMENTS, top_n=2)
+    with cohere.ClientV2(api_key="none", base_url=ranking) as client:
+        answer = client.rerank(model="ranker", query=QUERY, documents=DOCUMENTS, top_n=2)
+        with pytest.raises(cohere.NotFoundError):
+            client.rerank(model="other", query=QUERY, documents=DOCUMENTS)
     expected = ranker.rerank(QUERY, DOCUMENTS, top_n=2)
     assert [each.index for each in answer.results] == [each.index for each in expected]
     assert [each.relevance_score for each in answer.results] == pytest.approx(
         [each.relevance_score for each in expected], abs=1e-6
     )
-    with pytest.raises(cohere.NotFoundError):
-        client.rerank(model="other", query=QUERY, documents=DOCUMENTS)
 
 
 def test_openai_lists_the_models(critic: str) -> None:
