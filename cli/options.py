@@ -17,8 +17,9 @@ from vllm_cls.parsing.option_lists import meant, split
 
 if TYPE_CHECKING:
     ParamType = click.ParamType[Any, Any]  # generic in newer versions of click alone
+    Choice = click.Choice[str]
 else:
-    ParamType = click.ParamType
+    ParamType, Choice = click.ParamType, click.Choice
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -95,7 +96,7 @@ class NameListParam(ParamType):
             self.fail(f"{value!r} is not a JSON list ({error}).", param, ctx)
 
 
-class PoolingChoice(click.Choice):
+class PoolingChoice(Choice):
     """A pooling method of texts. Plugins are loaded where the name is none of ours."""
 
     def __init__(self) -> None:

@@ -145,7 +145,7 @@ RESULT_FIELDS: tuple[ResultField, ...] = (
     ),
     ResultField(
         "heads",
-        dict[str, dict],
+        dict[str, dict[str, Any]],
         "The answers of all heads that have names, by these; a row has columns `NAME_label` … instead.",
         python=("ClassificationRequestOutput",),
         http={CLASSIFY: ASKED},
