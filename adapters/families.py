@@ -5,8 +5,10 @@ Both take the class that transformers has, else make one with `as_seq_cls_model`
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
+import importlib
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -138,7 +140,11 @@ def _inside_language_model(config_class: type[PreTrainedConfig]) -> type[PreTrai
 
 def _causal_classes(config_class: type[PreTrainedConfig]) -> list[Any]:
     """Causal LMs of the config's own modeling file that take it, where the mapping names a composite config."""
-    modeling = sys.modules.get(config_class.__module__.replace(".configuration_", ".modeling_"))
+    name = config_class.__module__.replace(".configuration_", ".modeling_")
+    if name.startswith("transformers.") and name != config_class.__module__:  # else whoever made the config loaded it
+        with contextlib.suppress(ImportError):  # of a library that is not installed
+            importlib.import_module(name)
+    modeling = sys.modules.get(name)
     members = vars(modeling).values() if modeling else ()
     return [
         each

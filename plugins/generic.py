@@ -38,11 +38,12 @@ class Generic(Encoder):
         text = config.get_text_config(decoder=True)  # which reads the texts of a model for images or sound
         if config.is_encoder_decoder or text.is_encoder_decoder or type(config) in MODEL_FOR_MULTIMODAL_LM_MAPPING:
             return "LAST"
+        kinds = (type(text), type(config))
+        if any(map(_is_causal, kinds)):
+            return "LAST"
         if getattr(text, "is_decoder", None) is False:  # an encoder that could also be a decoder (BERT's family)
             return "CLS"
-        kinds = (type(text), type(config))
-        writes = any(each in MODEL_FOR_CAUSAL_LM_MAPPING for each in kinds)
-        if writes or any(map(_is_causal, kinds)):
+        if any(each in MODEL_FOR_CAUSAL_LM_MAPPING for each in kinds):
             return "LAST"
         return "MEAN" if getattr(config, "classifier_pooling", None) == "mean" else "CLS"  # ModernVBERT, UltraBERT
 

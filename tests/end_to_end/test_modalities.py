@@ -187,7 +187,7 @@ def sees_what_follows(model: PreTrainedModel, decoder: bool) -> bool:
     return not torch.allclose(states[0][0, 0], states[1][0, 0], atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.filterwarnings("default")  # as an error, one would be taken for a model that does not run
 def test_every_model_that_runs_on_texts_alone_pools_a_state_that_has_read_them() -> None:
     """Built small, and asked: the first token's state is pooled only where it depends on the last token."""
