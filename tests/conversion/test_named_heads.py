@@ -290,3 +290,28 @@ def test_a_head_without_a_name_can_get_one(tmp_path: Path) -> None:
     native = tiny.classifier("qwen2", tmp_path / "native")
     report = convert(str(native), tmp_path / "other", head="random", num_labels=2, head_name="b")
     assert any("is not kept" in warning for warning in report.warnings)
+
+
+@pytest.mark.parametrize(
+    ("heads", "extra"),
+    [
+        (("sentiment", "topic"), "heads.1.score.bias"),
+        (("sentiment", "topic"), "heads.2.score.weight"),
+        ((), "score.weight"),  # beside a head of label texts
+        ((), "combine.weight"),
+    ],
+)
+def test_more_of_heads_than_the_config_says(heads: tuple[str, ...], extra: str, tmp_path: Path) -> None:
+    """Left out, it would change a head, or lose one."""
+    source = tiny.causal_lm("qwen2", tmp_path / "source")
+    if heads:
+        folder = together(source, tmp_path, {name: OF_TOKENS[name] for name in heads})
+    else:
+        convert(str(source), folder := tmp_path / "sequence", **SEQUENCES)
+    LLM(str(folder)).close()
+    tensors = load_file(folder / "model.safetensors")
+    save_file({**tensors, extra: torch.ones(3, 32)}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=rf"says of no head that it has {extra}"):
+        LLM(str(folder))
+    with pytest.raises(ModelError, match=rf"says of no head that it has {extra}"):
+        convert(str(folder), tmp_path / "again")

@@ -10,9 +10,10 @@ import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..compat.meta_loading import load_on_meta
+from ..compat.transformers_calls import on_meta
 from ..compat.transformers_logging import quiet
 from ..errors import ModelError
 
@@ -25,6 +26,7 @@ _OLD_BUFFERS = (
     r"(^|\.)(position|token_type)_ids$", r"rotary_emb\.inv_freq$", r"\.(attn|attention)\.(masked_)?bias$",
 )  # fmt: skip
 # Our own heads: a new head may lack parts that an older one of the same checkpoint had.
+_OWN_PARTS = ("score.", "combine.", "heads.")
 _OWN_HEADS = frozenset(f"{part}.{kind}" for part in ("score", "combine") for kind in ("weight", "bias"))
 # What classes of other libraries call their heads.
 _FOREIGN_HEADS = frozenset(
@@ -245,6 +247,23 @@ class Unused:
         if not self.foreign:
             return ""
         return f"{source} has {some(self.foreign)}, a head of another kind, which is left out"
+
+
+def refuse_unread_heads(names: Iterable[str], model_class: type[PreTrainedModel], config: Any, source: str) -> None:
+    """Raise `ModelError` if a checkpoint of our own model type has more of heads than its config says.
+
+    Args:
+        names: of the tensors on disk.
+        model_class: that the checkpoint was saved from.
+        source: what the user calls it.
+    """
+    read = on_meta(model_class, config).state_dict()
+    unread = sorted(name for name in names if name.startswith(_OWN_PARTS) and name not in read)
+    if unread:
+        raise ModelError(
+            f"{source}: its config.json says of no head that it has {some(unread)}; leaving it out would change a head, or lose "
+            "one. Correct the config, or take out of the file what does not belong to the model."
+        )
 
 
 def foreign_heads(names: Iterable[str]) -> list[str]:

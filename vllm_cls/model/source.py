@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..architecture import CLASSIFIERS, OWN_MODEL_TYPE, REWARDS, Architecture
 from ..checkpoint.cross_encoder import read_activation
 from ..checkpoint.files import Checkpoint, resolve
+from ..checkpoint.name_rules import refuse_unread_heads
 from ..checkpoint.peft_adapter import PeftAdapter, read_adapter
 from ..checkpoint.sentence_transformer import lower_case, transformer_settings
 from ..compat.lazy_imports import without_collector
@@ -134,6 +135,8 @@ def open_source(options: ModelConfig) -> ModelSource:
         lower_case(source.tokenizer, checkpoint.name)
     if source.is_classifier:
         _check_labels(source)
+        if config.model_type == OWN_MODEL_TYPE:
+            _check_heads(source)
     if source.is_other_classifier:  # what is stored of its head says nothing of the one to come
         config.vcls = {name: value for name, value in source.settings.items() if name not in _OF_THE_HEAD}
     return source
@@ -184,6 +187,15 @@ def _check_labels(source: ModelSource) -> None:
             f"{source.config.num_labels - 1}, each differently; correct it with hf_overrides={{'id2label': …}} "
             "(--hf-overrides)."
         )
+
+
+def _check_heads(source: ModelSource) -> None:
+    """Raise `ModelError` if a checkpoint of our own has more of heads than its config says."""
+    import transformers
+
+    auto = getattr(transformers, f"AutoModel{CLASSIFIERS[source.task]}")
+    model_class = auto._model_mapping[type(source.config)]
+    refuse_unread_heads(source.checkpoint.locations, model_class, source.config, source.checkpoint.name)
 
 
 def _task(options: ModelConfig, config: PreTrainedConfig, adapter: PeftAdapter | None) -> str:
