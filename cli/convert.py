@@ -122,12 +122,12 @@ def convert(state: State, /, model: str, out: str, **options: Any) -> None:
     began = time.perf_counter()
     report = run(model, out, **{name: value for name, value in options.items() if value is not None})
     if not state.quiet:
-        _show(report, time.perf_counter() - began)
+        _show(report, time.perf_counter() - began, own_code=bool(options.get("trust_remote_code")))
         for warning in report.warnings:
             say(f"warning: {warning}", style="yellow")
 
 
-def _show(report: ConversionReport, seconds: float) -> None:
+def _show(report: ConversionReport, seconds: float, *, own_code: bool) -> None:
     opens = "opens in plain transformers" if report.format == "transformers" else "opens after `import vllm_cls`"
     labels = ", ".join(report.labels[:_MOST_LABELS])
     rest = f", … ({len(report.labels)})" if len(report.labels) > _MOST_LABELS else ""
@@ -147,7 +147,9 @@ def _show(report: ConversionReport, seconds: float) -> None:
         if text:
             out.print(f"  {name:<10} {text}", markup=False, soft_wrap=True)
     if not report.dry_run:
-        out.print(f"next: vcls classify {shlex.quote(report.out)} INPUT -o OUTPUT", markup=False, soft_wrap=True)
+        trust = " --trust-remote-code" if own_code else ""
+        command = f"vcls classify {shlex.quote(report.out)} INPUT -o OUTPUT{trust}"
+        out.print(f"next: {command}", markup=False, soft_wrap=True)
 
 
 def _measured(report: ConversionReport) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from . import hookspecs
-from .architecture import Architecture, HeadRequest, HeadResult
+from .architecture import Architecture, Head, HeadRequest, HeadResult
 from .errors import ConfigError, ModelError, PluginError, VclsError, nearest
 from .head_source import EXISTING, HeadSource
 
@@ -250,14 +250,33 @@ class Registry:
             if self._is_ours(plugin):
                 raise
             raise PluginError(f"plugin {plugin!r} failed while it made the head {name!r}: {error!r}.") from error
-        if not isinstance(result, HeadResult):
-            raise PluginError(
-                f"plugin {plugin!r} gave a {type(result).__name__} for the head {name!r}, not a HeadResult."
-            )
+        wrong = _wrong_with(result)
+        if wrong is not None:
+            raise PluginError(f"plugin {plugin!r} gave {wrong[0]} for the head {name!r}, {wrong[1]}.")
         return result
 
     def _is_ours(self, plugin: str) -> bool:
         return any(info.name == plugin and info.distribution == OURS for info in self.plugins)
+
+
+def _wrong_with(result: Any) -> tuple[str, str] | None:
+    """What a head source made, and what is wrong with it, in words; None where nothing is."""
+    import torch
+
+    if not isinstance(result, HeadResult):
+        return f"a {type(result).__name__}", "not a HeadResult"
+    head = result.head
+    if not isinstance(head, Head):
+        return "a HeadResult", f"whose head is a {type(head).__name__}, not a Head"
+    linear = {} if head.linear is None else {"weight": head.linear.weight, "bias": head.linear.bias}
+    for name, tensor in {**linear, **(head.tensors or {})}.items():
+        if tensor is not None and not isinstance(tensor, torch.Tensor):
+            return "a Head", f"whose {name} is a {type(tensor).__name__}, not a torch tensor"
+    if head.linear is not None and head.linear.weight.ndim != 2:
+        return "a Head", f"whose weight is {tuple(head.linear.weight.shape)}, not (num_labels, hidden)"
+    if head.linear is not None and head.linear.num_labels != len(result.labels):
+        return "a Head", f"which has {head.linear.num_labels} rows, and {len(result.labels)} labels"
+    return None
 
 
 def no_head_source(name: str, value: Any) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -136,6 +137,21 @@ def test_a_head_of_the_language_models_words(install: Install, lm: Path, tmp_pat
             "'theirs' gave a int for the head 'mine', not a HeadResult",
         ),
         (
+            HeadSource(lambda request: HeadResult(ones(request).head.linear, ["a", "b"], None), "one"),
+            PluginError,
+            "'theirs' gave a HeadResult for the head 'mine', whose head is a LinearHead, not a Head",
+        ),
+        (
+            HeadSource(lambda request: HeadResult(Head("mine", LinearHead(np.ones((2, 32)))), ["a", "b"], None), "one"),
+            PluginError,
+            "'theirs' gave a Head for the head 'mine', whose weight is a ndarray, not a torch tensor",
+        ),
+        (
+            HeadSource(lambda request: HeadResult(ones(request).head, ["a", "b", "c"], None), "one"),
+            PluginError,
+            "'theirs' gave a Head for the head 'mine', which has 2 rows, and 3 labels",
+        ),
+        (
             HeadSource(lambda request: 1 / 0, "no"),
             PluginError,
             "'theirs' failed while it made the head 'mine': ZeroDiv",
@@ -147,7 +163,7 @@ def test_a_head_of_the_language_models_words(install: Install, lm: Path, tmp_pat
             "--head mine needs --x: how",
         ),
     ],
-    ids=["function", "number", "failing", "taken name", "needed"],
+    ids=["function", "number", "no Head", "no tensor", "rows", "failing", "taken name", "needed"],
 )
 def test_what_is_wrong_with_a_source_is_told_by_name(
     install: Install, lm: Path, tmp_path: Path, source: Any, error: type[Exception], told: str

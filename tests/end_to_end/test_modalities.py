@@ -69,9 +69,7 @@ EXCEPTIONS = {
         bert big_bird bert-generation camembert data2vec-text electra ernie megatron-bert rembert roberta
         roberta-prelayernorm roc_bert roformer xlm-roberta xlm-roberta-xl xmod reformer vision-text-dual-encoder
     """.split(),
-    "says is_decoder: false too, and has a plugin of its own, or opens as a part of another model": """
-        gpt_neox gpt_neox_japanese trocr
-    """.split(),
+    "says is_decoder: false too, and opens as a part of another model": ["trocr"],
 }
 
 

@@ -307,6 +307,21 @@ def test_a_pickled_head_beside_an_embedder_is_named(tmp_path: Path) -> None:
     folder = tiny.base_model("bert", tmp_path / "model")
     (folder / "model_head.pkl").write_bytes(b"not read")
     refused(folder, tmp_path / "out", r"SetFit's model_head.pkl .*coef_ and intercept_.*--head file")
+    report = convert(str(folder), tmp_path / "out", head="random", num_labels=2)
+    assert "model_head.pkl, SetFit's pickled head, is left out" in report.warnings
+
+
+def test_a_taggers_head_without_a_class_says_how_it_is_opened(tmp_path: Path) -> None:
+    folder = tiny.token_classifier("roberta", tmp_path / "model")
+    path = folder / "config.json"
+    path.write_text(
+        json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != "architectures"})
+    )
+    with pytest.raises(
+        ModelError, match=r"if it labels each token, say so with convert='token_classify' \(--convert\)"
+    ):
+        LLM(str(folder))
+    LLM(str(folder), convert="token_classify").close()
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state_0.pth", "training_args.bin", "scaler.pt"])

@@ -144,6 +144,8 @@ def convert(
     wanted = wanted.fitting(made_from)
     job = HeadJob(made_from, options, str(wanted.pooling), budget, wanted.count)
     job.warnings += _bare_prompt(job, wanted)
+    if source.pickled_head:
+        job.warnings.append(f"{source.pickled_head}, SetFit's pickled head, is left out")
     result, alone = _calibrated(job, wanted, _made(job, wanted))
     _store_settings(alone, made_from, str(wanted.head), options)
     target = alone if head_name is None else _named(source, job, wanted, result, alone)

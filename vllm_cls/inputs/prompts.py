@@ -132,7 +132,8 @@ def parse(prompt: Any) -> Prompt:
 def _from_mapping(prompt: Mapping[str, Any]) -> Prompt:
     for key in prompt:
         if key not in _KEYS:
-            raise PromptError(f"a prompt has no key {key!r}.{nearest(str(key), _KEYS)} Known: {', '.join(_KEYS)}.")
+            hint = " Did you mean 'prompt'?" if key == "text" else nearest(str(key), _KEYS)
+            raise PromptError(f"a prompt has no key {key!r}.{hint} Known: {', '.join(_KEYS)}.")
     if prompt.get("multi_modal_data"):
         raise PromptError("images and videos are not supported yet; give the text alone.")
     bodies = [key for key in ("prompt", "prompt_token_ids", "messages") if prompt.get(key) is not None]

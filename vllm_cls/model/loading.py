@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -117,12 +118,18 @@ def _foreign_head(source: ModelSource) -> str:
     told = f"if it is one linear layer, save its weight and bias as a safetensors file and bring it with {bring}"
     if {"score.0.weight", "score.2.weight"} <= set(names):
         told = "if it is Qwen2.5-Math's, say so with hf_overrides={'architectures': ['Qwen2ForRewardModel']}"
+    if (
+        not source.class_name
+        and source.task != "token_classify"
+        and any(name.startswith("classifier.") for name in names)
+    ):
+        told = f"if it labels each token, say so with convert='token_classify' (--convert); {told}"
     if names:
         return f" of its own (it has {some(names)}, a head of another kind: {told})"
-    if (source.checkpoint.folder / "model_head.pkl").is_file():
+    if source.pickled_head:
         return (
-            " of its own (SetFit's model_head.pkl is a pickled scikit-learn model: save its coef_ and intercept_ as weight and "
-            f"bias in a safetensors file and bring it with {bring} --pooling mean)"
+            f" of its own (SetFit's {source.pickled_head} is a pickled scikit-learn model: save its coef_ and intercept_ as "
+            f"weight and bias in a safetensors file and bring it with {bring} --pooling mean)"
         )
     return ""
 
@@ -303,6 +310,10 @@ def load(
     if options.convert in ("auto", "none") and not source.is_classifier and not heads:
         embedder = read_embedder(
             source.checkpoint, is_encoder_decoder=source.config.is_encoder_decoder, allow_pickle=options.allow_pickle
+        )
+    if embedder is not None and source.pickled_head:
+        warnings.warn(
+            f"{source.checkpoint.name}: {source.pickled_head}, SetFit's pickled head, is left out.", stacklevel=2
         )
     is_embedder = embedder is not None and "classifier_from_token" not in options.hf_overrides
     if is_embedder or (options.convert == "none" and not source.is_classifier):

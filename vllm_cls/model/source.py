@@ -38,6 +38,9 @@ _OF_THE_BACKBONE = ("is_causal", "classifier_pooling", "use_bidirectional_attent
 _OF_A_HEAD = ("num_labels", "id2label", "label2id", "problem_type", "sentence_transformers")
 
 
+_SETFIT_HEAD = "model_head.pkl"
+
+
 @dataclass(frozen=True)
 class ModelSource:
     """A model's files, config and tokenizer, before any weight is read; and a LoRA adapter to be merged into it."""
@@ -51,6 +54,11 @@ class ModelSource:
     @property
     def class_name(self) -> str:
         return next(iter(self.config.architectures or ()), "")
+
+    @property
+    def pickled_head(self) -> str | None:
+        """SetFit's head beside an embedder, a pickled scikit-learn model, of which nothing is read; None without one."""
+        return _SETFIT_HEAD if (self.checkpoint.folder / _SETFIT_HEAD).is_file() else None
 
     @property
     def backbone_config(self) -> PreTrainedConfig:
