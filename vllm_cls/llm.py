@@ -175,7 +175,7 @@ class LLM(OpenModel):
             One output a prompt; a bad prompt has its reason in `error` and affects no other.
         """
         params = PoolingParams(use_activation=use_activation, head_name=head_name)
-        call = tasks.repeated(self._open, tasks.classes(), params, truncate=truncate, truncation_side=truncation_side)
+        call = tasks.repeated(self._open, tasks.CLASSIFY, params, truncate=truncate, truncation_side=truncation_side)
         return stream_outputs(call, prompts, self._next_id, ClassificationRequestOutput)
 
     def token_classify(
@@ -352,7 +352,7 @@ class LLM(OpenModel):
     ) -> Iterator[PoolingRequestOutput]:
         """The rewards of the steps of a stream of texts, `(num_steps, num_labels)` each; as `classify_iter`."""
         params = PoolingParams(use_activation=use_activation)
-        call = tasks.repeated(self._open, tasks.steps(), params, truncate=truncate, truncation_side=truncation_side)
+        call = tasks.repeated(self._open, tasks.STEPS, params, truncate=truncate, truncation_side=truncation_side)
         return stream_outputs(call, prompts, self._next_id, PoolingRequestOutput)
 
     def chat(self, messages: Any, **options: Any) -> list[ClassificationRequestOutput]:

@@ -129,20 +129,10 @@ class TaskCall(Generic[Output]):
         )
 
 
-_CLASSIFY = PoolingTask("classify", output_processor.classified)
-_STEPS = PoolingTask("token_classify", functools.partial(output_processor.encoded, "token_classify"))
+CLASSIFY = PoolingTask("classify", output_processor.classified)
+STEPS = PoolingTask("token_classify", functools.partial(output_processor.encoded, "token_classify"))
 _SCORE = PoolingTask("classify", output_processor.scored)
 _EMBED = PoolingTask("embed", output_processor.embedded)
-
-
-def classes() -> PoolingTask[ClassificationRequestOutput]:
-    """The probabilities of texts."""
-    return _CLASSIFY
-
-
-def steps() -> PoolingTask[PoolingRequestOutput]:
-    """The rewards of the steps of texts."""
-    return _STEPS
 
 
 def spans(
@@ -170,7 +160,7 @@ def classify(
     lora_request: Any = None,
     tokenization_kwargs: Mapping[str, Any] | None = None,
 ) -> TaskCall[ClassificationRequestOutput]:
-    return _call(loaded, _CLASSIFY, as_list(prompts), pooling_params, lora_request, tokenization_kwargs)
+    return _call(loaded, CLASSIFY, as_list(prompts), pooling_params, lora_request, tokenization_kwargs)
 
 
 def token_classify(
