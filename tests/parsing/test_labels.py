@@ -39,6 +39,8 @@ def read(names: list[str], values: list[Any], problem_type: str | None = None) -
         ([2, 3], [1, 2]),  # nothing says that they are no names
         ([0, 1, 99, -1], [0, 1, None, None]),  # neither tells of the others
         ([0, 1, 5], [None, 0, 4]),  # a contradiction: names
+        ([0, 5, 0, 1, "x", None], [0, None, 0, 1, None, None]),  # one that fewer rows are against: indices
+        ([5, 1, 0, 5], [4, 0, None, 4]),
         ([True, False], [1, 0]),
         ([0, None, math.nan, "", "none"], [0, None, None, None, None]),
     ],
@@ -110,6 +112,9 @@ def test_rows_of_several_labels(values: list[Any], rows: list[frozenset[int] | N
         (["x"], [["x"], []], [{0}, set()]),
         (STARS, [[1, 5], [2]], [{0, 4}, {1}]),
         (STARS, [[0, 4], [2]], [{0, 4}, {2}]),
+        (STARS, [[0, 4], [2], [5, 1], [0]], [{0, 4}, {2}, None, {0}]),
+        (STARS, [[0, 4], [2], [5, 1]], [None, {1}, {4, 0}]),
+        (STARS, [[0, 5], [0, 5], [5, 1]], [None, None, {4, 0}]),  # what is missed both ways tells nothing
         (STARS, [[1, 0, 0, 0, 1], [0, 0, 0, 0, 0]], [{0, 4}, set()]),
         (["a, b", "c"], ["a, b", "c", "a, b;c"], [{0}, {1}, {0, 1}]),
     ],
@@ -154,6 +159,20 @@ def test_a_measurement_follows_the_whole_column() -> None:
     assert (found.rows, found.accuracy, found.notes) == (2, 1.0, ["the true label 'no' is read as: not 'yes'"])
     found = evaluate(probs, [0, 1, 2, 3, 5], dict(enumerate(STARS)))
     assert (found.unknown, found.unknown_labels, found.accuracy) == (1, ["0"], 0.25)
+    assert found.notes == ["the true labels are read as names, since '5' is no index"]
+
+
+def test_one_wrong_number_does_not_turn_indices_into_names() -> None:
+    rows = [number % 5 for number in range(57)]
+    probs = np.eye(5)[[*rows, 4, 0, 0]].tolist()
+    found = evaluate(probs, [*rows, 5, None, "x"], dict(enumerate(STARS)))
+    assert (found.rows, found.unknown, found.accuracy) == (57, 3, 1.0)
+    assert found.unknown_labels == ["5", "None", "'x'"]
+    (note,) = found.notes
+    assert note.startswith("the true labels are read as indices, from 0 on, since '0' is no label's name; fewer rows")
+    assert "'5', which is no index" in note
+    found = evaluate(probs, [*(row + 1 for row in rows), 0, None, "x"], dict(enumerate(STARS)))
+    assert (found.rows, found.unknown, found.accuracy) == (57, 3, 1.0)
     assert found.notes == ["the true labels are read as names, since '5' is no index"]
 
 

@@ -13,10 +13,12 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 Gold = int | frozenset[int] | float
 """A true label: an index, the indices of a multi-label row, or a regression's number."""
+
+Found = TypeVar("Found", int, frozenset[int])
 
 SEPARATORS = (",", ";", "|")
 _NUMBER = re.compile(r"-?\d+(\.\d+)?", re.ASCII)
@@ -39,6 +41,11 @@ class LabelColumn(abc.ABC):
     @abc.abstractmethod
     def add(self, value: Any) -> Sequence[Gold | None]:
         """What a value is in each of the ways; None where it is no label."""
+
+    @property
+    def vectors(self) -> bool:
+        """Whether the way that was chosen is a 0 or 1 for each label."""
+        return False
 
     def notes(self) -> list[str]:
         """What should be said of the way that was chosen."""
@@ -75,7 +82,7 @@ class _Single(LabelColumn):
 
     def add(self, value: Any) -> Sequence[Gold | None]:
         text = text_of(value)
-        return (None,) * self.ways if text is None else self._names.see(text)
+        return (None,) * self.ways if text is None else self._names.count(self._names.see(text))
 
     @property
     def chosen(self) -> int:
@@ -153,7 +160,7 @@ class _Lists(LabelColumn):
         for found in zip(*map(self._names.see, texts), strict=True) if texts else [()] * self._names.ways:
             known = [each for each in found if each is not None]
             ways.append(frozenset(known) if len(known) == len(found) else None)
-        return ways
+        return self._names.count(ways)
 
     def _split(self, text: str) -> list[str]:
         """A cell's labels: at the first separator that parts it into known ones."""
@@ -172,12 +179,19 @@ class _Lists(LabelColumn):
         vectors = self._only_vector or (self._vector and not self._only_list)
         return 0 if vectors else 1 + self._names.chosen
 
+    @property
+    def vectors(self) -> bool:
+        return self.chosen == 0
+
     def notes(self) -> list[str]:
         return self._names.notes() if self.chosen else []
 
 
 class _Names:
-    """The names of labels, and whether a column's numbers are names or indices: told by those that are only one."""
+    """The names of labels, and whether a column's numbers are names or indices: told by those that are only one.
+
+    Where some are only names and others only indices, the way that misses fewer rows is right, and names if none does.
+    """
 
     def __init__(self, names: Sequence[str]) -> None:
         self._count = len(names)
@@ -186,6 +200,7 @@ class _Names:
             self._index.setdefault(_plain(name.strip()), index)
         self.ways = 2 if any(map(is_number, self._index)) else 1
         self._only_name = self._only_index = ""
+        self._lead = 0  # rows that are labels as indices only, less those that are labels as names only
 
     def find(self, text: str) -> Sequence[int | None]:
         """The index of a label in each of the ways: numbers as names, and as indices."""
@@ -206,15 +221,22 @@ class _Names:
             self._only_name = self._only_name or text
         return found
 
+    def count(self, row: Sequence[Found | None]) -> Sequence[Found | None]:
+        """Count in which of the ways a whole row is known; the row itself."""
+        self._lead += (row[0] is None) - (row[-1] is None)
+        return row
+
     @property
     def chosen(self) -> int:
-        return int(bool(self._only_index) and not self._only_name)
+        return int(self._lead > 0 or (self._lead == 0 and bool(self._only_index) and not self._only_name))
 
     def notes(self) -> list[str]:
         if not self._only_index:
             return []
         if self.chosen:
-            return [f"the true labels are read as indices, from 0 on, since {self._only_index!r} is no label's name"]
+            told = f"the true labels are read as indices, from 0 on, since {self._only_index!r} is no label's name"
+            rarer = f"; fewer rows have such as {self._only_name!r}, which is no index" if self._only_name else ""
+            return [told + rarer]
         return [f"the true labels are read as names, since {self._only_name!r} is no index"]
 
 
