@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import io
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -242,6 +244,7 @@ def test_threshold(rows: Path, tmp_path: Path) -> None:
         ({"label_field": "id", "use_activation": False}, ConfigError, "label_field needs probabilities"),
         ({"inputs": "nothing*.jsonl"}, JobError, "no file matches"),
         ({"inputs": "in.csv", "label_field": "gold"}, JobError, "in.csv has no field 'gold'; there is 'id', 'text'"),
+        ({"label_field": "txet"}, JobError, "in.jsonl has no field 'txet'; there is 'text'. Did you mean 'text'"),
         ({"inputs": "in.csv", "keep_fields": "ids"}, JobError, "Did you mean 'id'"),
         ({"output": "in.csv", "inputs": "in.csv"}, JobError, "is also an input"),
         ({"output": "none/out.csv"}, JobError, "does not exist"),
@@ -277,6 +280,37 @@ def test_a_model_by_its_name_is_loaded_with_its_options_and_closed(
 def test_a_field_that_no_row_has_is_said(rows: Path, tmp_path: Path) -> None:
     report = classify_file(FakeLLM(), rows, tmp_path / "out.jsonl", keep_fields="id,ids")
     assert report.notes == ["no row has the field 'ids', which was to be kept"]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "jsonl.gz"])
+def test_a_label_field_that_no_row_has_is_refused(tmp_path: Path, suffix: str) -> None:
+    plain = jsonl(tmp_path / "plain.jsonl", [{"text": "good", "label": "positive"}] * 3)
+    path = tmp_path / f"in.{suffix}"
+    classify_file(FakeLLM(labels=("x", "y")), plain, path, keep_fields="text,label", label_field="label")
+    with pytest.raises(JobError, match=rf"in\.{suffix} has no field 'lable'; there is .*Did you mean"):
+        classify_file(FakeLLM(), path, tmp_path / "out.jsonl", label_field="lable")
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_rows_that_lack_the_label_among_others_are_not_measured(tmp_path: Path) -> None:
+    bare = jsonl(tmp_path / "bare.jsonl", [{"text": "bad"}] * 3)
+    some = jsonl(tmp_path / "some.jsonl", [{"text": "bad"}] * 3 + [{"text": "good", "label": "positive"}])
+    for inputs, unknown in ((some, 3), ([bare, some], 6)):
+        report = classify_file(FakeLLM(), inputs, tmp_path / "out.jsonl", label_field="label")  # type: ignore[arg-type]
+        assert report.metrics is not None
+        assert (report.metrics.rows, report.metrics.unknown, report.metrics.accuracy) == (1, unknown, 1.0)
+        assert f"{unknown} rows are not measured" in report.notes[-1]  # and no note of a field that no row has
+    for nothing in ("", "broken\n"):
+        report = classify_file(FakeLLM(), write(bare, nothing), tmp_path / "out.jsonl", label_field="label")
+        assert report.metrics is not None and report.metrics.rows == 0
+
+
+def test_a_label_field_that_no_row_of_standard_input_has_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"text": "good", "label": "positive"}\n' * 3)))
+    report = classify_file(FakeLLM(), "-", tmp_path / "out.jsonl", label_field="lable")
+    assert "no row has the field 'lable', which was to be measured against" in report.notes
 
 
 def test_a_damaged_file_leaves_the_old_output(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import time
 from collections import deque
@@ -29,7 +30,7 @@ from .results import (
 )
 from .rows import InputRow, PromptFields, missing
 from .sources import InputFile, OutputFile, find_sources, find_target
-from .tables import OutputSchema
+from .tables import FIRST_ROWS, OutputSchema
 from .writers import Writer, open_writer
 
 if TYPE_CHECKING:
@@ -161,6 +162,8 @@ def classify_file(
     }
     known = _known_columns(sources)
     _check_columns(known, [prompts.pair, prompts.messages, label_field, *_named(keep_fields)])
+    if not known:
+        _check_first_rows(sources, label_field)
     with _opened(model, llm_options) as llm:
         _refuse_embedder(llm)
         prompts = _fitting(prompts, llm, known)
@@ -195,16 +198,20 @@ def classify_file(
             truncation_side=truncation_side,
         )
         answers = _answers(stream, read_rows(sources, report.notes), prompts)
+        labelled = False
         with open_writer(target, layout) as writer:
             for row, answer in answers:
                 _finish(row, answer, columns, kept, writer, report)
                 if tally is not None and label_field is not None and row.error is None and answer is not None:
+                    labelled = labelled or label_field in row.fields
                     _measure(tally, answer.outputs, row.fields.get(label_field))
                 if on_progress is not None:
                     on_progress(report.rows, row.done)
         report.seconds = time.perf_counter() - began
     report.metrics = None if tally is None else tally.metrics()
     report.notes += _notes(kept, report, shape)
+    if report.metrics is not None and report.metrics.unknown and not labelled:
+        report.notes.append(f"no row has the field {label_field!r}, which was to be measured against")
     return report
 
 
@@ -253,6 +260,22 @@ def _check_columns(known: _Known, names: Iterable[str | None]) -> None:
         for source, columns in known:
             if name is not None and name not in columns:
                 raise JobError(f"{source.name} has {missing(name, columns)}")
+
+
+def _check_first_rows(sources: Sequence[InputFile], name: str | None) -> None:
+    """Refuse a field that no row has, as far as the first rows tell; of what can be read once only, they do not."""
+    if name is None or any(source.size is None for source in sources):
+        return
+    fields: dict[str, Any] = {}
+    for source in sources:
+        for row in itertools.islice(read_rows([source]), FIRST_ROWS):
+            if name in row.fields:
+                return
+            fields |= dict.fromkeys(row.fields)
+    if fields:
+        files = ", ".join(source.name for source in sources[:3]) + (" …" if len(sources) > 3 else "")
+        have = "has" if len(sources) == 1 else "have"
+        raise JobError(f"{files} {have} {missing(name, fields)}")
 
 
 def _named(keep_fields: str | Sequence[str]) -> list[str]:
