@@ -161,7 +161,7 @@ def test_what_cannot_be_calibrated_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="gives probabilities by softmax or sigmoid"):
         convert(str(model), tmp_path / "out", calibrate=str(path))
     lm = tiny.causal_lm("qwen2", tmp_path / "lm")
-    with pytest.raises(ConfigError, match="--calibrate has the label 'sad', which --labels"):
+    with pytest.raises(ConfigError, match="--calibrate has the label 'sad', which the model's labels .* do not name"):
         path.write_text('{"text": "a", "label": "sad"}\n' * 12)
         convert(str(lm), tmp_path / "out", head="tokens", label_tokens=TOKENS, calibrate=str(path))
     with pytest.raises(ConfigError, match="learn from a label a text"):

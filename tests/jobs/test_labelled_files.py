@@ -240,6 +240,49 @@ def test_labels_that_cannot_be_are_refused(
     assert not (tmp_path / "out").exists()
 
 
+VECTORS = [[[1, 0, 1], [0, 1, 0], [0, 0, 1]][number % 3] for number in range(40)]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+@pytest.mark.parametrize("labels", [None, ["a", "b", "c"]])
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ([1, 0], r"\[1, 0\]'?, whose length is 2; the other rows are vectors of 3 labels, with a 0 or 1"),
+        ([1, 1, 0, 0], r"\[1, 1, 0, 0\]'?, whose length is 4; the other rows are vectors of 3 labels"),
+        ([0, 0.7, 1], r"\[0, 0.7, 1\]'?, which are not all 0 or 1; the other rows are vectors of 3 labels"),
+        ([1, None, 0], r"\[1, (None|null), 0\]'?, which are not all 0 or 1; the other rows are vectors of 3 labels"),
+    ],
+)
+def test_a_vector_that_is_wrong_is_named_with_its_row(
+    bert: Path, tmp_path: Path, wrong: list[Any], says: str, labels: list[str] | None, suffix: str
+) -> None:
+    values: list[Any] = [*VECTORS[:30], wrong, *VECTORS[31:]]
+    values = [json.dumps(value) for value in values] if suffix == "csv" else values
+    path = file_of(tmp_path / f"rows.{suffix}", [f"film {number}" for number in range(40)], values)
+    line = 31 if suffix == "jsonl" else 32
+    with pytest.raises(ConfigError, match=rf"--train has the labels '?{says}.*rows\.{suffix}, \w+ {line}\)") as error:
+        convert(str(bert), tmp_path / "out", head="fit", train=str(path), problem_type=MULTI, labels=labels)
+    assert "--labels" not in str(error.value)
+
+
+def test_a_message_names_what_names_the_labels(bert: Path, fitted: Path, tmp_path: Path) -> None:
+    texts = [f"film {number}" for number in range(12)]
+    path = file_of(tmp_path / "rows.jsonl", texts, [["a"], ["b"], ["zz"]] * 4)
+    with pytest.raises(ConfigError, match=r"\['zz'\], which the model's labels \(a, b, c\) do not name.*line 3\)"):
+        convert(str(fitted), tmp_path / "out", calibrate=str(path))
+    path = file_of(tmp_path / "short.jsonl", texts, [[1, 0, 1], [0, 1, 0], [1, 0]] * 4)
+    with pytest.raises(ConfigError, match=r"--calibrate has .*\[1, 0\], whose length is 2; .* of 3 labels.*line 3\)"):
+        convert(str(fitted), tmp_path / "out", calibrate=str(path))
+    path = file_of(tmp_path / "objects.jsonl", texts, ["a", "b", {"a": 1}] * 4)
+    with pytest.raises(ConfigError, match=r"\{'a': 1\}, which the labels of the other rows \(a, b\) do not name"):
+        convert(str(bert), tmp_path / "out", head="fit", train=str(path))
+    path = file_of(tmp_path / "stars.jsonl", texts, [0, 1, 0, 2, 0, 5] * 2)
+    says = r"the label 5, which --labels \(1, 2, 3, 4, 5\) does not name .*line 6\).* Note: .* read as indices"
+    with pytest.raises(ConfigError, match=says):
+        convert(str(bert), tmp_path / "out", head="fit", train=str(path), labels=["1", "2", "3", "4", "5"])
+
+
 def test_rows_without_a_label_are_left_out_and_empty_lists_are_not(bert: Path, tmp_path: Path) -> None:
     path = file_of(tmp_path / "rows.csv", TEXTS, [",".join(labels) for labels in SETS])
     report = convert(str(bert), tmp_path / "multi", head="fit", train=str(path), problem_type=MULTI)

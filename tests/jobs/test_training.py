@@ -45,6 +45,8 @@ def rows_with(values: list[Any]) -> TrainingRows:
         (["10|9", "2"], "multi_label_classification", ["2", "9", "10"]),
         ([[2, 0], [1]], "multi_label_classification", ["0", "1", "2"]),
         ([[0], [1]], "multi_label_classification", ["0", "1"]),
+        ([[0, 1], [1], [0]], "multi_label_classification", ["0", "1"]),
+        ([[0, 2], [1], [2]], "multi_label_classification", ["0", "1", "2"]),
         ([[0, 1], [1, 1], []], "multi_label_classification", ["LABEL_0", "LABEL_1"]),
         ([1, 2.5], "regression", ["value"]),
     ],

@@ -44,7 +44,9 @@ def calibrated(
     activation = activation_for(target.config, registry().collect("vcls_activations"))
     if activation is not softmax_or_sigmoid and problem_type != MULTI_LABEL:
         raise ConfigError("--calibrate needs a head that gives probabilities by softmax or sigmoid; this one does not.")
-    labels = read_labels(rows, list(labels_of(target.config).values()), problem_type, "--calibrate")
+    labels = read_labels(
+        rows, list(labels_of(target.config).values()), problem_type, "--calibrate", "the model's labels"
+    )
     job.warnings += labels.notes
     from .feature_extraction import classifier_logits  # the runtime, which other conversions do without
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +25,7 @@ from .rows import PromptFields, missing
 from .sources import find_sources
 
 MULTI_LABEL = "multi_label_classification"
+_BITS = {"0", "1", "True", "False"}
 
 
 @dataclass(frozen=True)
@@ -99,13 +102,20 @@ def _check_label(fields: dict[str, Any], name: str, problem_type: str | None) ->
         raise PromptError(f"the field {name!r} is empty")
 
 
-def read_labels(rows: TrainingRows, names: Sequence[str], problem_type: str | None, option: str = "--train") -> Labels:
+def read_labels(
+    rows: TrainingRows,
+    names: Sequence[str],
+    problem_type: str | None,
+    option: str = "--train",
+    named_by: str = "--labels",
+) -> Labels:
     """What the labels of rows mean, decided over all of them.
 
     Args:
         names: of the labels; empty to take those that occur, numbers in their order before words in theirs.
         problem_type: as in transformers; None is single-label.
         option: that named the file, for errors.
+        named_by: what gave the names, for errors.
 
     Raises:
         ConfigError: a row has a label that is none; the message names the row.
@@ -116,7 +126,10 @@ def read_labels(rows: TrainingRows, names: Sequence[str], problem_type: str | No
     found = [each[column.chosen] for each in ways]
     for value, gold, place in zip(rows.targets, found, rows.places, strict=True):
         if gold is None:
-            raise ConfigError(f"{option}{_why_not(value, known, problem_type)} ({place}).{_near(value, known)}")
+            whose = named_by if names else "the labels of the other rows"
+            why = _why_not_vector(value, known) if column.vectors else _why_not(value, known, problem_type, whose)
+            read = "".join(f" Note: {note}." for note in column.notes())
+            raise ConfigError(f"{option}{why} ({place}).{_near(value, known)}{read}")
     targets: list[Any] = found
     if problem_type == MULTI_LABEL:
         targets = [[int(index in gold) for index in range(len(known))] for gold in targets]
@@ -124,9 +137,17 @@ def read_labels(rows: TrainingRows, names: Sequence[str], problem_type: str | No
     return Labels(known, targets, notes)
 
 
-def _why_not(value: Any, names: Sequence[str], problem_type: str | None) -> str:
-    """Why a value is no label."""
-    shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:59] + "…"
+def _why_not_vector(value: Any, names: Sequence[str]) -> str:
+    """Why a value is no vector of a column of these."""
+    entries = entries_of(value, lambda text: re.split(f"[{''.join(SEPARATORS)}]", text)) or []
+    why = "which are not all 0 or 1" if len(entries) == len(names) else f"whose length is {len(entries)}"
+    rule = f"the other rows are vectors of {len(names)} labels, with a 0 or 1 for each of them"
+    return f" has the labels {_shown(value)}, {why}; {rule}"
+
+
+def _why_not(value: Any, names: Sequence[str], problem_type: str | None, whose: str) -> str:
+    """Why a value is no label of the `names` that `whose` are."""
+    shown = _shown(value)
     several = listed(value) if not isinstance(value, str) else json_list(value.strip())
     if problem_type == "regression":
         return f": for regression every label must be a number, and one is {shown}"
@@ -135,10 +156,14 @@ def _why_not(value: Any, names: Sequence[str], problem_type: str | None) -> str:
     if len(names) == 1 and problem_type != MULTI_LABEL:
         other = f"{names[0]!r} or 1 is true of this head's one label, and 0 or a single other value says that it is not"
         return f": {other}; there is {shown}, too"
-    told = f"which --labels ({', '.join(names)}) does not name"
+    told = f"which {whose} ({', '.join(names)}) {'does' if whose.startswith('--') else 'do'} not name"
     if problem_type != MULTI_LABEL:
         return f" has the label {shown}, {told}"
     return f" has the labels {shown}, {told}, and which are no 0 or 1 for each of them"
+
+
+def _shown(value: Any) -> str:
+    return repr(value) if len(repr(value)) <= 60 else repr(value)[:59] + "…"
 
 
 def _near(value: Any, names: Sequence[str]) -> str:
@@ -156,12 +181,25 @@ def _names_of(values: Iterable[Any], problem_type: str | None, option: str) -> l
     separator = _separator(values, option)
     rows = [entries_of(value, lambda text: text.split(separator) if separator else [text]) or [] for value in values]
     found = [[text for each in row if (text := text_of(each)) is not None] for row in rows]
-    lengths, entries = {len(row) for row in found if row}, {text for row in found for text in row}
-    if len(lengths) == 1 and min(lengths) > 1 and entries <= {"0", "1", "True", "False"}:
-        return [f"LABEL_{index}" for index in range(min(lengths))]
-    if not entries:
+    found = [row for row in found if row]
+    if not found:
         raise ConfigError(f"{option}: no row has a label.")
-    return _sorted(entries)
+    if length := _vector_length(found):
+        return [f"LABEL_{index}" for index in range(length)]
+    return _sorted({text for row in found for text in row})
+
+
+def _vector_length(rows: Sequence[Sequence[str]]) -> int | None:
+    """The length of the vectors of 0 and 1 that rows are; None where they are lists of labels.
+
+    If only most of them are vectors, one must show that they are no lists: these hold no label twice.
+    """
+    vectors = [row for row in rows if len(row) > 1 and set(row) <= _BITS]
+    if not vectors:
+        return None
+    ((length, count),) = Counter(map(len, vectors)).most_common(1)
+    most = 2 * count > len(rows) and any(len(set(row)) < length == len(row) for row in vectors)
+    return length if most or count == len(rows) else None
 
 
 def _separator(values: Iterable[Any], option: str) -> str | None:
