@@ -265,11 +265,13 @@ def _wrong_with(result: Any) -> tuple[str, str] | None:
 
     if not isinstance(result, HeadResult):
         return f"a {type(result).__name__}", "not a HeadResult"
-    head = result.head
+    head: Any = result.head  # whatever a third party put there
     if not isinstance(head, Head):
         return "a HeadResult", f"whose head is a {type(head).__name__}, not a Head"
-    linear = {} if head.linear is None else {"weight": head.linear.weight, "bias": head.linear.bias}
-    for name, tensor in {**linear, **(head.tensors or {})}.items():
+    tensors: dict[str, Any] = dict(head.tensors or {})
+    if head.linear is not None:
+        tensors |= {"weight": head.linear.weight, "bias": head.linear.bias}
+    for name, tensor in tensors.items():
         if tensor is not None and not isinstance(tensor, torch.Tensor):
             return "a Head", f"whose {name} is a {type(tensor).__name__}, not a torch tensor"
     if head.linear is not None and head.linear.weight.ndim != 2:
