@@ -87,6 +87,17 @@ def text_class(config_class: type[PreTrainedConfig]) -> type[PreTrainedModel]:
     return found
 
 
+def input_modalities(model_class: type[PreTrainedModel]) -> set[str]:
+    """What a model reads, in transformers' words ("text", "image" …)."""
+    found = model_class.input_modalities
+    return {found} if isinstance(found, str) else set(found)
+
+
+def other_modalities(model_class: type[PreTrainedModel]) -> str:
+    """What else than texts a model reads, in words such as "images and videos"; empty where it is nothing else."""
+    return " and ".join(sorted(_MODALITIES.get(each, each) for each in input_modalities(model_class) - {"text"}))
+
+
 def _why_not_texts(model_class: type[PreTrainedModel]) -> str | None:
     """What else than texts a model reads, by its forward's parameters; None where texts are enough.
 
@@ -100,9 +111,7 @@ def _why_not_texts(model_class: type[PreTrainedModel]) -> str | None:
     if parameters[0].kind is inspect.Parameter.VAR_POSITIONAL:  # it hands on whatever it gets
         return None
     names = {each.name for each in parameters}
-    modalities = model_class.input_modalities
-    modalities = {modalities} if isinstance(modalities, str) else set(modalities)
-    others = " and ".join(sorted(_MODALITIES.get(each, each) for each in modalities - {"text"}))
+    modalities, others = input_modalities(model_class), other_modalities(model_class)
     if "return_loss" in names:
         return f"compares texts with {others or 'something else'}, and reads none alone"
     needed = [

@@ -64,12 +64,11 @@ def refused_types(but: Collection[str] = ()) -> dict[str, list[str]]:
 def _need(model_class: Any) -> str:
     from torch import nn
 
+    from vllm_cls.adapters.families import other_modalities
+
     if model_class.forward is nn.Module.forward:
         return _PARTS
-    modalities = model_class.input_modalities
-    modalities = {modalities} if isinstance(modalities, str) else set(modalities)
-    words = {"image": "images", "audio": "sound", "video": "videos", "time": "time series"}
-    others = " and ".join(sorted(words.get(each, each) for each in modalities - {"text"})) or "something else"
+    others = other_modalities(model_class) or "something else"
     if "return_loss" in inspect.signature(model_class.forward).parameters:
         return _COMPARES.format(others)
     return f"inputs that are no texts: {others}"
