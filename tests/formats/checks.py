@@ -181,8 +181,9 @@ def _server(written: Written) -> Any:
     """The address of `vcls serve`, which ends with 0 after SIGTERM."""
     command = [str(written.environment.bin / "vcls"), "serve", str(written.out), "--port", "0"]
     process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, cwd=written.environment.cwd, env=written.environment.variables()
-    )
+        command, stderr=subprocess.PIPE, text=True, cwd=written.environment.cwd,
+        env=written.environment.variables() | {"PYTHONFAULTHANDLER": "1"},
+    )  # fmt: skip
     assert process.stderr is not None
     try:
         said = ""
@@ -194,7 +195,12 @@ def _server(written: Written) -> Any:
             raise AssertionError(said)
         yield _LISTENING + line.split(_LISTENING)[1].split()[0].rstrip("/,.;)")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGABRT)  # it says where each of its threads stands
+            raise AssertionError(process.communicate()[1]) from None
+        assert process.returncode == 0
     finally:
         process.kill()
         process.communicate()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import signal
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +46,7 @@ print(listener.getsockname()[1], flush=True)
 sys.exit(lifecycle.run(app, settings, listener, alive.is_set))
 """
 
-Start = Callable[[float], tuple["subprocess.Popen[str]", int]]
+Start = Callable[..., tuple["subprocess.Popen[str]", int]]
 
 
 @pytest.fixture
@@ -52,10 +54,11 @@ def start() -> Iterator[Start]:
     """Starts a server with a shutdown timeout; its process and port."""
     started: list[subprocess.Popen[str]] = []
 
-    def begin(shutdown_timeout: float) -> tuple[subprocess.Popen[str], int]:
+    def begin(shutdown_timeout: float, stderr: int | None = None) -> tuple[subprocess.Popen[str], int]:
         command = [sys.executable, "-c", SCRIPT, str(shutdown_timeout)]
         root = Path(__file__).parent.parent.parent
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root)
+        buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}  # as users have it
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=root, env=buffered)
         started.append(process)
         assert process.stdout is not None
         return process, int(process.stdout.readline())
@@ -159,6 +162,21 @@ def test_a_second_signal_ends_at_once(start: Start) -> None:
     assert process.wait(10) == 128 + signal.SIGTERM
     thread.join(5)
     assert isinstance(waiting[0], (ConnectionError, http.client.HTTPException))
+
+
+def test_a_signal_while_a_line_is_logged_ends_it_too(start: Start) -> None:
+    """The log goes to a pipe that nobody reads: once it is full, the server stands in the middle of a line."""
+    read, write = os.pipe()
+    process, port = start(2, stderr=write)
+    os.close(write)
+    try:
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=3)) as connection, pytest.raises(TimeoutError):
+            for _ in range(10_000):
+                post(port, "/size", connection)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    finally:
+        os.close(read)
 
 
 def test_a_dead_engine_ends_the_process_with_an_error(start: Start) -> None:

@@ -43,15 +43,23 @@ class Server(uvicorn.Server):
         self._is_alive = is_alive
         self._shutdown_timeout = shutdown_timeout
         self._exit_at: float | None = None
+        self._unlogged_signal: signal.Signals | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal drains, the second ends the process at once."""
+        """The first signal drains, the second ends the process at once.
+
+        Nothing is logged here: Python may call this while a line is being written to stderr, where writing another
+        one raises `RuntimeError`.
+        """
         if self._exit_at is not None:
             os._exit(128 + sig)
-        logger.info("%s: finishing what is in flight", signal.Signals(sig).name)
+        self._unlogged_signal = signal.Signals(sig)
         self._drain()
 
     async def on_tick(self, counter: int) -> bool:
+        if self._unlogged_signal is not None:
+            logger.info("%s: finishing what is in flight", self._unlogged_signal.name)
+            self._unlogged_signal = None
         if self._exit_at is None and not self._is_alive():
             logger.error("the engine died: the server ends")
             self.exit_code = ENGINE_DIED
