@@ -94,7 +94,9 @@ format: venv
 	$(BIN)/ruff format .
 
 bench: venv
-	@for file in $(filter-out benchmarks/coverage.py,$(wildcard benchmarks/[!_]*.py)); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for file in $(wildcard benchmarks/[!_]*.py); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for name in codebase.structure codebase.call_path server.speed server.soak; do \
+		echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 clean:
 	rm -rf .venv $(LINT) build demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

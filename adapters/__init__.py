@@ -5,29 +5,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .families import Decoder, Encoder
-    from .reward import as_reward_model
-    from .seq_cls import as_seq_cls_model
-    from .token_cls import as_token_cls_model
+    from .classifiers.families import Decoder, Encoder
+    from .classifiers.reward import as_reward_model
+    from .classifiers.seq_cls import as_seq_cls_model
+    from .classifiers.token_cls import as_token_cls_model
 
 __all__ = ["Decoder", "Encoder", "as_reward_model", "as_seq_cls_model", "as_token_cls_model"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "as_seq_cls_model":  # torch is loaded only when a class is made
-        from .seq_cls import as_seq_cls_model
+        from .classifiers.seq_cls import as_seq_cls_model
 
         return as_seq_cls_model
     if name == "as_token_cls_model":
-        from .token_cls import as_token_cls_model
+        from .classifiers.token_cls import as_token_cls_model
 
         return as_token_cls_model
     if name == "as_reward_model":
-        from .reward import as_reward_model
+        from .classifiers.reward import as_reward_model
 
         return as_reward_model
     if name in __all__:
-        from . import families
+        from .classifiers import families
 
         return getattr(families, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -124,8 +124,10 @@ def serve(
     """
     speak(state)
     from vllm_cls.async_llm import AsyncLLM
-    from vllm_cls.server import ServerSettings, create_app, lifecycle, listening, logs
-    from vllm_cls.server.metrics import ServerMetrics
+    from vllm_cls.server import ServerSettings, create_app
+    from vllm_cls.server.observability import logs
+    from vllm_cls.server.observability.metrics import ServerMetrics
+    from vllm_cls.server.transport import lifecycle, listening
 
     logs.configure(options.pop("log_format"), options.pop("log_level"))
     settings = ServerSettings(

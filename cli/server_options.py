@@ -80,7 +80,7 @@ def guard_options(function: F) -> F:
 def guard_settings(host: str, options: dict[str, Any]) -> dict[str, Any]:
     """Take the options of `guard_options`, all but the log's, out of `options`, as arguments of `ServerSettings`."""
     from vllm_cls.errors import ConfigError
-    from vllm_cls.server.auth import collect_keys, keys_in, names_for
+    from vllm_cls.server.middleware.auth import collect_keys, keys_in, names_for
 
     keys = collect_keys(options.pop("api_key"), options.pop("api_key_file"), os.environ)
     metrics_file = options.pop("metrics_key_file")

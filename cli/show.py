@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from vllm_cls.evaluation import ClassificationMetrics
     from vllm_cls.jobs.classify import OnProgress
-    from vllm_cls.metrics import ClassificationMetrics
 
 _MOST_LABELS = 12  # of a confusion matrix that is shown whole
 _COMMONEST = 10

@@ -9,7 +9,7 @@ from types import CodeType
 from typing import TYPE_CHECKING
 
 from vllm_cls.adapters import Decoder, Encoder
-from vllm_cls.adapters.families import base_class
+from vllm_cls.adapters.classifiers.families import base_class
 from vllm_cls.errors import ModelError
 from vllm_cls.hookspecs import hookimpl
 

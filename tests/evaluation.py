@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from vllm_cls.metrics import ClassificationMetrics, Tally
+from vllm_cls.evaluation import ClassificationMetrics, Tally
 
 
 def evaluate(

@@ -156,8 +156,8 @@ def test_a_class_name_means_one_thing() -> None:
 def test_architecture_names_places_that_there_are() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     places = set(re.findall(r"`([\w/]+(?:/|\.py))`", text))
-    roots = [ROOT, ROOT / "vllm_cls", ROOT / "vllm_cls" / "runtime", ROOT / "vllm_cls" / "server"]
+    roots = [ROOT, ROOT / "adapters", *(ROOT / "vllm_cls" / room for room in ("", "model", "runtime", "server"))]
     assert len(places) > 30
     assert sorted(place for place in places if not any((root / place).exists() for root in roots)) == []
-    rooms = {path.name for path in (ROOT / "vllm_cls").iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert rooms <= {place.strip("/") for place in places}
+    folders = {path.parent for base in ("vllm_cls", "adapters") for path in (ROOT / base).glob("*/**/*.py")}
+    assert {folder.name for folder in folders} <= {place.rstrip("/").rpartition("/")[2] for place in places}

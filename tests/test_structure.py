@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.structure import circles, inside, num_layers
+from benchmarks.codebase.structure import circles, inside, num_layers
 
 ROOT = Path(__file__).parent.parent
 MOST = {"rooms": 35, "layers": 14, "imports_between_rooms": 170}
@@ -18,7 +18,7 @@ MOST = {"rooms": 35, "layers": 14, "imports_between_rooms": 170}
 
 @pytest.fixture(scope="module")
 def structure() -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.structure"]
+    command = [sys.executable, "-m", "benchmarks.codebase.structure"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)

@@ -20,7 +20,7 @@ def load_classifier(path: str, **options: Any) -> PreTrainedModel:
     Raises:
         ModelError: the model cannot be loaded, or has no head.
     """
-    from .model.loading import load
+    from .model.loading.classifier import load
     from .runtime.machine.device import choose_device, choose_dtype
 
     config = ModelConfig.of(path, **{"device": "cpu", "dtype": "float32", **options})

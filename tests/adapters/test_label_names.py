@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vllm_cls import ConfigError
-from vllm_cls.adapters.label_tokens import parse_label_tokens
+from vllm_cls.adapters.heads.label_tokens import parse_label_tokens
 
 
 @pytest.mark.parametrize(

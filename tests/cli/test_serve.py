@@ -17,7 +17,8 @@ import vllm_cls.server
 from tests.model.test_lora import train
 from tests.models import tiny
 from vllm_cls import LLM, ModelError
-from vllm_cls.server import ServerSettings, lifecycle, listening
+from vllm_cls.server import ServerSettings
+from vllm_cls.server.transport import lifecycle, listening
 
 Run = Callable[..., Result]
 

@@ -1,4 +1,4 @@
-"""A fixed sample of `python -m benchmarks.coverage`: each architecture converts, is exact in every form and reopens."""
+"""A fixed sample of `python -m benchmarks.coverage.run`: each architecture converts, is exact in every form and reopens."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks._coverage_case import run_case
-from benchmarks._coverage_refused import NEEDS, refused_types
-from benchmarks.coverage import DOCS, RESULTS
+from benchmarks.coverage.case import run_case
+from benchmarks.coverage.refused import NEEDS, refused_types
+from benchmarks.coverage.run import DOCS, RESULTS
 
 # How each runs is a part of the claim: an architecture that stops packing fails here.
 SAMPLE = {

@@ -12,8 +12,8 @@ import transformers
 from transformers import PreTrainedModel
 
 import vllm_cls
-from benchmarks._coverage_case import randomize, transformers_logits
-from benchmarks._small_configs import small_config
+from benchmarks.coverage.case import randomize, transformers_logits
+from benchmarks.coverage.small_configs import small_config
 from vllm_cls import LLM, PromptError
 
 PAD, EOS = 1, 2

@@ -16,10 +16,10 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto as auto
 
 import vllm_cls
-from benchmarks._coverage_case import randomize
-from benchmarks._small_configs import VOCABULARY, small_config
+from benchmarks.coverage.case import randomize
+from benchmarks.coverage.small_configs import VOCABULARY, small_config
 from vllm_cls import LLM, ModelError, load_classifier
-from vllm_cls.adapters.families import base_class
+from vllm_cls.adapters.classifiers.families import base_class
 from vllm_cls.cli.main import vcls
 from vllm_cls.plugins.generic import Generic
 from vllm_cls.registry import registry

@@ -25,10 +25,10 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import modules
 
 import vllm_cls
-from benchmarks._small_configs import small_config
+from benchmarks.coverage.small_configs import small_config
 from vllm_cls import LLM, ConfigError, ModelError, VclsError
 from vllm_cls.compat.transformers_calls import model_errors
-from vllm_cls.model import weights
+from vllm_cls.model.loading import weights
 
 from ..model.test_lora import peft, train
 from ..models import tiny
@@ -463,7 +463,10 @@ def test_a_fault_of_ours_while_weights_load_is_no_fault_of_the_model(
 
 def test_a_fault_of_ours_within_a_call_of_transformers(made: Callable[[str], Path]) -> None:
     """Told by where it was raised: transformers builds classes of ours, too."""
-    for raised_in, error in (("vllm_cls.adapters.own_type", ZeroDivisionError), ("transformers.models", ModelError)):
+    for raised_in, error in (
+        ("vllm_cls.adapters.classifiers.own_type", ZeroDivisionError),
+        ("transformers.models", ModelError),
+    ):
         calls: dict[str, Any] = {"__name__": raised_in}
         exec("def build(): 1 / 0", calls)
         with pytest.raises(error), model_errors("the model cannot be built"):

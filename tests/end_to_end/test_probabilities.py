@@ -22,8 +22,8 @@ from tests.models import tiny
 from tests.server.conftest import client_of
 from tests.server.served import served
 from vllm_cls import LLM, Client, ConfigError, ModelError, PoolingParams, classify_file, convert
+from vllm_cls.evaluation import probabilities
 from vllm_cls.jobs.score import score_file
-from vllm_cls.metrics import probabilities
 from vllm_cls.pooler.activations import activation_for, gives_probabilities
 
 TEXTS = [

@@ -10,9 +10,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from vllm_cls.jobs.files import find_sources
 from vllm_cls.jobs.readers import read_rows
 from vllm_cls.jobs.rows import InputRow
-from vllm_cls.jobs.sources import find_sources
 
 
 def write(path: Path, data: bytes | str) -> Path:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from vllm_cls.errors import JobError
 from vllm_cls.jobs import csv_reader
 from vllm_cls.jobs.csv_reader import read_csv
+from vllm_cls.jobs.files import find_sources
 from vllm_cls.jobs.readers import columns_of, read_rows
 from vllm_cls.jobs.rows import InputRow
-from vllm_cls.jobs.sources import find_sources
 from vllm_cls.jobs.streams import Stream
 
 from .files import fields_of, rows_of, write

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from vllm_cls.errors import JobError
+from vllm_cls.jobs.files import find_sources
 from vllm_cls.jobs.parquet_reader import merged_schema
-from vllm_cls.jobs.sources import find_sources
 
 from .files import fields_of, jsonl, rows_of, write
 

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_cls.jobs import parquet_writer, tables
+from vllm_cls.jobs.files import find_sources, find_target
 from vllm_cls.jobs.parquet_writer import arrow_type, fitted, infer
 from vllm_cls.jobs.readers import read_rows
-from vllm_cls.jobs.sources import find_sources, find_target
 from vllm_cls.jobs.tables import OutputSchema
 from vllm_cls.jobs.writers import open_writer
 from vllm_cls.result_fields import RESULT_FIELDS

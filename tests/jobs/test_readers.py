@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from vllm_cls.errors import JobError
 from vllm_cls.jobs import readers
+from vllm_cls.jobs.files import find_sources
 from vllm_cls.jobs.readers import columns_of, read_json, read_jsonl, read_rows
-from vllm_cls.jobs.sources import find_sources
 from vllm_cls.jobs.streams import Stream
 
 from .files import fields_of, jsonl, rows_of, write

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vllm_cls.errors import ConfigError, JobError
-from vllm_cls.jobs.sources import InputFile, find_sources, find_target, split_name
+from vllm_cls.jobs.files import InputFile, find_sources, find_target, split_name
 
 from .files import write
 

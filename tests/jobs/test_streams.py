@@ -11,7 +11,7 @@ import pytest
 
 from vllm_cls.errors import JobError
 from vllm_cls.jobs import streams
-from vllm_cls.jobs.sources import InputFile
+from vllm_cls.jobs.files import InputFile
 from vllm_cls.jobs.streams import Stream, compressed, open_stream, replacing
 
 from .files import write

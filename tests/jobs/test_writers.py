@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from vllm_cls.errors import JobError
 from vllm_cls.jobs import tables
-from vllm_cls.jobs.sources import find_target
+from vllm_cls.jobs.files import find_target
 from vllm_cls.jobs.tables import OutputSchema
 from vllm_cls.jobs.writers import open_writer
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from vllm_cls.metrics import Tally
+from vllm_cls.evaluation import Tally
 from vllm_cls.parsing.labels import label_column
 
 from ..evaluation import evaluate

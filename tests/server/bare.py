@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 import httpx
 from fastapi import FastAPI, Request
 
-from vllm_cls.server.metrics import ServerMetrics
-from vllm_cls.server.middleware import add_middleware
+from vllm_cls.server.middleware.stack import add_middleware
+from vllm_cls.server.observability.metrics import ServerMetrics
+from vllm_cls.server.observability.tracing import Tracing
 from vllm_cls.server.settings import ServerSettings
-from vllm_cls.server.tracing import Tracing
 
 T = TypeVar("T")
 JSON = {"Content-Type": "application/json"}

@@ -14,7 +14,7 @@ import vllm_cls.server.app
 import vllm_cls.server.routes.classify
 from vllm_cls import LLM, AsyncLLM
 from vllm_cls.server import ServerSettings, create_app
-from vllm_cls.server.tracing import Tracing
+from vllm_cls.server.observability.tracing import Tracing
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

@@ -22,8 +22,11 @@ from vllm_cls.errors import ModelError
 from vllm_cls.inputs.tokenization import PromptProcessor
 from vllm_cls.model.loaded_model import LoadedModel
 from vllm_cls.registry import PluginInfo, Registry
-from vllm_cls.server import ServerSettings, auth, bodies, create_app, errors, limits, logs, observe
-from vllm_cls.server.metrics import ServerMetrics
+from vllm_cls.server import ServerSettings, create_app, errors
+from vllm_cls.server.middleware import auth, instrumentation, limits
+from vllm_cls.server.observability import logs
+from vllm_cls.server.observability.metrics import ServerMetrics
+from vllm_cls.server.requests import json_bodies
 
 SECRETS = "the text of a prompt at /srv/models/secret.py by <object at 0x7f3e701a5d10>"
 
@@ -108,8 +111,8 @@ def test_of_every_route(
         (LoadedModel, "run"),  # in the engine's thread
         (TaskCall, "outputs"),  # in the thread that makes outputs
         (ServerMetrics, "predicted"),
-        (bodies, "to_json"),
-        (bodies, "from_json"),
+        (json_bodies, "to_json"),
+        (json_bodies, "from_json"),
         (AsyncLLM, "classify"),
     ],
 )
@@ -151,7 +154,7 @@ def test_a_forward_that_fails(
     ("owner", "name"),
     [
         (limits, "check_headers"), (limits, "read_body"), (auth.RequireKey, "_has_key"), (auth, "host_name"),
-        (errors, "_told_of"), (errors, "_http"), (observe, "header"), (ServerMetrics, "request_begun"),
+        (errors, "_told_of"), (errors, "_http"), (instrumentation, "header"), (ServerMetrics, "request_begun"),
     ],
 )  # fmt: skip
 def test_in_a_middleware(llm: LLM, log: io.StringIO, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..config import ModelConfig, RuntimeConfig
 from ..errors import ConfigError
-from ..model.source import ModelSource, open_source
+from ..model.loading.source import ModelSource, open_source
 from . import peers
 from .agreement import Agreement, agreement
 from .contender import BenchError, Contender

@@ -10,11 +10,11 @@ from ..config import ModelConfig
 from ..errors import ConfigError, PromptError
 from ..inputs.prompts import parse
 from ..inputs.tokenization import PromptProcessor
+from ..jobs.files import find_sources
 from ..jobs.readers import read_rows
 from ..jobs.rows import PromptFields
-from ..jobs.sources import find_sources
+from ..model.loading.source import ModelSource
 from ..model.prompt_processor import max_model_len, prompt_processor
-from ..model.source import ModelSource
 from .workloads import Text, Workload, measured, single_token_words, workload
 
 

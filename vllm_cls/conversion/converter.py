@@ -16,9 +16,9 @@ from ..head_source import EXISTING
 from ..inputs.prompt_template import PromptTemplate
 from ..jobs.rows import PromptFields
 from ..jobs.training import TrainingRows, read_labels, read_training_rows
-from ..model.loading import as_reward, head_request, make_head, refuse_nameless, target_for, token_head
+from ..model.loading.head_choice import as_reward, head_request, make_head, refuse_nameless, target_for, token_head
+from ..model.loading.source import ModelSource, open_source
 from ..model.pair_form import to_store
-from ..model.source import ModelSource, open_source
 from ..registry import registry
 from .calibration import calibrated
 from .head_job import HeadJob

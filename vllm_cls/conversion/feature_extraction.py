@@ -13,11 +13,11 @@ from ..architecture import Target
 from ..config import ModelConfig, RuntimeConfig
 from ..errors import ModelError, PromptError
 from ..inputs.tokenization import PromptProcessor, Truncation
-from ..model.form_choice import make_runner
-from ..model.loading import Classifier, load_target, pooling_of
+from ..model.loading.classifier import Classifier, load_target, pooling_of
+from ..model.loading.form_choice import make_runner
+from ..model.loading.source import ModelSource
+from ..model.loading.weights import load_weights
 from ..model.opening import longest_prompt, make_engine
-from ..model.source import ModelSource
-from ..model.weights import load_weights
 from ..runtime.machine.device import choose_device, choose_dtype
 
 T = TypeVar("T")

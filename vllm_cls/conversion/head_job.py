@@ -7,8 +7,8 @@ from typing import Any
 
 from ..config import ModelConfig
 from ..inputs.tokenization import PromptProcessor
+from ..model.loading.source import ModelSource
 from ..model.prompt_processor import max_model_len, prompt_processor
-from ..model.source import ModelSource
 
 
 class HeadJob:

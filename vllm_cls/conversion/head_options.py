@@ -12,8 +12,8 @@ from ..architecture import OWN_MODEL_TYPE
 from ..config import PROBLEM_TYPES, ModelConfig, find_pooling, sequence_poolings
 from ..errors import ConfigError, ModelError, PluginError, nearest
 from ..head_source import EXISTING, SHARED_OPTIONS, HeadSource
-from ..model.loading import heads_for, lacks_head, token_head, without_head
-from ..model.source import ModelSource
+from ..model.loading.head_choice import heads_for, lacks_head, token_head, without_head
+from ..model.loading.source import ModelSource
 from ..parsing.option_lists import meant, parse_label_tokens, split
 from ..registry import registry
 

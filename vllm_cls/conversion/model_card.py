@@ -19,7 +19,7 @@ _ACTIVATION_KEYS = ("sentence_transformers", "sbert_ce_default_activation_functi
 
 
 def card_values(job: HeadJob, target: Target, result: HeadResult, name: str, native: bool) -> dict[str, Any]:
-    """The arguments of the hook `vcls_model_card`; `adapters/model_card.py` says what each is.
+    """The arguments of the hook `vcls_model_card`; `adapters/writer/model_card.py` says what each is.
 
     Args:
         name: of the folder that is made.

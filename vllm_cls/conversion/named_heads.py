@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..architecture import CLASSIFIERS
 from ..checkpoint.files import Checkpoint
 from ..errors import ConfigError
-from ..model.source import ModelSource
+from ..model.loading.source import ModelSource
 
 if TYPE_CHECKING:
     import torch

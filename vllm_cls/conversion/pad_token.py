@@ -6,7 +6,7 @@ from typing import Any
 
 from ..architecture import Target
 from ..compat.transformers_calls import model_errors
-from ..model.source import ModelSource
+from ..model.loading.source import ModelSource
 from .head_job import HeadJob
 
 _ENDINGS = ("text", "A sentence.", "7", "\U0001fabf")  # the last one ends in unk where a tokenizer can give that

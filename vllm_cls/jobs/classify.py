@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..compat import lazy_imports
 from ..errors import ConfigError, JobError, PromptError
-from ..metrics import ClassificationMetrics, Tally
+from ..evaluation import ClassificationMetrics, Tally
 from ..parsing.labels import is_number
+from .files import InputFile, OutputFile, find_sources, find_target
 from .head_columns import HeadColumns
 from .readers import columns_of, read_rows
 from .results import (
@@ -29,7 +30,6 @@ from .results import (
     StepColumns,
 )
 from .rows import InputRow, PromptFields, missing
-from .sources import InputFile, OutputFile, find_sources, find_target
 from .tables import FIRST_ROWS, OutputSchema
 from .writers import Writer, open_writer
 

@@ -11,7 +11,7 @@ from .results import ResultColumns
 
 if TYPE_CHECKING:
     from ..client import HeadInfo
-    from ..model.output_heads import RunningHead
+    from ..model.heads.output_heads import RunningHead
     from ..outputs import RequestOutput
 
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..errors import JobError
+from .files import InputFile
 from .rows import InputRow
-from .sources import InputFile
 
 if TYPE_CHECKING:
     import pyarrow

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ..errors import JobError
+from .files import FORMATS, STDIO, InputFile
 from .rows import InputRow, json_type
-from .sources import FORMATS, STDIO, InputFile
 from .streams import LINE_LIMIT, InputLine, Stream, open_stream, without_mark
 
 _MOST_NOTES = 5

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 from ..calls.scoring import ScoreOptions, check_num_labels
 from ..client import Client, HeadInfo, RejectedError, Response, ServerError
 from ..errors import ConfigError, JobError, nearest
+from ..evaluation import probabilities
 from ..inputs.prompt_template import PromptTemplate
-from ..metrics import probabilities
 from ..outputs import ClassificationOutput, ClassificationRequestOutput
 
 T = TypeVar("T")

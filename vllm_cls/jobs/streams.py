@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import IO, Any, NamedTuple
 
 from ..errors import JobError
-from .sources import STDIO, InputFile
+from .files import STDIO, InputFile
 
 LINE_LIMIT = 64 * 2**20
 """Bytes of the longest line, record or JSON value that is read, so that a damaged file cannot fill the memory."""

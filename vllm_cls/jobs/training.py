@@ -20,9 +20,9 @@ from ..parsing.labels import (
     number_of,
     text_of,
 )
+from .files import find_sources
 from .readers import read_rows
 from .rows import PromptFields, missing
-from .sources import find_sources
 
 MULTI_LABEL = "multi_label_classification"
 _BITS = {"0", "1", "True", "False"}

@@ -13,7 +13,7 @@ from typing import IO, Any, Protocol
 
 from ..errors import JobError
 from .csv_reader import DELIMITERS
-from .sources import FORMATS, OutputFile
+from .files import FORMATS, OutputFile
 from .streams import compressed, reason, replacing
 from .tables import OutputSchema, Table, json_text, plain_value
 

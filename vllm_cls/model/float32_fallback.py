@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from ..runtime.adapter import LoRAAdapter
     from ..runtime.batch import TokenSequence
     from ..runtime.engine import Engine, Result, SequenceResult
-    from .output_heads import RunningHead
-    from .pooler import Pooler
+    from .heads.output_heads import RunningHead
+    from .heads.pooler import Pooler
 
 # Errors, as root mean squares, that a label has to be ahead by; of a normal distribution 1 in 80 is larger.
 _ERRORS = 2.5

@@ -14,11 +14,11 @@ from ..params import PoolingParams
 from ..runtime.adapter import LoRAAdapter
 from ..runtime.batch import TokenSequence
 from ..runtime.engine import Engine, Result
-from . import loading
 from .float32_fallback import Float32Fallback
-from .lora_adapters import Adapters, requests_for
-from .output_heads import RunningHead, find_head
-from .pooler import Pooler
+from .heads.lora_adapters import Adapters, requests_for
+from .heads.output_heads import RunningHead, find_head
+from .heads.pooler import Pooler
+from .loading.classifier import Classifier
 from .prompt_processor import prompt_processor
 
 
@@ -27,7 +27,7 @@ class LoadedModel:
     """The parts of the one path, put together for one model."""
 
     options: ModelConfig
-    classifier: loading.Classifier
+    classifier: Classifier
     processor: PromptProcessor
     engine: Engine
     pooler: Pooler

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ..runtime.counters import Counters
+    from .heads.output_heads import RunningHead
     from .loaded_model import LoadedModel
-    from .output_heads import RunningHead
 
 
 class OpenModel:

@@ -22,13 +22,13 @@ from ..runtime.machine.device import choose_device, choose_dtype, default_batche
 from ..runtime.machine.workers import bound_kernel_caches
 from ..runtime.native import attention as native_attention
 from ..runtime.runner import Runner
-from . import loading
 from .float32_fallback import Float32Fallback
-from .form_choice import dummy_works, make_runner
+from .heads.lora_adapters import Adapters, backbone_layers
+from .heads.output_heads import RunningHead, running_heads
+from .heads.pooler import Pooler
 from .loaded_model import LoadedModel
-from .lora_adapters import Adapters, backbone_layers
-from .output_heads import RunningHead, running_heads
-from .pooler import Pooler
+from .loading.classifier import load
+from .loading.form_choice import dummy_works, make_runner
 from .prompt_processor import max_model_len, prompt_processor
 
 _WATCHED_PROMPTS, _WATCHED_TOKENS = 8, 64  # random ones, which quantization watches
@@ -56,7 +56,7 @@ def load_model(options: ModelConfig, runtime: RuntimeConfig) -> LoadedModel:
         check_fp8(device, dtype)
     if options.quantization == "int8":
         optimize.check_int8(device, dtype)
-    classifier = loading.load(options, dtype=dtype, device=device, adapters_have_heads=runtime.max_loras > 0)
+    classifier = load(options, dtype=dtype, device=device, adapters_have_heads=runtime.max_loras > 0)
     if runtime.max_loras:  # before anything is made faster, which has to see that it is there
         let_adapt(backbone_layers(classifier.model))
     config = classifier.config

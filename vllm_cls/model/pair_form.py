@@ -11,7 +11,7 @@ from ..config import ModelConfig
 from ..errors import ConfigError, nearest
 from ..inputs.pair_template import CONCAT, PAIR, PairForm, PairTemplate
 from ..registry import registry
-from .source import ModelSource
+from .loading.source import ModelSource
 
 
 def pair_form(

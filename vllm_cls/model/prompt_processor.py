@@ -7,8 +7,8 @@ from ..errors import ConfigError, ModelError, shown
 from ..inputs.prompt_template import PromptTemplate
 from ..inputs.tokenization import PromptProcessor
 from ..parsing.json_fields import NUMBER
+from .loading.source import ModelSource
 from .pair_form import pair_form
-from .source import ModelSource
 
 _UNBOUNDED = 1 << 20  # tokens, for models that nothing bounds
 

@@ -20,7 +20,7 @@ class LoRAAdapter:
         model: the classifier with the adapter's head, and the common backbone.
         head: pooled states `(n, hidden)` → logits `(n, num_labels)`; None where only the whole forward can say.
         config: of `model`.
-        pooler: what makes its probabilities, a `vllm_cls.model.pooler.Pooler`.
+        pooler: what makes its probabilities, a `vllm_cls.model.heads.pooler.Pooler`.
     """
 
     name: str

@@ -10,15 +10,15 @@ from .. import __version__
 from ..async_llm import AsyncLLM
 from ..llm import LLM
 from ..registry import registry
-from . import sandbox
 from .errors import add_error_handlers
-from .metrics import ServerMetrics
-from .middleware import add_middleware
+from .middleware.stack import add_middleware
+from .observability.metrics import ServerMetrics
+from .observability.tracing import Tracing
 from .openapi import describe
+from .requests import sandbox
 from .routes import classify, description, docs, health, invocations, models, page, pooling, score, tokenize
 from .served_model import ServedModel
 from .settings import ServerSettings
-from .tracing import Tracing
 
 
 def create_app(llm: AsyncLLM | LLM, settings: ServerSettings | None = None) -> FastAPI:

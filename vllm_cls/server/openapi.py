@@ -14,8 +14,8 @@ from pydantic.json_schema import models_json_schema
 from ..calls.scoring import ScoreOptions
 from ..errors import ConfigError
 from ..llm import LLM
-from .auth import OPEN_PATHS
 from .errors import ErrorResponse
+from .middleware.auth import OPEN_PATHS
 from .protocol.classify import ClassifyRequest
 from .protocol.prompts import ChatFields
 from .protocol.score import PairRequest

@@ -12,7 +12,7 @@ from ..async_llm import AsyncLLM
 from ..llm import LLM
 from ..params import LoRARequest
 from .errors import RequestError
-from .metrics import ServerMetrics
+from .observability.metrics import ServerMetrics
 from .settings import ServerSettings
 
 

@@ -70,7 +70,7 @@ def test_the_batch_that_is_profiled() -> None:
 
 
 def test_a_profile_run_measures_a_forward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vllm_cls.model.form_choice import dummy_works
+    from vllm_cls.model.loading.form_choice import dummy_works
 
     llm = LLM(str(tiny.classifier("roberta", tmp_path)))
     runner = llm._open.engine.runner

@@ -9,9 +9,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 from typing_extensions import NotRequired, TypedDict
 
-from ..encoding import EmbedDtype, Endianness
 from ..errors import RequestError
 from .common import BaseRequest, CommonRequest, Nothing, TokenId, marked
+from .encoding import EmbedDtype, Endianness
 
 NO_PROMPT = "You must pass at least one prompt."
 EMPTY = "The decoder prompt cannot be empty."

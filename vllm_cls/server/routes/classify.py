@@ -6,9 +6,6 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from ..bodies import json_response, read
-from ..call import RequestContext
-from ..chats import prompts_of
 from ..openapi import documented
 from ..protocol.classify import (
     ClassifyChat,
@@ -19,6 +16,9 @@ from ..protocol.classify import (
     numbers_in,
 )
 from ..protocol.common import usage
+from ..requests.json_bodies import json_response, read
+from ..requests.request_context import RequestContext
+from ..requests.request_prompts import prompts_of
 from ..served_model import ServedModel
 
 

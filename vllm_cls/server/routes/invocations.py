@@ -8,13 +8,13 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from ...result_fields import CLASSIFY, asked_fields
-from ..bodies import read
 from ..errors import RequestError
 from ..openapi import documented
 from ..protocol.classify import ClassifyChat, ClassifyInput, ClassifyRequest, ClassifyResponse
 from ..protocol.common import CommonRequest
 from ..protocol.pooling import PoolingChat, PoolingInput, PoolingRequest, PoolingResponse
 from ..protocol.score import SCORE_FORMS, RerankRequest, RerankResponse, ScoreRequest, ScoreResponse
+from ..requests.json_bodies import read
 from ..served_model import ServedModel
 from . import classify, pooling, score
 

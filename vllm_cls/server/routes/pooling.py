@@ -11,14 +11,14 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from ...outputs import PoolingRequestOutput
-from ..bodies import json_response, read
-from ..call import RequestContext
-from ..chats import prompts_of
-from ..encoding import to_bytes
 from ..errors import RequestError
 from ..openapi import documented
 from ..protocol.common import usage
+from ..protocol.encoding import to_bytes
 from ..protocol.pooling import PoolingChat, PoolingData, PoolingInput, PoolingRequest, PoolingResponse
+from ..requests.json_bodies import json_response, read
+from ..requests.request_context import RequestContext
+from ..requests.request_prompts import prompts_of
 from ..served_model import ServedModel
 
 BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}

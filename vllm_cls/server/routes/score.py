@@ -7,9 +7,6 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from ...calls.scoring import rank
-from ..bodies import json_response, read
-from ..call import RequestContext
-from ..counts import check_pairs
 from ..errors import RequestError
 from ..openapi import documented
 from ..protocol.common import usage
@@ -23,6 +20,9 @@ from ..protocol.score import (
     ScoreResponse,
     ScoreResponseData,
 )
+from ..requests.json_bodies import json_response, read
+from ..requests.request_context import RequestContext
+from ..requests.size_limits import check_pairs
 from ..served_model import ServedModel
 
 PATHS = ("/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank")

@@ -8,10 +8,6 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from ..bodies import json_response, read
-from ..call import left
-from ..chats import conversation_of
-from ..counts import check_prompts
 from ..errors import RequestError
 from ..openapi import documented
 from ..protocol.tokenize import (
@@ -21,6 +17,10 @@ from ..protocol.tokenize import (
     TokenizePrompt,
     TokenizeResponse,
 )
+from ..requests.json_bodies import json_response, read
+from ..requests.request_context import left
+from ..requests.request_prompts import conversation_of
+from ..requests.size_limits import check_prompts
 from ..served_model import ServedModel
 
 

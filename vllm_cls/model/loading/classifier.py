@@ -1,0 +1,166 @@
+"""A classifier in memory: the model with its head in place."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ...architecture import OWN_MODEL_TYPE, Architecture, Target
+from ...checkpoint.sentence_transformer import Embedder, read_embedder
+from ...config import ModelConfig
+from .head_choice import head_at_load, lacks_head, target_for
+from .source import ModelSource, open_source
+from .weights import load_weights
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A classifier in memory.
+
+    Args:
+        source: what it was made from.
+        model: in eval mode, on its device.
+        config: of `model`.
+        pooling: of the classifier, before any override.
+        has_head: False for `convert="none"`, which gives embeddings, and where LoRA adapters bring the heads.
+        missing: parameters that the checkpoint lacks, which adapters bring; the class's own are there unfilled.
+        embedder: what a Sentence Transformers folder makes of the states, where it was opened as what it is.
+        head_is_trained: by the class that it is in, so that what this class pools counts.
+    """
+
+    source: ModelSource
+    model: PreTrainedModel
+    config: Any
+    pooling: str
+    has_head: bool = True
+    missing: frozenset[str] = frozenset()
+    embedder: Embedder | None = None
+    head_is_trained: bool = False
+
+    @property
+    def task(self) -> str:
+        """What it does: "classify", "token_classify", or "embed" where neither it nor an adapter has a head."""
+        return self.source.task if self.has_head or self.missing else "embed"
+
+    @property
+    def architecture(self) -> Architecture:
+        return self.source.architecture
+
+    def why_headless(self, name: str) -> str | None:
+        """Why it gives no labels and no scores by itself, and what can be done; None where it has a head.
+
+        Args:
+            name: what the caller calls the model.
+        """
+        if self.has_head:
+            return None
+        if self.missing:
+            return "this model has no head of its own; it runs with a lora_request whose adapter has one."
+        made = f"`vcls convert {name} OUT --convert classify --head …` makes a classifier of it."
+        if self.embedder is None:
+            return f"{name} has no head as it was opened; only pooling_task='embed' runs. {made}"
+        return (
+            f"{name} is an embedder (a Sentence Transformers bi-encoder), which has no head: it gives embeddings, no labels and "
+            f"no scores. Use embed (pooling_task='embed', /pooling), and compare embeddings by their cosine; {made}"
+        )
+
+
+def load(
+    options: ModelConfig, *, dtype: torch.dtype, device: torch.device, adapters_have_heads: bool = False
+) -> Classifier:
+    """Load a model as `options.convert` says.
+
+    Args:
+        adapters_have_heads: a model without a head is taken too: LoRA adapters bring theirs.
+
+    Raises:
+        ModelError: it cannot be loaded, or has no head and none was asked for.
+    """
+    source = open_source(options)
+    embedder = None
+    heads = adapters_have_heads or (source.adapter is not None and not lacks_head(source))
+    if options.convert in ("auto", "none") and not source.is_classifier and not heads:
+        embedder = read_embedder(
+            source.checkpoint, is_encoder_decoder=source.config.is_encoder_decoder, allow_pickle=options.allow_pickle
+        )
+    if embedder is not None and source.pickled_head:
+        warnings.warn(
+            f"{source.checkpoint.name}: {source.pickled_head}, SetFit's pickled head, is left out.", stacklevel=2
+        )
+    is_embedder = embedder is not None and "classifier_from_token" not in options.hf_overrides
+    if is_embedder or (options.convert == "none" and not source.is_classifier):
+        return _without_head(source, options, embedder, dtype, device)
+    if adapters_have_heads and lacks_head(source) and not source.is_classifier:
+        return _for_adapters(source, options, dtype, device)
+    head = head_at_load(source, options)
+    target = target_for(source, head)
+    model = load_target(source, target, dtype=dtype, device=device, allow_pickle=options.allow_pickle)
+    return Classifier(source, model, model.config, pooling_of(source, model), head_is_trained=head.head.trained)
+
+
+def pooling_of(source: ModelSource, model: PreTrainedModel) -> str:
+    """The pooling that a classifier's own forward does."""
+    own: str | None = getattr(model, "pooling", None) if hasattr(model, "pooled_logits") else None
+    return own or source.architecture.pooling(source.backbone_config)
+
+
+def _without_head(
+    source: ModelSource, options: ModelConfig, embedder: Embedder | None, dtype: torch.dtype, device: torch.device
+) -> Classifier:
+    model, _ = _bare(source, dtype, device, options.allow_pickle)
+    pooling = source.pooling if embedder is None else embedder.pooling
+    return Classifier(source, model, model.config, pooling, has_head=False, embedder=embedder)
+
+
+def _for_adapters(source: ModelSource, options: ModelConfig, dtype: torch.dtype, device: torch.device) -> Classifier:
+    model, missing = _bare(source, dtype, device, options.allow_pickle)
+    return Classifier(
+        source, model, model.config, pooling_of(source, model), False, frozenset(missing), head_is_trained=True
+    )
+
+
+def _bare(
+    source: ModelSource, dtype: torch.dtype, device: torch.device, allow_pickle: bool
+) -> tuple[PreTrainedModel, set[str]]:
+    """The backbone's weights in a classifier class whose head stays unused; and what of the head is missing."""
+    classifier_class = source.architecture.classifier_class(type(source.config))
+    return load_weights(
+        source, classifier_class, source.config, dtype=dtype, device=device, allow_pickle=allow_pickle, headless=True
+    )
+
+
+def load_target(
+    source: ModelSource, target: Target, *, dtype: torch.dtype, device: torch.device, allow_pickle: bool = False
+) -> PreTrainedModel:
+    """The source's weights and the target's head in one model."""
+    import torch
+
+    tensors = target.head_tensors or {}
+    if target.config.model_type == OWN_MODEL_TYPE and source.config.model_type != OWN_MODEL_TYPE:
+        backbone = _bare(source, dtype, device, allow_pickle)[0].base_model
+        wrapped: Any = target.classifier_class
+        model: PreTrainedModel = wrapped(target.config, backbone=backbone).to(device).eval()
+    else:
+        model, _ = load_weights(
+            source,
+            target.classifier_class,
+            target.config,
+            dtype=dtype,
+            device=device,
+            allow_pickle=allow_pickle,
+            may_miss=tensors,
+        )
+    for name, tensor in tensors.items():
+        parameter = model.get_parameter(name)
+        parameter.data = tensor.to(device=device, dtype=torch.float32)
+    known = dict(model.named_parameters())
+    for stored, name in target.moved.items():
+        if name not in known:  # kept in the checkpoint for heads to come
+            continue
+        known[name].data = source.checkpoint.tensor(stored).to(device=device, dtype=dtype)
+    return model

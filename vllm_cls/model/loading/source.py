@@ -1,0 +1,467 @@
+"""From a name to a model's files, config, tokenizer and architecture, before any weight is read."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...architecture import CLASSIFIERS, OWN_MODEL_TYPE, REWARDS, Architecture
+from ...checkpoint.cross_encoder import read_activation
+from ...checkpoint.files import Checkpoint, resolve
+from ...checkpoint.name_rules import refuse_unread_heads
+from ...checkpoint.peft_adapter import PeftAdapter, read_adapter
+from ...checkpoint.sentence_transformer import lower_case, transformer_settings
+from ...compat.lazy_imports import without_collector
+from ...compat.transformers_calls import model_errors, reason
+from ...config import OWN_CODE, ModelConfig, has_own_code, labels_of
+from ...errors import ConfigError, ModelError, nearest
+from ...registry import registry
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+# What a checkpoint keeps of its head under `vcls`.
+_OF_THE_HEAD = ("pooling", "head", "head_method", "pooler_config", "prompt_template", "chat_template_prompt")
+# Fields that no config of transformers has, and that are read here or by vLLM.
+_READ_HERE = (
+    "classifier_from_token", "method", "is_original_qwen3_reranker", "use_sep_token", "use_pad_token", "head_dtype",
+    "sentence_transformers", "sbert_ce_default_activation_function", "is_causal", "vcls", "pooling", "classifier_pooling",
+)  # fmt: skip
+_OF_THE_BACKBONE = ("is_causal", "classifier_pooling", "use_bidirectional_attention")
+_OF_A_HEAD = ("num_labels", "id2label", "label2id", "problem_type", "sentence_transformers")
+
+
+_SETFIT_HEAD = "model_head.pkl"
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model's files, config and tokenizer, before any weight is read; and a LoRA adapter to be merged into it."""
+
+    checkpoint: Checkpoint
+    config: PreTrainedConfig
+    architecture: Architecture
+    tokenizer: PreTrainedTokenizerBase | None
+    adapter: PeftAdapter | None = None
+
+    @property
+    def class_name(self) -> str:
+        return next(iter(self.config.architectures or ()), "")
+
+    @property
+    def pickled_head(self) -> str | None:
+        """SetFit's head beside an embedder, a pickled scikit-learn model, of which nothing is read; None without one."""
+        return _SETFIT_HEAD if (self.checkpoint.folder / _SETFIT_HEAD).is_file() else None
+
+    @property
+    def backbone_config(self) -> PreTrainedConfig:
+        """The config that the architecture speaks of: the inner one of our own model type."""
+        inner: PreTrainedConfig = getattr(self.config, "backbone_config", None) or self.config
+        return inner if self.config.model_type == OWN_MODEL_TYPE else self.config
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the checkpoint says under the key `vcls`."""
+        return getattr(self.config, "vcls", None) or {}
+
+    @property
+    def pooling(self) -> str:
+        """The pooling that the checkpoint stores, else its architecture's."""
+        pooling: str = self.settings.get("pooling") or self.architecture.pooling(self.backbone_config)
+        return pooling
+
+    @property
+    def task(self) -> str:
+        """What it is opened for: "classify" or "token_classify"."""
+        return self.architecture.task
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether it says that it is a classifier for its task."""
+        rewards = REWARDS if self.task == "classify" else ()
+        return self.class_name.endswith((CLASSIFIERS[self.task], *rewards)) or self._adapter_beside_has_head
+
+    @property
+    def _adapter_beside_has_head(self) -> bool:
+        if not self.checkpoint.has_adapter or self.adapter is None:
+            return False
+        return self.adapter.head_rows(self.architecture.final_linear) is not None
+
+    @property
+    def is_other_classifier(self) -> bool:
+        """Whether it is a classifier for another task, whose head does not serve this one."""
+        return not self.is_classifier and self.class_name.endswith((*CLASSIFIERS.values(), *REWARDS))
+
+    def sentence_transformers_length(self) -> int | None:
+        """`max_seq_length` of a Sentence Transformers folder, in tokens, or None."""
+        length = transformer_settings(self.checkpoint).get("max_seq_length")
+        return length if isinstance(length, int) and length > 0 else None
+
+    @property
+    def lower_cases(self) -> bool:
+        """Whether a Sentence Transformers folder lower-cases its texts, which its tokenizer then does by itself."""
+        return bool(transformer_settings(self.checkpoint).get("do_lower_case"))
+
+
+def open_source(options: ModelConfig) -> ModelSource:
+    """Find a model's files and read its config and tokenizer.
+
+    Raises:
+        ModelError: nothing is there, the format is refused, or no plugin takes the architecture.
+    """
+    from ...checkpoint.gguf import materialize
+
+    plugins = registry()  # plugins may register configs of their own with transformers
+    checkpoint = resolve(options.model, revision=options.revision, allow_pickle=options.allow_pickle)
+    checkpoint.refuse_pickle(options.allow_pickle)
+    if checkpoint.gguf is not None:
+        checkpoint = materialize(checkpoint)
+    adapter = _read_adapter(checkpoint, options)
+    config = _read_config(checkpoint, options)
+    read_activation(checkpoint, config)
+    _apply_overrides(config, options)
+    inner = config.backbone_config if config.model_type == OWN_MODEL_TYPE else config
+    part_of = (getattr(config, "vcls", None) or {}).get("backbone_of")
+    names = (*(config.architectures or ()), *([part_of] if part_of else []))
+    architecture = plugins.find(_model_type(inner), names, plugin=options.plugin)
+    architecture.classifier_class(type(inner))  # a model that reads no texts is refused before anything is asked of it
+    architecture.complete(inner)
+    _check_vocabulary(checkpoint.name, architecture, inner)
+    if _task(options, config, adapter) == "token_classify":
+        architecture = architecture.for_tokens(type(inner))
+    source = ModelSource(checkpoint, config, architecture, _read_tokenizer(checkpoint, options, inner), adapter)
+    if adapter is not None:
+        adapter.check_task(source.task)
+    if source.lower_cases and source.tokenizer is not None:
+        lower_case(source.tokenizer, checkpoint.name)
+    if source.is_classifier:
+        _check_labels(source)
+        if config.model_type == OWN_MODEL_TYPE:
+            _check_heads(source)
+    if source.is_other_classifier:  # what is stored of its head says nothing of the one to come
+        config.vcls = {name: value for name, value in source.settings.items() if name not in _OF_THE_HEAD}
+    return source
+
+
+def _read_adapter(checkpoint: Checkpoint, options: ModelConfig) -> PeftAdapter | None:
+    """The adapter that is a part of the model: beside it, as transformers has it, or asked for.
+
+    Raises:
+        ConfigError: both.
+    """
+    if not checkpoint.has_adapter:
+        return read_adapter(options.lora, allow_pickle=options.allow_pickle) if options.lora else None
+    if options.lora:
+        raise ConfigError(
+            f"{checkpoint.name} has an adapter of its own beside it, which is merged first; write that (`vcls convert "
+            f"{checkpoint.name} OUT`), and give --lora with the result."
+        )
+    return read_adapter(str(checkpoint.folder), allow_pickle=options.allow_pickle)
+
+
+def _model_type(config: PreTrainedConfig) -> str:
+    """By which plugins find a model; none for code of a checkpoint's own that goes by a model type of transformers'."""
+    from transformers import CONFIG_MAPPING
+
+    return "" if has_own_code(config) and config.model_type in CONFIG_MAPPING else config.model_type
+
+
+def _check_vocabulary(name: str, architecture: Architecture, config: PreTrainedConfig) -> None:
+    """Raise `ModelError` if a config does not say how many token ids there are."""
+    try:
+        count: Any = architecture.vocab_size(config)
+    except (AttributeError, TypeError, ValueError):  # there is none, or it is none, or there are several
+        count = None
+    if count is None or count < 1:
+        raise ModelError(
+            f"{name}: config.json {'has no vocab_size' if count is None else f'has vocab_size {count}'}, so how many token ids "
+            f"there are is not known; is a {config.model_type} a model for texts? A plugin's Architecture.vocab_size can say it."
+        )
+
+
+def _check_labels(source: ModelSource) -> None:
+    """Raise `ModelError` if the labels of a classifier are not those of its outputs, 0, 1, 2 …, each with its own name."""
+    named = labels_of(source.config)
+    if sorted(named) != list(range(source.config.num_labels)) or len(set(named.values())) != len(named):
+        raise ModelError(
+            f"{source.checkpoint.name}: id2label of config.json is {named}, and has to name 0 to "
+            f"{source.config.num_labels - 1}, each differently; correct it with hf_overrides={{'id2label': …}} "
+            "(--hf-overrides)."
+        )
+
+
+def _check_heads(source: ModelSource) -> None:
+    """Raise `ModelError` if a checkpoint of our own has more of heads than its config says."""
+    import transformers
+
+    auto = getattr(transformers, f"AutoModel{CLASSIFIERS[source.task]}")
+    model_class = auto._model_mapping[type(source.config)]
+    refuse_unread_heads(source.checkpoint.locations, model_class, source.config, source.checkpoint.name)
+
+
+def _task(options: ModelConfig, config: PreTrainedConfig, adapter: PeftAdapter | None) -> str:
+    """What a checkpoint is opened for: as `convert` says, else what the adapter's head or its class does."""
+    if options.convert in CLASSIFIERS:
+        return options.convert
+    if options.convert == "auto" and adapter is not None and adapter.saved and adapter.task is not None:
+        return adapter.task
+    name = next(iter(config.architectures or ()), "")
+    return next((task for task, ending in CLASSIFIERS.items() if name.endswith(ending)), "classify")
+
+
+def _read_config(checkpoint: Checkpoint, options: ModelConfig) -> PreTrainedConfig:
+    from transformers import CONFIG_MAPPING
+
+    content = checkpoint.json("config.json", replaced=_replaced(options))
+    raw = {name: value for name, value in content.items() if value is not None}
+    model_type = raw.get("model_type")
+    known = model_type in CONFIG_MAPPING
+    named = options.hf_overrides.get("architectures") or raw.get("architectures") or []
+    auto_map = raw.get("auto_map") or {}
+    # Where its class is transformers' own, or a plugin's, that one runs, unless its own code has a class of that name and
+    # is trusted: so transformers does.
+    brought = _brings(auto_map, named)
+    elsewhere = known and (not named or any(map(_is_known_class, named)))
+    own_code = bool(auto_map) and ((options.trust_remote_code and brought) or not elsewhere)
+    if own_code and not options.trust_remote_code:
+        otherwise = (
+            f", or hf_overrides={{'architectures': …}} with a class of transformers' {model_type}" if known else ""
+        )
+        raise ModelError(
+            f"{checkpoint.name} needs code of its own ({', '.join(map(str, [*named, *raw['auto_map'].values()][:3]))}); read it, "
+            f"and if you trust it pass --trust-remote-code (trust_remote_code=True){otherwise}."
+        )
+    if auto_map and not own_code and (brought or options.trust_remote_code):
+        trust = "" if options.trust_remote_code else "; to run its own, read it and pass --trust-remote-code"
+        warnings.warn(
+            f"{checkpoint.name} brings code of its own, which is not run: transformers or a plugin has its class "
+            f"({', '.join(named) or model_type}){trust}.",
+            stacklevel=2,
+        )
+    if not known and not auto_map:
+        raise ModelError(
+            f"{checkpoint.name} has model_type {model_type!r}, which neither transformers nor an installed plugin knows; "
+            f"write a plugin that registers its config and an Architecture with model_types = ({model_type!r},), and see "
+            "`vcls plugins list`."
+        )
+    values = _with_overrides(checkpoint, raw, options)
+    with model_errors(
+        f"{checkpoint.name}: transformers cannot read its config.json",
+        raw,
+        advice="Another value can take the place of a wrong one with hf_overrides={…} (--hf-overrides).",
+    ):
+        config = _built(checkpoint, values, raw, own_code)
+    config.return_dict = True  # what models give is read by name
+    if own_code:
+        _register_remote_classes(checkpoint, auto_map, config)
+    return config
+
+
+def _replaced(options: ModelConfig) -> set[str]:
+    """The fields of config.json that `hf_overrides` take the place of, under any of their names."""
+    found = set(options.hf_overrides)
+    if found & {"num_labels", "id2label", "label2id"}:
+        found |= {"num_labels", "id2label", "label2id"}
+    if "dtype" in found:
+        found.add("torch_dtype")  # its older name
+    return found
+
+
+def _brings(auto_map: Mapping[str, Any], named: Sequence[str]) -> bool:
+    """Whether a checkpoint's own code has the class that it was saved from, or any model, where it does not say."""
+    models = {str(each).rpartition(".")[2] for auto, each in auto_map.items() if auto.startswith("AutoModel")}
+    return bool(models) and (not named or not models.isdisjoint(named))
+
+
+def _with_overrides(checkpoint: Checkpoint, raw: Mapping[str, Any], options: ModelConfig) -> Mapping[str, Any]:
+    """What config.json says, with `hf_overrides` in place of its own values, before transformers refuses one.
+
+    What it does not say is left to `_apply_overrides`.
+
+    Raises:
+        ModelError: it has one label and a problem type that needs two.
+    """
+    from transformers import CONFIG_MAPPING
+
+    found, inner = dict(raw), raw.get("backbone_config") if raw.get("model_type") == OWN_MODEL_TYPE else None
+    labels, values = options.label_overrides(), dict(options.hf_overrides)
+    count = len(labels) or values.get("num_labels")
+    if labels or count not in (None, _num_labels(raw)):
+        found = {name: value for name, value in found.items() if name not in ("id2label", "label2id")}
+        found["num_labels"] = count
+        if labels:
+            found |= {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
+    parts = (
+        getattr(CONFIG_MAPPING[raw["model_type"]], "sub_configs", {}) if raw.get("model_type") in CONFIG_MAPPING else {}
+    )
+    for name, value in values.items():
+        if name in ("num_labels", "id2label", "label2id"):
+            continue
+        if name == "dtype" and "torch_dtype" in found:  # its older name
+            found[name] = found.pop("torch_dtype")
+        whole = name in parts and isinstance(found.get(name), Mapping) and isinstance(value, Mapping)
+        if isinstance(inner, Mapping) and name in inner and (name in _OF_THE_BACKBONE or name not in found):
+            found["backbone_config"] = {**found["backbone_config"], name: value}
+        elif name in found:
+            found[name] = {**found[name], **value} if whole else value
+    if found.get("problem_type") == "single_label_classification" and _num_labels(found) == 1:
+        raise ModelError(
+            f"{checkpoint.name}: config.json has one label, and problem_type 'single_label_classification', which needs two. "
+            "Say what the number is with hf_overrides={'problem_type': …} (--hf-overrides): 'regression' gives it as it is, "
+            "'multi_label_classification' its sigmoid."
+        )
+    return found
+
+
+def _num_labels(raw: Mapping[str, Any]) -> int | None:
+    """How many labels config.json has, as transformers reads it; None where it does not say."""
+    named, count = raw.get("id2label"), raw.get("num_labels")
+    return count if count is not None else len(named) if isinstance(named, (Mapping, list)) else None
+
+
+def _built(
+    checkpoint: Checkpoint, values: Mapping[str, Any], raw: Mapping[str, Any], own_code: bool
+) -> PreTrainedConfig:
+    """transformers' config of these values, which stand in config.json unless an override replaced one.
+
+    What it refuses of the overrides is left to `_apply_overrides`, which says so.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
+    config: PreTrainedConfig
+    if values != raw and not own_code and "configuration_files" not in raw:  # which lie beside config.json
+        refused = (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError)  # or no value of JSON
+        with tempfile.TemporaryDirectory() as folder, contextlib.suppress(*refused):
+            Path(folder, "config.json").write_text(json.dumps(values), encoding="utf-8")
+            config = AutoConfig.from_pretrained(folder)
+            config._name_or_path = str(checkpoint.folder)
+            return config
+    config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=own_code)
+    return config
+
+
+def _is_known_class(name: str) -> bool:
+    """Whether transformers, in any spelling, or a plugin has a class of this name."""
+    return name.lower() in _names_of_transformers() or any(
+        name in each.class_names for _, each in registry().architectures()
+    )
+
+
+@functools.cache
+def _names_of_transformers() -> frozenset[str]:
+    import transformers
+
+    return frozenset(map(str.lower, dir(transformers)))
+
+
+def _register_remote_classes(checkpoint: Checkpoint, auto_map: Mapping[str, str], config: PreTrainedConfig) -> None:
+    """Make a trusted checkpoint's own classes known to transformers' Auto classes.
+
+    A config of transformers' own class gets one of its own, or other checkpoints of that class would run this code.
+    """
+    import torch
+    import transformers
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    if not has_own_code(config):
+        own = type(config)
+        config.__class__ = type(own.__name__, (own,), {"__module__": f"{OWN_CODE}.{own.__module__}"})
+    for auto_name in ("AutoModel", "AutoModelForCausalLM", *(f"AutoModel{ending}" for ending in CLASSIFIERS.values())):
+        if auto_map.get(auto_name) is not None:
+            with model_errors(f"{checkpoint.name}: {auto_name} of its auto_map cannot be loaded"):
+                found = get_class_from_dynamic_module(auto_map[auto_name], str(checkpoint.folder))
+            getattr(transformers, auto_name)._model_mapping.register(type(config), found, exist_ok=True)
+    if "AutoModel" not in auto_map and "AutoModelForCausalLM" in auto_map:  # whose own backbone it is, then
+        with torch.device("meta"):
+            base = type(transformers.AutoModelForCausalLM.from_config(config).base_model)
+        transformers.AutoModel._model_mapping.register(type(config), base, exist_ok=True)
+
+
+def _apply_overrides(config: PreTrainedConfig, options: ModelConfig) -> None:
+    """Put `hf_overrides` into a config.
+
+    Raises:
+        ConfigError: transformers refuses a value.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+
+    values = dict(options.hf_overrides)
+    stray = sorted(values.keys() & set(_OF_A_HEAD)) if (getattr(config, "vcls", None) or {}).get("heads") else []
+    if stray:
+        raise ConfigError(
+            f"hf_overrides: {', '.join(stray)} would be those of one head, and the model has several with names, each with "
+            "its own; convert the head anew."
+        )
+    for name in values:
+        holder = _holder(config, name)
+        if not hasattr(holder, name) and name not in _READ_HERE:
+            warnings.warn(
+                f"hf_overrides: {type(holder).__name__} has no {name!r}, so it may mean nothing."
+                f"{nearest(name, [*vars(holder), 'num_labels', *_READ_HERE])}",
+                stacklevel=2,
+            )
+    labels = options.label_overrides()
+    count = len(labels) or values.get("num_labels", config.num_labels)
+    for name in ("id2label", "label2id", "num_labels"):
+        values.pop(name, None)
+    try:
+        if count != config.num_labels:
+            config.num_labels = count
+        if labels:
+            config.id2label = dict(enumerate(labels))
+            config.label2id = {label: index for index, label in enumerate(labels)}
+        for name, value in values.items():
+            _override(_holder(config, name), name, value)
+    except (TypeError, ValueError, AttributeError, StrictDataclassError) as error:
+        raise ConfigError(f"hf_overrides: transformers refuses a value ({reason(error)}).") from error
+
+
+def _holder(config: PreTrainedConfig, name: str) -> PreTrainedConfig:
+    """The config that a field belongs to: of our own model type, the backbone's has what the outer one lacks."""
+    inner: PreTrainedConfig | None = getattr(config, "backbone_config", None)
+    if config.model_type != OWN_MODEL_TYPE or inner is None:
+        return config
+    return inner if name in _OF_THE_BACKBONE or (hasattr(inner, name) and not hasattr(config, name)) else config
+
+
+def _override(config: PreTrainedConfig, name: str, value: Any) -> None:
+    """Set a field; of a config inside, the fields that a mapping names."""
+    from transformers import PreTrainedConfig
+
+    inside = getattr(config, name, None)
+    if isinstance(inside, PreTrainedConfig) and isinstance(value, Mapping):
+        for each, new in value.items():
+            _override(inside, each, new)
+    else:
+        setattr(config, name, value)
+
+
+def _read_tokenizer(
+    checkpoint: Checkpoint, options: ModelConfig, inner: PreTrainedConfig
+) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of the model's family: transformers takes its class, and with it how texts split, from `inner`."""
+    from transformers import AutoTokenizer
+
+    where = options.tokenizer or str(checkpoint.folder)
+    if options.tokenizer is None and not _has_tokenizer(checkpoint):
+        return None
+    with model_errors(f"the tokenizer in {where} cannot be read"), without_collector():
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            where, config=inner if options.tokenizer is None else None, trust_remote_code=options.trust_remote_code
+        )
+    if options.chat_template is not None:
+        tokenizer.chat_template = options.chat_template
+    return tokenizer
+
+
+def _has_tokenizer(checkpoint: Checkpoint) -> bool:
+    patterns = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "merges.txt")
+    return any(True for pattern in patterns for _ in checkpoint.folder.glob(pattern))

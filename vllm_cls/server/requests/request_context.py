@@ -1,0 +1,74 @@
+"""One request on its way through the model: its id, its adapter, what `AsyncLLM` is told besides the prompts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request
+
+from ...params import LoRARequest
+from ..protocol.common import CommonRequest, ResponseHeader
+from ..served_model import ServedModel
+
+
+def left(state: Mapping[str, Any]) -> float | None:
+    """Seconds that a request of this state has left, for the model to answer in; None where its time is not limited."""
+    deadline: float | None = state.get("deadline")
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+@dataclass(frozen=True)
+class RequestContext:
+    """What is known of a request before it runs.
+
+    Args:
+        name: of the model in the answer.
+        request_id: the client's, in the header X-Request-Id or in the body, or a random one.
+        keywords: arguments of `AsyncLLM`'s methods, which `options` completes.
+        state: of the request; `answered_at` is when the model had answered, on the clock `time.perf_counter`.
+    """
+
+    name: str
+    request_id: str
+    keywords: dict[str, Any]
+    state: dict[str, Any]
+
+    @classmethod
+    def of(cls, model: ServedModel, request: Request, asked: CommonRequest) -> RequestContext:
+        """The call that a request means.
+
+        Raises:
+            RequestError: its model is none.
+        """
+        adapter: LoRARequest | None = model.adapter(asked.model)
+        state = request.scope["state"]  # the header's id, or a new one
+        if asked.request_id is not None and "x-request-id" not in request.headers:
+            state["request_id"] = asked.request_id
+        request_id = str(state["request_id"])
+        keywords = {
+            "pooling_params": asked.pooling_params,
+            "lora_request": adapter,
+            "tokenization_kwargs": asked.tokenization,
+            "request_id": request_id,
+            "cache_salt": _salt(state.get("key"), asked.cache_salt),
+            "max_tokens": model.settings.max_request_tokens,
+        }
+        return cls(model.name_of(adapter), request_id, keywords, state)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments of `AsyncLLM`'s methods, with the time that is left now."""
+        return {**self.keywords, "timeout": left(self.state)}
+
+    def head(self, kind: str) -> ResponseHeader:
+        """What an answer begins with, which is written from now on; `kind` is in front of the id."""
+        self.state["answered_at"] = time.perf_counter()
+        return ResponseHeader(id=f"{kind}-{self.request_id}", object="list", created=int(time.time()), model=self.name)
+
+
+def _salt(key: str | None, given: str | None) -> str | None:
+    """What keeps prompts apart: those of different keys, and of one key those of different salts (which have no @)."""
+    return given if key is None else f"{key}@{given or ''}"
