@@ -12,6 +12,7 @@ import pytest
 
 import vllm_cls
 from vllm_cls import convert
+from vllm_cls.evaluation import ClassificationMetrics
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -53,40 +54,60 @@ def test_minilm_with_a_fitted_head(demo: Path, name: str, at_least: float) -> No
     assert result.accuracy == pytest.approx(stated(f"demo/{name}test.jsonl", "fit"), abs=0.02)
 
 
-def test_smollm2_with_label_tokens_and_a_fitted_head(demo: Path) -> None:
-    template = "Review: {text}\nSentiment:"
-    readme = (ROOT / "README.md").read_text()
-    assert "--label-tokens 'negative= negative,positive= positive'" in readme
-    assert re.search(r"--prompt-template 'Review: \{text\}\\nSentiment:'", readme)
+TEMPLATE = "Review: {text}\nSentiment:"
+LABEL_TOKENS = "negative= negative,positive= positive"
+
+
+@pytest.fixture(scope="module")
+def zero_shot(demo: Path) -> ClassificationMetrics:
+    """Of the test rows, with the head that README and docs/convert.md make of label tokens, as it is."""
     report = convert(
         str(demo / "smollm2.gguf"),
         demo / "zero-shot",
         head="tokens",
         labels=["negative", "positive"],
-        label_tokens="negative= negative,positive= positive",
-        prompt_template=template,
+        label_tokens=LABEL_TOKENS,
+        prompt_template=TEMPLATE,
     )
     assert report.model_class == "LlamaForSequenceClassification" and report.format == "transformers"
-    zero_shot = measured(demo / "zero-shot", demo / "movies_test.jsonl", demo / "zero-shot.jsonl").metrics
+    metrics = measured(demo / "zero-shot", demo / "movies_test.jsonl", demo / "zero-shot.jsonl").metrics
+    assert metrics is not None
+    return metrics
+
+
+def test_smollm2_with_label_tokens_and_a_fitted_head(demo: Path, zero_shot: ClassificationMetrics) -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert f"--label-tokens '{LABEL_TOKENS}'" in readme
+    assert re.search(r"--prompt-template 'Review: \{text\}\\nSentiment:'", readme)
     convert(str(demo / "smollm2.gguf"), demo / "fitted", head="fit", train=str(demo / "movies_train.jsonl"))
     fitted = measured(demo / "fitted", demo / "movies_test.jsonl", demo / "fitted.jsonl").metrics
-    assert zero_shot is not None and fitted is not None
+    assert fitted is not None
     assert zero_shot.accuracy == pytest.approx(stated("movies_test.jsonl", "tokens"), abs=0.02)
     assert fitted.accuracy == pytest.approx(stated("movies_test.jsonl", "fit"), abs=0.02)
 
 
-def test_smollm2_calibrated_as_the_documentation_says(demo: Path) -> None:
+def test_smollm2_calibrated_as_the_documentation_says(demo: Path, zero_shot: ClassificationMetrics) -> None:
     lines = (ROOT / "docs" / "convert.md").read_text().splitlines()
     table = {line.split("|")[1].strip(): line.split("|")[2:5] for line in lines if line.startswith("|")}
-    options = {"head": "tokens", "label_tokens": "negative= negative,positive= positive", "overwrite": True}
     documented = {name: told for name, told in table.items() if name == "as it is" or name.startswith("`--calibrate")}
     assert len(documented) == 3
     for name, told in documented.items():
-        more = {"calibrate": str(demo / "movies_train.jsonl")} if "--calibrate" in name else {}
-        bias = {"bias": False} if "--no-bias" in name else {}
-        template = "Review: {text}\nSentiment:"
-        convert(str(demo / "smollm2.gguf"), demo / "calibrated", prompt_template=template, **options, **more, **bias)
-        metrics = measured(demo / "calibrated", demo / "movies_test.jsonl", demo / "calibrated.jsonl").metrics
-        assert metrics is not None
+        metrics = zero_shot if name == "as it is" else calibrated(demo, bias="--no-bias" not in name)
         found = [metrics.accuracy, metrics.log_loss, metrics.calibration_error]
         assert found == pytest.approx([float(each) for each in told], abs=0.02)
+
+
+def calibrated(demo: Path, bias: bool) -> ClassificationMetrics:
+    convert(
+        str(demo / "smollm2.gguf"),
+        demo / "calibrated",
+        head="tokens",
+        label_tokens=LABEL_TOKENS,
+        prompt_template=TEMPLATE,
+        calibrate=str(demo / "movies_train.jsonl"),
+        bias=None if bias else False,
+        overwrite=True,
+    )
+    metrics = measured(demo / "calibrated", demo / "movies_test.jsonl", demo / "calibrated.jsonl").metrics
+    assert metrics is not None
+    return metrics
