@@ -53,14 +53,14 @@ def test_a_row_is_seen_by_its_own_thread_and_only_while_it_runs() -> None:
     seen: list[PackedRow | None] = []
     row = PackedRow(spans_of([1]))
     with running(row=row):
-        assert current().row is row and not current().exact
+        assert current.row is row and not current.exact
         with running(exact=True):
-            assert current().row is row and current().exact
-        thread = threading.Thread(target=lambda: seen.append(current().row))
+            assert current.row is row and current.exact
+        thread = threading.Thread(target=lambda: seen.append(current.row))
         thread.start()
         thread.join()
-        assert current().row is row and not current().exact
-    assert seen == [None] and current().row is None
+        assert current.row is row and not current.exact
+    assert seen == [None] and current.row is None
     with pytest.raises(ValueError), running(row=row):
         raise ValueError
-    assert current().row is None
+    assert current.row is None

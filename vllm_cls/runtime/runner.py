@@ -13,12 +13,12 @@ import torch
 
 from ..architecture import Architecture
 from ..pooler.methods import PoolingMethod, all_tokens, every_token, last_pool, pooled_places
-from .adapter import LoRAAdapter
+from .adapter import AdapterRows, LoRAAdapter
 from .attention import packed_attention
 from .attention.positions import restart_positions
 from .attention.rope import RopeRule, reset_grown_frequencies, rope_rule
 from .batch import Batch, ForwardItem, PooledRowLayout, packed_batch, padded_batch, to_device
-from .context import AdapterRows, ForwardContext, running
+from .context import running
 from .counters import Counters
 from .native import attention as native
 from .row import PackedRow, spans_of
@@ -274,7 +274,7 @@ class Runner:
         return {"use_cache": False} if hasattr(module.config.get_text_config(), "use_cache") else {}
 
 
-def _around(works: Sequence[ForwardItem], row: PackedRow | None = None) -> AbstractContextManager[ForwardContext]:
+def _around(works: Sequence[ForwardItem], row: PackedRow | None = None) -> AbstractContextManager[None]:
     """What a forward of these runs with: their row, their adapters, and the precision that they ask for."""
     adapters = [each.sequence.adapter for each in works]
     rows = AdapterRows(adapters) if any(adapters) else None

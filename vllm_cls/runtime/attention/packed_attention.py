@@ -53,7 +53,7 @@ def packed_attention(
         ModelError: the model is called by somebody else than its runner.
         StopAfterKeyValues: the last layer's keys and values are there, and only pooled positions are wanted of it.
     """
-    row = current().row
+    row = current.row
     if row is None:
         raise ModelError(
             "this model runs packed rows for an LLM. To call it yourself, first call its "

@@ -23,7 +23,7 @@ def restart_positions(backbone: nn.Module) -> None:
 
 
 def _of_the_row(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Any] | None:
-    row = current().row
+    row = current.row
     given = kwargs.get("position_ids")
     if row is None or row.positions is None or (given is not None and given.ndim != 1):
         return None  # the model itself passes down what the runner gave it

@@ -95,7 +95,7 @@ class SharedInput:
         if joined is None or torch.is_grad_enabled() or (index and getattr(self._memo, "input", None) is not x):
             return F.linear(x, module.weight, module.bias)
         if index == 0:
-            row = current().row
+            row = current.row
             if row is not None and row.wants_keys_only:
                 self._memo.input, self._memo.output, self._memo.shift = x, self._without_query(x), self.sizes[0]
                 return x.new_zeros(1).expand(*x.shape[:-1], self.sizes[0])

@@ -24,10 +24,9 @@ def let_adapt(layers: Mapping[str, nn.Module]) -> None:
 
 def _add(path: str, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
     """A forward hook: the output with what each adapter adds to its rows, in place."""
-    context = current()
-    if context.adapters is None or output.stride(-1) == 0:  # queries that nobody asks for: one zero, expanded
+    if current.adapters is None or output.stride(-1) == 0:  # queries that nobody asks for: one zero, expanded
         return None
-    x, pieces = args[0], context.adapters.of_row(context.row)
+    x, pieces = args[0], current.adapters.of_row(current.row)
     if len(pieces) > 1 and (x.ndim != 3 or x.shape[:2] != (1, pieces[-1][1].stop)):
         # The engine runs each sequence by itself then.
         raise RuntimeError(f"{path} reads other rows than the batch's; adapters cannot be told apart in it")

@@ -32,7 +32,7 @@ def prune_last_layer(layers: Sequence[nn.Module]) -> None:
 
 
 def _forward(whole: Any, cuts: Cuts, *args: Any, **kwargs: Any) -> Any:
-    row = current().row
+    row = current.row
     if row is None or row.pooled is None:
         return whole(*args, **kwargs)
     return _pruned(whole, cuts, row, args, kwargs)
