@@ -18,7 +18,7 @@ from transformers.masking_utils import (
 from tests.models import tiny
 from vllm_cls import LLM
 from vllm_cls.calls import tasks
-from vllm_cls.runtime.attention import kernels
+from vllm_cls.runtime.attention import sdpa
 from vllm_cls.runtime.batch import ForwardItem
 from vllm_cls.runtime.cuda import fp8, varlen
 from vllm_cls.runtime.loadtime import equivalence
@@ -105,7 +105,7 @@ def test_a_kernel_equals_each_sequence_alone(
     for each in spans:
         if each.past is not None and each.past.layers[0][0].dtype != torch.float32:
             each.past.layers[0] = tuple(pair.float() for pair in each.past.layers[0])  # type: ignore[assignment]
-    alone = kernels.attend(*wide, spans, PackedMask(function), None, softcap, PackedRow(spans))
+    alone = sdpa.attend(*wide, spans, PackedMask(function), None, softcap, PackedRow(spans))
     assert torch.allclose(whole.float(), alone, atol=2e-2, rtol=2e-2)
 
 

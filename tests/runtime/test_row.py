@@ -40,15 +40,6 @@ def test_kept_keys_and_values_are_copies_of_the_first_tokens_alone() -> None:
     assert kept.num_bytes == 2 * 2 * 10 * 4 * 4
 
 
-def test_only_the_last_layers_first_pass_wants_keys_only() -> None:
-    row = PackedRow(spans_of([2]))
-    assert not row.wants_keys_only
-    row.in_last_layer = True
-    assert row.wants_keys_only
-    row.last_keys = (torch.zeros(1), torch.zeros(1))
-    assert not row.wants_keys_only
-
-
 def test_a_row_is_seen_by_its_own_thread_and_only_while_it_runs() -> None:
     seen: list[PackedRow | None] = []
     row = PackedRow(spans_of([1]))

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..runtime.layers.prepacking import PackedLinear, onednn_is_faster
+from ..runtime.layers.prepacking import onednn_is_faster, packed_linear
 
 _SECONDS = 0.03  # of one measurement of one shape in one form, at least
 Product = Callable[[], Any]
@@ -67,7 +67,7 @@ class MatrixSpeed:
     def _product(self, weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
         """By the library that the runtime takes here."""
         if self.device.type == "cpu" and self.dtype == torch.float32 and onednn_is_faster():
-            return PackedLinear(weight, None)
+            return packed_linear(weight, None)
         return lambda rows: torch.nn.functional.linear(rows, weight)
 
     def _together(self, shape: tuple[int, int]) -> float:

@@ -46,7 +46,7 @@ class AdapterRows:
 
     def of_row(self, row: PackedRow | None) -> Pieces:
         """Which rows of a layer's input belong to which adapter."""
-        one_each = row is None or (row.in_last_layer and row.last_keys is not None)  # a padded batch has one adapter
+        one_each = row is None or row.last_keys is not None  # a padded batch has one adapter
         if one_each not in self.pieces:
             lengths = [1] * len(self.adapters) if row is None or one_each else [each.num_queries for each in row.spans]
             self.pieces[one_each] = _joined(self.adapters, lengths)

@@ -17,32 +17,19 @@ class PackedMask:
     """What the mask interface answers.
 
     Args:
-        mask_function: transformers' `(batch, head, query index, key index) -> bool`, or None for "see all".
+        function: transformers' `(batch, head, query index, key index) -> bool`, or None for "see all".
     """
 
-    def __init__(self, mask_function: Callable[..., Any] | None) -> None:
-        self.plain_causal = mask_function is causal_mask_function
-        self._function = mask_function
+    def __init__(self, function: Callable[..., Any] | None) -> None:
+        self.function = function
+        self.sees_all = function is None
+        self.plain_causal = function is causal_mask_function
         self._seen: dict[tuple[int, int, int], Seen] = {}
         self._causal: dict[int, bool] = {}
 
-    @classmethod
-    def causal_(cls) -> PackedMask:
-        """Each token sees itself and what precedes it."""
-        return cls(causal_mask_function)
-
-    @property
-    def function(self) -> Callable[..., Any] | None:
-        """`(batch, head, query index, key index) -> bool`, or None for "see all"."""
-        return self._function
-
-    @property
-    def sees_all(self) -> bool:
-        return self._function is None
-
     def of(self, offset: int, num_queries: int, num_keys: int, device: torch.device) -> Seen:
         """What queries `offset … offset + num_queries` see of keys `0 … num_keys`, indices within the prompt."""
-        if self._function is None:
+        if self.sees_all:
             return None, False
         if self.plain_causal and offset == 0 and num_queries == num_keys:
             return None, True
@@ -55,7 +42,7 @@ class PackedMask:
 
     def is_causal(self, length: int, device: torch.device) -> bool:
         """Whether no token of a prompt of this length sees what follows it."""
-        if self._function is None:
+        if self.sees_all:
             return length == 1
         if self.plain_causal:
             return True
@@ -66,11 +53,11 @@ class PackedMask:
 
     def _table(self, offset: int, num_queries: int, num_keys: int, device: torch.device) -> torch.Tensor:
         """`(num_queries, num_keys)`, True where a key is seen."""
-        assert self._function is not None
+        assert self.function is not None
         queries = torch.arange(offset, offset + num_queries, device=device)
         keys = torch.arange(num_keys, device=device)
         zero = queries.new_zeros(1, 1, 1, 1)
-        mask = self._function(zero, zero, queries.view(1, 1, -1, 1), keys.view(1, 1, 1, -1))
+        mask = self.function(zero, zero, queries.view(1, 1, -1, 1), keys.view(1, 1, 1, -1))
         return torch.as_tensor(mask, device=device).expand(1, 1, num_queries, num_keys)[0, 0]
 
     def _evaluate(self, offset: int, num_queries: int, num_keys: int, device: torch.device) -> Seen:
@@ -82,3 +69,7 @@ class PackedMask:
         if offset == 0 and num_queries == num_keys and torch.equal(mask, torch.ones_like(mask).tril()):
             return None, True
         return mask[None, None], False
+
+
+SEES_ALL = PackedMask(None)
+"""Each token sees all of its sequence."""

@@ -5,10 +5,9 @@ It is kept beside the model, local to the thread: some models do not pass such a
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -99,39 +98,6 @@ class VarlenLayout:
         return torch.cat(parts).index_select(0, self.order)
 
 
-class SpanStructs:
-    """Spans as the C file reads them: its structs `span`, one behind the other.
-
-    Args:
-        offsets: what `_offsets` gave for them.
-    """
-
-    def __init__(self, spans: Sequence[SequenceSpan], offsets: Sequence[int]) -> None:
-        self.most_keys = max(span.num_keys for span in spans)
-        self._count = len(spans)
-        self._numbers = array("q")
-        # What comes before several is looked up once a layer; each with the places of its addresses.
-        self._pasts: dict[int, tuple[KeyValues, list[int]]] = {}
-        for span, offset in zip(spans, offsets, strict=True):
-            own, past = span.keys.stop - span.keys.start, 0
-            if span.past is not None:
-                past = span.past.num_tokens
-                places = self._pasts.setdefault(id(span.past), (span.past, []))[1]
-                places.append(len(self._numbers) + 6)
-            self._numbers.extend((span.queries.start, span.num_queries, span.keys.start, own, offset, past))
-            self._numbers.extend((0,) * 6)
-
-    def of(self, layer: int) -> tuple[int, int]:
-        """The structs' address, for one layer until this is asked for another, and how many they are."""
-        for past, places in self._pasts.values():
-            key, value = past.layers[layer]  # which may be the beginning of a longer one: a view
-            strides = (each.stride(axis) for each in (key, value) for axis in (1, 2))
-            found = array("q", (key.data_ptr(), value.data_ptr(), *strides))
-            for place in places:
-                self._numbers[place : place + 6] = found
-        return self._numbers.buffer_info()[0], self._count
-
-
 class RowKernel(Protocol):
     """Attention over a whole row at once."""
 
@@ -148,7 +114,7 @@ class RowKernel(Protocol):
         softcap: float | None,
         row: PackedRow,
     ) -> torch.Tensor | None:
-        """As `kernels.attend`; None where this kernel cannot, and each sequence has to run by itself."""
+        """As `sdpa.attend`; None where this kernel cannot, and each sequence has to run by itself."""
 
 
 @dataclass
@@ -161,13 +127,14 @@ class PackedRow:
         places: the same indices as the host knows them, which need not wait for the device.
         layer: how many attention layers have run.
         causal: None does not look; True becomes False once a mask lets a token see what follows it.
-        in_last_layer: the last layer runs, twice: for keys and values of all tokens, then for the pooled ones.
-        last_keys: keys and values that the last layer's first pass left for its second.
+        wants_keys_only: the last layer runs for the first time, for keys and values of all tokens; it runs again for the
+            pooled ones.
+        last_keys: keys and values that the last layer's first pass left for its second, while that runs.
         num_pruned: tokens of which the last layer computed keys and values only.
         kernel: runs all spans at once where it can; None runs each by itself.
         plans: what the kernel made for the row's spans (False) and for the pooled ones (True), read by every layer.
         suits_c: the attention in C can run some layer of it, where it is there and the thread has a processor to itself.
-        described: what the attention in C has made of the spans, by where their queries are among the keys.
+        described: what the attention in C has made of the spans, by the mask.
         static: the forward is being recorded, so it may depend on nothing but `plans`.
         positions: `(num_tokens,)`, each token's place in its text, for models that take no position ids.
     """
@@ -177,20 +144,15 @@ class PackedRow:
     places: Sequence[int] = ()
     layer: int = 0
     causal: bool | None = None
-    in_last_layer: bool = False
+    wants_keys_only: bool = False
     last_keys: tuple[torch.Tensor, torch.Tensor] | None = None
     num_pruned: int = 0
     kernel: RowKernel | None = None
     plans: dict[bool, VarlenLayout] = field(default_factory=dict)
     suits_c: bool = False
-    described: dict[tuple[int, ...], SpanStructs] = field(default_factory=dict)
+    described: dict[PackedMask, Any] = field(default_factory=dict)
     static: bool = False
     positions: torch.Tensor | None = None
-
-    @property
-    def wants_keys_only(self) -> bool:
-        """Whether the last layer is in its first pass, where queries are not needed."""
-        return self.in_last_layer and self.last_keys is None
 
     def pooled_spans(self) -> list[SequenceSpan]:
         """The spans again, each with its pooled token as its only query."""

@@ -21,7 +21,7 @@ from .batch import Batch, ForwardItem, PooledRowLayout, packed_batch, padded_bat
 from .context import running
 from .counters import Counters
 from .native import attention as native
-from .row import PackedRow, spans_of
+from .row import PackedRow, RowKernel, spans_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -96,6 +96,7 @@ class Runner:
         self.rope: RopeRule = rope_rule(self.backbone.config)
         self._stock = self.backbone.config._attn_implementation
         self._suits_c = False
+        self._default: RowKernel | None = native if model.device.type == "cpu" else None
         self._one_at_a_time = threading.Lock()
         restart_positions(self.backbone)
 
@@ -111,7 +112,7 @@ class Runner:
             return None
         if self.kernel is not None:
             return self.kernel.name
-        return native.NAME if self._suits_c and native.compiled() is not None else "sdpa, sequence by sequence"
+        return native.name if self._suits_c and native.compiled() is not None else "sdpa, sequence by sequence"
 
     @property
     def parallel(self) -> bool:
@@ -154,7 +155,9 @@ class Runner:
             spans = spans_of(
                 [len(each) for each in works], [each.past for each in works], [each.keep for each in works]
             )
-            row = PackedRow(spans, causal=True if probe else None, kernel=self.kernel, positions=batch.positions)
+            row = PackedRow(
+                spans, causal=True if probe else None, kernel=self.kernel or self._default, positions=batch.positions
+            )
             places = pooled_places(self.pool, batch.layout.starts, batch.layout.lengths) if pooled_only else None
             if places is not None:
                 row.pooled, row.places = to_device(places, self.device), places.tolist()
@@ -176,7 +179,7 @@ class Runner:
         spans = spans_of([len(each) for each in works], [each.past for each in works], [each.keep for each in works])
         nothing = torch.empty(0, dtype=torch.long, device=self.device) if self.mode.pruned else None
         self._use_attention(packed_attention.NAME)
-        row = PackedRow(spans, nothing, kernel=self.kernel, positions=batch.positions)
+        row = PackedRow(spans, nothing, kernel=self.kernel or self._default, positions=batch.positions)
         with _around(works, row):
             self._forward(self.backbone, batch)
         self.counters.add(num_pruned_tokens=row.num_pruned)

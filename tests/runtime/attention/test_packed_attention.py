@@ -13,8 +13,8 @@ from transformers.masking_utils import (
 
 from vllm_cls.runtime.attention.packed_attention import NotPackable, packed_attention
 from vllm_cls.runtime.context import running
-from vllm_cls.runtime.mask import PackedMask
-from vllm_cls.runtime.row import PackedRow, spans_of
+from vllm_cls.runtime.mask import SEES_ALL, PackedMask
+from vllm_cls.runtime.row import PackedRow, StopAfterKeyValues, spans_of
 
 LENGTHS = [3, 1, 7]
 
@@ -72,7 +72,7 @@ def test_a_window_wider_than_the_sequence_needs_no_mask() -> None:
 def test_sinks_are_a_key_without_a_value_in_each_sequence(causal: bool) -> None:
     query, key, value = random_qkv()
     sinks = torch.tensor([0.5, -1.0, 2.0, 0.0][: query.shape[1]])
-    mask = PackedMask.causal_() if causal else PackedMask(None)
+    mask = PackedMask(causal_mask_function) if causal else PackedMask(None)
     with running(row=PackedRow(spans_of(LENGTHS))):
         output, _ = packed_attention(torch.nn.Module(), query, key, value, mask, scaling=1.0, s_aux=sinks)
     groups, start = query.shape[1] // key.shape[1], 0
@@ -95,3 +95,18 @@ def test_what_it_cannot_do_is_refused(extra: str) -> None:
         packed_attention(torch.nn.Module(), query, key, value, torch.zeros(1))  # type: ignore[arg-type]
     with running(row=PackedRow(spans_of([2]))), pytest.raises(NotPackable, match="reshapes"):
         packed_attention(torch.nn.Module(), query, key, value, None)
+
+
+def test_the_last_layers_first_pass_leaves_its_keys_and_values_for_the_second() -> None:
+    query, key, value = (torch.randn(1, 2, 5, 4, generator=torch.Generator().manual_seed(i)) for i in range(3))
+    row = PackedRow(spans_of([3, 2]), torch.tensor([0, 3]), [0, 3])
+    row.wants_keys_only = True
+    with running(row=row):
+        with pytest.raises(StopAfterKeyValues):
+            packed_attention(torch.nn.Module(), query, key, value, SEES_ALL)
+        assert not row.wants_keys_only and row.last_keys is not None
+        assert row.last_keys[0] is key and row.last_keys[1] is value
+        pooled, _ = packed_attention(torch.nn.Module(), query[:, :, [0, 3]], key[:, :, :2], value[:, :, :2], SEES_ALL)
+    with running(row=PackedRow(spans_of([3, 2]))):
+        whole, _ = packed_attention(torch.nn.Module(), query, key, value, SEES_ALL)
+    assert torch.allclose(pooled, whole[:, [0, 3]], atol=1e-6)

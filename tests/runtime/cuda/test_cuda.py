@@ -22,7 +22,8 @@ from transformers.masking_utils import (
 from tests.models import tiny
 from tests.runtime import reference
 from vllm_cls import LLM, ConfigError
-from vllm_cls.runtime.attention import kernels
+from vllm_cls.runtime.attention import sdpa
+from vllm_cls.runtime.attention.packed_attention import attend
 from vllm_cls.runtime.cuda import fp8, varlen, windows
 from vllm_cls.runtime.cuda.pipeline import fetch, look_ahead
 from vllm_cls.runtime.layers.fusion import fuse
@@ -106,13 +107,13 @@ def test_one_kernel_for_the_row_equals_each_sequence_alone(
     spans = spans_of([3, 1, 7, 2], [shared, None, past_of(4), shared] if with_pasts else None)
     qkv = random_qkv(13, 13)
     kernel = reference.Counted()
-    alone = kernels.attend(*qkv, spans, PackedMask(function), 0.3, softcap, PackedRow(spans))
+    alone = sdpa.attend(*qkv, spans, PackedMask(function), 0.3, softcap, PackedRow(spans))
     row = PackedRow(spans, kernel=kernel)
-    whole = kernels.attend(*qkv, spans, PackedMask(function), 0.3, softcap, row)
+    whole = attend(*qkv, spans, PackedMask(function), 0.3, softcap, row)
     assert torch.allclose(whole, alone, atol=1e-5)
     assert kernel.ran == 1
     plan = row.plans[False]
-    kernels.attend(*qkv, spans, PackedMask(function), 0.3, softcap, row)
+    attend(*qkv, spans, PackedMask(function), 0.3, softcap, row)
     assert row.plans[False] is plan  # made once a row
     assert plan.cu_queries.tolist() == [0, 3, 4, 11, 13]
     assert plan.cu_keys.tolist() == ([0, 9, 10, 21, 29] if with_pasts else [0, 3, 4, 11, 13])
@@ -125,8 +126,8 @@ def test_the_first_token_alone_is_left_to_sdpa_where_a_band_would_lie_wrong() ->
     qkv = random_qkv(2, 8)
     for function, ran in ((sliding_window_bidirectional_mask_function(1), 0), (None, 1)):
         kernel = reference.Counted()
-        whole = kernels.attend(*qkv, spans, PackedMask(function), None, None, PackedRow(spans, kernel=kernel))
-        alone = kernels.attend(*qkv, spans, PackedMask(function), None, None, PackedRow(spans))
+        whole = attend(*qkv, spans, PackedMask(function), None, None, PackedRow(spans, kernel=kernel))
+        alone = sdpa.attend(*qkv, spans, PackedMask(function), None, None, PackedRow(spans))
         assert torch.allclose(whole, alone, atol=1e-6)
         assert kernel.ran == ran
 
@@ -141,7 +142,7 @@ def test_what_a_kernel_does_not_take_goes_to_sdpa() -> None:
     chunked = PackedMask(chunked_causal_mask_function(2, torch.zeros(1, dtype=torch.long)))
     assert kernel.attend(*half, spans, chunked, None, None, PackedRow(spans)) is None
     with pytest.raises(RuntimeError, match="recorded forward"):
-        kernels.attend(*half, spans, chunked, None, None, PackedRow(spans, kernel=kernel, static=True))
+        attend(*half, spans, chunked, None, None, PackedRow(spans, kernel=kernel, static=True))
 
 
 @pytest.mark.parametrize("function", [None, causal_mask_function, sliding_window_causal_mask_function(3)])
@@ -246,7 +247,7 @@ def test_a_kernel_that_is_wrong_is_not_used(kind: str, tmp_path: Path, monkeypat
     assert LLM(folder).describe()["attention_kernel"] == "reference"
     monkeypatch.setattr(equivalence, "kernels_for", lambda device, dtype: [broken])
     described = LLM(folder).describe()
-    without = "sdpa, sequence by sequence" if attention.compiled() is None else attention.NAME
+    without = "sdpa, sequence by sequence" if attention.compiled() is None else attention.name
     assert (described["execution"], described["attention_kernel"]) == ("packed", without)
 
 

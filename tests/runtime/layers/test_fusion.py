@@ -105,13 +105,13 @@ def test_the_last_layer_computes_no_queries_for_keys_and_values() -> None:
     x, block = torch.randn(1, 5, 8), Block()
     expected = block(x)
     block, calls = fused(block)
-    row = PackedRow(spans_of([5]), torch.tensor([0]), [0], in_last_layer=True)
+    row = PackedRow(spans_of([5]), torch.tensor([0]), [0], wants_keys_only=True)
     with running(row=row):
         first, *rest = block(x)
     assert close(rest, expected[1:])
     assert first.shape == expected[0].shape
     assert calls == [5 + 4]
-    row.last_keys = (x, x)
+    row.last_keys, row.wants_keys_only = (x, x), False
     with running(row=row):
         assert close(block(x), expected)
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification
 from tests.models import tiny
 from vllm_cls import LLM
 from vllm_cls.runtime.layers import prepacking
-from vllm_cls.runtime.layers.prepacking import PackedLayer, PackedLinear, prepack, same, unpack
+from vllm_cls.runtime.layers.prepacking import PackedLayer, packed_linear, prepack, same, unpack
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 
@@ -31,7 +31,7 @@ def packs(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_packed_product_is_the_plain_one(shape: tuple[int, ...], bias: bool, gelu: str | None) -> None:
     torch.manual_seed(0)
     layer, x = nn.Linear(48, 40, bias=bias), torch.randn(shape)
-    packed = PackedLinear(layer.weight, layer.bias, gelu)
+    packed = packed_linear(layer.weight, layer.bias, gelu)
     with torch.inference_mode():
         expected = layer(x) if gelu is None else F.gelu(layer(x), approximate=gelu)
         torch.testing.assert_close(packed(x), expected, atol=1e-5, rtol=0)
@@ -41,7 +41,7 @@ def test_a_strided_input_and_a_transposed_weight() -> None:
     torch.manual_seed(0)
     weight, x = torch.randn(48, 40).t(), torch.randn(9, 96)[:, ::2]
     with torch.inference_mode():
-        torch.testing.assert_close(PackedLinear(weight, None)(x), F.linear(x, weight), atol=1e-5, rtol=0)
+        torch.testing.assert_close(packed_linear(weight, None)(x), F.linear(x, weight), atol=1e-5, rtol=0)
 
 
 def test_gradients_are_those_of_the_plain_layer() -> None:

@@ -13,18 +13,18 @@ from typing import Any
 
 import pytest
 import torch
-from transformers.masking_utils import sliding_window_causal_mask_function
+from transformers.masking_utils import causal_mask_function, sliding_window_causal_mask_function
 
 from tests.models import tiny
 from vllm_cls import LLM
-from vllm_cls.runtime.attention import kernels
+from vllm_cls.runtime.attention import sdpa
 from vllm_cls.runtime.mask import PackedMask
 from vllm_cls.runtime.native import attention, compiler
 from vllm_cls.runtime.row import KeyValues, PackedRow, SequenceSpan, spans_of
 
 pytestmark = pytest.mark.skipif(attention.compiled() is None, reason="there is no C compiler")
 
-CAUSAL, ALL = PackedMask.causal_(), PackedMask(None)
+CAUSAL, ALL = PackedMask(causal_mask_function), PackedMask(None)
 
 
 @pytest.fixture(autouse=True)
@@ -58,11 +58,9 @@ def both(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What C gives, and what torch does."""
     row = PackedRow(spans, layer=layer)
-    ours = attention.attend(*qkv, spans, mask, scaling, row)
+    ours = attention.attend(*qkv, spans, mask, scaling, None, row)
     assert ours is not None
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernels.native, "attend", lambda *args: None)
-        return ours, kernels.attend(*qkv, spans, mask, scaling, None, row)
+    return ours, sdpa.attend(*qkv, spans, mask, scaling, None, row)
 
 
 @pytest.mark.parametrize("mask", [CAUSAL, ALL], ids=["causal", "all"])
@@ -127,7 +125,7 @@ def test_a_row_is_described_once_and_read_by_every_layer() -> None:
         row.layer = layer
         qkv = tensors(13, 4, 2, 32, 32, seed=layer)
         for mask in (CAUSAL, ALL):
-            ours = attention.attend(*qkv, spans, mask, None, row)
+            ours = attention.attend(*qkv, spans, mask, None, None, row)
             _, torchs = both(qkv, spans, mask, layer=layer)
             assert ours is not None and torch.allclose(ours, torchs, atol=2e-6, rtol=1e-5)
     assert len(row.described) == 2
@@ -153,7 +151,7 @@ def test_a_window_that_holds_all_and_one_that_does_not() -> None:
     ours, torchs = both(qkv, spans_of(lengths), wide)
     assert torch.allclose(ours, torchs, atol=2e-6, rtol=1e-5)
     narrow = PackedMask(sliding_window_causal_mask_function(8))
-    assert attention.attend(*qkv, spans_of(lengths), narrow, None, PackedRow(spans_of(lengths))) is None
+    assert attention.attend(*qkv, spans_of(lengths), narrow, None, None, PackedRow(spans_of(lengths))) is None
 
 
 def test_large_and_small_scores() -> None:
@@ -179,7 +177,7 @@ def test_scores_that_are_all_minus_infinity_give_no_number() -> None:
     """As a softmax says; torch's kernel takes such keys for masked ones and gives zeros."""
     q, k, v = tensors(41, 2, 2, 32, 32)
     spans = spans_of([1, 40])
-    ours = attention.attend(q.fill_(1e30), k.fill_(-1e30), v, spans, ALL, None, PackedRow(spans))
+    ours = attention.attend(q.fill_(1e30), k.fill_(-1e30), v, spans, ALL, None, None, PackedRow(spans))
     assert ours is not None and bool(ours.isnan().all())
 
 
@@ -218,7 +216,7 @@ def test_a_process_that_is_forked_while_it_compiles() -> None:
 def test_what_it_leaves_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     def given(**changed: Any) -> torch.Tensor | None:
         q, k, v = (changed.get(name, each) for name, each in zip("qkv", tensors(10, 2, 2, 16, 16), strict=True))
-        return attention.attend(q, k, v, spans_of([10]), ALL, None, PackedRow(spans_of([10])))
+        return attention.attend(q, k, v, spans_of([10]), ALL, None, None, PackedRow(spans_of([10])))
 
     assert given() is not None
     q, k, v = tensors(10, 2, 2, 16, 16)
@@ -243,7 +241,7 @@ def test_no_memory_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(attention, "compiled", Full)
     with pytest.raises(MemoryError):
-        attention.attend(*tensors(4, 1, 1, 16, 16), spans_of([4]), ALL, None, PackedRow(spans_of([4])))
+        attention.attend(*tensors(4, 1, 1, 16, 16), spans_of([4]), ALL, None, None, PackedRow(spans_of([4])))
 
 
 def test_a_library_that_is_wrong_is_not_taken(
@@ -288,12 +286,12 @@ def test_without_a_compiler_the_model_runs_all_the_same(tmp_path: Any, monkeypat
         assert found is not None
         return found
 
-    monkeypatch.setattr(kernels.native, "attend", counted)
+    monkeypatch.setattr(attention, "attend", counted)
     with LLM(str(folder), device="cpu", num_threads=1) as llm:
         ours = torch.tensor([each.outputs.logits for each in llm.classify(texts)])
         assert llm.describe()["attention_kernel"] == "C, all sequences at once"
     assert next(calls) > 4
-    monkeypatch.setattr(kernels.native, "attend", plain)
+    monkeypatch.setattr(attention, "attend", plain)
     attention._compiled.cache_clear()
     monkeypatch.setattr(compiler.shutil, "which", lambda name: None)
     try:

@@ -10,7 +10,7 @@ from ...pooler.methods import named
 from ...registry import registry
 from ...runtime.batch import ForwardItem
 from ...runtime.layers.fusion import linear
-from ...runtime.layers.prepacking import PackedLinear, pays
+from ...runtime.layers.prepacking import packed_linear, pays
 from ...runtime.loadtime import equivalence, optimize
 from ...runtime.runner import Mode, Runner
 from .classifier import Classifier
@@ -47,7 +47,7 @@ def make_runner(classifier: Classifier, pooling: str, longest: int, quantization
         runner.skipped_pad = equivalence.skipped_pad(runner, sequences[0])
     if reason is None:
         why_not = architecture.why_not_packed(backbone.config)
-        make = PackedLinear if quantization in (None, "none") and pays(backbone) else linear
+        make = packed_linear if quantization in (None, "none") and pays(backbone) else linear
         mode = optimize.choose_fused_mode(runner, sequences, alone, why_not, limit, make)
         reason = "its backbone by itself gives other states than within the model's forward"
     if mode is None and alone.logits is None:

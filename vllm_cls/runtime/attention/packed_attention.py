@@ -15,9 +15,9 @@ from transformers.masking_utils import bidirectional_mask_function, causal_mask_
 
 from ...errors import ModelError
 from ..context import current
-from ..mask import PackedMask
+from ..mask import SEES_ALL, PackedMask
 from ..row import PackedRow, SequenceSpan, StopAfterKeyValues
-from . import kernels
+from . import sdpa
 
 NAME = "vcls_packed"
 
@@ -29,8 +29,8 @@ class NotPackable(RuntimeError):
 def packed_mask(*args: Any, mask_function: Callable[..., Any] = causal_mask_function, **kwargs: Any) -> PackedMask:
     """Mask interface: keep the function, since only our attention knows the sequences."""
     if mask_function is causal_mask_function:
-        return PackedMask.causal_()
-    return PackedMask(None if mask_function is bidirectional_mask_function else mask_function)
+        return PackedMask(causal_mask_function)
+    return SEES_ALL if mask_function is bidirectional_mask_function else PackedMask(mask_function)
 
 
 def packed_attention(
@@ -64,23 +64,42 @@ def packed_attention(
             raise NotPackable(f"its attention passes {name}")
     if attention_mask is None:
         causal = bool(getattr(module, "is_causal", True)) if is_causal is None else is_causal
-        attention_mask = PackedMask.causal_() if causal else PackedMask(None)
-    elif _masks_nothing(attention_mask):
-        attention_mask = PackedMask(None)
-    if not isinstance(attention_mask, PackedMask):
-        raise NotPackable("its attention gets a mask that the model built itself")
+        attention_mask = PackedMask(causal_mask_function) if causal else SEES_ALL
+    elif not isinstance(attention_mask, PackedMask):
+        if not _masks_nothing(attention_mask):
+            raise NotPackable("its attention gets a mask that the model built itself")
+        attention_mask = SEES_ALL
     spans = _spans_now(row, query, key, value)
     key, value = row.last_keys or (key, value)
     if row.causal:
         row.causal = attention_mask.is_causal(max(span.num_keys for span in spans), query.device)
-    output = kernels.attend(query, key, value, spans, attention_mask, scaling, softcap, row, s_aux)
+    output = attend(query, key, value, spans, attention_mask, scaling, softcap, row, s_aux)
     row.layer += 1
     return output, None
 
 
-def _masks_nothing(mask: PackedMask | torch.Tensor) -> bool:
+def attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    spans: Sequence[SequenceSpan],
+    mask: PackedMask,
+    scaling: float | None,
+    softcap: float | None,
+    row: PackedRow,
+    sinks: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """As `sdpa.attend`, by the row's kernel where that can."""
+    if row.kernel is not None and sinks is None:
+        whole = row.kernel.attend(query, key, value, spans, mask, scaling, softcap, row)
+        if whole is not None:
+            return whole
+    return sdpa.attend(query, key, value, spans, mask, scaling, softcap, row, sinks)
+
+
+def _masks_nothing(mask: torch.Tensor) -> bool:
     """Whether it is what a model makes of the row's mask of ones by itself: zero for every key, the same of all queries."""
-    return isinstance(mask, torch.Tensor) and mask.ndim == 4 and mask.shape[-2] == 1 and not bool(mask.any())
+    return mask.ndim == 4 and mask.shape[-2] == 1 and not bool(mask.any())
 
 
 def _spans_now(row: PackedRow, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> Sequence[SequenceSpan]:
@@ -92,9 +111,9 @@ def _spans_now(row: PackedRow, query: torch.Tensor, key: torch.Tensor, value: to
         raise NotPackable("its attention reshapes the sequence")
     for span in row.spans:
         if span.keep is not None:
-            span.keep.append(*kernels.with_past(key, value, span, row.layer))
-    if row.in_last_layer:
-        row.last_keys = key, value
+            span.keep.append(*sdpa.with_past(key, value, span, row.layer))
+    if row.wants_keys_only:
+        row.last_keys, row.wants_keys_only = (key, value), False
         raise StopAfterKeyValues
     return row.spans
 

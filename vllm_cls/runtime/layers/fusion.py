@@ -38,7 +38,7 @@ TANH_GELU = ("NewGELUActivation", "GELUTanh", "PytorchGELUTanh", "FastGELUActiva
 
 def linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
     """The plain product `x (…, in)` → `(…, out)` with a weight `(out, in)`."""
-    return lambda x: F.linear(x, weight, bias)
+    return functools.partial(F.linear, weight=weight, bias=bias)
 
 
 class SharedInput:

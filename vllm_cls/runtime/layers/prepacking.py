@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .fusion import TANH_GELU, linears, weight_of
+from .fusion import TANH_GELU, Product, linears, weight_of
 
 # The layout is chosen for about so many rows; any number runs.
 _ROWS = 512
@@ -28,7 +28,7 @@ _MOST_BYTES = 4 << 30
 _ACTIVATED = (("dense", "intermediate_act_fn"), ("lin1", "activation"), ("c_fc", "act"), ("dense_h_to_4h", "act"))
 
 
-class PackedLinear:
+def packed_linear(weight: torch.Tensor, bias: torch.Tensor | None, gelu: str | None = None) -> Product:
     """The product `x (…, in)` → `(…, out)` by oneDNN, float32, without gradients. Safe to call from several threads.
 
     Args:
@@ -36,15 +36,10 @@ class PackedLinear:
         bias: `(out,)` or None.
         gelu: "none" (exact) or "tanh", torch's `approximate` of the GELU that follows; None where none follows.
     """
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, gelu: str | None = None) -> None:
-        self._bias = bias
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), _ROWS)
-        self._after: tuple[str, list[float], str] = ("none", [], "") if gelu is None else ("gelu", [], gelu)
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, *self._after)
-        return y
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), _ROWS)
+    follows = ("none", "") if gelu is None else ("gelu", gelu)
+    run = torch.ops.mkldnn._linear_pointwise
+    return functools.partial(run, W=packed, B=bias, attr=follows[0], scalars=[], algorithm=follows[1])
 
 
 class PackedLayer:
@@ -53,13 +48,13 @@ class PackedLayer:
     Args:
         layer: with a weight and a bias.
         weight: of the layer, `(out, in)`.
-        gelu: as for `PackedLinear`.
+        gelu: as for `packed_linear`.
     """
 
     def __init__(self, layer: nn.Module, weight: torch.Tensor, gelu: str | None = None) -> None:
         bias: Any = layer.bias
         self.layer, self.gelu = layer, gelu
-        self.product: PackedLinear | None = PackedLinear(weight, bias, gelu)
+        self.product: Product | None = packed_linear(weight, bias, gelu)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PackedLayer:
         apart = PackedLayer.__new__(PackedLayer)

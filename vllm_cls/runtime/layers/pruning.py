@@ -19,7 +19,7 @@ from torch import nn
 
 from ..attention.packed_attention import NotPackable
 from ..context import current
-from ..row import PackedRow, StopAfterKeyValues
+from ..row import StopAfterKeyValues
 
 Cuts = dict[tuple[int | str, ...], bool]
 
@@ -35,26 +35,22 @@ def _forward(whole: Any, cuts: Cuts, *args: Any, **kwargs: Any) -> Any:
     row = current.row
     if row is None or row.pooled is None:
         return whole(*args, **kwargs)
-    return _pruned(whole, cuts, row, args, kwargs)
-
-
-def _pruned(whole: Any, cuts: Cuts, row: PackedRow, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    assert row.pooled is not None
     hidden = args[0] if args else kwargs["hidden_states"]
-    row.in_last_layer = True
+    row.wants_keys_only = True
     with suppress(StopAfterKeyValues):
         whole(*args, **kwargs)
         raise NotPackable("its last layer does not attend through the interface")
-    row.num_pruned = hidden.shape[1] - len(row.pooled)
+    length = hidden.shape[1]
+    row.num_pruned = length - len(row.pooled)
     scattered = torch.zeros_like(hidden)
     if len(row.pooled) == 0:
         return scattered
-    length = hidden.shape[1]
-    output = whole(
-        *[_cut(each, row.pooled, length, cuts, (place,)) for place, each in enumerate(args)],
-        **{name: _cut(each, row.pooled, length, cuts, (name,)) for name, each in kwargs.items()},
-    )
-    row.in_last_layer = False
+    given: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
+    for place, each in given.items():
+        if isinstance(each, torch.Tensor | tuple):
+            given[place] = _cut(each, row.pooled, length, cuts, (place,))
+    output = whole(*[given.pop(place) for place in range(len(args))], **given)
+    row.last_keys = None
     states = output[0] if isinstance(output, tuple) else output
     # Back to a whole row: what comes behind the layers counts on it.
     scattered[:, row.pooled] = states

@@ -16,7 +16,7 @@ from ...pooler.methods import last_pool, pooled_places
 from ..batch import ForwardItem, TokenSequence
 from ..cuda.fp8 import apply_fp8
 from ..layers.fusion import MakeProduct, fuse, joined, linear, unfuse
-from ..layers.prepacking import PackedLinear, prepack, unpack
+from ..layers.prepacking import packed_linear, prepack, unpack
 from ..layers.pruning import prune_last_layer
 from ..layers.quantization import Int8Linear, quantize_int8, watch_inputs
 from ..native.int8 import compiled
@@ -40,7 +40,7 @@ def choose_fused_mode(
         make: makes the products.
     """
     changed = 0 if why_not_packed is not None else fuse(runner.backbone, make)
-    if why_not_packed is None and make is PackedLinear:
+    if why_not_packed is None and make is packed_linear:
         changed += prepack(runner.backbone)
     if changed:
         mode = choose_mode(runner, sequences, alone, None, limit)

@@ -11,13 +11,14 @@ import functools
 import os
 import struct
 import threading
+from array import array
 from collections.abc import Sequence
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from ..mask import PackedMask
-from ..row import PackedRow, SequenceSpan, SpanStructs, spans_of
+from ..row import KeyValues, PackedRow, SequenceSpan, spans_of
 from .compiler import library, log_absence
 
 _FLAGS = ("-fno-signed-zeros", "-ffp-contract=fast")
@@ -26,8 +27,7 @@ _MOST_KEYS = 4096
 # The C runs on one thread; with more of them torch's catches up.
 _MOST_THREADS = 2
 _ALL = -1  # every key is seen
-NAME = "C, all sequences at once"
-
+name = "C, all sequences at once"
 
 _lock = threading.Lock()
 if hasattr(os, "register_at_fork"):  # a child would wait for ever for a thread that it does not have
@@ -65,13 +65,48 @@ def _is_right(made: ctypes.CDLL) -> bool:
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, 2, 21, 24, generator=generator, dtype=torch.float32, device="cpu") for _ in range(3))
     spans, offsets = spans_of([4, 17]), [0, _ALL]
-    ours = _call(made, q, k, v, SpanStructs(spans, offsets), 1.0, layer=0)
+    ours = _call(q, k, v, SpanStructs(made, spans, offsets), 1.0, layer=0)
     for span, offset in zip(spans, offsets, strict=True):
         query, key, value = (each[:, :, span.queries] for each in (q, k, v))
         expected = scaled_dot_product_attention(query, key, value, is_causal=offset != _ALL, scale=1.0)
         if not torch.allclose(ours[:, span.queries], expected.transpose(1, 2), atol=1e-5, rtol=1e-5):
             return False
     return True
+
+
+class SpanStructs:
+    """Spans as the C file reads them: its structs `span`, one behind the other.
+
+    Args:
+        made: the library that reads them.
+        offsets: what `_offsets` gave for them.
+    """
+
+    def __init__(self, made: ctypes.CDLL, spans: Sequence[SequenceSpan], offsets: Sequence[int]) -> None:
+        self.library, self.most_keys, self.count = made, 0, len(spans)
+        self._numbers = array("q")
+        # What comes before several is looked up once a layer; each with the places of its addresses.
+        self.pasts: dict[int, tuple[KeyValues, list[int]]] = {}
+        for span, offset in zip(spans, offsets, strict=True):
+            num_queries, own, past = span.queries.stop - span.queries.start, span.keys.stop - span.keys.start, 0
+            if span.past is not None:
+                past = span.past.num_tokens
+                places = self.pasts.setdefault(id(span.past), (span.past, []))[1]
+                places.append(len(self._numbers) + 6)
+            self._numbers.extend(
+                (span.queries.start, num_queries, span.keys.start, own, offset, past, 0, 0, 0, 0, 0, 0)
+            )
+            self.most_keys = max(self.most_keys, own + past)
+        self.address = self._numbers.buffer_info()[0]
+
+    def point_to(self, layer: int) -> None:
+        """Have the structs say where what comes before lies in a layer."""
+        for past, places in self.pasts.values():
+            key, value = past.layers[layer]  # which may be the beginning of a longer one: a view
+            strides = (each.stride(axis) for each in (key, value) for axis in (1, 2))
+            found = array("q", (key.data_ptr(), value.data_ptr(), *strides))
+            for place in places:
+                self._numbers[place : place + 6] = found
 
 
 def attend(
@@ -81,34 +116,71 @@ def attend(
     spans: Sequence[SequenceSpan],
     mask: PackedMask,
     scaling: float | None,
+    softcap: float | None,
     row: PackedRow,
 ) -> torch.Tensor | None:
-    """As `runtime.kernels.attend`; None where torch has to do it.
+    """As `sdpa.attend`; None where torch has to do it.
 
     Raises:
         MemoryError: there is none for one head's scores.
     """
-    offsets = _offsets(spans, mask, query.device) if _suits(query, key, value, spans) else None
+    if softcap is not None or not _takes(query, key, value, spans[-1]):
+        return None
+    if spans is row.spans and mask in row.described:  # the next layer reads the same
+        described: SpanStructs | None = row.described[mask]
+    else:
+        described = _described(spans, mask, row, query.device)
+        if spans is row.spans:
+            row.described[mask] = described
+    if described is None:
+        return None
+    scale = query.shape[3] ** -0.5 if scaling is None else scaling
+    return _call(query, key, value, described, scale, row.layer)
+
+
+def _takes(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, last: SequenceSpan) -> bool:
+    """Whether they are what the C reads: it checks nothing."""
+    shape, keys, values = query.shape, key.shape, value.shape
+    return (
+        query.dtype == key.dtype == value.dtype == torch.float32
+        and query.device.type == key.device.type == value.device.type == "cpu"
+        and query.stride(3) == key.stride(3) == value.stride(3) == 1
+        and not torch.is_grad_enabled()
+        and shape[0] == 1
+        and keys[:3] == values[:3]
+        and shape[3] == keys[3]
+        and shape[1] % keys[1] == 0
+        and last.queries.stop <= shape[2]
+        and last.keys.stop <= keys[2]
+    )
+
+
+def _described(
+    spans: Sequence[SequenceSpan], mask: PackedMask, row: PackedRow, device: torch.device
+) -> SpanStructs | None:
+    """The spans for the C; None where it cannot be had, or where torch is as fast."""
+    offsets = _offsets(spans, mask, device)
     if offsets is None:
         return None
     row.suits_c = True
     made = compiled() if torch.get_num_threads() <= _MOST_THREADS else None
-    if made is None:
+    described = None if made is None else SpanStructs(made, spans, offsets)
+    return None if described is None or described.most_keys > _MOST_KEYS else described
+
+
+def _offsets(spans: Sequence[SequenceSpan], mask: PackedMask, device: torch.device) -> Sequence[int] | None:
+    """Where each sequence's first query is among the keys that it sees one after the other, or −1 where it sees all."""
+    if mask.sees_all:
+        return [_ALL] * len(spans)
+    if mask.plain_causal:
+        return [span.offset for span in spans]
+    seen = [mask.of(span.offset, span.num_queries, span.num_keys, device) for span in spans]
+    if any(table is not None for table, _ in seen):
         return None
-    if spans is row.spans:  # the next layer reads the same
-        described = row.described.get(offsets)
-        if described is None:
-            described = row.described[offsets] = SpanStructs(spans, offsets)
-    else:
-        described = SpanStructs(spans, offsets)
-    if described.most_keys > _MOST_KEYS:
-        return None
-    scale = query.shape[3] ** -0.5 if scaling is None else scaling
-    return _call(made, query, key, value, described, scale, row.layer)
+    return [0 if causal else _ALL for _, causal in seen]
 
 
 def _call(
-    made: ctypes.CDLL,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -119,45 +191,15 @@ def _call(
     _, heads, num_queries, d = query.shape
     dv = value.shape[3]
     output = query.new_empty(1, num_queries, heads, dv)  # whatever torch's default dtype is now
-    strides = struct.pack("6q", *(each.stride(axis) for each in (query, key, value) for axis in (1, 2)))
-    failed = made.attend(
-        query.data_ptr(), key.data_ptr(), value.data_ptr(), output.data_ptr(), *described.of(layer),
+    strides = struct.pack(
+        "6q", query.stride(1), query.stride(2), key.stride(1), key.stride(2), value.stride(1), value.stride(2)
+    )
+    if described.pasts:
+        described.point_to(layer)
+    failed = described.library.attend(
+        query.data_ptr(), key.data_ptr(), value.data_ptr(), output.data_ptr(), described.address, described.count,
         described.most_keys, heads, heads // key.shape[1], d, dv, strides, scale,
     )  # fmt: skip
     if failed:
         raise MemoryError("attention finds no memory for the scores of one head")
     return output
-
-
-def _suits(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, spans: Sequence[SequenceSpan]) -> bool:
-    tensors = (query, key, value)
-    return (
-        not torch.is_grad_enabled()
-        and all(each.dtype == torch.float32 and each.device.type == "cpu" for each in tensors)
-        and all(each.stride(3) == 1 for each in tensors)
-        and _fit(query, key, value, spans[-1])
-    )
-
-
-def _fit(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, last: SequenceSpan) -> bool:
-    """Whether they have the shapes that the C reads: it checks nothing."""
-    return (
-        query.shape[0] == 1
-        and key.shape[:3] == value.shape[:3]
-        and query.shape[3] == key.shape[3]
-        and query.shape[1] % key.shape[1] == 0
-        and last.queries.stop <= query.shape[2]
-        and last.keys.stop <= key.shape[2]
-    )
-
-
-def _offsets(spans: Sequence[SequenceSpan], mask: PackedMask, device: torch.device) -> tuple[int, ...] | None:
-    """Where each sequence's first query is among the keys that it sees one after the other, or −1 where it sees all."""
-    if mask.sees_all:
-        return (_ALL,) * len(spans)
-    if mask.plain_causal:
-        return tuple(span.offset for span in spans)
-    seen = [mask.of(span.offset, span.num_queries, span.num_keys, device) for span in spans]
-    if any(table is not None for table, _ in seen):
-        return None
-    return tuple(0 if causal else _ALL for _, causal in seen)

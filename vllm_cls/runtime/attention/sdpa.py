@@ -1,4 +1,4 @@
-"""Attention over the spans of a row: one kernel for all where there is one, else SDPA span by span."""
+"""Attention over the spans of a row by torch, span by span: what runs where no kernel takes the whole row."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from ..mask import PackedMask
-from ..native import attention as native
 from ..row import PackedRow, SequenceSpan
 
 
@@ -28,22 +27,14 @@ def attend(
     Args:
         query: `(1, heads, num_queries, head_dim)`.
         key: `(1, key_value_heads, num_tokens, head_dim)`; value likewise, its width may differ.
-        row: says which layer runs, and which kernel.
+        row: says which layer runs.
         sinks: `(heads,)`, the score of a key without a value that every query sees (gpt-oss), or None.
 
     Returns:
         `(1, num_queries, heads, value_dim)`.
     """
-    if row.kernel is not None and sinks is None:
-        whole = row.kernel.attend(query, key, value, spans, mask, scaling, softcap, row)
-        if whole is not None:
-            return whole
     if row.static:
         raise RuntimeError("a recorded forward needs a kernel over the whole row")
-    if softcap is None and sinks is None:
-        whole = native.attend(query, key, value, spans, mask, scaling, row)
-        if whole is not None:
-            return whole
     output = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
     for span in spans:
         q = query[:, :, span.queries]
