@@ -1,15 +1,16 @@
-"""Batches: many token sequences as one packed row, or as padded rows."""
+"""Batches: many token sequences as one packed row, or as padded rows; their way to the device, and results' way back."""
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .row import KeyValues
+from .row import KeyValues, SequenceSpan, spans_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -79,19 +80,23 @@ class ForwardItem:
         sequence: the whole prompt.
         past: keys and values of its first tokens, computed earlier, which the forward need not compute; or None.
         keep: where keys and values of its first tokens go, or None.
+        num_cached_tokens: of `past`.
+        num_tokens: that the forward computes.
     """
 
     sequence: TokenSequence
     past: KeyValues | None = None
     keep: KeyValues | None = None
+    num_cached_tokens: int = field(init=False)
+    num_tokens: int = field(init=False)
 
-    @property
-    def num_cached_tokens(self) -> int:
-        return self.past.num_tokens if self.past else 0
+    def __post_init__(self) -> None:
+        cached = self.past.num_tokens if self.past is not None else 0
+        object.__setattr__(self, "num_cached_tokens", cached)
+        object.__setattr__(self, "num_tokens", len(self.sequence.token_ids) - cached)
 
     def __len__(self) -> int:
-        """Tokens that the forward computes."""
-        return len(self.sequence) - self.num_cached_tokens
+        return self.num_tokens
 
 
 @dataclass(frozen=True)
@@ -101,24 +106,23 @@ class PooledRowLayout:
     starts: torch.Tensor
     lengths: torch.Tensor
 
-    @classmethod
-    def of(cls, works: Sequence[ForwardItem], starts: torch.Tensor) -> PooledRowLayout:
-        """Of sequences whose rows begin at `starts`."""
-        return cls(starts, torch.tensor([len(each) - each.sequence.num_behind for each in works]))
-
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs of one forward and the layout of its rows, flattened to `(num_rows, hidden)`."""
+    """Inputs of one forward, the layout of its rows, flattened to `(num_rows, hidden)`, and the spans of a packed row."""
 
     inputs: dict[str, Any]
     layout: PooledRowLayout
+    spans: Sequence[SequenceSpan] = ()
 
-    @property
-    def positions(self) -> torch.Tensor | None:
-        """`(num_tokens,)` of a packed row, each token's place in its text."""
-        given = self.inputs.get("position_ids")
-        return None if given is None else given[0]
+
+# What a packed forward reads of each sequence that has it, by the names of transformers.
+_PACKED = {
+    "input_ids": "token_ids",
+    "position_ids": "position_ids",
+    "token_type_ids": "token_type_ids",
+    "decoder_input_ids": "decoder_ids",
+}
 
 
 def packed_batch(works: Sequence[ForwardItem], device: torch.device) -> Batch:
@@ -127,19 +131,19 @@ def packed_batch(works: Sequence[ForwardItem], device: torch.device) -> Batch:
     The mask of ones keeps transformers from finding the restarts itself and masking by global
     index; our attention knows where each sequence begins.
     """
-    lengths = torch.tensor([len(each) for each in works])
-    starts = lengths.cumsum(0) - lengths
-
-    def row(name: str) -> torch.Tensor:
-        return torch.tensor([[v for each in works for v in getattr(each.sequence, name)[each.num_cached_tokens :]]])
-
-    inputs = {"input_ids": row("token_ids"), "position_ids": row("position_ids")}
+    names = [name for name, part in _PACKED.items() if getattr(works[0].sequence, part) is not None]
+    rows = [
+        [value for each in works for value in getattr(each.sequence, _PACKED[name])[each.num_cached_tokens :]]
+        for name in names
+    ]
+    tensors = to_device(torch.tensor(rows), device)
+    inputs = dict(zip(names, tensors.split(1), strict=True))
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-    if works[0].sequence.token_type_ids is not None:
-        inputs["token_type_ids"] = row("token_type_ids")
-    if works[0].sequence.decoder_ids is not None:
-        inputs |= {"decoder_input_ids": row("decoder_ids"), "decoder_position_ids": inputs["position_ids"]}
-    return Batch({name: to_device(value, device) for name, value in inputs.items()}, PooledRowLayout.of(works, starts))
+    if "decoder_input_ids" in inputs:
+        inputs["decoder_position_ids"] = inputs["position_ids"]
+    spans = spans_of([each.num_tokens for each in works], [each.past for each in works], [each.keep for each in works])
+    starts = torch.tensor([span.queries.start for span in spans])
+    return Batch(inputs, PooledRowLayout(starts, _pooled_lengths(works)), spans)
 
 
 def padded_batch(works: Sequence[ForwardItem], device: torch.device, pad_token_id: int) -> Batch:
@@ -160,9 +164,49 @@ def padded_batch(works: Sequence[ForwardItem], device: torch.device, pad_token_i
         inputs["token_type_ids"] = rows([each.token_type_ids or () for each in sequences], 0)
     if sequences[0].decoder_ids is not None:
         inputs["decoder_input_ids"] = rows([each.decoder_ids or () for each in sequences], pad_token_id)
-    return Batch(inputs, PooledRowLayout.of(works, starts))
+    return Batch(inputs, PooledRowLayout(starts, _pooled_lengths(works)))
+
+
+def _pooled_lengths(works: Sequence[ForwardItem]) -> torch.Tensor:
+    return torch.tensor([each.num_tokens - each.sequence.num_behind for each in works])
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Copy to where the model is; to a GPU from pinned memory, so that the host does not wait for it."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def fetch(rows: torch.Tensor | list[torch.Tensor]) -> Callable[[], list[torch.Tensor]]:
+    """Begin to copy rows to the host; what it gives back waits for them, and gives one tensor each.
+
+    They are the caller's, outside inference mode.
+
+    Args:
+        rows: `(num_rows, …)`, or a list of tensors.
+    """
+    parts = [rows] if isinstance(rows, torch.Tensor) else rows
+    if not parts or parts[0].device.type == "cpu":
+        copies = [part.clone() for part in parts]
+        return functools.partial(list, copies[0] if isinstance(rows, torch.Tensor) else copies)
+    if isinstance(rows, torch.Tensor):
+        all_rows = _from_gpu(rows)
+        return lambda: list(all_rows())
+    if len({row.shape[1:] for row in rows}) > 1:  # adapters with other numbers of labels
+        waiting = [_from_gpu(row) for row in rows]
+        return lambda: [copy() for copy in waiting]
+    sizes = [len(row) for row in rows]
+    together = _from_gpu(torch.cat(rows))
+    return lambda: list(together().split(sizes))
+
+
+def _from_gpu(tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    host.copy_(tensor, non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record(torch.cuda.current_stream(tensor.device))
+
+    def wait() -> torch.Tensor:
+        copied.synchronize()
+        return host.clone()  # pinned memory is given back, however long the rows are kept
+
+    return wait

@@ -51,7 +51,9 @@ class Counters:
         try:
             yield
         finally:
-            self.add_seconds(stage, time.perf_counter() - began)
+            spent = time.perf_counter() - began
+            with self._lock:
+                self.seconds[stage] += spent
 
     def add_seconds(self, stage: str, seconds: float) -> None:
         """Add to a stage's time; safe from any thread."""

@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,8 @@ import torch
 
 from ..errors import ConfigError, EngineDeadError, PromptError, RunError
 from ..pooler.sequences import SequenceScorer
-from .batch import ForwardItem, TokenSequence
-from .cuda.pipeline import fetch, look_ahead
+from .batch import ForwardItem, TokenSequence, fetch
+from .cuda.pipeline import look_ahead
 from .machine import memory, workers
 from .prefixes.continuations import Continuations, chunks
 from .prefixes.prefix_cache import PrefixCache
@@ -30,6 +30,8 @@ _logger = logging.getLogger("vllm_cls")
 
 Execute = Callable[[Sequence[ForwardItem]], "list[Result]"]
 Step = Callable[[Sequence[ForwardItem]], "torch.Tensor | list[torch.Tensor]"]
+Wave = list[tuple[int, ForwardItem]]
+"""Works that run together, with the indices of their sequences."""
 
 
 @dataclass(frozen=True)
@@ -90,22 +92,17 @@ class Engine:
         Args:
             asked: False counts no prompts: nobody asked for them.
         """
-        execute = self._by(self.runner.mixed_logits)
         if self.runner.scorer is not None:
-            execute = functools.partial(self._scored, self.runner.scorer)
-        return self._run(sequences, execute, share=self.prefix_cache.max_bytes > 0, asked=asked)
+            return self._run(sequences, functools.partial(self._scored, self.runner.scorer), asked=asked)
+        return self._run(sequences, functools.partial(self._execute, step=self.runner.mixed_logits), asked=asked)
 
     def states(self, sequences: Sequence[TokenSequence]) -> list[Result]:
         """Each the pooled state `(hidden,)`."""
-        return self._run(sequences, self._by(self.runner.states), share=self.prefix_cache.max_bytes > 0)
+        return self._run(sequences, functools.partial(self._execute, step=self.runner.states))
 
     def token_logits(self, sequences: Sequence[TokenSequence]) -> list[Result]:
         """Each `(num_tokens, num_labels)`."""
-        return self._run(sequences, self._by(self.runner.token_logits), share=False)
-
-    def _by(self, step: Step) -> Execute:
-        """Answers to works, by one forward of each batch."""
-        return functools.partial(self._execute, step=step)
+        return self._run(sequences, functools.partial(self._execute, step=self.runner.token_logits), share=False)
 
     def close(self) -> None:
         """End the worker threads and let go of the prefix cache, once what runs is done."""
@@ -115,8 +112,14 @@ class Engine:
             self.prefix_cache.clear()
 
     def _run(
-        self, sequences: Sequence[TokenSequence], execute: Execute, *, share: bool, asked: bool = True
+        self, sequences: Sequence[TokenSequence], execute: Execute, *, share: bool = True, asked: bool = True
     ) -> list[Result]:
+        """An answer to each sequence.
+
+        Args:
+            execute: answers to works, by forwards of batches.
+            share: beginnings in common run once, where the model can.
+        """
         distinct: dict[TokenSequence, int] = {}  # identical prompts run once
         places = [distinct.setdefault(each, len(distinct)) for each in sequences]
         unique = list(distinct)
@@ -124,21 +127,19 @@ class Engine:
         with self._lock:
             if self._closed:
                 raise ConfigError("this LLM is closed; make a new one.")
-            for wave in self._timed(self._waves(unique, share)):
+            for wave in self._shared(unique) if share and self.prefix_cache.max_bytes else _alone(unique):
                 answers = execute([work for _, work in wave])
                 results.update(zip((index for index, _ in wave), answers, strict=True))
         if asked:
             self._count(sequences, unique, results)
         return _apart([results[place] for place in places])
 
-    def _waves(self, sequences: Sequence[TokenSequence], share: bool) -> Iterator[list[tuple[int, ForwardItem]]]:
-        if share:
-            yield from self._sharing.works(sequences)
-        elif sequences:
-            yield [(index, ForwardItem(each)) for index, each in enumerate(sequences)]
+    def _shared(self, sequences: Sequence[TokenSequence]) -> Iterator[Wave]:
+        """Works for sequences whose beginnings in common run once.
 
-    def _timed(self, waves: Iterator[list[tuple[int, ForwardItem]]]) -> Iterator[list[tuple[int, ForwardItem]]]:
-        """Count as planning what finding beginnings in common takes, without the forwards that run for them."""
+        What finding these takes counts as planning, without the forwards that run for them.
+        """
+        waves = self._sharing.works(sequences)
         while True:
             forward, began = self.counters.seconds["forward"], time.perf_counter()
             wave = next(waves, None)
@@ -198,13 +199,8 @@ class Engine:
         Args:
             remember: what works keep is for later calls.
         """
-        with self.counters.timed("plan"):
-            lengths = [len(each) for each in works]
-            keys = [self._key(index, each.sequence) for index, each in enumerate(works)]
-            budget = Budget(self.max_num_batched_tokens, self.max_num_seqs, self.num_parallel)
-            batches = plan_batches(lengths, keys, budget, padded=self.runner.mode.form != "packed")
-            batches = [sorted(each, key=lambda index: id(works[index].sequence.adapter)) for each in batches]
-        filled = [[works[i] for i in each] for each in batches]
+        batches = self._plan(works)
+        filled = [[works[index] for index in batch] for batch in batches]
         if self._looks_ahead:
             answers = look_ahead(functools.partial(self._begin, step), filled)
         else:
@@ -214,9 +210,23 @@ class Engine:
         for batch, given in zip(batches, answers, strict=True):
             for index, answer in zip(batch, given, strict=True):
                 results[index] = answer
-                if remember and isinstance(answer, SequenceResult):
+                if remember and works[index].keep is not None and isinstance(answer, SequenceResult):
                     self._sharing.finished(works[index])
         return results
+
+    def _plan(self, works: Sequence[ForwardItem]) -> list[list[int]]:
+        """Which works share a forward, by their indices; of different adapters only where rows are packed."""
+        with self.counters.timed("plan"):
+            packed = self.runner.mode.form == "packed"
+            lengths = [each.num_tokens for each in works]
+            keys = [
+                (self.runner.key(index, len(sequence.token_ids)), sequence.exact, None if packed else sequence.adapter)
+                for index, sequence in enumerate(each.sequence for each in works)
+            ]
+            budget = Budget(self.max_num_batched_tokens, self.max_num_seqs, self.num_parallel)
+            adapters = [id(each.sequence.adapter) for each in works]
+            batches = plan_batches(lengths, keys, budget, padded=not packed)
+            return [sorted(batch, key=adapters.__getitem__) for batch in batches]
 
     def _keep(self, works: Sequence[ForwardItem]) -> list[ForwardItem]:
         """Run works for their keys and values; those that the model refuses are refused again with their prompts."""
@@ -295,11 +305,6 @@ class Engine:
         count = self.num_parallel + self._looks_ahead
         return count * self.max_num_batched_tokens, count * self.max_num_seqs
 
-    def _key(self, index: int, sequence: TokenSequence) -> Hashable:
-        """Sequences of equal keys may share a forward; of different adapters only where rows are packed."""
-        key = (self.runner.key(index, len(sequence)), sequence.exact)
-        return key if self.runner.mode.form == "packed" else (key, sequence.adapter)
-
     def _sharing_group(self, sequence: TokenSequence) -> Hashable:
         if sequence.num_behind:  # what another prompt begins with may reach beyond the token that is pooled
             return None
@@ -315,16 +320,21 @@ class Engine:
         answers = [results[place] for place, each in enumerate(unique) if not each.exact]
         self.counters.add(
             num_prompts=len(asked),
-            num_prompt_tokens=sum(map(len, asked)),
+            num_prompt_tokens=sum([len(each.token_ids) for each in asked]),
             num_close_calls=len(sequences) - len(asked),
             num_duplicates=len(asked) - len(answers),
-            num_shared_tokens=sum(each.num_cached_tokens for each in answers if isinstance(each, SequenceResult)),
+            num_shared_tokens=sum([each.num_cached_tokens for each in answers if isinstance(each, SequenceResult)]),
         )
 
 
 _NOTHING = torch.empty(0)
 _STATES_BYTES = 1 << 28  # of the states behind label texts that are held at once; those of one prompt at least
 _FEWEST_TOKENS = 8  # a batch is not made smaller for want of memory: who else uses it may stop
+
+
+def _alone(sequences: Sequence[TokenSequence]) -> Iterable[Wave]:
+    """Works for sequences of which each is computed whole."""
+    return [[(index, ForwardItem(each)) for index, each in enumerate(sequences)]] if sequences else []
 
 
 def _ran(result: Result) -> bool:

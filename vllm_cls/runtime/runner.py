@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Hashable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -21,7 +20,7 @@ from .batch import Batch, ForwardItem, PooledRowLayout, packed_batch, padded_bat
 from .context import running
 from .counters import Counters
 from .native import attention as native
-from .row import PackedRow, RowKernel, spans_of
+from .row import PackedRow, RowKernel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -81,7 +80,9 @@ class Runner:
     ) -> None:
         self.model = model
         self.architecture = architecture
+        self.device: torch.device = model.device
         self.backbone = architecture.backbone(model)
+        self.options = forward_options(self.backbone)
         self.head = head
         self.pool = pool
         self.mode = mode
@@ -96,14 +97,9 @@ class Runner:
         self.rope: RopeRule = rope_rule(self.backbone.config)
         self._stock = self.backbone.config._attn_implementation
         self._suits_c = False
-        self._default: RowKernel | None = native if model.device.type == "cpu" else None
+        self._default_kernel: RowKernel | None = native if self.device.type == "cpu" else None
         self._one_at_a_time = threading.Lock()
         restart_positions(self.backbone)
-
-    @property
-    def device(self) -> torch.device:
-        device: torch.device = self.model.device
-        return device
 
     @property
     def attention_kernel(self) -> str | None:
@@ -126,18 +122,18 @@ class Runner:
 
     def key(self, index: int, length: int) -> Hashable:
         """Sequences may share a forward only if their keys are equal."""
-        rope = self.rope.key(length)
-        if self.mode.form == "single" or rope < 0 or self._beyond_limit(length):
+        group = self.sharing_key(length)
+        if group is None or self.mode.form == "single":
             return ("alone", index)
-        return (rope, length if self.mode.form == "equal" else 0)
+        return (group, length if self.mode.form == "equal" else 0)
 
-    def sharing_key(self, length: int) -> Hashable:
+    def sharing_key(self, length: int) -> int | None:
         """Prompts may share keys and values only if their keys are equal; None shares with no other."""
-        rope = self.rope.key(length)
-        return None if rope < 0 or self._beyond_limit(length) else rope
-
-    def _beyond_limit(self, length: int) -> bool:
-        return self.mode.checked_up_to is not None and length > self.mode.checked_up_to
+        limit = self.mode.checked_up_to
+        if limit is not None and length > limit:
+            return None
+        key = 0 if self.rope.switch is None else self.rope.key(length)
+        return None if key < 0 else key
 
     @torch.inference_mode()
     def hidden(
@@ -149,40 +145,28 @@ class Runner:
             pooled_only: states of other than the pooled positions may be left at zero.
             probe: the row says afterwards whether every mask was causal.
         """
-        if self._packs(works):
-            self._use_attention(packed_attention.NAME)
-            batch = packed_batch(works, self.device)
-            spans = spans_of(
-                [len(each) for each in works], [each.past for each in works], [each.keep for each in works]
-            )
-            row = PackedRow(
-                spans, causal=True if probe else None, kernel=self.kernel or self._default, positions=batch.positions
-            )
+        limit = self.mode.checked_up_to
+        if self.mode.form == "packed" and (limit is None or all(len(each.sequence) <= limit for each in works)):
+            batch, row = self._packed(works)
+            row.causal = True if probe else None
             places = pooled_places(self.pool, batch.layout.starts, batch.layout.lengths) if pooled_only else None
             if places is not None:
                 row.pooled, row.places = to_device(places, self.device), places.tolist()
-            with _around(works, row):
-                output = self._forward(self.backbone, batch)
+            output = self._forward(self.backbone, batch, works, row)
             self._suits_c |= row.suits_c
-            self.counters.add(num_pruned_tokens=row.num_pruned)
         else:
-            row, batch = None, self._padded(works)
-            with _around(works):
-                output = self._forward(self.backbone, batch)
+            batch, row = self._padded(works), None
+            output = self._forward(self.backbone, batch, works)
         hidden = output[0]
         return hidden.reshape(-1, hidden.shape[-1]), batch.layout, row
 
     @torch.inference_mode()
     def keep(self, works: Sequence[ForwardItem]) -> None:
         """Run prompts for their keys and values alone."""
-        batch = packed_batch(works, self.device)
-        spans = spans_of([len(each) for each in works], [each.past for each in works], [each.keep for each in works])
-        nothing = torch.empty(0, dtype=torch.long, device=self.device) if self.mode.pruned else None
-        self._use_attention(packed_attention.NAME)
-        row = PackedRow(spans, nothing, kernel=self.kernel or self._default, positions=batch.positions)
-        with _around(works, row):
-            self._forward(self.backbone, batch)
-        self.counters.add(num_pruned_tokens=row.num_pruned)
+        batch, row = self._packed(works)
+        if self.mode.pruned:
+            row.pooled = torch.empty(0, dtype=torch.long, device=self.device)
+        self._forward(self.backbone, batch, works, row)
 
     @torch.inference_mode()
     def states(self, works: Sequence[ForwardItem]) -> torch.Tensor:
@@ -211,8 +195,7 @@ class Runner:
         if self.mode.whole or self.head is None:
             batch = self._padded(works)
             batch.inputs.pop("decoder_input_ids", None)  # its own forward makes them
-            with _around(works):
-                logits: torch.Tensor = self._forward(adapter.model if adapter else self.model, batch).logits.float()
+            logits: torch.Tensor = self._forward(adapter.model if adapter else self.model, batch, works).logits.float()
             if self.pool is every_token:
                 return every_token(logits.flatten(0, 1), batch.layout.starts, batch.layout.lengths)
             return logits
@@ -252,8 +235,11 @@ class Runner:
         with self._one_at_a_time:  # a replayed head holds the states it runs on
             return head(states.to(self.head_dtype)).float()
 
-    def _packs(self, works: Sequence[ForwardItem]) -> bool:
-        return self.mode.form == "packed" and not any(self._beyond_limit(len(each.sequence)) for each in works)
+    def _packed(self, works: Sequence[ForwardItem]) -> tuple[Batch, PackedRow]:
+        self._use_attention(packed_attention.NAME)
+        batch = packed_batch(works, self.device)
+        kernel, positions = self.kernel or self._default_kernel, batch.inputs["position_ids"][0]
+        return batch, PackedRow(batch.spans, kernel=kernel, positions=positions)
 
     def _padded(self, works: Sequence[ForwardItem]) -> Batch:
         self._use_attention(self._stock)
@@ -263,22 +249,25 @@ class Runner:
         if self.backbone.config._attn_implementation != name:
             self.backbone.set_attn_implementation(name)
 
-    def _forward(self, module: PreTrainedModel, batch: Batch):  # type: ignore[no-untyped-def]  # a ModelOutput
+    def _forward(  # type: ignore[no-untyped-def]  # a ModelOutput
+        self, module: PreTrainedModel, batch: Batch, works: Sequence[ForwardItem], row: PackedRow | None = None
+    ):
+        """A forward of these, within their row, their adapters, and the precision that they ask for."""
         if self.rope.alone:
             reset_grown_frequencies(module)
+        adapters = [each.sequence.adapter for each in works]
+        rows = AdapterRows(adapters) if any(adapters) else None
+        options = self.options if module is self.backbone else forward_options(module)
         self.counters.add(num_forwards=1, num_tokens=batch.inputs["input_ids"].numel())
-        with self.counters.timed("forward"):
-            return module(**batch.inputs, **self.options(module))
-
-    def options(self, module: PreTrainedModel) -> dict[str, bool]:
-        """Keyword arguments of a forward beside its inputs."""
-        if module.config.is_encoder_decoder and "use_cache" not in inspect.signature(module.forward).parameters:
-            return {}  # T5Gemma's classifier says it itself
-        return {"use_cache": False} if hasattr(module.config.get_text_config(), "use_cache") else {}
+        with running(row=row, adapters=rows, exact=works[0].sequence.exact), self.counters.timed("forward"):
+            output = module(**batch.inputs, **options)
+        if row is not None and row.num_pruned:
+            self.counters.add(num_pruned_tokens=row.num_pruned)
+        return output
 
 
-def _around(works: Sequence[ForwardItem], row: PackedRow | None = None) -> AbstractContextManager[None]:
-    """What a forward of these runs with: their row, their adapters, and the precision that they ask for."""
-    adapters = [each.sequence.adapter for each in works]
-    rows = AdapterRows(adapters) if any(adapters) else None
-    return running(row=row, adapters=rows, exact=works[0].sequence.exact)
+def forward_options(module: PreTrainedModel) -> dict[str, bool]:
+    """Keyword arguments of a model's forward beside its inputs."""
+    if module.config.is_encoder_decoder and "use_cache" not in inspect.signature(module.forward).parameters:
+        return {}  # T5Gemma's classifier says it itself
+    return {"use_cache": False} if hasattr(module.config.get_text_config(), "use_cache") else {}

@@ -40,7 +40,7 @@ def plan_batches(lengths: Sequence[int], keys: Sequence[Hashable], budget: Budge
         Indices of each batch, longest sequence first.
     """
     groups: dict[Hashable, list[int]] = {}
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
         groups.setdefault(keys[index], []).append(index)
     fill = _padded if padded else _packed
     return [batch for members in groups.values() for batch in fill(members, lengths, budget)]
@@ -62,7 +62,7 @@ def _packed(members: Sequence[int], lengths: Sequence[int], budget: Budget) -> l
     limit = budget.max_num_batched_tokens
     alone = [[index] for index in members if lengths[index] >= limit]
     rest = members[len(alone) :]
-    total = sum(lengths[index] for index in rest)
+    total = sum(map(lengths.__getitem__, rest))
     if not rest:
         return alone
     step = budget.num_workers if total >= budget.num_workers * _MIN_TOKENS_A_WORKER else 1

@@ -24,8 +24,9 @@ from tests.runtime import reference
 from vllm_cls import LLM, ConfigError
 from vllm_cls.runtime.attention import sdpa
 from vllm_cls.runtime.attention.packed_attention import attend
+from vllm_cls.runtime.batch import fetch
 from vllm_cls.runtime.cuda import fp8, varlen, windows
-from vllm_cls.runtime.cuda.pipeline import fetch, look_ahead
+from vllm_cls.runtime.cuda.pipeline import look_ahead
 from vllm_cls.runtime.layers.fusion import fuse
 from vllm_cls.runtime.loadtime import cuda_graphs, equivalence
 from vllm_cls.runtime.machine import device as devices

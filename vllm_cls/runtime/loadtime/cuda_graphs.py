@@ -227,5 +227,5 @@ class _Inputs:
 def run(runner: Runner, inputs: dict[str, torch.Tensor], row: PackedRow, places: torch.Tensor) -> torch.Tensor:
     """One forward over static inputs: pooled states `(num_sequences, hidden)`, float32."""
     with running(row=row):
-        hidden: torch.Tensor = runner.backbone(**inputs, **runner.options(runner.backbone))[0]
+        hidden: torch.Tensor = runner.backbone(**inputs, **runner.options)[0]
     return hidden.reshape(-1, hidden.shape[-1]).index_select(0, places).float()
