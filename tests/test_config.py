@@ -25,7 +25,7 @@ from vllm_cls.config import ModelConfig, RuntimeConfig
 )
 def test_options_of_a_model(options: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        ModelConfig.of("folder", **options)
+        ModelConfig.from_options("folder", **options)
 
 
 @pytest.mark.parametrize(
@@ -43,14 +43,14 @@ def test_options_of_a_model(options: dict[str, Any], says: str) -> None:
 )
 def test_labels_that_cannot_be(overrides: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        ModelConfig.of("folder", hf_overrides=overrides).label_overrides()
+        ModelConfig.from_options("folder", hf_overrides=overrides).label_overrides()
 
 
 def test_labels_in_the_order_of_their_indices() -> None:
     overrides = {"num_labels": 2, "id2label": {"1": "b", "0": "a"}}
-    assert ModelConfig.of("folder", hf_overrides=overrides).label_overrides() == ["a", "b"]
-    assert ModelConfig.of("folder", hf_overrides={"num_labels": 2}).label_overrides() == []
-    assert ModelConfig.of("folder", max_model_len=1, dtype="torch.bfloat16").dtype == "bfloat16"
+    assert ModelConfig.from_options("folder", hf_overrides=overrides).label_overrides() == ["a", "b"]
+    assert ModelConfig.from_options("folder", hf_overrides={"num_labels": 2}).label_overrides() == []
+    assert ModelConfig.from_options("folder", max_model_len=1, dtype="torch.bfloat16").dtype == "bfloat16"
 
 
 @pytest.mark.parametrize("name", ["max_num_batched_tokens", "max_num_seqs", "num_threads", "max_lora_rank"])

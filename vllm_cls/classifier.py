@@ -23,7 +23,7 @@ def load_classifier(path: str, **options: Any) -> PreTrainedModel:
     from .model.loading.classifier import load
     from .runtime.machine.device import choose_device, choose_dtype
 
-    config = ModelConfig.of(path, **{"device": "cpu", "dtype": "float32", **options})
+    config = ModelConfig.from_options(path, **{"device": "cpu", "dtype": "float32", **options})
     if config.convert == "none":
         raise ConfigError(
             "load_classifier(convert='none') would have no head; load the bare model with transformers' AutoModel."

@@ -213,7 +213,7 @@ class ModelConfig:
     lora: str | None = None
 
     @classmethod
-    def of(cls, model: object, **options: Any) -> ModelConfig:
+    def from_options(cls, model: object, **options: Any) -> ModelConfig:
         """A ModelConfig from options as a caller writes them.
 
         Raises:

@@ -92,7 +92,7 @@ class LLM(OpenModel):
         if runner not in ("auto", "pooling"):
             raise ConfigError(f"runner={runner!r} is unknown; this package classifies, use 'auto' or 'pooling'.")
         check_engine_args(engine_args, set(LLM.__init__.__annotations__) - {"return", "engine_args"})
-        options = ModelConfig.of(
+        options = ModelConfig.from_options(
             model,
             tokenizer=tokenizer,
             convert=convert,

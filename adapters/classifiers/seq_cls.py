@@ -43,7 +43,7 @@ class HeadShape:
     offset: bool = False
 
     @classmethod
-    def of(cls, head: LinearHead) -> HeadShape:
+    def from_head(cls, head: LinearHead) -> HeadShape:
         parts = [each is not None for each in (head.bias, head.combine, head.offset)]
         return cls(head.weight.shape[0], parts[0], head.softcap, *parts[1:])
 

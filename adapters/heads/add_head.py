@@ -86,7 +86,7 @@ def _head(request: NamedHeadRequest, config: VclsConfig) -> tuple[NamedHead, dic
         return _with(head, sequences=sequences), {}
     linear = _linear(request)
     if linear is not None:
-        return _with(head, linear=HeadShape.of(linear).to_dict()), head_tensors(linear)
+        return _with(head, linear=HeadShape.from_head(linear).to_dict()), head_tensors(linear)
     head = _with(head, own=True)
     return head, _own_tensors(request, head.config(config))
 

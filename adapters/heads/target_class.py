@@ -171,4 +171,4 @@ def _set_labels(config: PreTrainedConfig, result: HeadResult) -> None:
 
 
 def _set_form(config: Any, head: LinearHead, pooling: str) -> None:
-    config.vcls = {**own_settings(config), "pooling": pooling, "head": HeadShape.of(head).to_dict()}
+    config.vcls = {**own_settings(config), "pooling": pooling, "head": HeadShape.from_head(head).to_dict()}

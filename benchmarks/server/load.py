@@ -89,7 +89,7 @@ def one_label(shape: str, folder: Path) -> str:
 
 def make_texts(folder: str, count: int) -> list[str]:
     """Texts of the model's own words, all different."""
-    options = ModelConfig.of(folder)
+    options = ModelConfig.from_options(folder)
     workload = Texts(options, open_source(options)).workload("mixed", count=count, lengths=_LENGTHS)
     return [str(text) for text in dict.fromkeys(workload.texts)]
 

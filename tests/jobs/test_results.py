@@ -57,14 +57,14 @@ def answer(probs: list[float], logits: list[float] | None = None) -> Classificat
 )
 def test_results_of_an_answer(options: dict[str, Any], probs: list[float], expected: dict[str, Any]) -> None:
     columns = ResultColumns(LABELS, **options)
-    found = columns.of(answer(probs, [7.0, 8.0, 9.0][: len(probs)]))
+    found = columns.row(answer(probs, [7.0, 8.0, 9.0][: len(probs)]))
     assert found == expected
     assert list(found) == list(expected) == list(columns.empty())
     assert set(columns.empty().values()) == {None}
 
 
 def test_the_ends_of_what_a_threshold_may_be() -> None:
-    of = {threshold: ResultColumns(LABELS, "multi_label_classification", threshold).of for threshold in (0, 1)}
+    of = {threshold: ResultColumns(LABELS, "multi_label_classification", threshold).row for threshold in (0, 1)}
     assert of[0](answer([0.0, 0.5, 1.0]))["labels"] == ["a", "b", "c"]
     assert of[1](answer([0.0, 0.5, 1.0]))["labels"] == ["c"]
 
@@ -86,16 +86,16 @@ def test_the_types_of_the_columns(problem_type: Any, labels: int, types: dict[st
 def test_a_row_of_a_pair_has_the_score_alone(problem_type: Any) -> None:
     columns = ScoreColumns({0: "a"}, problem_type)
     assert columns.types == {"score": float}
-    assert columns.of(answer([0.25])) == {"score": 0.25}
+    assert columns.row(answer([0.25])) == {"score": 0.25}
 
 
 def test_more_labels_than_there_are_is_all_of_them() -> None:
-    assert len(ResultColumns(LABELS, top_k=9).of(answer([0.5, 0.3, 0.2]))["top_k"]) == 3
+    assert len(ResultColumns(LABELS, top_k=9).row(answer([0.5, 0.3, 0.2]))["top_k"]) == 3
 
 
 def test_numbers_that_are_not_finite_are_no_result() -> None:
     with pytest.raises(ValueError, match="not finite"):
-        ResultColumns(LABELS).of(answer([math.nan, 1.0]))
+        ResultColumns(LABELS).row(answer([math.nan, 1.0]))
 
 
 @pytest.mark.parametrize(
@@ -115,26 +115,33 @@ def test_options_that_do_not_go_together(options: dict[str, Any], says: str) -> 
 
 def test_fields_with_the_name_of_a_result_are_kept_under_another() -> None:
     kept = KeptFields("all", ["label", "error"])
-    assert kept.of({"text": "a"}) == {"text": "a"}
-    assert kept.of({"text": "a", "label": 1, "error": None}) == {"text": "a", "input_label": 1, "input_error": None}
-    assert kept.of({"label": 1, "input_label": 2}) == {"input_input_label": 1, "input_label": 2}
+    assert kept.output_fields({"text": "a"}) == {"text": "a"}
+    assert kept.output_fields({"text": "a", "label": 1, "error": None}) == {
+        "text": "a",
+        "input_label": 1,
+        "input_error": None,
+    }
+    assert kept.output_fields({"label": 1, "input_label": 2}) == {"input_input_label": 1, "input_label": 2}
     assert kept.renamed["error"] == "input_error"
-    assert KeptFields("all", ["label", "input_label"]).of({"label": 1}) == {"input_input_label": 1}
+    assert KeptFields("all", ["label", "input_label"]).output_fields({"label": 1}) == {"input_input_label": 1}
     of_heads = KeptFields("all", ["label", "input_label"])  # a head may be called "input"
-    assert of_heads.of({"label": 1, "input_label": 2}) == {"input_input_label": 1, "input_input_input_label": 2}
+    assert of_heads.output_fields({"label": 1, "input_label": 2}) == {
+        "input_input_label": 1,
+        "input_input_input_label": 2,
+    }
 
 
 def test_the_columns_of_a_table_name_the_kept_fields_for_every_row() -> None:
     kept = KeptFields("all", ["label"])
     assert kept.mapping(["label", "input_label"]) == {"label": "input_input_label", "input_label": "input_label"}
-    assert kept.of({"label": 1}) == {"input_input_label": 1}
+    assert kept.output_fields({"label": 1}) == {"input_input_label": 1}
 
 
 def test_fields_are_kept_by_name() -> None:
     row = {"a": 1, "b": 2, "c": 3}
-    assert KeptFields("none", []).of(row) == KeptFields([], []).of(row) == {}
-    assert KeptFields("c, a", []).of(row) == {"c": 3, "a": 1}
+    assert KeptFields("none", []).output_fields(row) == KeptFields([], []).output_fields(row) == {}
+    assert KeptFields("c, a", []).output_fields(row) == {"c": 3, "a": 1}
     kept = KeptFields(["b", "d"], ["b"])
-    assert kept.of(row) == {"input_b": 2}
+    assert kept.output_fields(row) == {"input_b": 2}
     assert kept.never_seen == ["d"]
     assert KeptFields("c,a", []).mapping(["a", "b", "c"]) == {"c": "c", "a": "a"}

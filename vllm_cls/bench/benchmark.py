@@ -66,8 +66,8 @@ class Benchmark:
         self.options, self.tell = options, tell
         known = {name: value for name, value in options.llm.items() if name not in _RUNTIME}
         known.pop("quantization", None)
-        self.source: ModelSource = open_source(ModelConfig.of(options.model, **known))
-        self.config = ModelConfig.of(options.model, **known)
+        self.source: ModelSource = open_source(ModelConfig.from_options(options.model, **known))
+        self.config = ModelConfig.from_options(options.model, **known)
         self.entries: list[Entry] = []
         self._stack = ExitStack()
 

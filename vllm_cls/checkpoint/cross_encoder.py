@@ -40,7 +40,7 @@ class CrossEncoderFiles:
     tokens: tuple[int, ...]
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint) -> CrossEncoderFiles | None:
+    def from_checkpoint(cls, checkpoint: Checkpoint) -> CrossEncoderFiles | None:
         """What a folder says; None where it is no CrossEncoder of version 6 or later.
 
         Raises:
@@ -92,6 +92,6 @@ def _template_options(checkpoint: Checkpoint, processing: Mapping[str, Any]) -> 
 
 def read_activation(checkpoint: Checkpoint, config: PreTrainedConfig) -> None:
     """Put the folder's activation where versions before 6 have it, in the config."""
-    files = CrossEncoderFiles.of(checkpoint)
+    files = CrossEncoderFiles.from_checkpoint(checkpoint)
     if files is not None and files.activation and not getattr(config, "sentence_transformers", None):
         config.sentence_transformers = {"activation_fn": files.activation}

@@ -75,7 +75,7 @@ class Embedder:
     prompt: str
     description: str
 
-    def of(self, pooled: torch.Tensor) -> torch.Tensor:
+    def embed(self, pooled: torch.Tensor) -> torch.Tensor:
         """A pooled state `(hidden,)` → the embedding `(dimensions,)`, not normalised."""
         for stage in self.stages:
             pooled = stage(pooled)

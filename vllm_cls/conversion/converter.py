@@ -118,7 +118,9 @@ def convert(
     budget = model_options.pop("max_num_batched_tokens", None)
     others = [*inspect.signature(convert).parameters, *_OF_A_MODEL, "max_num_batched_tokens"]
     own = {name: model_options.pop(name) for name in [*model_options] if name not in _OF_A_MODEL}
-    options = ModelConfig.of(model, lora=lora, **{**model_options, "convert": model_options.get("convert") or "auto"})
+    options = ModelConfig.from_options(
+        model, lora=lora, **{**model_options, "convert": model_options.get("convert") or "auto"}
+    )
     wanted = HeadOptions(
         head=head,
         labels=labels or (),

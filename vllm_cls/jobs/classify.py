@@ -324,7 +324,7 @@ def _columns(
         if aggregation is not None:
             raise ConfigError(f"aggregation={aggregation!r} is for token classifiers, and this model classifies texts.")
         several = type(shape) is ResultColumns and llm.heads  # a score is that of one head
-        return HeadColumns.of_heads(shape, llm.heads, head_name) if several else shape
+        return HeadColumns.from_heads(shape, llm.heads, head_name) if several else shape
     if strays:
         raise ConfigError(f"{', '.join(strays)}: a token classifier gives spans of one text; leave it out.")
     if target.format == "txt":
@@ -407,10 +407,10 @@ def _finish(
         row.error = answer.error
         if row.error is None:
             try:
-                results = shape.of(answer)
+                results = shape.row(answer)
             except ValueError as error:
                 row.error = str(error)
-    record = {**kept.of(row.fields), **results}
+    record = {**kept.output_fields(row.fields), **results}
     if answer is not None and answer.truncated:
         record[TRUNCATED] = True
         report.truncated += 1

@@ -28,7 +28,7 @@ class HeadColumns:
     others: Mapping[str, ResultColumns]
 
     @classmethod
-    def of_heads(
+    def from_heads(
         cls, chosen: ResultColumns, heads: Mapping[str, RunningHead | HeadInfo], name: str | None
     ) -> HeadColumns:
         """The columns that `chosen` asks for, of every head; what needs probabilities is left out where there are none.
@@ -58,15 +58,15 @@ class HeadColumns:
         """The results of a row that has none."""
         return dict.fromkeys(self.types)
 
-    def of(self, output: RequestOutput[Any]) -> dict[str, Any]:
+    def row(self, output: RequestOutput[Any]) -> dict[str, Any]:
         """The results of one answer; `output.outputs` is set.
 
         Raises:
             ValueError: the model gave a number that is not finite.
         """
-        found = self.chosen.of(output)
+        found = self.chosen.row(output)
         answered: Any = output  # of a model with several heads
         for name, each in self.others.items():
-            results = each.of(replace(output, outputs=answered.heads[name]))
+            results = each.row(replace(output, outputs=answered.heads[name]))
             found |= {f"{name}_{column}": value for column, value in results.items()}
         return found

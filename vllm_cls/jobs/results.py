@@ -100,7 +100,7 @@ class ResultColumns:
         """The results of a row that has none."""
         return dict.fromkeys(self.types)
 
-    def of(self, output: RequestOutput[ClassificationOutput]) -> dict[str, Any]:
+    def row(self, output: RequestOutput[ClassificationOutput]) -> dict[str, Any]:
         """The results of one answer; `output.outputs` is set.
 
         Raises:
@@ -139,7 +139,7 @@ class SpanColumns:
         """The results of a row that has none."""
         return dict.fromkeys(self.types)
 
-    def of(self, output: RequestOutput[TokenClassificationOutput]) -> dict[str, Any]:
+    def row(self, output: RequestOutput[TokenClassificationOutput]) -> dict[str, Any]:
         """The results of one answer; `output.outputs` is set."""
         return {"spans": [asdict(each) for each in output.outputs.spans]}
 
@@ -165,7 +165,7 @@ class StepColumns:
         """The results of a row that has none."""
         return dict.fromkeys(self.types)
 
-    def of(self, output: RequestOutput[PoolingOutput]) -> dict[str, Any]:
+    def row(self, output: RequestOutput[PoolingOutput]) -> dict[str, Any]:
         """The results of one answer; `output.outputs` is set.
 
         Raises:
@@ -200,7 +200,7 @@ class KeptFields:
         self._names = [] if names in (["all"], ["none"]) else [name for name in names if name]
         self._taken = frozenset(self.taken)
 
-    def of(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+    def output_fields(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """The fields kept of one row, under the names that they have in the output."""
         if self._all:
             if self._taken.isdisjoint(fields):

@@ -49,7 +49,7 @@ class ScoreColumns(ResultColumns):
     def kind(self) -> str:
         return PAIR
 
-    def of(self, output: RequestOutput[ClassificationOutput]) -> dict[str, Any]:
+    def row(self, output: RequestOutput[ClassificationOutput]) -> dict[str, Any]:
         (score,) = output.outputs.probs
         if not math.isfinite(score):
             raise ValueError(f"the model gave {score}, which is not finite; its weights or its dtype are at fault")

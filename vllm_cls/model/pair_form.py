@@ -25,7 +25,7 @@ def pair_form(
     Raises:
         ConfigError: the template that was asked for or stored cannot be.
     """
-    files, tokenizer = CrossEncoderFiles.of(source.checkpoint), source.tokenizer
+    files, tokenizer = CrossEncoderFiles.from_checkpoint(source.checkpoint), source.tokenizer
     if options.score_template is not None:
         return named(options.score_template, source)
     if options.chat_template is not None and tokenizer is not None:

@@ -28,7 +28,7 @@ def create_app(llm: AsyncLLM | LLM, settings: ServerSettings | None = None) -> F
         llm: stays the caller's to close.
     """
     settings = settings or ServerSettings()
-    model = ServedModel.of(llm, settings)
+    model = ServedModel.from_llm(llm, settings)
     app = FastAPI(
         title="vllm-cls",
         version=__version__,
@@ -39,7 +39,7 @@ def create_app(llm: AsyncLLM | LLM, settings: ServerSettings | None = None) -> F
     )
     app.state.model = model
     app.state.absent = _absent(model)
-    app.state.metrics = metrics = ServerMetrics.of(model.llm)
+    app.state.metrics = metrics = ServerMetrics.for_engine(model.llm)
     tracing = Tracing.to(settings.otlp_traces_endpoint) if settings.otlp_traces_endpoint else None
     if settings.trust_request_chat_template:
         sandbox.prepare()

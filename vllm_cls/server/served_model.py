@@ -37,7 +37,7 @@ class ServedModel:
     created: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod
-    def of(cls, llm: AsyncLLM | LLM, settings: ServerSettings) -> ServedModel:
+    def from_llm(cls, llm: AsyncLLM | LLM, settings: ServerSettings) -> ServedModel:
         """A loaded model as the settings want it served; its adapters are read now.
 
         Raises:

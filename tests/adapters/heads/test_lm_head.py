@@ -34,7 +34,7 @@ def test_rows_of_the_output_layer_are_the_next_tokens_logits(name: str, tmp_path
     prompt = torch.tensor([[21, 22, 23, 24, 25, 26, 27]])
     with torch.no_grad():
         wanted = model(input_ids=prompt, use_cache=False).logits[0, -1, TOKENS].float()
-    source = dataclasses.replace(open_source(ModelConfig.of(tmp_path, convert="classify")), tokenizer=NAMES)
+    source = dataclasses.replace(open_source(ModelConfig.from_options(tmp_path, convert="classify")), tokenizer=NAMES)
     target = target_for(source, make_head(source, "tokens", {"token_ids": TOKENS}))
     classifier: Any = load_target(source, target, dtype=torch.float32, device=torch.device("cpu")).eval()
     with torch.no_grad():

@@ -92,9 +92,9 @@ class Engine:
 
 def test_an_engine_is_asked_when_somebody_reads() -> None:
     engine = Engine()
-    metrics = ServerMetrics.of(engine)
+    metrics = ServerMetrics.for_engine(engine)
     assert metrics is engine.telemetry
-    assert ServerMetrics.of(engine) is metrics  # a second app of the same engine
+    assert ServerMetrics.for_engine(engine) is metrics  # a second app of the same engine
     engine.load = 6
     assert value(metrics, "vcls_queue_requests") == 6
     assert value(metrics, "vcls_queue_tokens") == 77

@@ -160,7 +160,7 @@ def token_head(source: ModelSource) -> TokenHead | None:
     strings = getattr(config, "classifier_from_token", None) or (["no", "yes"] if original else None)
     if strings:
         return TokenHead("two-way" if _is_two_way(config) else "tokens", {"token_strings": list(strings)})
-    files = CrossEncoderFiles.of(source.checkpoint)
+    files = CrossEncoderFiles.from_checkpoint(source.checkpoint)
     if files is not None and files.tokens:
         return TokenHead("two-way" if len(files.tokens) == 2 else "tokens", {"token_ids": files.tokens}, True)
     return None
@@ -231,7 +231,7 @@ def target_for(source: ModelSource, result: HeadResult, pooling: str | None = No
         result=result,
         pooling=pooling or source.pooling,
     )
-    files = CrossEncoderFiles.of(source.checkpoint)
+    files = CrossEncoderFiles.from_checkpoint(source.checkpoint)
     if files is not None and files.tokens and result.head.method in ("two-way", "tokens"):
         read_activation(source.checkpoint, target.config)  # this new head is the one that the folder speaks of
     return target

@@ -57,7 +57,7 @@ class Observe:
         try:
             with span as opened:
                 try:
-                    await answer.of(self.app, receive)
+                    await answer.run(self.app, receive)
                 finally:
                     if "answered_at" in state:
                         self.metrics.stage("respond", state["answered_at"], time.perf_counter())
@@ -121,7 +121,7 @@ class _Answer:
         self.status: int | None = None
         self._send = send
 
-    async def of(self, app: App, receive: Receive) -> None:
+    async def run(self, app: App, receive: Receive) -> None:
         """Let `app` answer."""
         try:
             await app(self.scope, receive, self.send)

@@ -93,7 +93,7 @@ class ServerMetrics:
         self._watched: LoadGauges | None = None
 
     @classmethod
-    def of(cls, engine: LoadGauges) -> ServerMetrics:
+    def for_engine(cls, engine: LoadGauges) -> ServerMetrics:
         """The metrics that `engine` tells already, or else new ones; they show what waits in it."""
         told = getattr(engine, "telemetry", None)
         metrics = told if isinstance(told, cls) else cls()

@@ -37,7 +37,7 @@ class RequestContext:
     state: dict[str, Any]
 
     @classmethod
-    def of(cls, model: ServedModel, request: Request, asked: CommonRequest) -> RequestContext:
+    def from_request(cls, model: ServedModel, request: Request, asked: CommonRequest) -> RequestContext:
         """The call that a request means.
 
         Raises:

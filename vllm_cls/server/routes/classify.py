@@ -29,7 +29,7 @@ def form(given: dict[str, Any]) -> type[ClassifyRequest]:
 
 async def answer(model: ServedModel, request: Request, asked: ClassifyRequest) -> Response:
     """Probabilities of the labels for each prompt."""
-    call = RequestContext.of(model, request, asked)
+    call = RequestContext.from_request(model, request, asked)
     outputs = await model.llm.classify(await prompts_of(model, request, asked), **call.options)
     threshold = model.settings.threshold
     data = [classification(index, each, asked, threshold) for index, each in enumerate(outputs)]

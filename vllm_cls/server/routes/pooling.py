@@ -36,7 +36,7 @@ def form(given: dict[str, Any]) -> type[PoolingRequest]:
 
 async def answer(model: ServedModel, request: Request, asked: PoolingRequest) -> Response:
     """A tensor for each prompt, as numbers or bytes."""
-    call = RequestContext.of(model, request, asked)
+    call = RequestContext.from_request(model, request, asked)
     task = task_of(model, asked.task)
     if asked.offsets and asked.encoding_format in ("bytes", "bytes_only"):
         raise RequestError("offsets have no place among bytes; take float or base64.", "offsets")

@@ -46,7 +46,7 @@ def rerank_form(given: dict[str, Any]) -> type[RerankRequest]:
 
 async def score_answer(model: ServedModel, request: Request, asked: ScoreRequest) -> Response:
     """A score for each pair."""
-    call = RequestContext.of(model, request, asked)
+    call = RequestContext.from_request(model, request, asked)
     first, second = asked.sides()
     check_pairs(model, first, second)
     outputs = await model.llm.score(first, second, **asked.score_options, **call.options)
@@ -62,7 +62,7 @@ async def score_answer(model: ServedModel, request: Request, asked: ScoreRequest
 
 async def rerank_answer(model: ServedModel, request: Request, asked: RerankRequest) -> Response:
     """The documents by falling score."""
-    call = RequestContext.of(model, request, asked)
+    call = RequestContext.from_request(model, request, asked)
     check_pairs(model, [asked.query], asked.documents)
     outputs = await model.llm.score(asked.query, asked.documents, **asked.score_options, **call.options)
     results = []
