@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Blt(Decoder):
-    """Its states are the byte decoder's, whose sizes the config says for that part alone."""
+    """The hidden states are the byte decoder's, whose sizes are in a config of its own."""
 
     name = "blt"
     model_types = ("blt",)

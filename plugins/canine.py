@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Canine(Encoder):
-    """Its token ids are Unicode's code points, hashed into embeddings; its config names no vocabulary."""
+    """Token ids are Unicode code points, hashed into embeddings; the config has no vocab_size."""
 
     name = "canine"
     model_types = ("canine",)

@@ -1,4 +1,4 @@
-"""Cohere Compass (text): its config says which state is classified."""
+"""Cohere Compass (text): the config says which state is pooled."""
 
 from __future__ import annotations
 

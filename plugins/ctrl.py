@@ -1,4 +1,4 @@
-"""CTRL: a decoder whose head is called otherwise."""
+"""CTRL: a decoder whose head is called `classifier`."""
 
 from vllm_cls.adapters import Decoder
 from vllm_cls.hookspecs import hookimpl

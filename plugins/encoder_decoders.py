@@ -62,7 +62,7 @@ class EncoderDecoder(Decoder):
 
 
 class DecoderAlone(Decoder):
-    """The decoder of an encoder-decoder, as its `*ForCausalLM` saves it.
+    """The decoder of an encoder-decoder, saved alone as `*ForCausalLM`.
 
     The config alone would open as the encoder-decoder, so a classifier of it has our own model type.
     """
@@ -94,7 +94,7 @@ class DecoderAlone(Decoder):
 
 
 class ProphetNet(Decoder):
-    """It has no classification class."""
+    """ProphetNet, for which transformers has no classifier class."""
 
     name = "prophetnet"
     model_types = ("prophetnet",)
@@ -107,7 +107,7 @@ class ProphetNet(Decoder):
 
 
 def _positions(config: PreTrainedConfig, longest: int | None) -> int | None:
-    """ProphetNet's positions begin behind padding, and it looks one ahead."""
+    """Positions start after the padding index, and the model predicts one token ahead."""
     return longest - config.pad_token_id - 2 if longest and config.model_type == "prophetnet" else longest
 
 

@@ -1,4 +1,4 @@
-"""The encoders of transformers that have a classifier class: a row each."""
+"""Encoders for which transformers has a classifier class: one entry each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def encoder(
     tanh_dense: str | None = None,
     offset_positions: bool = False,
 ) -> Encoder:
-    """An encoder that needs nothing but these values; see `Encoder` for what they mean."""
+    """An encoder that differs in these values only; see `Encoder` for their meaning."""
     architecture = Encoder()
     architecture.name = name
     architecture.model_types = model_types or (name,)
@@ -40,7 +40,7 @@ def roberta_like(name: str, *model_types: str, tanh: bool = True) -> Encoder:
 
 
 class ModernBert(Encoder):
-    """Its config says whether the first token or the mean is classified."""
+    """The config says whether the first token or the mean is pooled."""
 
     name = "modernbert"
     model_types = ("modernbert",)
@@ -50,7 +50,7 @@ class ModernBert(Encoder):
 
 
 class XLNet(Encoder):
-    """Permutation language model: the summary is taken from the last token."""
+    """Permutation language model: the last token is pooled."""
 
     name = "xlnet"
     model_types = ("xlnet",)

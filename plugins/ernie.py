@@ -5,7 +5,7 @@ from vllm_cls.hookspecs import hookimpl
 
 
 class Ernie(Encoder):
-    """BERT's form, with task type embeddings that default to task 0."""
+    """BERT's structure, with task type embeddings, which default to task 0."""
 
     name = "ernie"
     model_types = ("ernie",)

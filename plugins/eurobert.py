@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class EuroBert(Encoder):
-    """Its config says which, as `classifier_pooling`: bos, mean or late."""
+    """The config's `classifier_pooling` chooses: bos, mean or late."""
 
     name = "eurobert"
     model_types = ("eurobert",)

@@ -1,4 +1,4 @@
-"""Every base or causal model that no other plugin claims."""
+"""The generic architecture: every base or causal model that no other plugin matches."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class Generic(Encoder):
-    """A decoder where the text is read so by transformers' own language model of that config, else an encoder.
+    """A decoder (LAST pooling) where transformers' masks for the config are causal, else an encoder (CLS or MEAN).
 
-    Nothing here is taken on trust: the head's code and the packing are checked against the model's own
-    forward when it is loaded, and a model that differs runs through that forward.
+    The head's code and the packing are checked against the model's own forward when it is loaded; a model that differs
+    runs through that forward.
     """
 
     name = "generic"
@@ -62,7 +62,7 @@ class Generic(Encoder):
 
 
 def _is_causal(config_class: type[PreTrainedConfig]) -> bool:
-    """Whether a base model's forward, or else its whole file, makes masks that let nothing see what follows."""
+    """Whether a base model's forward, or else its module, makes causal masks."""
     try:
         model = base_class(config_class)
     except ModelError:
@@ -75,7 +75,7 @@ def _is_causal(config_class: type[PreTrainedConfig]) -> bool:
 
 
 def _names_in(code: CodeType) -> Iterator[str]:
-    """What a function refers to, those within it included."""
+    """The names that a function refers to, nested functions included."""
     yield from code.co_names
     for inner in code.co_consts:
         if isinstance(inner, CodeType):

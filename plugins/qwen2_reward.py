@@ -37,7 +37,7 @@ class Qwen2Reward(Decoder):
 
 
 class Qwen2ProcessReward(Qwen2Reward):
-    """Two labels a step, bad and good, at the token that ends it."""
+    """Two labels for each step, bad and good, at the token that ends the step."""
 
     name = "qwen2-process-reward"
     class_names = ("Qwen2ForProcessRewardModel",)

@@ -37,7 +37,7 @@ _BGE_GEMMA_INSTRUCTION = (
 
 
 class _Presents:
-    """Whether a model presents itself as one: its family, and its name or the tokens that its score is made of.
+    """Matches a model by its type, and by its name or the tokens of its score.
 
     Args:
         model_type: of its config.

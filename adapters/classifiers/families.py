@@ -1,4 +1,4 @@
-"""The two great families, for plugins to subclass: decoders with `score`, encoders with a head of their own.
+"""`Decoder` and `Encoder`: the base classes of plugins' architectures; a decoder has `score`, an encoder a head of its own.
 
 Both take the class that transformers has, else make one with `as_seq_cls_model` or `as_token_cls_model`.
 """
@@ -38,12 +38,13 @@ def native_class(config_class: type[PreTrainedConfig]) -> type[PreTrainedModel] 
 
 
 def _mapped(mapping: Any, config_class: type[PreTrainedConfig]) -> Any:
-    """The class for a config's; for that of a checkpoint's own code only a class of this code, or None.
+    """The class that a mapping of transformers has for a config class, or None.
 
-    transformers would find its own by the config's name.
+    For a config class of a checkpoint's own code (`trust_remote_code`) only a class of the same code is returned:
+    transformers would find one of its own by the config's name.
 
     Raises:
-        ModelError: a class that transformers does not have, or not without a library that is not installed.
+        ModelError: transformers cannot import the class, for example because a library is not installed.
     """
     try:
         found = (
@@ -88,20 +89,20 @@ def text_class(config_class: type[PreTrainedConfig]) -> type[PreTrainedModel]:
 
 
 def input_modalities(model_class: type[PreTrainedModel]) -> set[str]:
-    """What a model reads, in transformers' words ("text", "image" …)."""
+    """The modalities of a model's inputs, as transformers names them ("text", "image" …)."""
     found = model_class.input_modalities
     return {found} if isinstance(found, str) else set(found)
 
 
 def other_modalities(model_class: type[PreTrainedModel]) -> str:
-    """What else than texts a model reads, in words such as "images and videos"; empty where it is nothing else."""
+    """The modalities of a model besides text, as words ("images and videos"); empty for a text model."""
     return " and ".join(sorted(_MODALITIES.get(each, each) for each in input_modalities(model_class) - {"text"}))
 
 
 def _why_not_texts(model_class: type[PreTrainedModel]) -> str | None:
-    """What else than texts a model reads, by its forward's parameters; None where texts are enough.
+    """Why a model cannot run on texts alone, from its forward's parameters; None where it can.
 
-    A model for texts and images takes texts alone, but for those that compare the two, as CLIP does, with a loss for that.
+    A model of texts and images can, except one that compares the two with a contrastive loss, as CLIP does.
     """
     from torch import nn
 
@@ -183,7 +184,7 @@ class _Family(Architecture):
 
 
 class _ForTokens(_Family):
-    """Mixed into a family's class: all that differs for a head on each token's state."""
+    """Mixin that turns an architecture into that of a token classifier: a head on each token's state."""
 
     task = "token_classify"
 

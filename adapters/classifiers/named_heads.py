@@ -1,4 +1,4 @@
-"""Several heads with names behind one backbone: how a config holds them, and the modules that compute them.
+"""Several named heads on one backbone: their entries in a config, and the modules that compute them.
 
 All read the same states, so a text runs once whatever the number of heads.
 """
@@ -28,13 +28,13 @@ ACTIVATION_KEYS = ("sentence_transformers", "sbert_ce_default_activation_functio
 
 @dataclass(frozen=True)
 class NamedHead:
-    """One of several heads, as the config keeps it in the list `vcls.heads`; the first one is the default.
+    """One entry of the list `vcls.heads` in a config: a named head. The first one is the default.
 
     One of `linear`, `sequences` and `own` is set.
 
     Args:
-        name: what it is called.
-        method: where it came from ("tokens", "fit" …).
+        name: its name, unique among the heads.
+        method: its head source ("tokens", "fit" …).
         labels: in the order of their indices.
         problem_type: as in transformers, or None.
         activation: the values of `ACTIVATION_KEYS` that the config of this head alone would have.
@@ -140,7 +140,7 @@ class OwnPart(nn.Module):
 
 
 def part_of(head: NamedHead, config: PreTrainedConfig) -> nn.Module:
-    """The module that computes a head; one without parameters for a head of label texts.
+    """The module that computes one head; it has no parameters for a head of label texts.
 
     Args:
         config: of the whole model.

@@ -1,4 +1,4 @@
-"""Our own model type, `vcls`: any backbone with a head that transformers' own class cannot hold, or several heads."""
+"""The custom model type `vcls`: any backbone, with a head that transformers' class cannot hold, or with several heads."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class VclsConfig(PreTrainedConfig):
 
 
 def _backbone(config: VclsConfig) -> PreTrainedModel:
-    """A new backbone: the base model of its config, or the part of a language model that `backbone_of` names.
+    """A new backbone: the base model of its config, or the submodule of the language model that `backbone_of` names.
 
     Raises:
         ModelError: `backbone_of` is no class of transformers.
@@ -114,7 +114,7 @@ class VclsForSequenceClassification(SequenceClassifier, AnyBackbone):
 
     @property
     def scorer(self) -> SequenceScorer | SeveralHeads | None:
-        """What makes logits of the states behind a prompt and behind label texts; None where the prompt's are enough."""
+        """Computes logits from the states after a prompt and after label texts; None where the prompt's state is enough."""
         several = self.several
         if several is not None:
             return several if several.beginnings != [()] else None

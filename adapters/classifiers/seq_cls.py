@@ -72,7 +72,7 @@ def head_tensors(head: LinearHead) -> dict[str, torch.Tensor]:
 
 
 class AsTransformersOwn:
-    """What transformers reads off a class's own file, answered as it would be for the backbone's. A mixin.
+    """Mixin: what transformers derives from a class's module is derived from the backbone's module.
 
     Loading initialises what is not stored (rotary frequencies, Falcon-H1's multipliers) differently for custom code.
     """
@@ -89,7 +89,7 @@ class AsTransformersOwn:
 
 
 class LinearClassifier(AsTransformersOwn):
-    """What the classes made here and in `token_cls` have in common: `score` behind a base model. Their next base is a
+    """Base of the classes made here and in `token_cls`: a base model followed by `score`. Their next base is a
     `PreTrainedModel`."""
 
     config: Any
@@ -128,12 +128,12 @@ class SequenceClassifier(LinearClassifier):
 
     @property
     def pooling(self) -> str:
-        """Where the state comes from: "CLS", "LAST", "MEAN" or a plugin's."""
+        """The pooling method: "CLS", "LAST", "MEAN" or a plugin's."""
         pooling: str = own_settings(self.config).get("pooling", "LAST")
         return pooling
 
     def pool(self, hidden: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """Hidden states `(batch, length, hidden)` → `(batch, hidden)`; padding is told by the mask alone."""
+        """Hidden states `(batch, length, hidden)` → `(batch, hidden)`; only the mask says what is padding."""
         if attention_mask is None:
             attention_mask = hidden.new_ones(hidden.shape[:2], dtype=torch.long)
         mask = attention_mask.to(hidden.device).long()
@@ -182,7 +182,7 @@ def as_seq_cls_model(model_class: type[PreTrainedModel]) -> type[PreTrainedModel
 
 
 def class_on(model_class: type[PreTrainedModel], kind: type[LinearClassifier], ending: str) -> type[PreTrainedModel]:
-    """The class of a `kind` of classifiers on a base model, always the same one; its name has this ending."""
+    """The subclass of `kind` for a base model, made once and cached; `ending` is the end of its name."""
     made: type[PreTrainedModel] = _made(model_class, kind, ending)  # type: ignore[arg-type]  # classes are hashable
     return made
 

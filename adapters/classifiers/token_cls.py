@@ -36,7 +36,7 @@ class TokenClassifier(LinearClassifier):
 
 
 def as_token_cls_model(model_class: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    """The token classifier of a base model's class, as `as_seq_cls_model` makes that of sequences.
+    """The token classifier for a base model's class; see `as_seq_cls_model` for sequences.
 
     Args:
         model_class: a `*Model` whose first output is hidden states `(batch, length, hidden)`.

@@ -1,4 +1,4 @@
-"""A head with a name, added to those that a classifier of our own type has."""
+"""Adds a named head to a classifier of our own model type."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LENGTH = 5  # tokens of the sequence on which a class's own head is tried
 
 
 def add_head(request: NamedHeadRequest) -> Target:
-    """The classifier with one head more; the first one gives the config its labels.
+    """The classifier with one more head; the config has the labels of the first one.
 
     The LM head, where it is not the embeddings, stays in the checkpoint, so that heads can be made of it later.
 
@@ -128,7 +128,7 @@ def _own_tensors(request: NamedHeadRequest, config: PreTrainedConfig) -> dict[st
 
 
 def _runs_on_pooled(config: PreTrainedConfig, pooling: str) -> bool:
-    """Whether transformers' own forward reads of a whole sequence what its head reads of the pooled state; tried."""
+    """Whether the head gives the same logits on the pooled state as within transformers' own forward; found by running both."""
     part = OwnPart(config).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

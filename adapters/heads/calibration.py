@@ -62,9 +62,9 @@ class _Rows:
 
 
 def calibrate(request: CalibrationRequest) -> HeadResult:
-    """The head with the calibration folded in that its rows ask for, or as it was.
+    """The head with the fitted calibration folded into its last layer, or unchanged where that does not help.
 
-    The report gets `calibration`: what was measured before and after, and whether it was kept.
+    The report gets `calibration`: what was measured before and after, and whether it was applied (`kept`).
 
     Raises:
         ConfigError: the head's last layer is not found, or there are too few rows.
@@ -161,7 +161,7 @@ def _folds(rows: _Rows, seed: int) -> list[tuple[NDArray[Any], NDArray[Any]]]:
 
 
 def _judge(rows: _Rows, folds: Sequence[tuple[Any, Any]], intercept: bool) -> dict[str, Any]:
-    """The logits of each row by the calibration of the other folds, and their log loss."""
+    """Cross-validation: each row's logits, calibrated on the other folds, and their log loss."""
     logits = np.empty_like(rows.logits)
     for fitted_on, held_out in folds:
         found = fit(rows.logits[fitted_on], rows.gold[fitted_on], intercept, multi_label=rows.multi_label)

@@ -27,7 +27,7 @@ _MEASURED = ("accuracy", "macro_f1", "log_loss", "calibration_error", "majority"
 
 @dataclass(frozen=True)
 class _Candidate:
-    """Something a head may be fitted on: `states` `(num_rows, hidden)` float64."""
+    """Features that a head may be fitted on: `states` `(num_rows, hidden)`, float64."""
 
     states: NDArray[np.float64]
     on_features: bool
@@ -81,7 +81,7 @@ def _linear(fitted: Fitted, intercept: bool) -> LinearHead:
 
 
 def _candidates(request: HeadRequest, pooled: Any, features: Any, num_labels: int) -> list[_Candidate]:
-    """What the head may be fitted on: the pooled state, and the output of a trained pooler where there is one.
+    """The features to try: the pooled state, and the output of a trained pooler where there is one.
 
     The state itself only where the classifier class, or our own, can hold a head on it.
     """
@@ -125,7 +125,7 @@ def _split(values: NDArray[Any], share: float, seed: int, problem_type: str) -> 
 def _search(
     problem: Problem, candidate: _Candidate, train: NDArray[Any], values: NDArray[Any], seed: int, problem_type: str
 ) -> tuple[float, float]:
-    """`(loss, C)` of the best regularisation: from the middle downhill in half decades, by cross-validated loss."""
+    """`(loss, C)` of the best regularisation strength: a search over half decades by cross-validated loss."""
     from sklearn.model_selection import KFold, StratifiedKFold
 
     states, values = candidate.states[train], values[train]

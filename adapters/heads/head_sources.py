@@ -1,4 +1,4 @@
-"""Where heads come from, by the names that `--head` takes, and the class that can hold one."""
+"""The built-in head sources by their `--head` names, and the hooks for targets, calibration and model cards."""
 
 from __future__ import annotations
 

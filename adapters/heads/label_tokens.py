@@ -1,4 +1,4 @@
-"""Heads made of the LM head's rows: a label is the logit of its token as the prompt's next one.
+"""Heads made of the LM head's rows: a label's logit is that of its token as the next token after the prompt.
 
 `tokens` is vLLM's `no_post_processing`, `two-way` its `from_2_way_softmax`.
 """
@@ -66,7 +66,7 @@ def _result(
     combine: torch.Tensor,
     by_label: Mapping[str, Sequence[int]],
 ) -> HeadResult:
-    """Fold the combination into the rows where nothing stands between them, else keep both."""
+    """Fold the combination into the rows where no soft cap is between them, else keep both."""
     if rows.softcap is None:
         bias = None if rows.bias is None else combine @ rows.bias
         linear = LinearHead(combine @ rows.weight, bias)
@@ -93,7 +93,7 @@ def checked_labels(request: HeadRequest, found: list[str]) -> list[str]:
 
 
 def _token_ids(request: HeadRequest) -> dict[str, list[int]]:
-    """Label → token ids, each checked to be what the model would read at the end of the real prompt."""
+    """Label → token ids, each checked against how the tokenizer splits the text after a real prompt."""
     ids = request.options.get("token_ids")
     if ids is not None:
         _needs_last(request)
@@ -120,7 +120,7 @@ def _token_ids(request: HeadRequest) -> dict[str, list[int]]:
 
 
 def label_texts(request: HeadRequest) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Label → its texts → the token ids that each adds behind the real prompt, one or more.
+    """Label → its texts → the token ids that each text adds after a real prompt, one or more.
 
     Raises:
         ConfigError: there are no label tokens, or the model does not pool its last token.
@@ -177,7 +177,7 @@ def _vocabulary_id(tokenizer: PreTrainedTokenizerBase, string: str) -> int:
 
 
 def _continuation(request: HeadRequest, label: str, text: str, samples: Mapping[str, list[int]]) -> tuple[int, ...]:
-    """The tokens that `text` adds behind the prompt; the same ones whatever the prompt's own text ends with."""
+    """The tokens that `text` adds after the prompt; the same ones whatever the prompt's own text ends with."""
     tokenizer = _tokenizer(request)
     seen: set[tuple[int, ...]] = set()
     for sample, before in samples.items():

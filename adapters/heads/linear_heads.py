@@ -1,4 +1,4 @@
-"""Heads that a checkpoint holds, as linear maps, and their last layer with another scale and offset of its logits."""
+"""Heads stored in a checkpoint: as a linear map, and with their last layer rescaled."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OWN_PARTS = ("score.weight", "score.bias", "combine.weight", "combine.bias")
 
 @dataclass(frozen=True)
 class StoredHead:
-    """A head's last linear layer, where it is.
+    """The last linear layer of a stored head, with its names and values.
 
     Args:
         linear: the whole head, where nothing but linear layers stands between pooled state and logits; else None.

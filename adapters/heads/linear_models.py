@@ -1,4 +1,4 @@
-"""Linear models of pooled states, one a kind of problem, and the loss that judges each."""
+"""The linear models that are fitted to pooled states, one for each problem type, with their loss."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is fitted: the estimator, how it is judged, and how targets become arrays."""
+    """One problem type: its estimator, its loss, and how targets become arrays."""
 
     fit: Callable[[NDArray[Any], NDArray[Any], float, bool], Fitted]
     loss: Callable[[NDArray[Any], NDArray[Any]], float]
 
 
 def _scaled(states: NDArray[Any], intercept: bool) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64]]:
-    """`(scaled states, centre, scale)`: outlier dimensions come to one scale; centred where an intercept can undo it."""
+    """Standardised features `(states, centre, scale)`, since some dimensions are outliers; centred only with an intercept."""
     centre = states.mean(axis=0) if intercept else np.zeros(states.shape[1])
     scale = np.sqrt(((states - centre) ** 2).mean(axis=0))
     scale = np.where(scale > 1e-12, scale, 1.0)

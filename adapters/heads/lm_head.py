@@ -1,4 +1,4 @@
-"""Rows of an LM head, and proof that they are the logits of their tokens.
+"""Rows of an LM head, and the check that they give the logits of their tokens.
 
 What a causal LM does between hidden state and logits differs (scales, biases, soft caps, a transform).
 It is not read off a list: the class's own forward runs on random states with a small vocabulary, no
@@ -34,7 +34,7 @@ _SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_ca
 
 @dataclass(frozen=True)
 class LmRows:
-    """Rows as a linear head: `cap(weight @ state + bias)`; the LM's scale is in them already."""
+    """Rows as a linear head: `cap(weight @ state + bias)`; the LM's scale is already applied."""
 
     weight: torch.Tensor
     bias: torch.Tensor | None
@@ -43,7 +43,7 @@ class LmRows:
 
 @dataclass(frozen=True)
 class Projection:
-    """What stands between the last hidden state and the logits: `cap(scale * (weight @ state + bias))`.
+    """What a language model computes from the last hidden state to its logits: `cap(scale * (weight @ state + bias))`.
 
     Args:
         weight_name: of the LM head, in its class; `bias_name` likewise.
@@ -141,7 +141,7 @@ def _lm_class(request: HeadRequest) -> type[PreTrainedModel]:
 
 
 class _AnyPath(nn.Module):
-    """Stands in for the backbone, by whatever path the LM reaches into it; gives the states it is told to.
+    """Replaces the backbone under any attribute path that the LM uses; returns the given states.
 
     Args:
         numbers: of the backbone, which the LM may read (Falcon-H1's multiplier of the logits).

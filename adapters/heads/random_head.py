@@ -1,4 +1,4 @@
-"""A random head: only ever by name, from a seed, initialised as transformers initialises it."""
+"""A random head, initialised from a seed as transformers does; only made when asked for by name."""
 
 from __future__ import annotations
 

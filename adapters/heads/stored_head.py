@@ -1,4 +1,4 @@
-"""Heads that are in a file already: the checkpoint's own, or a safetensors file beside it."""
+"""Heads that are stored already: the checkpoint's own, its LoRA adapter's, or one in a safetensors file."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _labels(request: HeadRequest, num_labels: int) -> list[str]:
 
 
 def _says_labels(request: HeadRequest) -> bool:
-    """Whether the config names labels, or how many there are: transformers takes two where it does not."""
+    """Whether the config states labels or their number; transformers assumes two where it does not."""
     raw = request.checkpoint.raw_config
     return request.config.num_labels != _LABELS_BY_DEFAULT or not raw.keys().isdisjoint(("id2label", "num_labels"))
 
@@ -101,7 +101,7 @@ def existing_head(request: HeadRequest) -> HeadResult:
 
 
 def _own_rows(request: HeadRequest) -> int | None:
-    """How many labels the head of a checkpoint of our own type has; None where several have names, or it does not tell."""
+    """The number of labels of a checkpoint of our own type; None with several named heads, or where the shape does not say."""
     settings, names = own_settings(request.config), request.checkpoint.locations
     texts = sequences_from(settings)
     if texts is not None:

@@ -1,4 +1,4 @@
-"""Which class holds a head without losing anything: transformers' own where it can, else one of ours.
+"""The class that can hold a head without loss: transformers' own where possible, else one of ours.
 
 Plain transformers would drop a bias that its decoder classes do not have with a warning, or invent a
 pooler. So what its class cannot compute is never written under that class's name.

@@ -1,4 +1,4 @@
-"""The labels of rows as arrays, and whether they are enough to learn from."""
+"""Labels of training rows as arrays, and the check that there are enough of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all: made under another name beside its place, then renamed."""
+"""Writes a folder atomically: under a temporary name beside its destination, then renamed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vllm_cls.errors import ModelError
 
 
 def checked_place(out: Path, sources: Iterable[Path], *, overwrite: bool) -> Path:
-    """Where `out` really is, once it is sure that writing there destroys nothing.
+    """The resolved path of `out`, after checking that writing there destroys nothing.
 
     Args:
         sources: the folder and files that are read.

@@ -1,4 +1,4 @@
-"""How a converted checkpoint is run, as its model card tells it: a command, and Python with ours and with transformers."""
+"""The usage section of a model card: a command, and Python with vllm-cls and with transformers."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class UsageExample:
     def _trust(self) -> str:
         return ", trust_remote_code=True" if self.own_code else ""
 
-    def told(self, *, templated: bool) -> str:
-        """The section of the card; `templated` says that something stands round the texts."""
+    def markdown(self, *, templated: bool) -> str:
+        """The section in Markdown; `templated`: the texts are put into a template."""
         commands = [] if self.rendered is None else [fenced(self._command(), "bash")]  # no tokenizer reads texts
         parts = ["## How to run it", *commands, fenced(self._with_ours(), "python")]
         if self.task != "steps":  # which vllm-cls finds in a text

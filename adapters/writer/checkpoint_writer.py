@@ -1,4 +1,4 @@
-"""Writing a converted checkpoint: tensors go from file to file, and the model is never loaded.
+"""Writes a converted checkpoint: tensors are copied from file to file, and the model is never loaded.
 
 The folder appears whole or not at all. Python files are copied only where the model's config is code that came with
 it, and that the user trusted: else the written class is transformers' or ours, and needs none.
@@ -54,7 +54,7 @@ class WriteResult:
         num_bytes: of the weight files.
         dropped: tensors of the source that are not in the result (LM head, old buffers …).
         renamed: how many tensors have another name than in the source.
-        warnings: what is to be said of it.
+        warnings: messages for the user.
     """
 
     files: list[str]

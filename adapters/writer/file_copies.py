@@ -1,4 +1,4 @@
-"""Bytes from file to file: a hard link, a reflink where the filesystem has it, else a copy through one small buffer."""
+"""Copies files and parts of them: by hard link, by reflink where the filesystem has it, else through one small buffer."""
 
 from __future__ import annotations
 

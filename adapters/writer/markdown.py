@@ -1,4 +1,4 @@
-"""Markdown of values that may hold anything."""
+"""Escaping of arbitrary values in Markdown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A LoRA adapter merged into a checkpoint: which tensors change, and the head that the adapter brings along.
+"""Merges a LoRA adapter into a checkpoint: which tensors change, and the head that is saved with the adapter.
 
 Tensors change one by one while they are written; the model is never loaded.
 """
@@ -72,7 +72,7 @@ def _instead(name: str, saved: torch.Tensor, weight: torch.Tensor, *, transposed
 
 
 def adapter_head(request: HeadRequest, adapter: PeftAdapter) -> HeadResult:
-    """The head that an adapter brings along (`PeftAdapter.head_rows` is not None).
+    """The head that is saved with an adapter (`PeftAdapter.head_rows` is not None).
 
     Raises:
         ModelError: its labels are not as many as its rows.

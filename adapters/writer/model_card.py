@@ -1,4 +1,4 @@
-"""The README.md of a converted checkpoint: what it is, how its head was made, how to run it, where it ends."""
+"""The model card (README.md) of a converted checkpoint: what it is, how its head was made, usage, limits."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def model_card(
         _head(description, labels, problem_type, pooling, command, several=len(heads) > 1, steps=task == "steps"),
         _measurements(report),
         _prompt(prompt_template, chat_template_prompt, score_template),
-        use.told(templated=any(templates)),
+        use.markdown(templated=any(templates)),
         _limits(report, reads_lm_head=reads_lm_head, templated=any(templates)),
         "## Versions\n\n" + ", ".join(f"{package} {_version(package)}" for package in _PACKAGES) + ".",
     ]
@@ -124,25 +124,25 @@ def _measurements(report: Mapping[str, Any]) -> str:
 
 
 def _prompt(template: str | None, chat_template: bool, score_template: str | None) -> str:
-    """What stands round the texts, which vllm-cls puts there by itself."""
-    told = []
+    """The section on templates, which vllm-cls applies by itself."""
+    paragraphs = []
     if template is not None:
-        told.append(
+        paragraphs.append(
             "Each text is put into this template, which is stored in `config.json` and which vllm-cls applies by itself (the "
             f"line breaks shown are part of it):\n\n{fenced(template, 'text')}"
         )
     if chat_template:
         what = "Each text" if template is None else "The result"
-        told.append(
+        paragraphs.append(
             f"{what} is put into the tokenizer's chat template, as the user's message, up to where the answer begins; "
             "vllm-cls does this by itself."
         )
     if score_template is not None:
-        told.append(
+        paragraphs.append(
             "Each pair of a query and a document is written by this template (Jinja), which vllm-cls applies by itself:\n\n"
             + fenced(score_template, "text")
         )
-    return "## Prompt\n\n" + "\n\n".join(told) if told else ""
+    return "## Prompt\n\n" + "\n\n".join(paragraphs) if paragraphs else ""
 
 
 def _limits(report: Mapping[str, Any], *, reads_lm_head: bool, templated: bool) -> str:

@@ -1,4 +1,4 @@
-"""Safetensors files without loading them: headers are read and written, tensors go from file to file in pieces.
+"""Reads and writes safetensors files as streams: headers are parsed, tensors are copied in chunks.
 
 A file is 8 bytes (the header's length, little-endian), a JSON header, and the tensors' bytes without holes.
 """
@@ -37,7 +37,7 @@ _LONGEST_HEADER = 100_000_000  # the format's own limit, bytes
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor where it lies.
+    """A tensor in a file: its type, shape and offset.
 
     Args:
         dtype: safetensors' code.
@@ -61,7 +61,7 @@ class Computed:
 
 @dataclass(frozen=True)
 class Piece:
-    """A tensor to write under `name` as `dtype` (safetensors' code), from a file or from memory, or made then."""
+    """A tensor to write as `name` in `dtype` (safetensors' code): from a file, from memory, or computed when it is written."""
 
     name: str
     dtype: str

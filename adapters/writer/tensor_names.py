@@ -1,4 +1,4 @@
-"""Which tensor of a checkpoint becomes which of a classifier class, decided without reading one.
+"""Maps the tensor names of a checkpoint to those of a classifier class; no tensor is read.
 
 Nothing is guessed: a name is kept where the class's own loading accepts it, and what is planned is then
 loaded for a trial, on the meta device, where tensors have shapes and no memory.
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a tensor of the source goes.
+class Destination:
+    """The destination of one source tensor.
 
     Args:
-        name: to write it under.
-        target: the parameter of the class that loading makes of it.
-        fused: loading joins it with others, or splits it, to make parameters.
+        name: the name in the written file.
+        target: the parameter that it is loaded into.
+        fused: loading merges it with other tensors, or splits it.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Place:
 
 @dataclass(frozen=True)
 class TensorNames:
-    """What becomes of a checkpoint's tensors.
+    """The mapping of a checkpoint's tensor names.
 
     Args:
         written: source name → name to write, for those that are kept.
@@ -45,7 +45,7 @@ class TensorNames:
         dtypes: source name → the type that the class holds it in; of the backbone only.
         parameters: source name → the class's parameter that it alone becomes.
         model: of the class, on the meta device.
-        warning: what is to be said of those that are dropped; empty for nothing.
+        warning: a message on dropped tensors; empty for none.
     """
 
     written: Mapping[str, str]
@@ -58,7 +58,7 @@ class TensorNames:
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How the result is to be opened.
+    """How the written checkpoint will be loaded.
 
     Args:
         dtype: of the model.
@@ -76,7 +76,7 @@ class LoadOptions:
 
 
 def plan_names(
-    opening: LoadOptions, tensors: Mapping[str, torch.Tensor], head: Mapping[str, torch.Tensor]
+    options: LoadOptions, tensors: Mapping[str, torch.Tensor], head: Mapping[str, torch.Tensor]
 ) -> TensorNames:
     """Decide the names of a converted checkpoint.
 
@@ -90,73 +90,79 @@ def plan_names(
     """
     from transformers.core_model_loading import dot_natural_key
 
-    model_class = opening.model_class
-    reader = Reader(load_on_meta(model_class, opening.config, {}, opening.dtype)[0])
-    family = Family(reader.backbone, opening.source_classes, opening.dtype)
+    model_class = options.model_class
+    reader = Reader(load_on_meta(model_class, options.config, {}, options.dtype)[0])
+    family = Family(reader.backbone, options.source_classes, options.dtype)
     unknown = sorted(set(head) - set(reader.parameters))
     if unknown:
         raise ModelError(f"{model_class.__name__} has no parameter {some(unknown)}; a head must name its own.")
     # In the order of loading, which some renamings depend on.
-    places = {key: _place(key, reader, family, opening.moved) for key in sorted(tensors, key=dot_natural_key)}
-    kept = {key: place for key, place in places.items() if place is not None and place.target not in head}
-    _refuse_collisions(kept, opening.source)
-    planned = {place.name: tensors[key] for key, place in kept.items()} | dict(head)
-    unused = Unused.among([key for key, place in places.items() if place is None], reader, family)
-    held = _try_out(opening, planned, reader, unused)
-    unused.refuse_loss(opening.source, model_class.__name__)
+    destinations = {
+        key: _destination(key, reader, family, options.moved) for key in sorted(tensors, key=dot_natural_key)
+    }
+    kept = {
+        key: destination
+        for key, destination in destinations.items()
+        if destination is not None and destination.target not in head
+    }
+    _refuse_collisions(kept, options.source)
+    planned = {destination.name: tensors[key] for key, destination in kept.items()} | dict(head)
+    unused = Unused.among([key for key, destination in destinations.items() if destination is None], reader, family)
+    held = _load_on_trial(options, planned, reader, unused)
+    unused.refuse_loss(options.source, model_class.__name__)
     return TensorNames(
-        written={key: place.name for key, place in kept.items()},
-        dropped=[key for key in places if key not in kept],
+        written={key: destination.name for key, destination in kept.items()},
+        dropped=[key for key in destinations if key not in kept],
         dtypes={
-            key: held.get(place.target, opening.dtype)  # what is kept beside the class has no place in it
-            for key, place in kept.items()
-            if key in opening.moved or place.target.startswith(reader.inside)
+            key: held.get(destination.target, options.dtype)  # tensors kept beside the class are none of its parameters
+            for key, destination in kept.items()
+            if key in options.moved or destination.target.startswith(reader.inside)
         },
-        parameters={key: place.target for key, place in kept.items() if not place.fused},
+        parameters={key: destination.target for key, destination in kept.items() if not destination.fused},
         model=reader.model,
-        warning=unused.told(opening.source),
+        warning=unused.told(options.source),
     )
 
 
-def _place(key: str, reader: Reader, family: Family, moved: Mapping[str, str]) -> Place | None:
-    """Where a tensor of the source goes, or None where the class has no use for it.
+def _destination(key: str, reader: Reader, family: Family, moved: Mapping[str, str]) -> Destination | None:
+    """The destination of a source tensor, or None where the class does not read it.
 
     The name on disk is kept where loading accepts it as it is. Else the backbone's prefix is added, or
     exchanged for that of the source: transformers would do so when it loads, other readers would not. What
     is left is read as the source's own class reads it, and named as the parameter that this makes.
     """
     if key in moved:
-        return Place(moved[key], moved[key], False)
+        return Destination(moved[key], moved[key], False)
     stems = [key, *(key.removeprefix(f"{prefix}.") for prefix in (reader.backbone.base_model_prefix, "model"))]
     for name in (key, *(reader.inside + stem for stem in stems)):
         target, fused = reader.target(name)
         if target is not None:
-            return Place(name, target, fused)
+            return Destination(name, target, fused)
     for relative in family.of_source:
         inner = relative.inner_target(key)
         if inner is not None and reader.inside + inner in reader.parameters:
-            return Place(reader.inside + inner, reader.inside + inner, False)
+            return Destination(reader.inside + inner, reader.inside + inner, False)
     return None
 
 
-def _refuse_collisions(kept: Mapping[str, Place], source: str) -> None:
-    targets = Counter(place.target for place in kept.values() if not place.fused)
-    names = Counter(place.name for place in kept.values())
-    twice = [key for key, place in kept.items() if targets[place.target] > 1 or names[place.name] > 1]
+def _refuse_collisions(kept: Mapping[str, Destination], source: str) -> None:
+    targets = Counter(destination.target for destination in kept.values() if not destination.fused)
+    names = Counter(destination.name for destination in kept.values())
+    twice = [key for key, destination in kept.items() if targets[destination.target] > 1 or names[destination.name] > 1]
     if twice:
         raise ModelError(f"{source} holds the same parameter under several names: {some(twice)}; remove all but one.")
 
 
-def _try_out(
-    opening: LoadOptions, planned: Mapping[str, torch.Tensor], reader: Reader, unused: Unused
+def _load_on_trial(
+    options: LoadOptions, planned: Mapping[str, torch.Tensor], reader: Reader, unused: Unused
 ) -> dict[str, torch.dtype]:
-    """Load what is planned, without memory; the type of each parameter that comes of it.
+    """Load the planned tensors on the meta device; the dtype of each parameter.
 
     Raises:
         ModelError: a parameter is missing or has another shape, or a tensor is not used.
     """
-    model, info = load_on_meta(opening.model_class, opening.config, planned, opening.dtype)
-    source, name = opening.source, opening.model_class.__name__
+    model, info = load_on_meta(options.model_class, options.config, planned, options.dtype)
+    source, name = options.source, options.model_class.__name__
     wrong = [f"{key[0]} {tuple(key[1])} instead of {tuple(key[2])}" for key in sorted(info["mismatched_keys"])]
     if wrong:
         raise ModelError(f"{source}: shapes that {name} refuses: {some(wrong)}.")

@@ -1,4 +1,4 @@
-"""What a converted checkpoint's weight files will hold, and where each byte of them comes from."""
+"""Plans the weight files of a converted checkpoint: their tensors, and where each one is copied from."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class TensorPlan:
         dropped: tensors of the source that the classifier has no use for.
         renamed: how many tensors get another name.
         dtype: torch's name of the floating type that takes most of the bytes.
-        warnings: what is to be said of what is dropped.
+        warnings: messages on dropped tensors.
     """
 
     files: Mapping[str, WeightFile]
