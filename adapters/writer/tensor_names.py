@@ -120,7 +120,7 @@ def plan_names(
         },
         parameters={key: destination.target for key, destination in kept.items() if not destination.fused},
         model=reader.model,
-        warning=unused.told(options.source),
+        warning=unused.warning(options.source),
     )
 
 

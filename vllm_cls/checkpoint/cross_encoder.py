@@ -1,4 +1,4 @@
-"""What a Sentence Transformers CrossEncoder folder says beside its config.json.
+"""Reads the settings of a Sentence Transformers CrossEncoder folder beside its config.json.
 
 Until version 5 the activation is in config.json; from 6 on it is in config_sentence_transformers.json, and modules.json
 may name a `LogitScore`: two tokens of a causal model whose logits make the score.
@@ -23,13 +23,13 @@ _OF_THE_CALL = ("tokenize", "truncation", "max_length", "return_dict", "chat_tem
 
 @dataclass(frozen=True)
 class CrossEncoderFiles:
-    """The files of one folder.
+    """The settings of one CrossEncoder folder.
 
     Args:
         activation: dotted name of a torch module, or None.
-        prompt: written before every first text, or None.
-        uses_chat_template: pairs are written by the tokenizer's chat template.
-        template_options: what that template is told, such as `add_generation_prompt`.
+        prompt: prepended to every first text, or None.
+        uses_chat_template: pairs are rendered with the tokenizer's chat template.
+        template_options: arguments of that template, such as `add_generation_prompt`.
         tokens: ids whose logits make the score, the negative one first where there are two; empty where there is a head.
     """
 
@@ -41,7 +41,7 @@ class CrossEncoderFiles:
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint) -> CrossEncoderFiles | None:
-        """What a folder says; None where it is no CrossEncoder of version 6 or later.
+        """Read the folder; None where it is no CrossEncoder of version 6 or later.
 
         Raises:
             ModelError: it holds modules that are not supported.
@@ -72,26 +72,28 @@ class CrossEncoderFiles:
 
 
 def _template_options(checkpoint: Checkpoint, processing: Mapping[str, Any]) -> dict[str, Any]:
-    """What `processing_kwargs` tell the chat template.
+    """The chat template's arguments in `processing_kwargs`.
 
     Raises:
-        ModelError: they change more of what the model reads.
+        ModelError: there are others that would change the model's input.
     """
     options = {
         name: value for name, value in (processing.get("chat_template") or {}).items() if name != "restore_suffix"
     }
-    told = {name: set(processing.get(name) or ()) for name in ("text", "common")}
-    strange = sorted((told["text"] | told["common"]) - set(_HARMLESS)) + sorted(set(options) & set(_OF_THE_CALL))
-    if strange:
+    settings = {name: set(processing.get(name) or ()) for name in ("text", "common")}
+    unsupported = sorted((settings["text"] | settings["common"]) - set(_HARMLESS)) + sorted(
+        set(options) & set(_OF_THE_CALL)
+    )
+    if unsupported:
         raise ModelError(
-            f"{checkpoint.name} is a CrossEncoder whose processing_kwargs set {', '.join(strange)}, which is not supported; "
+            f"{checkpoint.name} is a CrossEncoder whose processing_kwargs set {', '.join(unsupported)}, which is not supported; "
             "take them out of sentence_bert_config.json if they change nothing."
         )
     return options
 
 
 def read_activation(checkpoint: Checkpoint, config: PreTrainedConfig) -> None:
-    """Put the folder's activation where versions before 6 have it, in the config."""
+    """Copy the folder's activation into the config, where versions before 6 have it."""
     files = CrossEncoderFiles.from_checkpoint(checkpoint)
     if files is not None and files.activation and not getattr(config, "sentence_transformers", None):
         config.sentence_transformers = {"activation_fn": files.activation}

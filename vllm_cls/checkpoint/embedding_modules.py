@@ -22,12 +22,12 @@ def normalized(pooled: torch.Tensor) -> torch.Tensor:
 def dense(
     checkpoint: Checkpoint, path: str, settings: Mapping[str, Any], width: int, allow_pickle: bool
 ) -> tuple[Stage, int]:
-    """A dense layer with its activation, and how many numbers it gives.
+    """A dense layer with its activation, and the size of its output.
 
     Args:
         path: the module's folder.
         settings: its `config.json`.
-        width: how many numbers it is given.
+        width: size of its input.
 
     Raises:
         ModelError: its weights are missing, damaged or of another shape, or its activation is none of torch's.

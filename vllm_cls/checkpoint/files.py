@@ -1,4 +1,4 @@
-"""A model's files: where they are, which tensors they hold, and reading those one by one.
+"""The files of a checkpoint: where they are, which tensors they hold, and how one tensor is read.
 
 Nothing here loads a whole model. Pickled weights are refused unless they are allowed by name.
 """
@@ -32,7 +32,7 @@ _HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tikto
 
 
 def unwrapped(names: Collection[str]) -> dict[str, str]:
-    """Names of tensors on disk → what they are without the wrappers that the model was in when it was saved."""
+    """Names of tensors on disk → the same without the prefixes of wrappers (DDP, torch.compile …) in which it was saved."""
     plain = {name: re.sub(_WRAPPERS, "", name) for name in names}
     if plain and all(re.match(_PARALLEL, name) for name in plain.values()):
         plain = {name: re.sub(_PARALLEL, "", inner) for name, inner in plain.items()}
@@ -73,7 +73,7 @@ class Checkpoint:
 
     @property
     def has_adapter(self) -> bool:
-        """Whether a PEFT adapter lies beside the model, of which it is a part, as transformers has it."""
+        """Whether there is a PEFT adapter in the folder, which transformers would load with the model."""
         return (self.folder / "adapter_config.json").is_file()
 
     @functools.cached_property
@@ -117,24 +117,24 @@ class Checkpoint:
 
     @property
     def raw_config(self) -> dict[str, Any]:
-        """What config.json says, unchecked: overrides may take the place of what it says; empty where it says nothing."""
+        """config.json as it was parsed, unchecked, since overrides may replace fields; empty without one."""
         found = self._content("config.json")
         return found if isinstance(found, dict) else {}
 
     @property
     def class_names(self) -> list[str]:
-        """The classes that config.json says it was saved from, whatever overrides say."""
+        """`architectures` of config.json, without overrides."""
         names = self.raw_config.get("architectures")
         return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
     def json(self, name: str, *, replaced: Collection[str] = ()) -> Any:
-        """What a JSON file of the folder says; None where there is no such file.
+        """A JSON file of the folder, parsed and checked; None where there is no such file.
 
         Args:
-            replaced: fields that other values take the place of, so that anything may stand there.
+            replaced: fields that overrides replace, which are not checked.
 
         Raises:
-            ModelError: it is not JSON, or says what no such file can.
+            ModelError: it is not JSON, or a field has a value of the wrong type.
         """
         content = self._content(name)
         if (self.folder / name).is_file():
@@ -172,7 +172,7 @@ class Checkpoint:
 
     @property
     def num_bytes(self) -> int:
-        """How large the weights' files are together."""
+        """The size of all weight files in bytes."""
         return sum(path.stat().st_size for path in self.shards or self.pickles if path.is_file())
 
     @property
@@ -220,7 +220,7 @@ class Checkpoint:
             return torch.stack([part[row : row + 1][0].to(torch.float32) for row in rows])
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of one tensor, which is not read."""
+        """The shape of a tensor, from the file's header."""
         from safetensors import safe_open
 
         with safe_open(self.locations[name], framework="pt") as file:

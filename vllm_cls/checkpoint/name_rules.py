@@ -1,4 +1,4 @@
-"""How classes map the names of a checkpoint to their own, by transformers' rules; and what a class has no place for."""
+"""How transformers' loading maps tensor names to a class's parameters, and which tensors a class does not read."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def in_backbone(prefix: str, name: str) -> bool:
 
 
 class Reader:
-    """How one class reads names on disk.
+    """The mapping from tensor names on disk to the parameters of one class.
 
     Args:
         model: of that class, on the meta device.
@@ -171,7 +171,7 @@ class Family:
 
 @dataclass(frozen=True)
 class Unused:
-    """Tensors of a checkpoint that a class has no place for, beside buffers that are computed since.
+    """Tensors of a checkpoint that a class does not read, other than buffers that newer versions compute.
 
     Args:
         lost: of the backbone, or of nothing that is known, so that a part of the model would be lost.
@@ -185,7 +185,7 @@ class Unused:
 
     @classmethod
     def among(cls, names: Iterable[str], reader: Reader, family: Family) -> Unused:
-        """What there is of each.
+        """Sort unread tensors into these groups.
 
         Args:
             names: of all tensors that the class has no place for.
@@ -242,8 +242,8 @@ class Unused:
             f"{source} lacks {some(missing)}, which {type(reader.model).__name__} needs; they are never invented. {advice}"
         )
 
-    def told(self, source: str) -> str:
-        """Words on the heads that are left out, but for those that one expects; empty where there are none."""
+    def warning(self, source: str) -> str:
+        """A message on dropped heads, except those that one expects to be dropped; empty where there are none."""
         if not self.foreign:
             return ""
         return f"{source} has {some(self.foreign)}, a head of another kind, which is left out"

@@ -1,4 +1,4 @@
-"""A PEFT LoRA adapter's files: the low-rank parts and the head in them, read and checked.
+"""Reads a PEFT LoRA adapter: its low-rank matrices and its head.
 
 What PEFT would compute otherwise than `W + scale · B A` (DoRA, biases, initialisations that change the model
 itself) is refused by name.
@@ -43,7 +43,7 @@ _UNSUPPORTED = {
 
 @dataclass(frozen=True)
 class LowRank:
-    """What an adapter adds to a linear layer: `scale · (x Aᵀ) Bᵀ`.
+    """The low-rank update of a linear layer: it adds `scale · (x Aᵀ) Bᵀ` to the output.
 
     Args:
         a: `(rank, in)`, float32.
@@ -93,7 +93,7 @@ class PeftAdapter:
     task: str | None = None
 
     def check_task(self, task: str) -> None:
-        """Raise `ModelError` if it brings a head for another task than `task`."""
+        """Raise `ModelError` if the head that is saved with it is for another task than `task`."""
         if self.saved and self.task not in (None, task):
             what = {"classify": "whole texts (SEQ_CLS)", "token_classify": "tokens (TOKEN_CLS)"}
             raise ModelError(
@@ -113,24 +113,24 @@ class PeftAdapter:
 
     @property
     def rank(self) -> int:
-        """The largest."""
+        """The largest rank of any layer."""
         return max((each.rank for each in self.low_rank.values()), default=0)
 
     def head_rows(self, final_linear: str) -> int | None:
-        """Labels of the head that it brings along, whose last layer is `final_linear`; None where it brings none."""
+        """The number of labels of the head that is saved with it, whose last layer is `final_linear`; None without one."""
         name = f"{final_linear}.weight"
         found = [tensor for each, tensor in self.saved.items() if each == name or each.endswith(f".{name}")]
         return len(found[0]) if found else None
 
     def labels(self, count: int) -> list[str]:
-        """The labels that it names, in the order of their indices; empty where it names none, or not `count`."""
+        """The label names in its config, in the order of their indices; empty where there are none, or not `count`."""
         named: Any = self.config.get("id2label") or {}
         labels = {int(index): str(label) for index, label in named.items()}
         return [labels[index] for index in range(count)] if sorted(labels) == list(range(count)) else []
 
 
 def place(name: str, known: Container[str], prefix: str) -> str | None:
-    """Where a path of an adapter is in a class of ours, or None.
+    """The path in our class of a layer that an adapter names, or None.
 
     An adapter that was trained on the bare model lacks the backbone's `prefix`; one that was trained on another
     class may have another in its place.
@@ -244,10 +244,10 @@ def _refuse_unsupported(path: str, settings: Mapping[str, Any]) -> None:
         raise ModelError(
             f"{path} trains biases (bias={settings['bias']!r}), which is not supported; merge it with PEFT."
         )
-    begun = settings.get("init_lora_weights")
-    if isinstance(begun, str) and begun.lower().startswith(_CHANGES_BASE):
+    initialised = settings.get("init_lora_weights")
+    if isinstance(initialised, str) and initialised.lower().startswith(_CHANGES_BASE):
         raise ModelError(
-            f"{path} was begun with init_lora_weights={begun!r}, which changes the model's own weights; save it with PEFT's "
+            f"{path} was trained with init_lora_weights={initialised!r}, which changes the model's own weights; save it with PEFT's "
             "path_initial_model_for_weight_conversion first."
         )
 

@@ -1,4 +1,4 @@
-"""What a Sentence Transformers folder says of its embeddings: how tokens are pooled, and what follows.
+"""Reads a Sentence Transformers folder: how token states are pooled, and the modules after that.
 
 `modules.json` lists the modules: the transformer, a pooling, then any of dense layers, layer norms and a normalisation.
 What would be computed otherwise than by Sentence Transformers is refused by name.
@@ -59,14 +59,14 @@ _HARMLESS = ("trust_remote_code", "torch_dtype", "dtype", "attn_implementation",
 
 @dataclass(frozen=True)
 class Embedder:
-    """How a folder's embeddings are made of its model's states.
+    """How a Sentence Transformers folder makes embeddings from its model's hidden states.
 
     Args:
-        pooling: one of ours, or several joined by "+", whose results stand one behind the other.
-        stages: what pooled states `(hidden,)` go through, in float32.
+        pooling: a pooling method, or several joined by "+", whose results are concatenated.
+        stages: the modules after the pooling, `(hidden,)` → `(dimensions,)`, in float32.
         normalizes: the embedding has unit length, unless a request says otherwise.
-        prompt: written before every text, "" for none.
-        description: all of it in a line.
+        prompt: prepended to every text, "" for none.
+        description: all of it in one line, for `vcls inspect`.
     """
 
     pooling: str
@@ -83,7 +83,7 @@ class Embedder:
 
 
 def read_embedder(checkpoint: Checkpoint, *, is_encoder_decoder: bool, allow_pickle: bool = False) -> Embedder | None:
-    """What a folder says; None where it is no embedder of Sentence Transformers.
+    """Read the folder; None where it is no Sentence Transformers bi-encoder.
 
     Raises:
         ModelError: it holds modules or settings that are not supported, or a module's files are damaged.
@@ -100,32 +100,32 @@ def read_embedder(checkpoint: Checkpoint, *, is_encoder_decoder: bool, allow_pic
     _check_transformer(checkpoint)
     pooling, width = _pooling(checkpoint, modules[1][1])
     stages: list[Stage] = []
-    told = [pooling]
+    parts = [pooling]
     normalizes = modules[-1][0] == "Normalize"
     for kind, path in modules[2:]:
         settings = checkpoint.json(f"{path}/config.json") or {}
         _check_names(checkpoint, kind, settings)
         if kind == "Dense":
             stage, width = dense(checkpoint, path, settings, width, allow_pickle)
-            told.append(f"Dense to {width}")
+            parts.append(f"Dense to {width}")
         elif kind == "LayerNorm":
             stage = layer_norm(checkpoint, path, width, allow_pickle)
-            told.append(kind)
+            parts.append(kind)
         elif kind == "Normalize":
             stage = normalized
-            told.append(kind)
+            parts.append(kind)
         elif kind == "Dropout":  # nothing, where nothing is trained
             continue
         else:
             raise _unsupported(checkpoint, f"has a {kind} module ({path})")
         stages.append(stage)
     prompt = _prompt(checkpoint, modules[1][1])
-    told += [f"default prompt {prompt!r}"] if prompt else []
-    return Embedder(pooling, stages[: -1 if normalizes else None], normalizes, prompt, ", ".join(told))
+    parts += [f"default prompt {prompt!r}"] if prompt else []
+    return Embedder(pooling, stages[: -1 if normalizes else None], normalizes, prompt, ", ".join(parts))
 
 
 def transformer_settings(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What the folder says of its transformer: `max_seq_length`, `do_lower_case` …; empty where it says nothing."""
+    """The settings of the folder's Transformer module: `max_seq_length`, `do_lower_case` …; empty without one."""
     for name in _TRANSFORMER_FILES:
         found = checkpoint.json(name)
         if isinstance(found, dict) and found:
@@ -137,7 +137,7 @@ def lower_case(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """Have a tokenizer lower-case its texts first, as `do_lower_case` asks for; in place.
 
     Raises:
-        ModelError: it cannot be told to.
+        ModelError: the tokenizer has no Rust implementation, so no normalizer can be added.
     """
     from tokenizers.normalizers import Lowercase, Sequence
 
@@ -185,13 +185,13 @@ def _check_transformer(checkpoint: Checkpoint) -> None:
     if modalities is not None and "message" in modalities:  # which goes before "text", for texts too
         raise _unsupported(checkpoint, "writes texts into the tokenizer's chat template")
     for name in _ARGUMENTS:
-        strange = sorted(set(settings.get(name) or ()) - set(_HARMLESS))
-        if strange:
-            raise _unsupported(checkpoint, f"sets {name} {', '.join(strange)}")
+        unsupported = sorted(set(settings.get(name) or ()) - set(_HARMLESS))
+        if unsupported:
+            raise _unsupported(checkpoint, f"sets {name} {', '.join(unsupported)}")
 
 
 def _pooling(checkpoint: Checkpoint, path: str) -> tuple[str, int]:
-    """Our name of the pooling, and how many numbers it gives."""
+    """The name of the pooling method here, and the size of its result."""
     settings = checkpoint.json(f"{path}/config.json") or {}
     modes = settings.get("pooling_mode")
     if modes is None:
@@ -205,7 +205,7 @@ def _pooling(checkpoint: Checkpoint, path: str) -> tuple[str, int]:
 
 
 def _prompt(checkpoint: Checkpoint, pooling_path: str) -> str:
-    """The prompt that is written before texts where none is asked for."""
+    """The prompt that is prepended to texts by default."""
     settings = checkpoint.json(_SETTINGS) or {}
     name, prompts = settings.get("default_prompt_name"), settings.get("prompts") or {}
     if name is None:

@@ -1,4 +1,4 @@
-"""transformers' own loading, on the meta device: names, shapes and types are checked, memory is not used."""
+"""Loads tensors with transformers' own loader on the meta device, which checks names, shapes and types without memory."""
 
 from __future__ import annotations
 

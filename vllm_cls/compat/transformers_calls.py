@@ -1,4 +1,4 @@
-"""Calls into transformers: whatever fails there is told as what it is, a fault of the model's files."""
+"""Calls into transformers whose exceptions become a `ModelError` about the model's files."""
 
 from __future__ import annotations
 
@@ -75,54 +75,57 @@ def without_memory(what: str, config: PreTrainedConfig) -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """What another library's error says, in a line; with its name, where that is half of what it says."""
+    """Another library's error in one line; with its class name where the message alone says little."""
     text = " ".join(str(error).split())[:300].rstrip(".")
-    speaks = isinstance(error, (ValueError, OSError, ImportError, RuntimeError)) or text.startswith("Validation error")
-    return text if speaks and text else f"{type(error).__name__}: {text}" if text else type(error).__name__
+    is_informative = isinstance(error, (ValueError, OSError, ImportError, RuntimeError)) or text.startswith(
+        "Validation error"
+    )
+    return text if is_informative and text else f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def hints(config: Any, said: str) -> str:
-    """`suspicious` fields, to be put behind an error; empty where none is."""
-    found = list(suspicious(config, said))[:4] if config is not None else []
+def hints(config: Any, error_text: str) -> str:
+    """`suspicious` fields, to append to an error message; empty where there are none."""
+    found = list(suspicious(config, error_text))[:4] if config is not None else []
     return f"; {'; '.join(found)}" if found else ""
 
 
-def suspicious(config: Any, said: str) -> Iterator[str]:
-    """Fields of config.json that an error may come from, in words: values that it names, and those that no model works with.
+def suspicious(config: Any, error_text: str) -> Iterator[str]:
+    """Fields of config.json that may have caused an error: values that it mentions, and impossible ones.
 
-    transformers takes some of the latter; so this explains a failure, and is none.
+    transformers accepts some of the latter, so this only explains a failure.
 
     Args:
         config: transformers' config, or what the file says.
-        said: the error.
+        error_text: the message of the error.
     """
     for prefix, fields, defaults in _fields(config):
         for name, value in sorted(fields.items()):
-            strange = _strange(name, value, defaults.get(name), fields.get("vocab_size"), said)
-            if strange is not None:
-                yield f"{prefix}{name} {strange}"
+            found = _implausible(name, value, defaults.get(name), fields.get("vocab_size"), error_text)
+            if found is not None:
+                yield f"{prefix}{name} {found}"
         hidden, heads = fields.get("hidden_size"), fields.get("num_attention_heads")
         if type(hidden) is int and type(heads) is int and heads > 0 and hidden % heads:
             yield f"{prefix}hidden_size {hidden} is no multiple of num_attention_heads {heads}"
 
 
-def _strange(name: str, value: Any, default: Any, vocabulary: Any, said: str) -> str | None:
-    """What is strange about a field, to be put behind its name; None where nothing is."""
-    told = f"is {shown(value)}"
+def _implausible(name: str, value: Any, default: Any, vocabulary: Any, error_text: str) -> str | None:
+    """What is implausible about a field, to follow its name; None where nothing is."""
+    described = f"is {shown(value)}"
     if value is None:
-        return "is null" if "None" in said and default is not None else None
+        return "is null" if "None" in error_text and default is not None else None
     if name.endswith("_token_id") and type(vocabulary) is int and type(value) is int and not 0 <= value < vocabulary:
-        return f"{told}, outside the vocabulary of {vocabulary}"
-    no_size = type(value) is int and name.endswith(_SIZES) and (value < 1 or (value > 99 and _MANY in said))
-    return told if no_size or (value != default and _is_named(value, said)) else None
+        return f"{described}, outside the vocabulary of {vocabulary}"
+    no_size = type(value) is int and name.endswith(_SIZES) and (value < 1 or (value > 99 and _MANY in error_text))
+    return described if no_size or (value != default and _mentions(value, error_text)) else None
 
 
-def _is_named(value: Any, said: str) -> bool:
-    """Whether an error speaks of a value: a number by itself, a string in quotes."""
+def _mentions(value: Any, error_text: str) -> bool:
+    """Whether a message contains a value: a number by itself, a string in quotes."""
     if isinstance(value, str):
-        return repr(value) in said
+        return repr(value) in error_text
     return (
-        type(value) in (int, float) and re.search(rf"(?<![\w.'-]){re.escape(str(value))}(?![\w.'])", said) is not None
+        type(value) in (int, float)
+        and re.search(rf"(?<![\w.'-]){re.escape(str(value))}(?![\w.'])", error_text) is not None
     )
 
 
@@ -175,12 +178,14 @@ def _bounded(largest: int, most: int, message: str, config: Any) -> Iterator[Non
             return
         count += 1
         if tensor.numel() > largest:
-            told = f"a {name} of {tuple(tensor.shape)} in its {type(module).__name__}"
+            described = f"a {name} of {tuple(tensor.shape)} in its {type(module).__name__}"
         elif count > most:
-            told = f"more than {most} {_MANY}"
+            described = f"more than {most} {_MANY}"
         else:
             return
-        raise ModelError(f"{message.format(told)}; correct its sizes, or fetch the model again{hints(config, told)}.")
+        raise ModelError(
+            f"{message.format(described)}; correct its sizes, or fetch the model again{hints(config, described)}."
+        )
 
     hooks = [
         torch_module.register_module_parameter_registration_hook(check),

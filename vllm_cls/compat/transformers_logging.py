@@ -1,4 +1,4 @@
-"""transformers' own output, silenced where we check and report ourselves."""
+"""Silences transformers' logs and progress bars where vllm-cls checks and reports itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`convert`: a model becomes a classifier on disk. The facade; heads and writing are found through hooks."""
+"""`convert`: writes a model as a classifier. Heads and the writer are called through hooks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a conversion needs the model to run for: pooled states for a head to be made, logits of one that is."""
+"""Runs the model for a conversion: pooled states to fit a head on, and logits of a finished classifier."""
 
 from __future__ import annotations
 

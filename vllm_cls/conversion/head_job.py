@@ -1,4 +1,4 @@
-"""What a head source may ask for while a model is converted: token ids of a prompt, and the frozen model's states."""
+"""What a head source can call during a conversion: token ids of a prompt, and the frozen model's states."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which head a conversion is to make: what the options say, and which of them contradict each other or the model."""
+"""The options of `convert` that choose the head, and checks that they fit each other and the model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..architecture import OWN_MODEL_TYPE
 from ..config import PROBLEM_TYPES, ModelConfig, find_pooling, sequence_poolings
 from ..errors import ConfigError, ModelError, PluginError, nearest
 from ..head_source import EXISTING, SHARED_OPTIONS, HeadSource
-from ..model.loading.head_choice import heads_for, lacks_head, token_head, without_head
+from ..model.loading.head_choice import headless_description, heads_for, lacks_head, token_head
 from ..model.loading.source import ModelSource
 from ..parsing.option_lists import meant, parse_label_tokens, split
 from ..registry import registry
@@ -206,7 +206,7 @@ def _method(source: ModelSource, head: str | None) -> str:
     # A checkpoint that says it is a classifier is held to it when its weights are planned.
     if not source.is_classifier and (lacks_head(source) or not source.checkpoint.locations):
         raise ModelError(
-            f"{without_head(source)}, and a head is never invented; say where it comes from: --head {heads_for(source)}."
+            f"{headless_description(source)}, and a head is never invented; say where it comes from: --head {heads_for(source)}."
         )
     return EXISTING
 

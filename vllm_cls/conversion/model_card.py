@@ -1,4 +1,4 @@
-"""What the model card of a conversion is told: the head, its labels, and what one prompt of it is."""
+"""The values of the model card of a conversion: the head, its labels, an example prompt."""
 
 from __future__ import annotations
 

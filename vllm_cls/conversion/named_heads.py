@@ -1,4 +1,4 @@
-"""A checkpoint with several named heads: what it is without them, and what they have in common."""
+"""A checkpoint with named heads: the model without them, and the settings that they share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A pad token that transformers' decoders can search for without taking it for the prompt's end."""
+"""Chooses a pad token that does not occur at the end of prompts, since transformers' decoders pool before the padding."""
 
 from __future__ import annotations
 

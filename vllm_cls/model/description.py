@@ -1,4 +1,4 @@
-"""What a loaded model is and how it runs, in plain values."""
+"""The description of a loaded model and how it runs, which `vcls inspect` shows."""
 
 from __future__ import annotations
 

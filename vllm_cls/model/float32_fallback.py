@@ -1,4 +1,4 @@
-"""Close calls: prompts whose label int8 leaves open, which run again in float32.
+"""Float32 fallback: prompts with a low margin in int8, whose label might differ in float32, run again in float32.
 
 int8 moves logits a little. Random prompts tell by how much, when the model is loaded; a prompt whose best label is
 ahead by less than a few times that might have another label in float32. So int8 costs next to no labels, and float32's
@@ -30,12 +30,12 @@ _ERRORS = 2.5
 
 @dataclass(frozen=True)
 class Boundary:
-    """Where the label of one head changes, and how near to it int8 is not believed.
+    """The decision boundary of one head, and the margin below which int8 is not trusted.
 
     Args:
-        columns: the head's part of the calibrated logits.
-        several: several labels may hold, each from the probability 0.5 on.
-        reach: a close call is no farther than this from another label, in logits.
+        columns: the head's columns of the calibrated logits.
+        several: multi-label, each label from the probability 0.5 on.
+        reach: the margin in logits; a prompt with a smaller one runs again.
     """
 
     columns: slice
@@ -43,7 +43,7 @@ class Boundary:
     reach: float = math.inf
 
     def distances(self, logits: torch.Tensor) -> torch.Tensor:
-        """How far calibrated logits `(n, num_labels)` are from another label, `(n,)`."""
+        """The margins of calibrated logits `(n, num_labels)`: how far they are from another label, `(n,)`."""
         own = logits[:, self.columns]
         if self.several:
             return own.abs().amin(1)
@@ -51,7 +51,7 @@ class Boundary:
         return first - second
 
     def measured(self, logits: torch.Tensor, exact: torch.Tensor) -> Boundary:
-        """With the reach that int8's logits `(n, num_labels)` ask for, given those of float32."""
+        """The boundary with a margin measured from logits `(n, num_labels)` in int8 and in float32."""
         error = (logits - exact)[:, self.columns]
         error = error[error.isfinite().all(1)]
         if len(error) == 0:
@@ -62,13 +62,13 @@ class Boundary:
 
 
 class Float32Fallback:
-    """Logits of an int8 model, each close call's those of float32; safe to call from several threads.
+    """Logits of an int8 model, those with a low margin in float32; safe to call from several threads.
 
     Args:
         engine: of the model.
         heads: of the model; an adapter brings one of its own.
         pooler: calibrates logits.
-        prompts: random ones, which run in both numbers for the model, and for an adapter when it is first asked for.
+        prompts: random ones, which run in both precisions for the model, and for an adapter at its first use.
     """
 
     def __init__(
@@ -85,18 +85,18 @@ class Float32Fallback:
         if close:  # who runs nothing waits for nobody
             exact = self._engine.logits([replace(sequences[index], exact=True) for index, _ in close])
             for (index, first), again in zip(close, exact, strict=True):
-                told = again if isinstance(again, PromptError) else replace(first, row=again.row)
-                results[index] = told  # as many cached tokens as were counted
+                rerun = again if isinstance(again, PromptError) else replace(first, row=again.row)
+                results[index] = rerun  # as many cached tokens as were counted
         return results
 
     def _close(self, sequences: Sequence[TokenSequence], results: Sequence[Result]) -> list[tuple[int, SequenceResult]]:
-        """The close calls, by their indices."""
-        places: dict[LoRAAdapter | None, list[tuple[int, SequenceResult]]] = {}
+        """The prompts with a low margin, by their indices."""
+        by_adapter: dict[LoRAAdapter | None, list[tuple[int, SequenceResult]]] = {}
         for index, (sequence, result) in enumerate(zip(sequences, results, strict=True)):
             if not isinstance(result, PromptError):
-                places.setdefault(sequence.adapter, []).append((index, result))
+                by_adapter.setdefault(sequence.adapter, []).append((index, result))
         close: list[tuple[int, SequenceResult]] = []
-        for adapter, members in places.items():
+        for adapter, members in by_adapter.items():
             logits = self._calibrated([answer for _, answer in members])
             near = torch.zeros(len(members), dtype=torch.bool)
             for each in self.boundaries(adapter):
@@ -105,7 +105,7 @@ class Float32Fallback:
         return close
 
     def boundaries(self, adapter: LoRAAdapter | None = None) -> list[Boundary]:
-        """Of the model, or of an adapter's head; measured when they are first asked for."""
+        """The boundaries of the model's heads, or of an adapter's head; measured at their first use."""
         if adapter is None:
             self._of_model = self._measured(None) if self._of_model is None else self._of_model
             return self._of_model
@@ -114,9 +114,9 @@ class Float32Fallback:
         return self._of_adapters[adapter]
 
     def _measured(self, adapter: LoRAAdapter | None) -> list[Boundary]:
-        """The boundaries of the heads that tell labels."""
+        """The measured boundaries of the heads that predict labels."""
         heads = [head.with_adapter(adapter) for head in self._heads]
-        found = [Boundary(head.columns, _several(head)) for head in heads if _tells_labels(head)]
+        found = [Boundary(head.columns, _several(head)) for head in heads if _predicts_labels(head)]
         if not found:
             return []
         prompts = [replace(each, adapter=adapter) for each in self._prompts]
@@ -143,6 +143,6 @@ def _several(head: RunningHead) -> bool:
     return head.problem_type == "multi_label_classification"
 
 
-def _tells_labels(head: RunningHead) -> bool:
-    """Whether a label follows from its logits: not from a number, nor from a single score."""
+def _predicts_labels(head: RunningHead) -> bool:
+    """Whether the head predicts labels: not a regression, nor a single score."""
     return _several(head) or (head.problem_type != "regression" and len(head.id2label) > 1)

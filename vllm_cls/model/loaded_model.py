@@ -24,7 +24,7 @@ from .prompt_processor import prompt_processor
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """The parts of the one path, put together for one model."""
+    """One model with all that it runs with, from prompts to calibrated outputs."""
 
     options: ModelConfig
     classifier: Classifier

@@ -1,4 +1,4 @@
-"""What a loaded model says of itself, and how it is closed: the part of `LLM` that answers no prompt."""
+"""`OpenModel`, the base class of `LLM`: properties of the loaded model, and how it is closed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class OpenModel:
     """A loaded model.
 
     Args:
-        loaded: its parts, put together; None once it is closed.
+        loaded: the model with all that it runs with; None once it is closed.
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
@@ -102,7 +102,7 @@ class OpenModel:
 
     @property
     def vocab_size(self) -> int:
-        """Token ids are below this."""
+        """The number of token ids."""
         processor = self._open.processor
         return processor.architecture.vocab_size(processor.config)
 
@@ -116,7 +116,7 @@ class OpenModel:
         return self._open.config_of(adapter)
 
     def model_card(self) -> str | None:
-        """The README.md that lies beside the weights, or None."""
+        """The model card (README.md of the checkpoint), or None."""
         file = self._open.classifier.source.checkpoint.folder / "README.md"
         return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None
 
@@ -125,7 +125,7 @@ class OpenModel:
         return self._open.processor.tokenizer
 
     def token_ids(self, prompt: Any, *, add_special_tokens: bool | None = None) -> list[int]:
-        """The tokens that the model would see of one prompt, however many.
+        """The token ids of one prompt, not truncated.
 
         Raises:
             PromptError: the prompt is bad.
@@ -146,7 +146,7 @@ class OpenModel:
         self._open.engine.prefix_cache.clear()
 
     def close(self) -> None:
-        """Give the model's memory back."""
+        """Free the model's memory."""
         if self._loaded is not None:
             from ..runtime.machine.workers import give_back_memory
 

@@ -1,4 +1,4 @@
-"""A model is opened: loaded, made fast, and its parts put together."""
+"""Opens a model: loads it, chooses how it runs, and builds its engine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .heads.output_heads import RunningHead, running_heads
 from .heads.pooler import Pooler
 from .loaded_model import LoadedModel
 from .loading.classifier import load
-from .loading.form_choice import dummy_works, make_runner
+from .loading.form_choice import dummy_items, make_runner
 from .prompt_processor import max_model_len, prompt_processor
 
 _WATCHED_PROMPTS, _WATCHED_TOKENS = 8, 64  # random ones, which quantization watches
@@ -81,7 +81,7 @@ def load_model(options: ModelConfig, runtime: RuntimeConfig) -> LoadedModel:
     runner = make_runner(classifier, pooling, longest, options.quantization)
     layers = classifier.architecture.layers(runner.backbone)
     optimize.quantize(
-        runner, options.quantization, layers, dummy_works(runner, [min(_WATCHED_TOKENS, longest)] * _WATCHED_PROMPTS)
+        runner, options.quantization, layers, dummy_items(runner, [min(_WATCHED_TOKENS, longest)] * _WATCHED_PROMPTS)
     )
     engine = make_engine(runner, runtime, longest)
     adapters = None
@@ -121,7 +121,7 @@ def _float32_fallback(
         measure: now; where only adapters have heads, each does later.
     """
     lengths = [min(length, longest) for length in _COMPARED_TOKENS] * _COMPARED_PROMPTS
-    prompts = [work.sequence for work in dummy_works(engine.runner, lengths)]
+    prompts = [work.sequence for work in dummy_items(engine.runner, lengths)]
     made = Float32Fallback(engine, heads, pooler, prompts)
     if measure:
         made.boundaries()
@@ -131,7 +131,7 @@ def _float32_fallback(
 
 
 def longest_prompt(runner: Runner, longest: int) -> int:
-    """Tokens of the longest prompt, behind which the labels' texts have room.
+    """The longest prompt in tokens that leaves room for the labels' texts.
 
     Raises:
         ConfigError: there is no room for a prompt.
@@ -156,7 +156,7 @@ def make_engine(runner: Runner, runtime: RuntimeConfig, longest: int) -> Engine:
     if runner.device.type == "cuda":
         planned = plan_memory(
             runner,
-            functools.partial(dummy_works, runner),
+            functools.partial(dummy_items, runner),
             num_tokens=num_tokens,
             num_sequences=runtime.max_num_seqs,
             longest=longest,

@@ -1,4 +1,4 @@
-"""Which form a model's pairs of texts have: what was asked for, what its checkpoint stores, what a plugin knows of it."""
+"""Chooses how pairs of texts become prompts: by option, by the checkpoint's settings, or by a plugin's template."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .loading.source import ModelSource
 def pair_form(
     options: ModelConfig, source: ModelSource, num_labels: int, template_takes_pairs: bool = False
 ) -> PairForm:
-    """The form of a model's pairs: what was asked for, what the checkpoint stores, what a plugin knows of it.
+    """The form of a model's pairs: that of the options, else of the checkpoint, else of a plugin's template.
 
     Args:
         template_takes_pairs: the stored prompt template has a place for the second text.
@@ -119,8 +119,8 @@ def _of(template: ScoreTemplate, source: ModelSource) -> PairTemplate:
 
 
 def _without_sep_token(source: ModelSource) -> bool:
-    said = (getattr(each, "use_sep_token", None) for each in (source.config, source.backbone_config))
-    return next((each for each in said if each is not None), True) is False
+    values = (getattr(each, "use_sep_token", None) for each in (source.config, source.backbone_config))
+    return next((each for each in values if each is not None), True) is False
 
 
 def _refusal(source: ModelSource) -> str:

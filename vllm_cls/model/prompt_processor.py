@@ -1,4 +1,4 @@
-"""The prompt processor of a model, from what its checkpoint stores. It loads no modeling code."""
+"""Builds the prompt processor of a model from its checkpoint, without loading modeling code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a loaded model can be asked."""
+"""Checks of a request's task and parameters against a loaded model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def check_task(
     """Raise `ConfigError` unless a model does a task, with each of these adapters or (None) as it is.
 
     Args:
-        asked: what the caller calls it, such as "score".
+        asked: the caller's name for it, such as "score".
     """
     if loaded.task == "token_classify" and task != loaded.task:
         raise ConfigError(
@@ -43,7 +43,7 @@ def check_task(
 
 
 def check_params(loaded: LoadedModel, task: str, params: Sequence[PoolingParams]) -> None:
-    """Raise `ConfigError` if a request asks for what its task does not have."""
+    """Raise `ConfigError` if a request sets a parameter that its task does not have."""
     judges_steps = task == "token_classify" and loaded.pooler.config.tok_pooling_type == "STEP"
     for each in params:
         if not judges_steps and (each.step_tag_id is not None or each.returned_token_ids is not None):

@@ -70,7 +70,7 @@ def test_the_batch_that_is_profiled() -> None:
 
 
 def test_a_profile_run_measures_a_forward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vllm_cls.model.loading.form_choice import dummy_works
+    from vllm_cls.model.loading.form_choice import dummy_items
 
     llm = LLM(str(tiny.classifier("roberta", tmp_path)))
     runner = llm._open.engine.runner
@@ -88,7 +88,7 @@ def test_a_profile_run_measures_a_forward(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(runner, "logits", logits)
     made = memory_profile.plan_memory(
-        runner, lambda lengths: dummy_works(runner, lengths),
+        runner, lambda lengths: dummy_items(runner, lengths),
         num_tokens=2048, num_sequences=256, longest=llm.max_model_len, prefix_cache_bytes=5000,
     )  # fmt: skip
     assert made == MemoryPlan(512, 5000)

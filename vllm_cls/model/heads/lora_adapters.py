@@ -28,13 +28,13 @@ from .pooler import Pooler
 
 
 class Adapters:
-    """What requests name as `lora_request`; safe to call from several threads.
+    """The cache of LoRA adapters that requests name (`lora_request`); safe to call from several threads.
 
     Args:
         classifier: the model, whose backbone's layers add what adapters say (`let_adapt`).
         runner: that runs it.
         pooler: of the model; an adapter's differs in its activation.
-        max_loras: adapters held in memory; the least recently used is let go.
+        max_loras: adapters held in memory; the least recently used is evicted.
         max_lora_rank: an adapter of a larger rank is refused; None takes any.
     """
 
@@ -76,7 +76,7 @@ class Adapters:
             raise ModelError(
                 f"{stored.name} has rank {stored.rank}, above max_lora_rank={self.max_lora_rank}; raise that."
             )
-        parts, of_head = self._placed(stored)
+        parts, of_head = self._low_rank_by_path(stored)
         saved = self._saved(stored)
         model = with_head(self.classifier.model, saved, of_head)
         head = None
@@ -89,8 +89,8 @@ class Adapters:
         pooler = replace(self.pooler, activation=activation_for(config, registry().collect("vcls_activations")))
         return LoRAAdapter(request.lora_name, parts, model, head, config, pooler)
 
-    def _placed(self, stored: PeftAdapter) -> tuple[dict[str, Any], dict[str, LowRank]]:
-        """The low-rank parts by path, in their layer's dtype: of the backbone, and as they are of the head."""
+    def _low_rank_by_path(self, stored: PeftAdapter) -> tuple[dict[str, Any], dict[str, LowRank]]:
+        """The low-rank updates by layer path: of the backbone in the layer's dtype, of the head unchanged."""
         layers = self._layers
         parts: dict[str, Any] = {}
         of_head: dict[str, LowRank] = {}

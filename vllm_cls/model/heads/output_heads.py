@@ -1,4 +1,4 @@
-"""The heads of a model that runs: which numbers belong to which, and what each makes of them."""
+"""The heads of a loaded model: which logits belong to which head, and the outputs that it makes of them."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunningHead:
-    """One head of a model that runs.
+    """One head of a loaded model.
 
     Args:
         name: None for a single head without a name.
-        columns: its part of the logits of all heads.
+        columns: its columns of the logits of all heads.
         config: names its labels.
-        pooler: what makes its probabilities.
+        pooler: makes its probabilities.
     """
 
     name: str | None

@@ -1,4 +1,4 @@
-"""From logits to the numbers that a request gets: calibration, then the activation."""
+"""Calibration and activation: logits → the numbers of a result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...pooler.activations import Activation
 
 @dataclass(frozen=True)
 class Pooler:
-    """How one model pools, calibrates and activates.
+    """The pooling, the calibration and the activation of one model.
 
     Args:
         pooling: "CLS", "LAST", "MEAN" or a plugin's method, for one result a sequence.
@@ -34,7 +34,7 @@ class Pooler:
         return logits
 
     def activates(self, use_activation: bool | None) -> bool:
-        """What a request's `use_activation` comes to: its own word, else the model's, else True."""
+        """Whether the activation applies: by the request's `use_activation`, else the model's, else True."""
         if use_activation is not None:
             return use_activation
         return self.config.use_activation is not False

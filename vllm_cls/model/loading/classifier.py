@@ -28,9 +28,9 @@ class Classifier:
         config: of `model`.
         pooling: of the classifier, before any override.
         has_head: False for `convert="none"`, which gives embeddings, and where LoRA adapters bring the heads.
-        missing: parameters that the checkpoint lacks, which adapters bring; the class's own are there unfilled.
-        embedder: what a Sentence Transformers folder makes of the states, where it was opened as what it is.
-        head_is_trained: by the class that it is in, so that what this class pools counts.
+        missing: parameters that the checkpoint lacks and adapters supply; in the model they are not initialised.
+        embedder: of a Sentence Transformers bi-encoder that was opened as such.
+        head_is_trained: within its class, so that the pooling of that class is the right one.
     """
 
     source: ModelSource
@@ -52,7 +52,7 @@ class Classifier:
         return self.source.architecture
 
     def why_headless(self, name: str) -> str | None:
-        """Why it gives no labels and no scores by itself, and what can be done; None where it has a head.
+        """Why it has no labels and no scores, and what to do, for errors; None where it has a head.
 
         Args:
             name: what the caller calls the model.
@@ -76,7 +76,7 @@ def load(
     """Load a model as `options.convert` says.
 
     Args:
-        adapters_have_heads: a model without a head is taken too: LoRA adapters bring theirs.
+        adapters_have_heads: accept a model without a head, since LoRA adapters have theirs.
 
     Raises:
         ModelError: it cannot be loaded, or has no head and none was asked for.

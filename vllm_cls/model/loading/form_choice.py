@@ -1,4 +1,4 @@
-"""Which form a loaded model runs in: the fastest that its self-check allows, with its head on pooled states or not."""
+"""Chooses how a loaded model runs: the fastest batching form that the equivalence check allows."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ...runtime.runner import Mode, Runner
 from .classifier import Classifier
 
 
-def dummy_works(runner: Runner, lengths: Sequence[int]) -> list[ForwardItem]:
-    """Prompts of these lengths, or as short as the model takes them, of random tokens."""
+def dummy_items(runner: Runner, lengths: Sequence[int]) -> list[ForwardItem]:
+    """Sequences of random tokens of these lengths, at least as long as the model needs."""
     config = runner.backbone.config
     shortest = runner.architecture.min_tokens(config)
     lengths = [max(length, shortest) for length in lengths]
@@ -26,7 +26,7 @@ def dummy_works(runner: Runner, lengths: Sequence[int]) -> list[ForwardItem]:
 
 
 def make_runner(classifier: Classifier, pooling: str, longest: int, quantization: str | None = None) -> Runner:
-    """The runner of a loaded model, in the fastest form that its self-check allows.
+    """The runner of a loaded model, in the fastest form that the equivalence check allows.
 
     Args:
         longest: the model's longest sequence, in tokens.

@@ -74,7 +74,7 @@ def _head_at_load(source: ModelSource, options: ModelConfig) -> HeadResult:
         return result
     refuse_nameless(source)
     raise ModelError(
-        f"{without_head(source)}, and a head is never invented. Make one with `vcls convert {options.model} OUT --convert "
+        f"{headless_description(source)}, and a head is never invented. Make one with `vcls convert {options.model} OUT --convert "
         f"{source.task} --head {heads_for(source)} …`, or pass convert='{source.task}' with "
         "hf_overrides={'classifier_from_token': [...], 'method': ...}."
     )
@@ -89,7 +89,7 @@ def _check_count(result: HeadResult, options: ModelConfig, what: str) -> None:
 
 
 def refuse_nameless(source: ModelSource) -> None:
-    """Raise `ModelError` if there is a head, and config.json does not say what for: texts and tokens have the same."""
+    """Raise `ModelError` if there is a head and no class name in config.json: heads for texts and for tokens look alike."""
     if not source.class_name and not lacks_head(source):
         raise ModelError(
             f"{source.checkpoint.name}: config.json names no class (architectures), and the file has "
@@ -98,30 +98,30 @@ def refuse_nameless(source: ModelSource) -> None:
         )
 
 
-def without_head(source: ModelSource) -> str:
-    """Words that say what a model is that lacks a head for what it is opened for."""
+def headless_description(source: ModelSource) -> str:
+    """A clause for errors: what the model is, and that it has no head for its task."""
     what = source.class_name or source.config.model_type
     if source.is_other_classifier:
         read = "whole texts" if source.task == "token_classify" else "each token"
         return f"{source.checkpoint.name} is a {what}, whose head classifies {read}; it has none for {source.task}"
-    return f"{source.checkpoint.name} is a {what} without a classification head{_foreign_head(source)}"
+    return f"{source.checkpoint.name} is a {what} without a classification head{_about_foreign_head(source)}"
 
 
-def _foreign_head(source: ModelSource) -> str:
-    """Words on a head that another library made, and how it can be brought; empty where there is none."""
+def _about_foreign_head(source: ModelSource) -> str:
+    """A clause for errors: which head of another library the checkpoint has, and how to convert it; empty without one."""
     names = foreign_heads(source.checkpoint.locations)
     bring = f"--head {'|'.join(registry().heads_taking('head_weights'))}"
-    told = f"if it is one linear layer, save its weight and bias as a safetensors file and bring it with {bring}"
+    advice = f"if it is one linear layer, save its weight and bias as a safetensors file and bring it with {bring}"
     if {"score.0.weight", "score.2.weight"} <= set(names):
-        told = "if it is Qwen2.5-Math's, say so with hf_overrides={'architectures': ['Qwen2ForRewardModel']}"
+        advice = "if it is Qwen2.5-Math's, say so with hf_overrides={'architectures': ['Qwen2ForRewardModel']}"
     if (
         not source.class_name
         and source.task != "token_classify"
         and any(name.startswith("classifier.") for name in names)
     ):
-        told = f"if it labels each token, say so with convert='token_classify' (--convert); {told}"
+        advice = f"if it labels each token, say so with convert='token_classify' (--convert); {advice}"
     if names:
-        return f" of its own (it has {some(names)}, a head of another kind: {told})"
+        return f" of its own (it has {some(names)}, a head of another kind: {advice})"
     if source.pickled_head:
         return (
             f" of its own (SetFit's {source.pickled_head} is a pickled scikit-learn model: save its coef_ and intercept_ as "
@@ -131,7 +131,7 @@ def _foreign_head(source: ModelSource) -> str:
 
 
 def heads_for(source: ModelSource) -> str:
-    """The heads that can be made for a model."""
+    """The head sources that can make a head for a model, as "fit|tokens|…"."""
     return registry().heads_for(source.task)
 
 
@@ -148,7 +148,7 @@ class TokenHead:
 
 
 def token_head(source: ModelSource) -> TokenHead | None:
-    """What `classifier_from_token` asks for (vLLM's name), or a CrossEncoder's `LogitScore`; None where there is a head.
+    """The head that `classifier_from_token` (vLLM's name) or a CrossEncoder's `LogitScore` describes; None without either.
 
     Raises:
         ConfigError: `method` is unknown.

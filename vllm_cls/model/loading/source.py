@@ -43,7 +43,7 @@ _SETFIT_HEAD = "model_head.pkl"
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model's files, config and tokenizer, before any weight is read; and a LoRA adapter to be merged into it."""
+    """A model's files, config, tokenizer and architecture, before any weight is read; and a LoRA adapter to be merged."""
 
     checkpoint: Checkpoint
     config: PreTrainedConfig
@@ -62,13 +62,13 @@ class ModelSource:
 
     @property
     def backbone_config(self) -> PreTrainedConfig:
-        """The config that the architecture speaks of: the inner one of our own model type."""
+        """The config of the backbone: `backbone_config` of our own model type, else the config itself."""
         inner: PreTrainedConfig = getattr(self.config, "backbone_config", None) or self.config
         return inner if self.config.model_type == OWN_MODEL_TYPE else self.config
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the checkpoint says under the key `vcls`."""
+        """The settings under the config's key `vcls`."""
         return getattr(self.config, "vcls", None) or {}
 
     @property
@@ -84,7 +84,7 @@ class ModelSource:
 
     @property
     def is_classifier(self) -> bool:
-        """Whether it says that it is a classifier for its task."""
+        """Whether its class name is that of a classifier for its task."""
         rewards = REWARDS if self.task == "classify" else ()
         return self.class_name.endswith((CLASSIFIERS[self.task], *rewards)) or self._adapter_beside_has_head
 
@@ -275,13 +275,13 @@ def _replaced(options: ModelConfig) -> set[str]:
 
 
 def _brings(auto_map: Mapping[str, Any], named: Sequence[str]) -> bool:
-    """Whether a checkpoint's own code has the class that it was saved from, or any model, where it does not say."""
+    """Whether the checkpoint's own code has the class in `architectures`, or any model class where there is none."""
     models = {str(each).rpartition(".")[2] for auto, each in auto_map.items() if auto.startswith("AutoModel")}
     return bool(models) and (not named or not models.isdisjoint(named))
 
 
 def _with_overrides(checkpoint: Checkpoint, raw: Mapping[str, Any], options: ModelConfig) -> Mapping[str, Any]:
-    """What config.json says, with `hf_overrides` in place of its own values, before transformers refuses one.
+    """config.json with `hf_overrides` applied, before transformers can refuse a value.
 
     What it does not say is left to `_apply_overrides`.
 
@@ -386,7 +386,7 @@ def _register_remote_classes(checkpoint: Checkpoint, auto_map: Mapping[str, str]
 
 
 def _apply_overrides(config: PreTrainedConfig, options: ModelConfig) -> None:
-    """Put `hf_overrides` into a config.
+    """Apply `hf_overrides` to a config, in place.
 
     Raises:
         ConfigError: transformers refuses a value.

@@ -1,4 +1,4 @@
-"""Reading weights into a classifier class, and refusing what is missing, misshapen or not finite.
+"""Loads weights into a classifier class; missing, misshapen and non-finite tensors are refused.
 
 They go through transformers' loader: onto the meta device first, then, tensor by tensor, from
 safetensors to where they live (accelerate's device map).
@@ -82,11 +82,11 @@ def load_weights(
     missing = set(info["missing_keys"])
     if headless:
         allowed |= {name for name in missing if not in_backbone(model.base_model_prefix, name)}
-    _judge(checkpoint, model, sorted(missing - allowed), sorted(info["unexpected_keys"]))
+    _check_tensors(checkpoint, model, sorted(missing - allowed), sorted(info["unexpected_keys"]))
     refuse_nonfinite(model, checkpoint.name, skip=missing)
     if source.adapter is not None:
         merge_into(model, source.adapter, skip=allowed, beside=checkpoint.locations)
-    _let_see_both_ways(model)
+    _make_bidirectional(model)
     return model.eval(), missing & allowed
 
 
@@ -103,8 +103,8 @@ def _without_adapter(checkpoint: Checkpoint) -> Iterator[Path]:
         yield Path(view)
 
 
-def _judge(checkpoint: Checkpoint, model: PreTrainedModel, missing: list[str], unexpected: list[str]) -> None:
-    """Refuse what the class lacks, and what it would leave out of the model; say what else is left out.
+def _check_tensors(checkpoint: Checkpoint, model: PreTrainedModel, missing: list[str], unexpected: list[str]) -> None:
+    """Refuse missing tensors and unread tensors of the backbone; warn of dropped heads.
 
     Raises:
         ModelError: a parameter is missing, or a part of the model would be lost.
@@ -118,10 +118,10 @@ def _judge(checkpoint: Checkpoint, model: PreTrainedModel, missing: list[str], u
     unused.refuse_missing(missing, checkpoint.name, reader)
     unused.refuse_loss(checkpoint.name, type(model).__name__)
     if unused.foreign:
-        warnings.warn(f"{unused.told(checkpoint.name)}.", stacklevel=2)
+        warnings.warn(f"{unused.warning(checkpoint.name)}.", stacklevel=2)
 
 
-def _let_see_both_ways(model: PreTrainedModel) -> None:
+def _make_bidirectional(model: PreTrainedModel) -> None:
     """Make a decoder bidirectional whose config says `is_causal: false`.
 
     transformers then masks nothing, but SDPA without a mask reads the flag of the attention modules, which stays.
