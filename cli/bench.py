@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import NameListParam, State, console, pass_state, running_options, speak
+from .options import NameListParam, State, configure_output, console, pass_state, running_options
 from .show import number, show_table
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ of what matrix products of the model's own shapes reach, timed in the same round
 @pass_state
 def bench(state: State, /, model: str, input: str | None, as_json: bool, **options: Any) -> None:
     """Measure how fast a model runs, alone or against other libraries."""
-    speak(state)
+    configure_output(state)
     from vllm_cls.bench.options import BenchOptions
     from vllm_cls.bench.run import bench as measure
     from vllm_cls.jobs.rows import PromptFields
@@ -97,7 +97,7 @@ def _show(found: dict[str, Any]) -> None:
     show_table(out, ("", "settings", "texts/s", "tokens/s", "× our time", "logits differ by"), rows, left=2)
     out.print()
     counts = {name.removeprefix("num_"): f"{value:,}" for name, value in ours["counters"].items()}
-    told = {
+    lines = {
         "useful share": f"{ours['useful_share']:.0%} of {found['matrix']['gflops']:,.0f} GFLOP/s (matrix products of the "
         f"model's shapes, {found['matrix']['rows']:,} rows); as the model is written, {ours['model_share']:.0%}",
         "stages": ", ".join(f"{stage} {seconds:.3f} s" for stage, seconds in ours["stage_seconds"].items())
@@ -107,12 +107,12 @@ def _show(found: dict[str, Any]) -> None:
         f"{counts['duplicates']} duplicates",
     }
     if found["int8"] is not None:
-        told["int8"] = (
+        lines["int8"] = (
             f"{found['int8']['labels_changed_percent']:.2f} % of the labels changed against float32; largest change of "
             f"a probability {found['int8']['largest_probability_change']:.4f}; {counts['close_calls']} of "
             f"{counts['prompts']} prompts were close calls, which float32 decided"
         )
-    for name, text in told.items():
+    for name, text in lines.items():
         out.print(f"{name:<14}{text}", markup=False, soft_wrap=True)
 
 

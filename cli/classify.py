@@ -9,7 +9,7 @@ import click
 from vllm_cls.config import AGGREGATIONS
 
 from .job import files_of_a_job, show_report
-from .options import NameListParam, State, console, pass_state, running_options, speak
+from .options import NameListParam, State, configure_output, console, pass_state, running_options
 from .show import progress
 
 EPILOG = """\b
@@ -75,7 +75,7 @@ def classify(state: State, /, model: Any, inputs: tuple[str, ...], output: str |
     MODEL is a folder, a hub id or a .gguf file; with --server it is left out, and the server's model classifies.
     Rows keep their order and stream out; a bad row keeps its place.
     """
-    speak(state)
+    configure_output(state)
     from vllm_cls.jobs.classify import classify_file
 
     use_activation = False if options.pop("no_activation") else None

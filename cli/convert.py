@@ -10,18 +10,18 @@ import click
 
 from vllm_cls.config import CONVERT_MODES, DTYPES, PROBLEM_TYPES
 
-from .heads import ConvertCommand, know_head
+from .heads import ConvertCommand, check_head
 from .options import (
     LabelTokens,
     NameListParam,
     PoolingChoice,
     State,
     Template,
+    configure_output,
     console,
     model_options,
     pass_state,
     say,
-    speak,
 )
 from .show import measurements, number, size
 
@@ -77,7 +77,9 @@ _GROUPS = {
     show_default=True,
     help="auto: what MODEL is, else classify.",
 )
-@click.option("--head", metavar="NAME", is_eager=True, callback=know_head, help="Where the head comes from: see below.")
+@click.option(
+    "--head", metavar="NAME", is_eager=True, callback=check_head, help="Where the head comes from: see below."
+)
 @click.option("--labels", type=NameListParam(), help="Names of the labels, in the order of their indices.")
 @click.option("--num-labels", type=int, metavar="N", help="Number of labels, where they have no names.")
 @click.option("--problem-type", type=click.Choice(PROBLEM_TYPES), help="Softmax, sigmoids or a number; else not set.")
@@ -116,7 +118,7 @@ def convert(state: State, /, model: str, out: str, **options: Any) -> None:
 
     MODEL is a folder, a hub id or a .gguf file; OUT is the folder to make, whole or not at all.
     """
-    speak(state)
+    configure_output(state)
     from vllm_cls.conversion.converter import convert as run
 
     began = time.perf_counter()
@@ -170,10 +172,10 @@ def _calibrated(report: ConversionReport) -> str:
         f"{name.replace('_', ' ')} {number(values[f'{name}_before'])} → {number(values[f'{name}_after'])}"
         for name in names
     )
-    told = f"{changes}, on {values['rows']:,} rows, cross-validated; "
+    text = f"{changes}, on {values['rows']:,} rows, cross-validated; "
     if not values["kept"]:
-        return told + "no improvement, so the head stays as it was"
-    told += f"temperature {number(values['temperature'])}"
+        return text + "no improvement, so the head stays as it was"
+    text += f"temperature {number(values['temperature'])}"
     biases = zip(report.labels, values.get("bias", ()), strict=False)
     shown = ", ".join(f"{label} {number(bias)}" for label, bias in list(biases)[:_MOST_LABELS])
-    return told + (f", biases {shown}" if shown else "")
+    return text + (f", biases {shown}" if shown else "")

@@ -1,4 +1,4 @@
-"""What `vcls convert` takes and shows of each `--head`, as the head sources of plugins say it, the built-in ones too.
+"""The options and the help of `vcls convert` that come from head sources, built-in ones and those of plugins.
 
 The plugins that promise to load nothing heavy are asked always, `--help` included; the others where `--head`, or an
 option, is none that those know.
@@ -33,14 +33,14 @@ class ConvertCommand(GroupedCommand):
         try:
             return super().parse_args(ctx, [*args])
         except click.NoSuchOption:
-            if not know_all(ctx):
+            if not load_all_sources(ctx):
                 raise
             return super().parse_args(ctx, args)
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         params = super().get_params(ctx)
-        taken = {each.name for each in params}
-        own = {name: _option(options) for name, options in _own(ctx).items() if name not in taken}
+        used = {each.name for each in params}
+        own = {name: _option(options) for name, options in _own(ctx).items() if name not in used}
         return [*params, *own.values()]
 
     def groups_in(self, ctx: click.Context) -> Mapping[str, Sequence[str]]:
@@ -74,7 +74,7 @@ def known(ctx: click.Context) -> dict[str, HeadSource]:
     return sources
 
 
-def know_all(ctx: click.Context) -> bool:
+def load_all_sources(ctx: click.Context) -> bool:
     """Load every plugin; whether there are head sources now that were not known."""
     from vllm_cls.registry import registry
 
@@ -83,10 +83,10 @@ def know_all(ctx: click.Context) -> bool:
     return bool(set(known(ctx)) - before)
 
 
-def know_head(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+def check_head(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """The callback of `--head`: one that is not known is looked for in every plugin, before `--help` is shown."""
     if value is not None and value not in known(ctx):
-        know_all(ctx)
+        load_all_sources(ctx)
     return value
 
 
@@ -112,8 +112,8 @@ def _option(options: Mapping[str, HeadOption]) -> click.Option:
                 f"{first.flag} is {first.type.__name__} for --head {head} and {option.type.__name__} for --head {other}; leave "
                 "the plugin of one of them out with VCLS_PLUGINS."
             )
-    told = first.help if first.default is None else f"{first.help}  [default: {first.default}]"
-    shared: dict[str, Any] = {"help": told, "default": None}
+    help_text = first.help if first.default is None else f"{first.help}  [default: {first.default}]"
+    shared: dict[str, Any] = {"help": help_text, "default": None}
     if first.type is bool:
         return click.Option([f"{first.flag}/{first.flag.replace('--', '--no-', 1)}", first.name], **shared)
     return click.Option([first.flag, first.name], type=first.type, metavar=_METAVARS[first.type], **shared)

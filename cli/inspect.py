@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .options import State, console, pass_state, running_options, speak
+from .options import State, configure_output, console, pass_state, running_options
 from .show import number, size
 
 EPILOG = """\b
@@ -28,7 +28,7 @@ def inspect(state: State, /, model: str, as_json: bool, **options: Any) -> None:
 
     Its class, the plugin that takes it, pooling, labels, packed or padded and why, sizes and dtype.
     """
-    speak(state)
+    configure_output(state)
     from vllm_cls import llm
 
     if options["convert"] == "auto" and options["lora"] is None:  # a model without a head can be looked at, too

@@ -1,4 +1,4 @@
-"""What the commands that run a job over files share: the files they name, the server they ask, what they say of it."""
+"""Common parts of `vcls classify` and `vcls score`: their options for files and servers, and the final report."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def _refuse_given(names: set[str]) -> None:
     ctx = click.get_current_context()
     given = [name for name in names if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE]
     if given:
-        told = ", ".join(sorted("--" + name.replace("_", "-") for name in given))
-        raise click.UsageError(f"{told}: with --server, the model runs there; give it to `vcls serve`.")
+        line = ", ".join(sorted("--" + name.replace("_", "-") for name in given))
+        raise click.UsageError(f"{line}: with --server, the model runs there; give it to `vcls serve`.")
 
 
 @contextmanager
@@ -96,9 +96,9 @@ def show_report(report: JobReport, quiet: bool) -> None:
     out = console(stderr=report.output is None)
     if not quiet:
         rate = report.rows / report.seconds if report.seconds else 0.0
-        told = f"{report.rows:,} rows in {report.seconds:.1f} s ({rate:,.1f} rows/s), {report.failed:,} failed, "
-        told += f"{report.truncated:,} truncated" + (f" → {report.output}" if report.output else "")
-        out.print(told, markup=False, soft_wrap=True)
+        line = f"{report.rows:,} rows in {report.seconds:.1f} s ({rate:,.1f} rows/s), {report.failed:,} failed, "
+        line += f"{report.truncated:,} truncated" + (f" → {report.output}" if report.output else "")
+        out.print(line, markup=False, soft_wrap=True)
         for note in report.notes:
             say(f"note: {note}", style="yellow")
     if report.metrics is not None:

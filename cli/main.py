@@ -16,7 +16,7 @@ from vllm_cls.compat import lazy_imports
 from vllm_cls.errors import PluginError
 
 from .options import State, debug_option
-from .outcome import InputEnded, outcome, tell_of_what_nobody_waits_for
+from .outcome import InputEnded, outcome, report_background_errors
 
 GROUP = "vllm_cls.commands"
 
@@ -138,7 +138,7 @@ def vcls() -> None:
 def main() -> None:
     """The script `vcls`."""
     state = State()
-    tell_of_what_nobody_waits_for(state)
+    report_background_errors(state)
     try:
         vcls.main(obj=state)
     finally:

@@ -1,4 +1,4 @@
-"""Options that several commands have, and how the commands speak."""
+"""Options of several commands, and the output of commands on stderr."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass
 class State:
-    """How much a run says."""
+    """The verbosity of a run."""
 
     verbose: bool = False
     quiet: bool = False
@@ -70,7 +70,7 @@ class Template(ParamType):
 
 
 class LabelTokens(Template):
-    """The texts of labels: `\\n` and `\\t` are read here, a backslash before another character where they are parted."""
+    """The texts of labels; `\\n` and `\\t` are unescaped here, other backslashes when the list is split."""
 
     name = "LABEL=TEXT|TEXT,…"
     marks = {**Template.marks, "\\": "\\\\"}
@@ -81,7 +81,7 @@ class LabelTokens(Template):
 
 
 class NameListParam(ParamType):
-    """Names parted by commas; one with a comma in it has a backslash before that, or they are a JSON list."""
+    """Names separated by commas (a comma within a name is escaped by a backslash), or a JSON list."""
 
     name = "A,B,…"
 
@@ -176,8 +176,8 @@ def running_names() -> set[str]:
     return {parameter.name for parameter in command.params if parameter.name and parameter.expose_value}
 
 
-def speaking_options(function: F) -> F:
-    """-q, -v and --debug alone."""
+def verbosity_options(function: F) -> F:
+    """The options -q, -v and --debug."""
     return with_options(function, _SPEAKING)
 
 
@@ -203,8 +203,8 @@ def console(*, stderr: bool = False) -> Any:
     return Console(file=file, width=160, highlight=False, force_interactive=False)
 
 
-def speak(state: State) -> None:
-    """Let our own warnings through, a line each; the libraries are heard only with -v. Called before they load."""
+def configure_output(state: State) -> None:
+    """Show our own warnings, a line each, and messages of other libraries only with -v; call it before they are imported."""
     import logging
     import warnings
 

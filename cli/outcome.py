@@ -48,7 +48,7 @@ def outcome(run: Callable[[], Any], state: State) -> int:
         raise
     except BaseException as error:  # a panic in Rust is no Exception
         failure = error.__cause__ if isinstance(error, InputEnded) and error.__cause__ else error
-        tell(failure, state)
+        report_error(failure, state)
         return 1
 
 
@@ -58,20 +58,20 @@ def _near(name: str, options: Sequence[str]) -> list[str]:
     return [bare[each] for each in difflib.get_close_matches(name.lstrip("-"), bare, cutoff=0.8)]
 
 
-def tell(error: BaseException, state: State, where: str = "") -> None:
-    """Say in one line what failed; with --debug, the traceback too.
+def report_error(error: BaseException, state: State, where: str = "") -> None:
+    """Print an error in one line; with --debug, the traceback too.
 
     Args:
-        where: what was going on, for what nobody waited for.
+        where: what was going on, for errors of threads and finalizers.
     """
-    say(f"error: {where}{told(error)}", style="red")
+    say(f"error: {where}{error_line(error)}", style="red")
     if state.debug or state.verbose:
         traceback.print_exception(error)
         say(f"({', '.join(_versions())})")
 
 
-def told(error: BaseException) -> str:
-    """What failed and what to do, in one line."""
+def error_line(error: BaseException) -> str:
+    """An error and what to do about it, in one line."""
     from vllm_cls.errors import VclsError
 
     if isinstance(error, VclsError):
@@ -85,7 +85,7 @@ def told(error: BaseException) -> str:
         return _DISK_FULL
     if isinstance(error, OSError):
         return text or type(error).__name__
-    owner, link = whose(error)
+    owner, link = failing_distribution(error)
     failed = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return (
         f"{failed}: this is a fault of {owner}; please report it {f'at {link}' if link else 'to its developers'} with the output "
@@ -93,7 +93,7 @@ def told(error: BaseException) -> str:
     )
 
 
-def whose(error: BaseException) -> tuple[str, str | None]:
+def failing_distribution(error: BaseException) -> tuple[str, str | None]:
     """The distribution whose code failed, and where it takes reports, if it says so.
 
     The innermost code that is ours or that of a plugin or a command: libraries fail on behalf of whoever called them.
@@ -125,19 +125,19 @@ def _link(distribution: str) -> str | None:
     return next((url for name, url in links.items() if name.lower().startswith(("issue", "bug"))), None)
 
 
-def tell_of_what_nobody_waits_for(state: State) -> None:
-    """Say in one line, too, what fails in a thread, while an object goes, or when the process ends."""
+def report_background_errors(state: State) -> None:
+    """Print errors of threads, of finalizers and at exit in one line, too."""
 
     def in_thread(args: threading.ExceptHookArgs) -> None:
         if args.exc_value is not None and not isinstance(args.exc_value, SystemExit):
             name = args.thread.name if args.thread is not None else "?"
-            tell(args.exc_value, state, f"in the thread {name}: ")
+            report_error(args.exc_value, state, f"in the thread {name}: ")
 
     def unraisable(args: Any) -> None:
         if isinstance(args.exc_value, (KeyboardInterrupt, BrokenPipeError)):
-            return  # it ends as it was told to
+            return  # a regular end of the thread
         if args.exc_value is not None:
-            tell(args.exc_value, state, "while it ended: ")
+            report_error(args.exc_value, state, "while it ended: ")
 
     threading.excepthook = in_thread
     sys.unraisablehook = unraisable

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import State, console, pass_state, say, speak, speaking_options
+from .options import State, configure_output, console, pass_state, say, verbosity_options
 from .show import show_table
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ def plugins() -> None:
 
 
 @plugins.command("list", epilog=EPILOG)
-@speaking_options
+@verbosity_options
 @pass_state
 def list_plugins(state: State) -> None:
     """List the plugins, and what each of them registers."""
-    speak(state)
+    configure_output(state)
     rows = [
         (info.name, f"{info.distribution} {info.version}", "BROKEN" if problem else "; ".join(given) or "nothing")
         for info, given, problem in _surveyed()
@@ -44,11 +44,11 @@ def list_plugins(state: State) -> None:
 
 
 @plugins.command(epilog=EPILOG)
-@speaking_options
+@verbosity_options
 @pass_state
 def check(state: State) -> None:
     """Load every plugin and call its hooks; exit with 1 if one is broken."""
-    speak(state)
+    configure_output(state)
     broken = [(info, problem) for info, _, problem in _surveyed() if problem]
     for info, problem in broken:
         say(f"broken: {info.name} ({info.distribution} {info.version}, {info.module}): {problem}", style="red")

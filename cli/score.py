@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from .job import files_of_a_job, show_report
-from .options import NameListParam, State, Template, console, pass_state, running_options, speak
+from .options import NameListParam, State, Template, configure_output, console, pass_state, running_options
 from .show import progress
 
 EPILOG = """\b
@@ -58,7 +58,7 @@ def score(state: State, /, model: Any, inputs: tuple[str, ...], output: str | No
     How well a document answers a query. MODEL is a folder, a hub id or a .gguf file with one label; with --server it
     is left out, and the server's model scores. Rows keep their order and stream out.
     """
-    speak(state)
+    configure_output(state)
     from vllm_cls.jobs.score import score_file
 
     use_activation = False if options.pop("no_activation") else None

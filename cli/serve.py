@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from .grouped import GroupedCommand
-from .options import NameListParam, ParamType, State, Template, pass_state, running_options, say, speak
+from .options import NameListParam, ParamType, State, Template, configure_output, pass_state, running_options, say
 from .server_options import GUARDS, guard_options, guard_settings
 
 EPILOG = """\b
@@ -122,7 +122,7 @@ def serve(
 
     MODEL is a folder, a hub id or a .gguf file. SIGTERM stops: what is in flight is answered first.
     """
-    speak(state)
+    configure_output(state)
     from vllm_cls.async_llm import AsyncLLM
     from vllm_cls.server import ServerSettings, create_app
     from vllm_cls.server.observability import logs

@@ -1,4 +1,4 @@
-"""Options of `vcls serve` that guard it: each is a setting of `ServerSettings`, whose default it shows."""
+"""The options of `vcls serve` for access and limits: each is a field of `ServerSettings`, whose default it shows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How results look on a terminal and in a pipe: measurements, progress, numbers."""
+"""Formatting for terminals and pipes: metrics, tables, progress, numbers."""
 
 from __future__ import annotations
 
@@ -130,9 +130,14 @@ def progress(console: Console, active: bool) -> Iterator[OnProgress | None]:
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[status]}"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("loading the model", total=None, told="")
+        task = bar.add_task("loading the model", total=None, status="")
         yield _shown_rows(lambda **values: bar.update(task, **values))
 
 
@@ -148,6 +153,6 @@ def _shown_rows(update: Callable[..., None]) -> OnProgress:
         last = now
         rate = f"{rows / (now - began):,.0f} rows/s" if now - began > 0.5 else ""
         total = None if done is None else 1.0
-        update(description="classifying", completed=done or 0.0, total=total, told=f"{rows:,} rows  {rate}")
+        update(description="classifying", completed=done or 0.0, total=total, status=f"{rows:,} rows  {rate}")
 
     return on_progress

@@ -67,7 +67,7 @@ def client(llm: LLM) -> Iterator[TestClient]:
         yield client
 
 
-def check(answer: Any, log: io.StringIO, *told: str, identity: str | None = None) -> None:
+def check(answer: Any, log: io.StringIO, *format_errors: str, identity: str | None = None) -> None:
     """It is such an answer, and the log has its id with what failed."""
     assert answer.status_code == 500, answer.text
     error = answer.json()["error"]
@@ -77,7 +77,7 @@ def check(answer: Any, log: io.StringIO, *told: str, identity: str | None = None
         assert secret not in error["message"]
     (line,) = (each for each in log.getvalue().split("\n20") if "a request failed" in each)
     assert f"request_id={given}" in line and "text of a prompt" not in log.getvalue()
-    for each in ("in fail", *told):
+    for each in ("in fail", *format_errors):
         assert each in line
 
 

@@ -247,7 +247,7 @@ def _refuse_unsupported(path: str, settings: Mapping[str, Any]) -> None:
     initialised = settings.get("init_lora_weights")
     if isinstance(initialised, str) and initialised.lower().startswith(_CHANGES_BASE):
         raise ModelError(
-            f"{path} was trained with init_lora_weights={initialised!r}, which changes the model's own weights; save it with PEFT's "
+            f"{path} was trained with init_lora_weights={initialised!r}, which changes the base's weights; save it with PEFT's "
             "path_initial_model_for_weight_conversion first."
         )
 

@@ -1,4 +1,4 @@
-"""The routes of a server, a function each: what is sent, and how the answer is read. Both clients are made of these."""
+"""One function for each route: the request, and how its response is read. Both clients are made of these."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`Client` and `AsyncClient`: the calls of `calls.py` as methods, with patience."""
+"""`Client` and `AsyncClient`: the functions of `calls.py` as methods, with retries."""
 
 from __future__ import annotations
 

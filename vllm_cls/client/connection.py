@@ -1,4 +1,4 @@
-"""What both clients know: where the server is, what is asked next, and what an answer means."""
+"""The part that both clients share: address, headers, retries, errors."""
 
 from __future__ import annotations
 
@@ -103,8 +103,8 @@ def result(call: ClientRequest[T], response: httpx.Response) -> T:
     try:
         return call.read(response)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        told = f"the answer to {call.method} {call.path} is not one of vLLM's API ({error})"
-        raise ServerError(f"{told}; is that the right server?", response.status_code) from error
+        message = f"the answer to {call.method} {call.path} is not one of vLLM's API ({error})"
+        raise ServerError(f"{message}; is that the right server?", response.status_code) from error
 
 
 def _checked_url(url: str) -> str:

@@ -1,4 +1,4 @@
-"""What a call to a server can end with, beside an answer."""
+"""Errors of the client."""
 
 from __future__ import annotations
 

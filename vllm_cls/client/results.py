@@ -1,4 +1,4 @@
-"""What a server answers, typed; fields that are not known here are left out, so newer servers do no harm."""
+"""The results of a client's calls, as dataclasses; unknown fields are ignored, so newer servers work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`create_app`: routes, error handlers and middlewares put together."""
+"""`create_app`: builds the ASGI app of routes, error handlers and middlewares."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def create_app(llm: AsyncLLM | LLM, settings: ServerSettings | None = None) -> F
 
 
 def _families(model: ServedModel) -> Iterator[Callable[[ServedModel], APIRouter]]:
-    """The routes that this model has, as vLLM registers them by what a model does."""
+    """The routers of the routes that this model supports, as in vLLM."""
     if model.classifies:
         yield classify.routes
     if model.scores:
@@ -64,7 +64,7 @@ def _families(model: ServedModel) -> Iterator[Callable[[ServedModel], APIRouter]
 
 
 def _absent(model: ServedModel) -> dict[str, str]:
-    """Why this model lacks a route that others have."""
+    """The message for a route that this model does not support."""
     llm = model.llm.llm
     if not model.classifies:
         does = " and ".join(llm.supported_tasks)

@@ -1,4 +1,4 @@
-"""What the middlewares know of ASGI: headers, the path that is routed, the route that was taken."""
+"""Helpers for ASGI middlewares: headers, the routed path, the matched route."""
 
 from __future__ import annotations
 
@@ -36,5 +36,5 @@ def routed_path(scope: Scope) -> str:
 
 
 def route_template(scope: Scope) -> str | None:
-    """The path of the route that was taken, such as `/items/{id}`, or None before and without one."""
+    """The path template of the matched route, such as `/items/{id}`; None before routing and without a match."""
     return getattr(scope.get("route"), "path", None)

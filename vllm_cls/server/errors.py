@@ -1,4 +1,4 @@
-"""Every answer that is no success has the same form, OpenAI's: `{"error": {"message", "type", "param", "code"}}`."""
+"""Error responses, all in OpenAI's form: `{"error": {"message", "type", "param", "code"}}`."""
 
 from __future__ import annotations
 
@@ -84,14 +84,14 @@ def error_response(
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Answer every exception that is meant for the client in the one form; `observe` answers the others."""
+    """Turn exceptions that are meant for the client into error responses; `Instrumentation` answers the others."""
     app.add_exception_handler(VclsError, _refused)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
 
 
 def _refused(request: Request, error: Exception) -> Response:
-    message = _told_of(request, error)
+    message = _client_message(request, error)
     if isinstance(error, RequestError):
         return error_response(error.status, message, error.param)
     if isinstance(error, PromptTooLongError):
@@ -116,8 +116,8 @@ def _field(request: Request, error: PromptError | ConfigError) -> str | None:
     return names.get(error.param, error.param)
 
 
-def _told_of(request: Request, error: Exception) -> str:
-    """A message as clients may read it: without places in files and in memory, which other libraries write into theirs."""
+def _client_message(request: Request, error: Exception) -> str:
+    """A message that clients may see: without file paths and memory addresses, which other libraries put into theirs."""
     message = _without_folder(request, str(error))
     foreign = error.__cause__ is not None and not isinstance(error.__cause__, VclsError)
     return _PLACES.sub("…", message) if foreign else message
@@ -130,14 +130,14 @@ def _without_folder(request: Request, message: str) -> str:
 
 
 def _invalid(request: Request, error: Exception) -> Response:
-    """FastAPI's own check of what a plugin's route declares."""
+    """A validation error of FastAPI, which only routes of plugins can have."""
     assert isinstance(error, RequestValidationError)
     found = [(".".join(map(str, each["loc"][1:])) or str(each["loc"][0]), each["msg"]) for each in error.errors()]
-    return error_response(400, told(found), found[0][0])
+    return error_response(400, format_errors(found), found[0][0])
 
 
-def told(found: Sequence[tuple[str, str]]) -> str:
-    """What is wrong with a request, of pairs of a field and a message: each once, the first few of many."""
+def format_errors(found: Sequence[tuple[str, str]]) -> str:
+    """One message of several errors, pairs of a field and a message: each once, the first few of many."""
     return "; ".join(list(dict.fromkeys(f"{name}: {message}" for name, message in found))[:_TOLD_ERRORS])
 
 

@@ -1,4 +1,4 @@
-"""The OpenAPI description: what routes take and give, with the limits of the model and the server filled in."""
+"""The OpenAPI document of the routes, with the limits of the model and of the server in its schemas."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ def documented(
     _forms.update((each.__name__, each) for each in requests)
     forms = [{"$ref": _REF.format(model=each.__name__)} for each in requests]
     schema = forms[0] if len(forms) == 1 else {"anyOf": forms}
-    errors = {status: {"model": ErrorResponse, "description": told} for status, told in _RUN_ERRORS.items()}
+    errors = {
+        status: {"model": ErrorResponse, "description": description} for status, description in _RUN_ERRORS.items()
+    }
     good = {"model": response, **({"content": dict(other_content)} if other_content else {})}
     return {
         "responses": {200: good, **errors, **ERRORS},
@@ -73,7 +75,7 @@ def documented(
 
 
 def describe(app: FastAPI, model: ServedModel) -> None:
-    """Have the app describe itself with the limits of this model; made once, when it is first asked for."""
+    """Set the app's `openapi` method; the document has this model's limits and is made at the first request for it."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:

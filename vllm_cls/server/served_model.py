@@ -23,7 +23,7 @@ class ServedModel:
     Args:
         llm: runs it.
         settings: of the server.
-        source: the model as it was given to `LLM`; a name too, but one that is not told.
+        source: the model as it was given to `LLM`; accepted as a name, but not listed.
         names: of the model itself; the first is the one in answers.
         adapters: LoRA adapters by the names that clients may give as `model`.
         created: in seconds since 1970.

@@ -1,4 +1,4 @@
-"""What a server is told: its names, its limits, whom it answers."""
+"""The settings of a server: names, limits, access."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class ServerSettings:
         threshold: from which probability a model of one label names it; None never does.
         trust_request_chat_template: take `chat_template` and `chat_template_kwargs` from requests.
         api_keys: any of them opens every route but the open ones; none leaves all open.
-        metrics_keys: each opens /metrics and /load alone, and sees there what is told of the texts of all keys; with several
+        metrics_keys: each opens /metrics and /load alone, and sees there the metrics about the texts of all keys; with several
             `api_keys`, these do not.
         allowed_hosts: names to answer to in the Host header, without ports; none answers to all.
         cors_origins: web pages of these origins may use the server; "*" is all.
-        root_path: what a proxy in front takes off the paths.
+        root_path: the path prefix that a reverse proxy removes.
         request_timeout: seconds until a request is given up with 504; None waits.
         shutdown_timeout: seconds from SIGTERM until the process ends.
         header_timeout: seconds in which a request's headers must be whole.

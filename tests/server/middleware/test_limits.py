@@ -10,7 +10,7 @@ import pytest
 
 from vllm_cls.server.errors import RequestError
 from vllm_cls.server.middleware.limits import Limits, run_while_awaited
-from vllm_cls.server.middleware.request_body import Buffered, ClientGone, is_deeper, read_body
+from vllm_cls.server.middleware.request_body import BufferedBytes, ClientGone, is_deeper, read_body
 from vllm_cls.server.settings import ServerSettings
 
 from ..bare import JSON, app_with, ask, message_of, run
@@ -100,7 +100,7 @@ def part(body: bytes) -> dict[str, Any]:
 
 
 def test_a_slow_body_is_given_up_and_its_bytes_are_given_back() -> None:
-    buffered = Buffered(100)
+    buffered = BufferedBytes(100)
 
     async def read() -> None:
         with pytest.raises(RequestError, match="longer than 0.05 s") as raised:
@@ -112,7 +112,7 @@ def test_a_slow_body_is_given_up_and_its_bytes_are_given_back() -> None:
 
 
 def test_bodies_share_what_may_be_held() -> None:
-    buffered = Buffered(10)
+    buffered = BufferedBytes(10)
 
     async def read() -> None:
         whole = {"type": "http.request", "body": b"1234567", "more_body": False}
@@ -128,7 +128,7 @@ def test_bodies_share_what_may_be_held() -> None:
 def test_a_client_that_leaves_while_it_sends() -> None:
     async def read() -> None:
         with pytest.raises(ClientGone):
-            await read_body({"headers": []}, receiver(part(b"x"), {"type": "http.disconnect"}), Buffered(9), 9, 1)
+            await read_body({"headers": []}, receiver(part(b"x"), {"type": "http.disconnect"}), BufferedBytes(9), 9, 1)
 
     run(read)
 

@@ -12,18 +12,18 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from vllm_cls.server.transport.connection import Patience, ServerConnection, connection_class
+from vllm_cls.server.transport.connection import ConnectionLimits, ServerConnection, connection_class
 
 from ..bare import app_with, run
 from .test_framing import CHUNKED, DOUBTFUL, POST
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 CLOSED = b"connection: close\r\n"
-PATIENT = Patience(header_timeout=5, write_timeout=5, max_connections=100)
+LIMITS = ConnectionLimits(header_timeout=5, write_timeout=5, max_connections=100)
 
 
 @asynccontextmanager
-async def listening(app: Any, made: list[ServerConnection], patience: Patience = PATIENT) -> AsyncIterator[int]:
+async def listening(app: Any, made: list[ServerConnection], limits: ConnectionLimits = LIMITS) -> AsyncIterator[int]:
     """The port where our connections bring requests to an app.
 
     Args:
@@ -32,7 +32,7 @@ async def listening(app: Any, made: list[ServerConnection], patience: Patience =
     config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False)
 
     def connect() -> ServerConnection:
-        made.append(connection_class(patience)(config=config, server_state=ServerState(), app_state={}))
+        made.append(connection_class(limits)(config=config, server_state=ServerState(), app_state={}))
         return made[-1]
 
     server = await asyncio.get_running_loop().create_server(connect, "127.0.0.1", 0)
@@ -145,7 +145,7 @@ def test_answers_that_nobody_reads_are_not_made() -> None:
     kept: list[int] = []
 
     async def scenario() -> None:
-        async with listening(watching(100_000, made, kept), made, replace(PATIENT, write_timeout=0.5)) as port:
+        async with listening(watching(100_000, made, kept), made, replace(LIMITS, write_timeout=0.5)) as port:
             _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1000)
             with pytest.raises(ConnectionError):
                 while True:  # as long as anything is taken of them

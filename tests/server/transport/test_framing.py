@@ -7,7 +7,7 @@ from typing import Any
 import h11
 import pytest
 
-from vllm_cls.server.transport.framing import Strict
+from vllm_cls.server.transport.framing import StrictConnection
 
 POST = b"POST /size HTTP/1.1\r\nHost: h\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -15,7 +15,7 @@ CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 
 def events_of(data: bytes, at_once: int | None = None) -> list[Any]:
     """What is read of some bytes, which come at once or so many at a time."""
-    connection, events = Strict(16 << 10), []
+    connection, events = StrictConnection(16 << 10), []
     for start in range(0, len(data), at_once or len(data)):
         connection.receive_data(data[start : start + (at_once or len(data))])
         while (event := connection.next_event()) not in (h11.NEED_DATA, h11.PAUSED):

@@ -1,4 +1,4 @@
-"""Who may ask: API keys on every path that is not named open, and the names this server answers to."""
+"""Access control: API keys for all but the open paths, and the allowed host names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ METRICS_PATHS = frozenset({"/metrics", "/load"})
 
 
 class RequireKey:
-    """Lets requests through that carry `Authorization: Bearer KEY`; everything else is 401, an unknown path too.
+    """Requires `Authorization: Bearer KEY`; other requests get 401, for unknown paths too.
 
     Closed unless open: a route, a mount or a socket that someone adds is guarded without a word about it.
 
@@ -76,12 +76,12 @@ class RequireKey:
 
 
 def client_of(scope: Scope) -> str:
-    """Who asks, as far as is known: whoever holds that key, or is at that address."""
+    """An identifier of the client: its API key, else its address."""
     return str(scope.get("state", {}).get("key") or (scope.get("client") or ("",))[0])
 
 
 class AllowHosts:
-    """Answers only to these names in the Host header, so that a web page cannot reach a local server by rebinding DNS.
+    """Refuses other names in the Host header, so that a web page cannot reach a local server by rebinding DNS.
 
     Args:
         names: host names without ports; none at all answers to every name.

@@ -1,4 +1,4 @@
-"""The outermost middleware: gives each request its id, and says in logs, metrics and traces what became of it."""
+"""The outermost middleware: gives each request its id, and logs, counts and traces it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _PROBES = frozenset({"/health", "/ping", "/ready", "/metrics", "/load"})
 """Asked every few seconds by machines: logged only where everything is."""
 
 
-class Observe:
-    """Counts, logs and traces requests, answers those whose app failed, and puts `X-Request-Id` on every answer.
+class Instrumentation:
+    """Counts, logs and traces requests; answers 500 where the app fails; adds `X-Request-Id` to every response.
 
     `scope["state"]["request_id"]` holds the id: the client's X-Request-Id where it sent a usable one, else a new one.
     A route may set another, such as that of a request's body.
@@ -39,7 +39,7 @@ class Observe:
         self.app = app
         self.metrics = metrics
         self.tracing = tracing
-        self._taken: set[str] = set()
+        self._known_routes: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -70,13 +70,13 @@ class Observe:
             stages_of_request.reset(stages_token)
 
     def _route(self, scope: Scope) -> str:
-        """The route as a template; of a request that was refused before it took one, if another has taken it; bounded."""
-        taken = route_template(scope)
-        if taken is not None:
-            self._taken.add(taken)
-            return taken
+        """The route template; before routing, the path if it is a known route, else "unmatched": so their number is bounded."""
+        route = route_template(scope)
+        if route is not None:
+            self._known_routes.add(route)
+            return route
         path = routed_path(scope)
-        return path if path in self._taken else "unmatched"
+        return path if path in self._known_routes else "unmatched"
 
     def _note(self, scope: Scope, status: int | None, seconds: float) -> None:
         method, route = scope["method"], self._route(scope)
@@ -89,8 +89,8 @@ class Observe:
             logger.log(level, "request", extra={"fields": fields})
 
 
-def fault(scope: Scope, error: BaseException) -> Response:
-    """The answer to a request at which the server failed; why is in the log, under the id that the answer names."""
+def server_error_response(scope: Scope, error: BaseException) -> Response:
+    """The response to a request that failed by a server error; the log has the error, under the request id in the response."""
     identity = safe_id(str(scope.setdefault("state", {}).setdefault("request_id", uuid.uuid4().hex)))
     request_id.set(identity)  # a route may have set another since the request began
     logger.error("a request failed, which is a fault of vllm-cls: %s", failure(error))
@@ -98,11 +98,11 @@ def fault(scope: Scope, error: BaseException) -> Response:
     return error_response(500, message)
 
 
-def answer_faults_of_observing(app: FastAPI) -> None:
-    """Answer what fails outside of `Observe`, and in it, as it answers what fails within."""
+def add_last_error_handler(app: FastAPI) -> None:
+    """Answer errors of middlewares around `Instrumentation`, and of itself, as it answers errors of the app."""
 
     def answered(request: Request, error: Exception) -> Response:
-        response = fault(request.scope, error)
+        response = server_error_response(request.scope, error)
         response.headers["X-Request-Id"] = request.scope["state"]["request_id"]
         return response
 
@@ -110,10 +110,10 @@ def answer_faults_of_observing(app: FastAPI) -> None:
 
 
 class _Answer:
-    """The answer to one request: with our headers on it, and one at all where the app fails.
+    """The response to one request: adds headers, and sends an error where the app fails.
 
     Args:
-        status: of HTTP, once it is sent.
+        status: the HTTP status, once it is sent.
     """
 
     def __init__(self, scope: Scope, send: Send) -> None:
@@ -132,7 +132,7 @@ class _Answer:
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # a panic of a tokenizer is no Exception
-            response = fault(self.scope, error)
+            response = server_error_response(self.scope, error)
             if self.status is not None:  # half an answer: the server must break the connection
                 raise
             await response(self.scope, receive, self.send)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable
 from ..asgi import App, Message, Receive, Scope, Send, header
 from ..errors import RequestError, error_response
 from ..settings import ServerSettings
-from .request_body import Buffered, ClientGone, check_depth, read_body
+from .request_body import BufferedBytes, ClientGone, check_depth, read_body
 
 GRACE = 0.25
 """Seconds past its deadline that a request has to say so itself: the model then counts it as one that was late."""
@@ -24,7 +24,7 @@ class Limits:
     def __init__(self, app: App, settings: ServerSettings) -> None:
         self.app = app
         self.settings = settings
-        self._buffered = Buffered(settings.max_buffered_bytes)
+        self._buffered = BufferedBytes(settings.max_buffered_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -48,7 +48,7 @@ class Limits:
                 await check_depth(body, limits.max_json_depth)
             await run_while_awaited(self.app, scope, body, receive, send, limits.request_timeout)
         finally:
-            self._buffered.give_back(len(body))
+            self._buffered.release(len(body))
 
 
 def check_headers(scope: Scope, max_bytes: int, max_number: int) -> None:

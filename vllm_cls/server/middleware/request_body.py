@@ -19,7 +19,7 @@ class ClientGone(Exception):
 
 
 @dataclass
-class Buffered:
+class BufferedBytes:
     """Bytes of bodies that all requests hold together.
 
     Args:
@@ -35,11 +35,11 @@ class Buffered:
             raise RequestError("The server holds too many request bodies at the moment; try again.", status=503)
         self.held += number
 
-    def give_back(self, number: int) -> None:
+    def release(self, number: int) -> None:
         self.held -= number
 
 
-async def read_body(scope: Scope, receive: Receive, buffered: Buffered, limit: int, seconds: float) -> bytes:
+async def read_body(scope: Scope, receive: Receive, buffered: BufferedBytes, limit: int, seconds: float) -> bytes:
     """The whole body, counted in `buffered`: the caller gives its length back.
 
     Args:
@@ -74,10 +74,10 @@ async def read_body(scope: Scope, receive: Receive, buffered: Buffered, limit: i
     try:
         await asyncio.wait_for(read(), seconds)
     except asyncio.TimeoutError:
-        buffered.give_back(taken)
+        buffered.release(taken)
         raise RequestError(f"The request's body took longer than {seconds:g} s (--body-timeout).", status=408) from None
     except BaseException:
-        buffered.give_back(taken)
+        buffered.release(taken)
         raise
     return b"".join(parts)
 

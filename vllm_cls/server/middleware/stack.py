@@ -1,4 +1,4 @@
-"""The order in which a request passes what guards the routes."""
+"""The order of the middlewares."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..observability.metrics import ServerMetrics
 from ..observability.tracing import Tracing
 from ..settings import ServerSettings
 from .auth import AllowHosts, RequireKey
-from .instrumentation import Observe, answer_faults_of_observing
+from .instrumentation import Instrumentation, add_last_error_handler
 from .limits import Limits
 
 
@@ -30,5 +30,5 @@ def add_middleware(app: FastAPI, settings: ServerSettings, metrics: ServerMetric
             expose_headers=["X-Request-Id", "Retry-After"],
         )
     app.add_middleware(AllowHosts, names=settings.allowed_hosts)
-    app.add_middleware(Observe, metrics=metrics, tracing=tracing)
-    answer_faults_of_observing(app)
+    app.add_middleware(Instrumentation, metrics=metrics, tracing=tracing)
+    add_last_error_handler(app)

@@ -1,4 +1,4 @@
-"""Logs of a server, as text or JSON lines, each with the id of its request; never a text that was classified."""
+"""Logs of a server, as text or JSON lines, each with its request id; never with a classified text."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def safe_id(text: str) -> str:
 
 def failure(error: BaseException) -> str:
     """The kinds of an error and of what caused it, and where each came from; without messages, which may quote a request."""
-    lines, cause, told = [], _cause(error), {id(error)}
+    lines, cause, seen = [], _cause(error), {id(error)}
     lines += _where(error)
-    while cause is not None and id(cause) not in told:
-        told.add(id(cause))
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
         lines += ["because of", *_where(cause)]
         cause = _cause(cause)
     return "\n".join(lines)

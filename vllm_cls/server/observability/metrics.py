@@ -1,4 +1,4 @@
-"""What a server counts, for Prometheus; in a registry of its own, so that several apps in a process do not mix."""
+"""Prometheus metrics of a server, in a registry of its own, so that several apps in a process do not mix."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ stages_of_request: ContextVar[list[Stage] | None] = ContextVar("stages_of_reques
 
 
 class LoadGauges(Protocol):
-    """What is the case right now, asked for when somebody reads the metrics."""
+    """Gauges that are read when the metrics are scraped."""
 
     @property
     def load(self) -> int: ...
@@ -94,9 +94,9 @@ class ServerMetrics:
 
     @classmethod
     def for_engine(cls, engine: LoadGauges) -> ServerMetrics:
-        """The metrics that `engine` tells already, or else new ones; they show what waits in it."""
-        told = getattr(engine, "telemetry", None)
-        metrics = told if isinstance(told, cls) else cls()
+        """The metrics that are `engine`'s telemetry already, or else new ones; gauges show its queue."""
+        telemetry = getattr(engine, "telemetry", None)
+        metrics = telemetry if isinstance(telemetry, cls) else cls()
         if metrics._watched is not engine:
             metrics._watch(engine)
         return metrics
@@ -115,7 +115,7 @@ class ServerMetrics:
         """Everything, in Prometheus' text format; or what tells nothing of texts."""
         return generate_latest(self.registry) + (generate_latest(self.of_texts) if texts else b"")
 
-    # Requests, told by the middleware.
+    # Of requests; called by the middleware.
 
     def request_begun(self) -> None:
         self._in_flight.inc()
@@ -128,7 +128,7 @@ class ServerMetrics:
         self._requests.labels(method if method in _METHODS else _OTHER, route, status).inc()
         self._request_seconds.labels(route).observe(seconds)
 
-    # Telemetry, told by the engine.
+    # Of the engine; the protocol `telemetry.Telemetry`.
 
     def request_queued(self, prompts: int, tokens: int) -> None:
         self._prompts.inc(prompts)

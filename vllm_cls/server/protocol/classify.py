@@ -14,7 +14,7 @@ from .prompts import ChatRequest, CompletionRequest, EncodingFields, PromptReque
 
 
 class ClassifyRequest(EncodingFields, PromptRequest):
-    """What an answer holds on top of vLLM's; it is always JSON, whatever encoding is named."""
+    """Options of /classify beyond vLLM's; the response is always JSON, whatever encoding is named."""
 
     without_meaning: ClassVar[frozenset[str]] = PromptRequest.without_meaning | {"dimensions"}
 
@@ -38,7 +38,7 @@ class ClassifyChat(ChatRequest, ClassifyRequest):
 
 @with_config(json_schema_extra=add_descriptions)
 class HeadAnswer(TypedDict):
-    """What one head says of a prompt; `probs` holds what its activation gives, and logits where use_activation is false."""
+    """The result of one head for a prompt; `probs` holds what its activation gives, and logits where use_activation is false."""
 
     label: str | None
     probs: list[float]

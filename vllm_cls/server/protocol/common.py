@@ -1,4 +1,4 @@
-"""What requests of several routes have in common: fields, and what becomes of those that are unknown."""
+"""Base classes of requests: common fields, and how unknown ones are refused."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class BaseRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, json_schema_extra=_complete)
     without_meaning: ClassVar[frozenset[str]] = frozenset()
-    """Fields of vLLM's and OpenAI's requests that are taken and dropped."""
+    """Fields of vLLM's and OpenAI's requests that are accepted and ignored."""
     schema_extra: ClassVar[Mapping[str, Any]] = {}
     """What the JSON schema says on top of the fields'."""
 
@@ -129,7 +129,7 @@ class CommonRequest(BaseRequest):
 
 
 class ResponseHeader(TypedDict):
-    """What answers begin with."""
+    """The first fields of a response."""
 
     id: str
     object: str

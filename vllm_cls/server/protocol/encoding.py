@@ -1,4 +1,4 @@
-"""Tensors as bytes."""
+"""Encodes tensors as bytes."""
 
 from __future__ import annotations
 

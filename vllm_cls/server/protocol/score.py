@@ -80,7 +80,7 @@ class Instruction(BaseModel):
 
 
 class PairRequest(CommonRequest):
-    """What scores of pairs have in common."""
+    """Common fields of /score and /rerank."""
 
     max_tokens_per_query: Annotated[int, Field(ge=0, json_schema_extra={"x-limit": "below_length"}), WHOLE] = 0
     max_tokens_per_doc: Annotated[int, Field(ge=0, json_schema_extra={"x-limit": "below_length"}), WHOLE] = 0
@@ -109,7 +109,7 @@ class ScoreRequest(PairRequest):
 
     @classmethod
     def pair(cls) -> tuple[str, str]:
-        """The names of its two sides."""
+        """The names of its two fields."""
         return cls.fields["query"], cls.fields["document"]
 
     def sides(self) -> tuple[list[str], list[str]]:

@@ -1,4 +1,4 @@
-"""JSON in and out; what is large, in a thread."""
+"""Reads JSON requests and writes JSON responses; large ones in a thread."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic_core import from_json, to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..errors import RequestError, told
+from ..errors import RequestError, format_errors
 from ..protocol.common import BaseRequest
 
 T = TypeVar("T", bound=BaseRequest)
@@ -27,12 +27,12 @@ async def read(request: Request, choose: Choice[T]) -> T:
     """The body of a request.
 
     Raises:
-        RequestError: it is no JSON, or no such request.
+        RequestError: it is not JSON, or not a valid request.
     """
     body = await request.body()
-    asked = parse(body, choose) if len(body) < _LARGE_BODY else await asyncio.to_thread(parse, body, choose)
-    request.scope["state"]["fields"] = asked.names()
-    return asked
+    parsed = parse(body, choose) if len(body) < _LARGE_BODY else await asyncio.to_thread(parse, body, choose)
+    request.scope["state"]["fields"] = parsed.names()
+    return parsed
 
 
 def parse(body: bytes, choose: Choice[T]) -> T:
@@ -46,18 +46,18 @@ def parse(body: bytes, choose: Choice[T]) -> T:
     try:
         return choose(value).read(value)
     except ValidationError as error:
-        raise RequestError(*_told(error)) from error
+        raise RequestError(*_describe_error(error)) from error
 
 
-def _told(error: ValidationError) -> tuple[str, str]:
-    """What was wrong, and the first field that was; never its value, which may be long or secret."""
+def _describe_error(error: ValidationError) -> tuple[str, str]:
+    """The message and the first wrong field; never its value, which may be long or secret."""
     found = error.errors(include_url=False, include_input=False, include_context=False)
     pairs = [(str(each["loc"][0]), each["msg"]) for each in found]
-    return told(pairs), pairs[0][0]
+    return format_errors(pairs), pairs[0][0]
 
 
 async def json_response(content: Any, numbers: int = 0) -> Response:
-    """An answer, written by pydantic, which takes a fraction of json's time for floats.
+    """A JSON response, serialized by pydantic, which is much faster than `json` for floats.
 
     Args:
         numbers: about how many it holds.

@@ -1,4 +1,4 @@
-"""One request on its way through the model: its id, its adapter, what `AsyncLLM` is told besides the prompts."""
+"""The context of one request: its id, its LoRA adapter, the arguments of `AsyncLLM` besides the prompts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..served_model import ServedModel
 
 
 def left(state: Mapping[str, Any]) -> float | None:
-    """Seconds that a request of this state has left, for the model to answer in; None where its time is not limited."""
+    """Seconds until the deadline of a request; None without one."""
     deadline: float | None = state.get("deadline")
     return None if deadline is None else max(0.0, deadline - time.monotonic())
 
@@ -37,23 +37,23 @@ class RequestContext:
     state: dict[str, Any]
 
     @classmethod
-    def from_request(cls, model: ServedModel, request: Request, asked: CommonRequest) -> RequestContext:
-        """The call that a request means.
+    def from_request(cls, model: ServedModel, request: Request, body: CommonRequest) -> RequestContext:
+        """The context of a request.
 
         Raises:
-            RequestError: its model is none.
+            RequestError: the model that it names does not exist.
         """
-        adapter: LoRARequest | None = model.adapter(asked.model)
+        adapter: LoRARequest | None = model.adapter(body.model)
         state = request.scope["state"]  # the header's id, or a new one
-        if asked.request_id is not None and "x-request-id" not in request.headers:
-            state["request_id"] = asked.request_id
+        if body.request_id is not None and "x-request-id" not in request.headers:
+            state["request_id"] = body.request_id
         request_id = str(state["request_id"])
         keywords = {
-            "pooling_params": asked.pooling_params,
+            "pooling_params": body.pooling_params,
             "lora_request": adapter,
-            "tokenization_kwargs": asked.tokenization,
+            "tokenization_kwargs": body.tokenization,
             "request_id": request_id,
-            "cache_salt": _salt(state.get("key"), asked.cache_salt),
+            "cache_salt": _salt(state.get("key"), body.cache_salt),
             "max_tokens": model.settings.max_request_tokens,
         }
         return cls(model.name_of(adapter), request_id, keywords, state)
@@ -64,7 +64,7 @@ class RequestContext:
         return {**self.keywords, "timeout": left(self.state)}
 
     def head(self, kind: str) -> ResponseHeader:
-        """What an answer begins with, which is written from now on; `kind` is in front of the id."""
+        """The first fields of the response, and the time from which it is written; `kind` is the prefix of the id."""
         self.state["answered_at"] = time.perf_counter()
         return ResponseHeader(id=f"{kind}-{self.request_id}", object="list", created=int(time.time()), model=self.name)
 

@@ -1,4 +1,4 @@
-"""Chat templates of clients, rendered in processes of their own, which are ended when one takes too long.
+"""Renders clients' chat templates in subprocesses, which are killed when a template takes too long.
 
 Jinja's sandbox keeps a template from the interpreter, not from running for ever or filling the memory.
 """
@@ -65,7 +65,7 @@ class _Job:
 
 
 class _Lane:
-    """Jobs that wait; their clients take turns, so that one with many waits for himself."""
+    """A queue of jobs, round robin by client, so that a client with many jobs delays only itself."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, deque[_Job]] = {}
@@ -77,7 +77,7 @@ class _Lane:
         return sum(not job.answer.cancelled() for job in self._waiting.get(client, ()))
 
     def take(self) -> _Job | None:
-        """Whose turn it is, if anyone's; those that are not waited for any more have none."""
+        """The next job, or None; cancelled jobs are dropped."""
         while self._waiting:
             client = next(iter(self._waiting))
             jobs = self._waiting.pop(client)
@@ -90,7 +90,7 @@ class _Lane:
 
 
 class _Renderers:
-    """Two threads with a process each: one for what is quick, one for that and else for what takes long."""
+    """Two threads with a process each: one for quick templates, one for quick and slow ones."""
 
     def __init__(self) -> None:
         self._quick, self._slow = _Lane(), _Lane()

@@ -1,4 +1,4 @@
-"""How much one request may ask for, found before any of it is computed. Tokens are counted once there are some."""
+"""Limits of one request's prompts, checked by characters before tokenizing; tokens are counted in `AsyncLLM`."""
 
 from __future__ import annotations
 

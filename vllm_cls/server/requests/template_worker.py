@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def by_a_child(render: Any, job: dict[str, Any], seconds: float) -> bytes:
-    """A line: what a process of its own makes of a job in so much time; `{"late": true}` where it is not done."""
+    """The result of a job as a JSON line, computed in a forked child; `{"late": true}` after the time limit."""
     reader, writer = os.pipe()
     child = os.fork()
     if not child:

@@ -27,12 +27,12 @@ def form(given: dict[str, Any]) -> type[ClassifyRequest]:
     return ClassifyChat if "messages" in given else ClassifyInput
 
 
-async def answer(model: ServedModel, request: Request, asked: ClassifyRequest) -> Response:
+async def answer(model: ServedModel, request: Request, body: ClassifyRequest) -> Response:
     """Probabilities of the labels for each prompt."""
-    call = RequestContext.from_request(model, request, asked)
-    outputs = await model.llm.classify(await prompts_of(model, request, asked), **call.options)
+    call = RequestContext.from_request(model, request, body)
+    outputs = await model.llm.classify(await prompts_of(model, request, body), **call.options)
     threshold = model.settings.threshold
-    data = [classification(index, each, asked, threshold) for index, each in enumerate(outputs)]
+    data = [classification(index, each, body, threshold) for index, each in enumerate(outputs)]
     content: ClassifyResponse = {**call.head("classify"), "data": data, "usage": usage(outputs)}
     return await json_response(content, sum(map(numbers_in, data)))
 

@@ -36,8 +36,8 @@ def routes(model: ServedModel) -> APIRouter:
     @router.get("/metrics", response_class=PlainTextResponse)
     async def metrics(request: Request) -> Response:
         """Counts and times, in Prometheus' text format; not of texts where several keys open, but to a key for metrics."""
-        told = request.app.state.metrics
+        metrics = request.app.state.metrics
         texts = request.scope["state"].get("sees_texts", True)
-        return Response(told.render(texts), media_type=told.content_type)
+        return Response(metrics.render(texts), media_type=metrics.content_type)
 
     return router

@@ -61,8 +61,8 @@ def routes(model: ServedModel) -> APIRouter:
     @router.post("/invocations", **documented(answers, *forms, other_content=pooling.BINARY))
     async def invocations(request: Request) -> Response:
         """What the route of this form answers; `task` or an encoding makes a request one for /pooling."""
-        asked = await read(request, form)
-        (answer,) = (each for kind, each in _ANSWERS.items() if isinstance(asked, kind))
-        return await answer(model, request, asked)
+        body = await read(request, form)
+        (answer,) = (each for kind, each in _ANSWERS.items() if isinstance(body, kind))
+        return await answer(model, request, body)
 
     return router

@@ -34,17 +34,17 @@ def form(given: dict[str, Any]) -> type[PoolingRequest]:
     return PoolingChat if "messages" in given else PoolingInput
 
 
-async def answer(model: ServedModel, request: Request, asked: PoolingRequest) -> Response:
+async def answer(model: ServedModel, request: Request, body: PoolingRequest) -> Response:
     """A tensor for each prompt, as numbers or bytes."""
-    call = RequestContext.from_request(model, request, asked)
-    task = task_of(model, asked.task)
-    if asked.offsets and asked.encoding_format in ("bytes", "bytes_only"):
+    call = RequestContext.from_request(model, request, body)
+    task = task_of(model, body.task)
+    if body.offsets and body.encoding_format in ("bytes", "bytes_only"):
         raise RequestError("offsets have no place among bytes; take float or base64.", "offsets")
-    outputs = await model.llm.encode(await prompts_of(model, request, asked), pooling_task=task, **call.options)
+    outputs = await model.llm.encode(await prompts_of(model, request, body), pooling_task=task, **call.options)
     numbers = sum(each.outputs.data.numel() for each in outputs)
-    if asked.encoding_format in ("bytes", "bytes_only"):
-        return await asyncio.to_thread(_bytes_response, call, asked, outputs)
-    data = await asyncio.to_thread(_written, asked, outputs)
+    if body.encoding_format in ("bytes", "bytes_only"):
+        return await asyncio.to_thread(_bytes_response, call, body, outputs)
+    data = await asyncio.to_thread(_written, body, outputs)
     content: PoolingResponse = {**call.head("pooling"), "data": data, "usage": usage(outputs)}
     return await json_response(content, numbers)
 
@@ -63,34 +63,34 @@ def task_of(model: ServedModel, task: str | None) -> str:
     return task or supported[0]
 
 
-def _written(asked: PoolingRequest, outputs: Sequence[PoolingRequestOutput]) -> list[PoolingData]:
+def _written(body: PoolingRequest, outputs: Sequence[PoolingRequestOutput]) -> list[PoolingData]:
     def pooled(index: int, output: PoolingRequestOutput) -> PoolingData:
         data: list[Any] | str
-        if asked.encoding_format in (None, "float"):
+        if body.encoding_format in (None, "float"):
             data = output.outputs.data.tolist()
         else:
-            data = base64.b64encode(to_bytes(output.outputs.data, asked.embed_dtype, asked.endianness)).decode()
+            data = base64.b64encode(to_bytes(output.outputs.data, body.embed_dtype, body.endianness)).decode()
         written = PoolingData(index=index, object="pooling", data=data)
-        if asked.offsets:
+        if body.offsets:
             written["offsets"] = output.offsets
         return written
 
     return [pooled(index, each) for index, each in enumerate(outputs)]
 
 
-def _bytes_response(call: RequestContext, asked: PoolingRequest, outputs: Sequence[PoolingRequestOutput]) -> Response:
+def _bytes_response(call: RequestContext, body: PoolingRequest, outputs: Sequence[PoolingRequestOutput]) -> Response:
     """All rows one behind the other; what they are is in the header `metadata`, unless only bytes are asked for."""
-    parts = [to_bytes(each.outputs.data, asked.embed_dtype, asked.endianness) for each in outputs]
+    parts = [to_bytes(each.outputs.data, body.embed_dtype, body.endianness) for each in outputs]
     headers = {}
-    if asked.encoding_format == "bytes":
+    if body.encoding_format == "bytes":
         end, data = 0, []
         for index, (part, each) in enumerate(zip(parts, outputs, strict=True)):
             start, end = end, end + len(part)
             data.append(
                 {
                     "index": index,
-                    "embed_dtype": asked.embed_dtype or "float32",
-                    "endianness": asked.endianness or "native",
+                    "embed_dtype": body.embed_dtype or "float32",
+                    "endianness": body.endianness or "native",
                     "start": start,
                     "end": end,
                     "shape": list(each.outputs.data.shape),

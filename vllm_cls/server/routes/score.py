@@ -44,31 +44,31 @@ def rerank_form(given: dict[str, Any]) -> type[RerankRequest]:
     return RerankRequest
 
 
-async def score_answer(model: ServedModel, request: Request, asked: ScoreRequest) -> Response:
+async def score_answer(model: ServedModel, request: Request, body: ScoreRequest) -> Response:
     """A score for each pair."""
-    call = RequestContext.from_request(model, request, asked)
-    first, second = asked.sides()
+    call = RequestContext.from_request(model, request, body)
+    first, second = body.sides()
     check_pairs(model, first, second)
-    outputs = await model.llm.score(first, second, **asked.score_options, **call.options)
+    outputs = await model.llm.score(first, second, **body.score_options, **call.options)
     data = [
         ScoreResponseData(index=index, object="score", score=each.outputs.score) for index, each in enumerate(outputs)
     ]
-    if asked.truncated:
+    if body.truncated:
         for score, output in zip(data, outputs, strict=True):
             score["truncated"] = output.truncated
     content: ScoreResponse = {**call.head("score"), "data": data, "usage": usage(outputs)}
     return await json_response(content, len(data))
 
 
-async def rerank_answer(model: ServedModel, request: Request, asked: RerankRequest) -> Response:
+async def rerank_answer(model: ServedModel, request: Request, body: RerankRequest) -> Response:
     """The documents by falling score."""
-    call = RequestContext.from_request(model, request, asked)
-    check_pairs(model, [asked.query], asked.documents)
-    outputs = await model.llm.score(asked.query, asked.documents, **asked.score_options, **call.options)
+    call = RequestContext.from_request(model, request, body)
+    check_pairs(model, [body.query], body.documents)
+    outputs = await model.llm.score(body.query, body.documents, **body.score_options, **call.options)
     results = []
-    for each in rank(asked.documents, outputs, asked.top_n):
+    for each in rank(body.documents, outputs, body.top_n):
         result = RerankResult(index=each.index, relevance_score=each.relevance_score)
-        if asked.return_documents:
+        if body.return_documents:
             result["document"] = {"text": each.document, "multi_modal": None}
         results.append(result)
     tokens = usage(outputs)["prompt_tokens"]

@@ -55,15 +55,15 @@ def routes(model: ServedModel) -> APIRouter:
     @router.post("/tokenize", **documented(TokenizeResponse, TokenizePrompt, TokenizeChat))
     async def tokenize(request: Request) -> Response:
         """The tokens that the model would see, however many."""
-        asked = await read(request, form)
-        model.adapter(asked.model)
-        prompt = await conversation_of(model, request, asked) if isinstance(asked, TokenizeChat) else asked.prompt
+        body = await read(request, form)
+        model.adapter(body.model)
+        prompt = await conversation_of(model, request, body) if isinstance(body, TokenizeChat) else body.prompt
         check_prompts(model, [prompt])
         tokens = await model.llm.token_ids(
-            prompt, add_special_tokens=asked.add_special_tokens, timeout=left(request.scope["state"])
+            prompt, add_special_tokens=body.add_special_tokens, timeout=left(request.scope["state"])
         )
         strings = None
-        if asked.return_token_strs:
+        if body.return_token_strs:
             strings = await asyncio.to_thread(model.tokenizer().convert_ids_to_tokens, tokens)
         content = TokenizeResponse(
             count=len(tokens), max_model_len=llm.max_model_len, tokens=tokens, token_strs=strings
@@ -73,10 +73,10 @@ def routes(model: ServedModel) -> APIRouter:
     @router.post("/detokenize", **documented(DetokenizeResponse, DetokenizeRequest))
     async def detokenize(request: Request) -> Response:
         """The text that token ids stand for."""
-        asked = await read(request, detokenize_form)
-        model.adapter(asked.model)
-        check_prompts(model, [asked.tokens])
-        text = await model.llm.tokenizing(partial(text_of, model, asked.tokens), timeout=left(request.scope["state"]))
+        body = await read(request, detokenize_form)
+        model.adapter(body.model)
+        check_prompts(model, [body.tokens])
+        text = await model.llm.tokenizing(partial(text_of, model, body.tokens), timeout=left(request.scope["state"]))
         return await json_response(DetokenizeResponse(prompt=text))
 
     return router

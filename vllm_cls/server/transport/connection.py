@@ -1,4 +1,4 @@
-"""A connection that nobody can hold open for nothing: uvicorn's, with a time for everything that the peer may delay."""
+"""uvicorn's HTTP/1.1 connection with a timeout for everything that the peer can delay."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..errors import error_response
-from .framing import Strict
+from .framing import StrictConnection
 
 _HEADER_BYTES = 64 << 10  # where the server does not say
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How long a connection waits for its peer, and how many connections there may be.
+class ConnectionLimits:
+    """Timeouts of a connection, and the number of connections.
 
     Args:
         header_timeout: seconds until a request's headers must be whole, counted from their first byte or from connecting.
@@ -33,14 +33,14 @@ class Patience:
     max_connections: int
 
 
-class Turns(FlowControl):
-    """Reading and writing of one connection, which reads on only when what it has read was answered.
+class RequestFlowControl(FlowControl):
+    """Flow control of one connection: it reads on only when the requests that it has read are answered.
 
     uvicorn resumes reading whenever an app asks whether its client is still there, as ours does for every request: what a
     client sends behind a request that waits would pile up.
     """
 
-    def __init__(self, transport: asyncio.Transport, conn: Strict) -> None:
+    def __init__(self, transport: asyncio.Transport, conn: StrictConnection) -> None:
         super().__init__(transport)
         self._conn = conn
         self._next_has_come = False
@@ -65,20 +65,20 @@ class ServerConnection(H11Protocol):
     was refused, or does not read its answer would hold one for ever.
     """
 
-    patience: ClassVar[Patience]
-    conn: Strict
-    flow: Turns
+    limits: ClassVar[ConnectionLimits]
+    conn: StrictConnection
+    flow: RequestFlowControl
     _awaited: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.conn = Strict(self.config.h11_max_incomplete_event_size or _HEADER_BYTES)
+        self.conn = StrictConnection(self.config.h11_max_incomplete_event_size or _HEADER_BYTES)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.flow = Turns(transport, self.conn)
-        if len(self.connections) > self.patience.max_connections:
+        self.flow = RequestFlowControl(transport, self.conn)
+        if len(self.connections) > self.limits.max_connections:
             self._refuse(503, "The server has too many connections (--max-connections); try again.")
             return
         self._await_request()
@@ -106,7 +106,7 @@ class ServerConnection(H11Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._unread = self._unread or self.loop.call_later(self.patience.write_timeout, self.transport.abort)
+        self._unread = self._unread or self.loop.call_later(self.limits.write_timeout, self.transport.abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -129,7 +129,7 @@ class ServerConnection(H11Protocol):
 
     def _await_request(self) -> None:
         if self._awaited is None and not self._answering():
-            self._awaited = self.loop.call_later(self.patience.header_timeout, self._give_up)
+            self._awaited = self.loop.call_later(self.limits.header_timeout, self._give_up)
 
     def _stop_awaiting(self) -> None:
         if self._awaited is not None:
@@ -156,9 +156,9 @@ class ServerConnection(H11Protocol):
 
     def _abort_later(self) -> None:
         """A closed transport waits until its peer has read what is left: not for ever."""
-        self.loop.call_later(self.patience.write_timeout, self.transport.abort)
+        self.loop.call_later(self.limits.write_timeout, self.transport.abort)
 
 
-def connection_class(patience: Patience) -> type[ServerConnection]:
-    """The class of connections with this patience, as uvicorn makes one for each connection."""
-    return type("Connection", (ServerConnection,), {"patience": patience})
+def connection_class(limits: ConnectionLimits) -> type[ServerConnection]:
+    """A subclass of `ServerConnection` with these limits; uvicorn makes an instance for each connection."""
+    return type("Connection", (ServerConnection,), {"limits": limits})

@@ -1,4 +1,4 @@
-"""HTTP/1.1 as this server reads it: h11, which refuses what another parser could read in another way (RFC 9112)."""
+"""Strict HTTP/1.1 framing: h11 that refuses whatever another parser could read differently (RFC 9112)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _HOST = re.compile(rb"(?:%s)?" % _AUTHORITY)
 _ABSOLUTE = re.compile(rb"(?i:https?)://(%s)(/[^?]*)?(\?.*)?" % _AUTHORITY)
 
 
-class Lines(ReceiveBuffer):
-    """What came and is not parsed yet: its lines end in CR LF, and none goes on in the next (2.2, 5.2)."""
+class LineBuffer(ReceiveBuffer):
+    """The receive buffer: lines must end in CR LF, and folded headers are refused (RFC 9112, 2.2 and 5.2)."""
 
     def maybe_extract_lines(self) -> list[bytearray] | None:
         """The lines of a head or of a trailer, once all are there; raises LocalProtocolError, as h11's readers do."""
@@ -39,12 +39,12 @@ class Lines(ReceiveBuffer):
         return line
 
 
-class Strict(h11.Connection):
-    """A connection of a server, whose requests are all in origin form: `/path`, for the host in their Host header."""
+class StrictConnection(h11.Connection):
+    """An h11 server connection whose requests are all in origin form: `/path`, with the host in the Host header."""
 
     def __init__(self, max_incomplete_event_size: int) -> None:
         super().__init__(h11.SERVER, max_incomplete_event_size)
-        self._receive_buffer = Lines()
+        self._receive_buffer = LineBuffer()
 
     @property
     def has_more(self) -> bool:

@@ -1,4 +1,4 @@
-"""From the first request to the last: a server that drains when it is told to stop, and ends when its engine has died."""
+"""Runs a server until a signal, upon which it drains, or until its engine dies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastapi import FastAPI
 
 from ..observability.logs import logger
 from ..settings import ServerSettings
-from .connection import Patience, connection_class
+from .connection import ConnectionLimits, connection_class
 
 GOODBYE = 0.5
 """Seconds in which a stopping server goes on taking requests, and tells each client to close its connection."""
@@ -87,10 +87,10 @@ def run(app: FastAPI, settings: ServerSettings, listener: socket.socket, is_aliv
     Returns:
         The exit code: 0 after a signal, 1 if the engine died.
     """
-    patience = Patience(settings.header_timeout, settings.write_timeout, settings.max_connections)
+    limits = ConnectionLimits(settings.header_timeout, settings.write_timeout, settings.max_connections)
     config = uvicorn.Config(
         app,
-        http=connection_class(patience),
+        http=connection_class(limits),
         ws="none",
         log_config=None,
         access_log=False,

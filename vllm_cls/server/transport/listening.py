@@ -1,4 +1,4 @@
-"""The socket that a server listens on: of an address, or at a path."""
+"""The listening socket of a server: a TCP address, or a Unix socket at a path."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def listen(host: str, port: int) -> socket.socket:
 def listen_at(path: Path) -> socket.socket:
     """A Unix socket that listens at a path where nothing is, or one that a server left which was killed.
 
-    It is taken away when the process ends. Who may write to it may ask: its mode is by the umask.
+    It is removed when the process ends. Who may write to it may ask: its mode is by the umask.
 
     Raises:
         ConfigError: it cannot be had.
@@ -63,7 +63,7 @@ def listen_at(path: Path) -> socket.socket:
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """No other server that is started looks at the sockets of a folder meanwhile."""
+    """Lock a folder, so that no other starting server looks at its sockets meanwhile."""
     import fcntl  # not on Windows
 
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -83,7 +83,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def _remove_dead_socket(path: Path) -> None:
-    """Take away a socket that nobody listens to.
+    """Remove a socket file on which no process listens.
 
     Raises:
         ConfigError: it is something else.
@@ -105,7 +105,7 @@ def _remove_dead_socket(path: Path) -> None:
 
 
 def _remove(path: Path, made: os.stat_result) -> None:
-    """Take away a socket, unless there is another by now."""
+    """Remove a socket file, unless another one has replaced it."""
     with suppress(FileNotFoundError):
         if os.path.samestat(path.lstat(), made):
             path.unlink()
