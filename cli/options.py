@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from vllm_cls.config import CONVERT_MODES, DTYPES, SEQUENCE_POOLING, sequence_poolings
-from vllm_cls.parsing.option_lists import meant, split
+from vllm_cls.parsing.option_lists import split, unescape
 
 if TYPE_CHECKING:
     ParamType = click.ParamType[Any, Any]  # generic in newer versions of click alone
@@ -89,7 +89,7 @@ class NameListParam(ParamType):
         if not isinstance(value, str):
             return value
         if not value.lstrip().startswith("["):
-            return [meant(name.strip()) for name in split(value, ",")]
+            return [unescape(name.strip()) for name in split(value, ",")]
         try:
             return [str(name) for name in json.loads(value)]
         except ValueError as error:

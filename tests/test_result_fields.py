@@ -20,8 +20,8 @@ from vllm_cls.client.results import Classification, PairScore, PooledResult, Ran
 from vllm_cls.result_fields import (
     ALWAYS,
     ANY_ROW,
-    ASKED,
     CLASSIFY,
+    ON_REQUEST,
     POOLING,
     RERANK,
     RESULT_FIELDS,
@@ -29,7 +29,7 @@ from vllm_cls.result_fields import (
     LabelScore,
     ResultField,
     StepScore,
-    asked_fields,
+    fields_on_request,
 )
 from vllm_cls.server.protocol.classify import ClassificationData, ClassifyRequest, HeadAnswer
 from vllm_cls.server.protocol.pooling import PoolingData, PoolingRequest
@@ -104,7 +104,7 @@ def test_what_the_server_answers(route: str) -> None:
     for name, each in found.items():
         assert shape(each) == shape(FIELDS[name].type), name
     assert required(kind) == {name for name in found if FIELDS[name].http[route] == ALWAYS}
-    assert asked_fields(route) <= REQUESTS[route].model_fields.keys()
+    assert fields_on_request(route) <= REQUESTS[route].model_fields.keys()
 
 
 def test_what_the_server_answers_of_each_head() -> None:
@@ -120,7 +120,7 @@ def test_what_the_client_gives(route: str) -> None:
     if route == RERANK:
         assert found.pop("text") == str | None  # of the document
     optional = {each.name for each in dataclasses.fields(kind) if each.default is None} - {"text"}
-    assert optional == asked_fields(route) & found.keys()
+    assert optional == fields_on_request(route) & found.keys()
     left_out = {RERANK: {"document"}, POOLING: {"offsets"}}.get(route, set()) | {"object"}
     assert found.keys() == {each.name for each in RESULT_FIELDS if route in each.http} - left_out
     check_types(kind, found, frozenset(optional))
@@ -167,7 +167,7 @@ def test_the_page_has_every_field() -> None:
 
 def columns_by_kind() -> Iterator[tuple[str, set[str]]]:
     for kind in dict.fromkeys(kind for each in RESULT_FIELDS for kind in each.rows if kind != ANY_ROW):
-        yield kind, {each.name for each in RESULT_FIELDS if each.rows.get(kind, ASKED) != ASKED}
+        yield kind, {each.name for each in RESULT_FIELDS if each.rows.get(kind, ON_REQUEST) != ON_REQUEST}
 
 
 @pytest.mark.parametrize(("kind", "names"), [each for each in columns_by_kind() if each[0] != "pair"])

@@ -1,4 +1,4 @@
-"""What a plugin says of a family of models, and what passes between the core and the adapters.
+"""`Architecture`, which plugins subclass, and the values that the core and the adapters exchange.
 
 `Architecture` is the heart of a plugin: subclass it, set `name` and what it matches, override what
 differs. The defaults suit an encoder or decoder that keeps transformers' conventions.
@@ -142,7 +142,7 @@ class Head:
 
 @dataclass(frozen=True)
 class HeadRequest:
-    """What a head source is given.
+    """The arguments of a head source.
 
     Args:
         checkpoint: the model's files; tensors are read from it one by one.
@@ -238,7 +238,7 @@ class ScoreTemplate:
 
 @dataclass(frozen=True)
 class CalibrationRequest:
-    """A head, and what it says of labelled rows.
+    """A head, with its logits of labelled rows.
 
     Args:
         checkpoint: the model's files, for a head that is in them.
@@ -368,7 +368,7 @@ class Architecture:
         )
 
     def complete(self, config: PreTrainedConfig) -> None:
-        """Put what this family's own code hard-codes, and its configs do not say, into a config; in place.
+        """Complete a config in place with values that this family's code hard-codes.
 
         Called once the config is read, its overrides included. Settings of the pooler go under `vcls`.
         """
@@ -406,7 +406,7 @@ class Architecture:
         return getattr(model, "pooled_logits", None)
 
     def why_not_packed(self, config: PreTrainedConfig) -> str | None:
-        """A reason never to try packing, or None; the self-check decides in any case."""
+        """A reason never to try packing, or None; the equivalence check decides in any case."""
         return None
 
     def position_ids(self, config: PreTrainedConfig, input_ids: Sequence[int]) -> Sequence[int]:

@@ -1,4 +1,4 @@
-"""Frozen settings: how a model is read, how it runs, how its states are pooled.
+"""Frozen options: how a model is read, how it runs, how its states are pooled.
 
 Names and defaults follow vLLM's EngineArgs and PoolerConfig.
 """
@@ -26,14 +26,14 @@ _OVERRIDDEN = {name: kind for name, kind in CONFIG.items() if name not in ("mode
 
 
 def sequence_poolings() -> list[str]:
-    """The pooling methods of texts that can be asked for: ours, then those of plugins, which are loaded for it."""
+    """The names of all pooling methods of texts: ours, then those of plugins, which are loaded for it."""
     from .registry import registry
 
     return [*SEQUENCE_POOLING, *registry().collect("vcls_pooling_methods")]
 
 
 def find_pooling(name: str) -> str | None:
-    """The pooling method of texts with this name, in any case, as it is spelt; None where there is none."""
+    """The canonical name of a pooling method of texts, from a name in any case; None if unknown."""
     known = SEQUENCE_POOLING if name.upper() in SEQUENCE_POOLING else sequence_poolings()
     return next((each for each in known if each.upper() == name.upper()), None)
 

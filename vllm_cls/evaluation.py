@@ -1,4 +1,4 @@
-"""How good predictions are, counted row by row; memory does not grow with the rows.
+"""Metrics of predictions against true labels, accumulated row by row in constant memory.
 
 It imports nothing heavy.
 """
@@ -21,7 +21,7 @@ _MOST_SETS = 10_000  # different sets of labels that are counted, to find the co
 
 @dataclass(frozen=True)
 class LabelMetrics:
-    """One label: how many of the rows given it have it (precision), how many of those that have it got it (recall)."""
+    """Precision, recall and F1 of one label; `support` is how many rows have it."""
 
     label: str
     precision: float
@@ -32,13 +32,13 @@ class LabelMetrics:
 
 @dataclass(frozen=True)
 class ClassificationMetrics:
-    """What was measured; a number is None where the kind of problem, or having no rows, gives it no meaning.
+    """The metrics; a number is None where it has no meaning for the problem type, or without rows.
 
     Args:
         rows: rows that count.
         unknown: rows left out because their true label is missing, or none of the model's.
         unknown_labels: the first few of these, as they are written.
-        notes: how the true labels were read, where that should be said.
+        notes: messages on how the true labels were read.
         accuracy: share of rows that are right; for multi-label, with exactly the right labels.
         macro_f1: mean F1 over the labels that occur or are predicted.
         log_loss: mean of −ln(probability of the true label), in nats; for multi-label, over all labels too.
@@ -73,7 +73,7 @@ class Tally:
     """Counts of predictions against the true labels of a file: `add` rows, then `metrics`.
 
     Args:
-        id2label: the model's labels. One label alone (a sigmoid) counts as two, "0" and "1", parted at 0.5.
+        id2label: the model's labels. One label alone (a sigmoid) counts as two, "0" and "1", split at 0.5.
         problem_type: as in transformers; None is single-label.
         threshold: probability from which a multi-label model gives a label.
     """
@@ -81,7 +81,9 @@ class Tally:
     def __init__(self, id2label: Mapping[int, str], problem_type: str | None = None, *, threshold: float = 0.5) -> None:
         names = [id2label[i] for i in range(len(id2label))]
         self._column = label_column(names, problem_type)
-        self._ways = [Counts(names, problem_type, threshold=threshold) for _ in range(self._column.ways)]
+        self._interpretations = [
+            Counts(names, problem_type, threshold=threshold) for _ in range(self._column.interpretations)
+        ]
 
     def add(self, probs: Sequence[float], gold: Any) -> bool:
         """Count one row.
@@ -95,7 +97,7 @@ class Tally:
             Whether the true label is known; a row whose label is not is counted as unknown only.
         """
         golds = self._column.add(gold)
-        for counts, each in zip(self._ways, golds, strict=True):
+        for counts, each in zip(self._interpretations, golds, strict=True):
             if each is None:
                 counts.miss(gold)
             else:
@@ -104,7 +106,7 @@ class Tally:
 
     def metrics(self) -> ClassificationMetrics:
         """What was measured so far."""
-        return replace(self._ways[self._column.chosen].metrics(), notes=self._column.notes())
+        return replace(self._interpretations[self._column.chosen].metrics(), notes=self._column.notes())
 
 
 def measured(
@@ -167,7 +169,7 @@ class Counts:
             self._add_single([1 - probs[0], probs[0]] if self._alone else probs, int(gold))
 
     def miss(self, gold: Any) -> None:
-        """Count a row whose true label, as it is written, is none."""
+        """Count a row whose true label is unknown."""
         self._unknown += 1
         if len(self._unknown_labels) < _SHOWN:
             shown = repr(gold) if len(repr(gold)) <= 40 else repr(gold)[:39] + "…"
@@ -175,18 +177,18 @@ class Counts:
 
     def metrics(self) -> ClassificationMetrics:
         """What was measured so far."""
-        told: dict[str, Any] = {
+        common: dict[str, Any] = {
             "rows": self._rows,
             "unknown": self._unknown,
             "unknown_labels": list(self._unknown_labels),
         }
         if self._numbers is not None or not self._rows:
-            return ClassificationMetrics(**told, **(self._numbers.metrics() if self._numbers is not None else {}))
+            return ClassificationMetrics(**common, **(self._numbers.metrics() if self._numbers is not None else {}))
         per_label = [self._label_metrics(i) for i in range(len(self.labels))]
         met = [each.f1 for i, each in enumerate(per_label) if self._true[i] or self._given[i]]
         commonest, count = self._commonest()
         return ClassificationMetrics(
-            **told,
+            **common,
             accuracy=self._right / self._rows,
             macro_f1=sum(met) / len(met) if met else None,
             log_loss=self._loss / self._rows,
@@ -235,8 +237,8 @@ class Counts:
         return LabelMetrics(self.labels[i], precision, recall, f1, true)
 
     def _confusion(self) -> list[list[int]]:
-        places = range(len(self.labels))
-        return [[self._pairs[true, given] for given in places] for true in places]
+        indices = range(len(self.labels))
+        return [[self._pairs[true, given] for given in indices] for true in indices]
 
 
 class _Calibration:

@@ -1,4 +1,4 @@
-"""What a plugin says of a place that heads come from: how one is made, and which options of `convert` that takes."""
+"""`HeadSource`, by which a plugin adds a way to make heads, with the options of `convert` that it takes."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class HeadOption:
 
 @dataclass(frozen=True)
 class HeadSource:
-    """A place that heads come from; a plugin gives it a name, which `--head` takes.
+    """A way to make heads; a plugin registers it under a name for `--head`.
 
     Args:
         make: the head that a `HeadRequest` asks for. Its `options` hold, beside those that every head is given

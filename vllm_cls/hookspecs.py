@@ -37,7 +37,7 @@ def vcls_architectures() -> Sequence[Architecture]:
 
 @hookspec
 def vcls_head_sources() -> Mapping[str, HeadSource]:
-    """Places a head can come from, by the name that `--head` takes.
+    """Head sources by name, for `--head`.
 
     A module in the entry-point group `vllm_cls.heads`, which loads nothing heavy by itself, has them in `--help` too.
     """
@@ -45,7 +45,7 @@ def vcls_head_sources() -> Mapping[str, HeadSource]:
 
 @hookspec(firstresult=True)
 def vcls_calibrate(request: CalibrationRequest) -> HeadResult | None:
-    """The head with a temperature and biases in it that labelled rows ask for, or as it was; its report says which."""
+    """The head, calibrated on labelled rows, or unchanged; its report says which."""
 
 
 @hookspec
@@ -102,7 +102,7 @@ def vcls_writers() -> Mapping[str, Callable[..., Any]]:
 def vcls_auto_classes() -> Sequence[tuple[type, type]]:
     """Pairs (config class, classifier class) of our own model types, for transformers' Auto classes.
 
-    Which Auto class it is for is told by the end of the classifier's name, as in transformers.
+    The end of the classifier's name says for which Auto class it is, as in transformers.
     """
 
 

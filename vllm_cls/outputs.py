@@ -1,4 +1,4 @@
-"""What a request gives back (vLLM's output classes, with label names added)."""
+"""The results of a request: vLLM's output classes, with label names added."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class TokenClassificationOutput:
 
 @dataclass(frozen=True)
 class EmbeddingOutput:
-    """`embedding`: the numbers that a text comes to."""
+    """`embedding`: the vector of a text."""
 
     embedding: list[float]
 

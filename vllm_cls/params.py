@@ -1,4 +1,4 @@
-"""What a single request may ask for: vLLM's PoolingParams and LoRARequest."""
+"""The options of one request: vLLM's PoolingParams and LoRARequest."""
 
 from __future__ import annotations
 

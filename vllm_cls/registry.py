@@ -71,7 +71,7 @@ class Registry:
         return info
 
     def call(self, hook_name: str, **arguments: Any) -> Any:
-        """What the plugins answer to a hook, a third party's answer before the built-in one.
+        """Call a hook: the plugins' results, a third party's before the built-in one.
 
         Returns:
             Of a hook that takes one answer the first that is not None, behind which nobody is asked; of another hook a
@@ -115,7 +115,7 @@ class Registry:
             except VclsError:
                 raise
             except Exception as error:
-                if self._is_ours(each.plugin_name):  # a fault of ours is told as one
+                if self._is_ours(each.plugin_name):  # an error of ours is reported as such
                     raise
                 raise PluginError(
                     f"plugin {each.plugin_name!r} failed in {hook_name}: {error!r}. "

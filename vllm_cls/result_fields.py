@@ -1,4 +1,4 @@
-"""The fields of results, each once: what it is called, its type, what it means, and where it occurs.
+"""The table of all fields of results: name, type, meaning, and where each occurs.
 
 Rows of files take their columns and types from here, OpenAPI its descriptions. Python's outputs, the server's and the
 client's typed answers and docs/outputs.md are written out and tested against it.
@@ -14,10 +14,10 @@ from typing_extensions import NotRequired, TypedDict
 
 from .outputs import Span
 
-When = Literal["always", "asked for", "where it applies"]
-ALWAYS: When = "always"
-ASKED: When = "asked for"
-NEEDED: When = "where it applies"
+Presence = Literal["always", "on request", "where it applies"]
+ALWAYS: Presence = "always"
+ON_REQUEST: Presence = "on request"
+NEEDED: Presence = "where it applies"
 
 ANY_ROW = "any"
 SINGLE, MULTI, REGRESSION, PAIR = "single label", "multi-label", "regression", "pair"
@@ -59,8 +59,8 @@ class ResultField:
     type: Any
     meaning: str
     python: Collection[str] = ()
-    rows: Mapping[str, When] = field(default_factory=dict)
-    http: Mapping[str, When] = field(default_factory=dict)
+    rows: Mapping[str, Presence] = field(default_factory=dict)
+    http: Mapping[str, Presence] = field(default_factory=dict)
 
 
 RESULT_FIELDS: tuple[ResultField, ...] = (
@@ -125,30 +125,30 @@ RESULT_FIELDS: tuple[ResultField, ...] = (
         list[float],
         "What the activation is applied to, by the labels' indices; in a row also in place of missing `probs`.",
         python=("ClassificationOutput",),
-        rows={SINGLE: ASKED, MULTI: ASKED, REGRESSION: ASKED},
-        http={CLASSIFY: ASKED},
+        rows={SINGLE: ON_REQUEST, MULTI: ON_REQUEST, REGRESSION: ON_REQUEST},
+        http={CLASSIFY: ON_REQUEST},
     ),
     ResultField(
         "top_k",
         list[LabelScore],
         "So many labels, each with its entry of `probs`, the highest first.",
-        rows={SINGLE: ASKED, MULTI: ASKED},
-        http={CLASSIFY: ASKED},
+        rows={SINGLE: ON_REQUEST, MULTI: ON_REQUEST},
+        http={CLASSIFY: ON_REQUEST},
     ),
     ResultField(
         "scores",
         dict[str, float],
         "Each label's entry of `probs`, by its name.",
         python=("ClassificationOutput",),
-        rows={SINGLE: ASKED, MULTI: ASKED},
-        http={CLASSIFY: ASKED},
+        rows={SINGLE: ON_REQUEST, MULTI: ON_REQUEST},
+        http={CLASSIFY: ON_REQUEST},
     ),
     ResultField(
         "heads",
         dict[str, dict[str, Any]],
         "The answers of all heads that have names, by these; a row has columns `NAME_label` … instead.",
         python=("ClassificationRequestOutput",),
-        http={CLASSIFY: ASKED},
+        http={CLASSIFY: ON_REQUEST},
     ),
     ResultField(
         "spans",
@@ -173,7 +173,7 @@ RESULT_FIELDS: tuple[ResultField, ...] = (
         "Where each token stands in the text, in characters; null for tokens that were added, and as a whole where that is "
         "not known.",
         python=("PoolingRequestOutput",),
-        http={POOLING: ASKED},
+        http={POOLING: ON_REQUEST},
     ),
     ResultField("embedding", list[float], "The numbers that the text comes to.", python=("EmbeddingOutput",)),
     ResultField("hidden_size", int, "How many numbers `embedding` has.", python=("EmbeddingOutput",)),
@@ -208,7 +208,7 @@ RESULT_FIELDS: tuple[ResultField, ...] = (
         "Whether the prompt was cut.",
         python=("RequestOutput",),
         rows={ANY_ROW: NEEDED},
-        http={CLASSIFY: ASKED, SCORE: ASKED},
+        http={CLASSIFY: ON_REQUEST, SCORE: ON_REQUEST},
     ),
     ResultField(
         "error",
@@ -225,9 +225,9 @@ def row_types(kind: str) -> dict[str, Any]:
     return {each.name: each.type for each in RESULT_FIELDS if kind in each.rows}
 
 
-def asked_fields(route: str) -> frozenset[str]:
-    """The fields that a route's answer has if the request asks for them, by a field of the same name."""
-    return frozenset(each.name for each in RESULT_FIELDS if each.http.get(route) == ASKED)
+def fields_on_request(route: str) -> frozenset[str]:
+    """The fields that a response has if the request sets a field of the same name."""
+    return frozenset(each.name for each in RESULT_FIELDS if each.http.get(route) == ON_REQUEST)
 
 
 def add_descriptions(schema: dict[str, Any]) -> None:

@@ -130,7 +130,7 @@ def test_matrix_speed_is_measured_for_each_shape() -> None:
 
 
 def test_peers_by_name() -> None:
-    assert peers.parse("openvino:16") == peers.Asked("openvino", 16)
+    assert peers.parse("openvino:16") == peers.PeerChoice("openvino", 16)
     assert peers.parse("padded").label == "padded"
     with pytest.raises(ConfigError, match="Did you mean 'transformers'"):
         peers.parse("transformer")

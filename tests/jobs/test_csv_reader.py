@@ -143,7 +143,7 @@ def test_the_mark_between_columns_is_told_by_the_header(
     assert (row.error, list(row.fields.values())) == (None, ["good, really", "1"])
     assert [column.rstrip(";,") for column in row.fields] == ["text", "label"]
     assert columns_of(find_sources(path)[0]) == list(row.fields)
-    assert notes == ([] if told is None else [f"{path}: its columns are parted by {told}, and are read so"])
+    assert notes == ([] if told is None else [f"{path}: its columns are separated by {told}, and are read so"])
 
 
 @pytest.mark.parametrize("header", ["text", '"a;b"', '"text, of a review"', '"a\tb|c"', "a;b\tc"])

@@ -221,7 +221,7 @@ def test_blanks_are_no_part_of_a_name_and_case_is_said(bert: Path, tmp_path: Pat
         ([["a"], ["zz"], ["b"]], {"labels": ["a", "b"], "problem_type": MULTI}, r"the labels \['zz'\], .*line 2\)"),
         ([[1, 0, 1], [0, 1, 1], [1, 1, 1]], {"labels": ["a", "b"], "problem_type": MULTI}, "0 or 1 for each of them"),
         ([[1, 0, 1], [0, 1, 1], [1, 1]], {"problem_type": MULTI}, "0 or 1 for each of them"),
-        (["a,b", "a;b", "a"], {"problem_type": MULTI}, "which of these parts them cannot be told"),
+        (["a,b", "a;b", "a"], {"problem_type": MULTI}, "which of these separates labels is not clear"),
         ([[], [], []], {"problem_type": MULTI}, "no row has a label"),
         ([1.5, "much", 2], {"problem_type": "regression"}, r"must be a number, and one is 'much' \(.*line 2\)"),
         (["1,5", "2,5", "1"], {"problem_type": "regression"}, "must be a number, and one is '1,5'"),
@@ -301,7 +301,7 @@ def test_semicolons_and_numbers_with_points(bert: Path, tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_bytes(
         b"\xef\xbb\xbftext;label\r\n" + b"".join(f"a film, {i};{('pos', 'neg')[i % 2]}\r\n".encode() for i in range(40))
     )
-    train, told = str(tmp_path / "rows.csv"), "rows.csv: its columns are parted by semicolons"
+    train, told = str(tmp_path / "rows.csv"), "rows.csv: its columns are separated by semicolons"
     report = convert(str(bert), tmp_path / "out", head="fit", train=train)
     assert report.report["rows"] == 40 and report.labels == ["neg", "pos"]
     assert any(told in warning for warning in report.warnings)

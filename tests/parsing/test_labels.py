@@ -22,8 +22,8 @@ ABC = ["a", "b", "c"]
 
 def read(names: list[str], values: list[Any], problem_type: str | None = None) -> list[Any]:
     column = label_column(names, problem_type)
-    ways = [column.add(value) for value in values]
-    return [each[column.chosen] for each in ways]
+    interpretations = [column.add(value) for value in values]
+    return [each[column.chosen] for each in interpretations]
 
 
 @pytest.mark.parametrize(
@@ -182,6 +182,6 @@ def test_memory_does_not_grow_with_labels_that_are_none(problem_type: str | None
     for number in range(2000):
         tally.add([0.1] * 5, f"junk {number}")
         tally.add([0.1] * 5, [number, f"junk {number}"])
-    held = repr([vars(each) for each in tally._ways] + [vars(tally._column)])
+    held = repr([vars(each) for each in tally._interpretations] + [vars(tally._column)])
     assert "junk 1" in held and len(held) < 3000
     assert tally.metrics().unknown == 4000

@@ -1,4 +1,4 @@
-"""Whether two sets of logits say the same: checked before any time counts."""
+"""Compares the logits of two contenders, before anything is timed."""
 
 from __future__ import annotations
 

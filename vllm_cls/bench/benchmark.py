@@ -54,7 +54,7 @@ class Entry:
 
     @property
     def runs(self) -> bool:
-        """Whether it takes turns: who differs does not, but for ours, which all others' times are divided by."""
+        """Whether it is timed: not if its logits differ, except ours, which all ratios need."""
         agrees = self.agreement is None or self.agreement.equal
         return self.error is None and (agrees or self.label == self.rival)
 
@@ -78,7 +78,7 @@ class Benchmark:
         self._stack.close()
 
     def run(self) -> list[float]:
-        """The matrix speed of each round; everything else that was measured is kept.
+        """Measure everything; returns the matrix speed of each round in GFLOP/s.
 
         Raises:
             VclsError: ours cannot run, or a peer is unknown or missing.
@@ -134,7 +134,7 @@ class Benchmark:
             self._wait(self.entries[-1])
             self._ready(self.entries[-1])
 
-    def _open_peers(self, asked: Sequence[peers.Asked], longest: int) -> None:
+    def _open_peers(self, asked: Sequence[peers.PeerChoice], longest: int) -> None:
         if not asked:
             return
         if self.described["task"] != "classify":
@@ -227,7 +227,7 @@ class Benchmark:
     # -- measuring ----------------------------------------------------------------------------------
 
     def _compare(self) -> None:
-        """Outputs first: who does not say the same takes no turn. In int8, the reference is our float32."""
+        """Compare outputs: a contender with other logits is not timed. In int8, the reference is our float32."""
         self.tell("comparing outputs")
         reference: dict[str, np.ndarray] = {}
         judge = next((each for each in self.entries if each.label == FLOAT32), self.entries[0])
@@ -273,7 +273,7 @@ class Benchmark:
 
     @staticmethod
     def _turn(entry: Entry) -> float:
-        """One timed run; its seconds. What it said of itself is kept."""
+        """One timed run; its seconds. Its details are stored."""
         assert entry.contender is not None
         ran = entry.contender.call("run", name=entry.texts)
         entry.details.append(ran["details"])

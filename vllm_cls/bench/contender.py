@@ -27,7 +27,7 @@ class BenchError(VclsError):
 
 
 class Contender:
-    """A process that holds one model, and takes its turn when asked.
+    """A subprocess with one model, which runs on request.
 
     Args:
         label: what it is called in the report.
@@ -121,7 +121,7 @@ class Contender:
         self.close()
 
     def _last_words(self) -> str:
-        """What it wrote last on standard error."""
+        """The last lines that it wrote to standard error."""
         self._process.wait()
         self._log.seek(0)
         lines = [line.strip() for line in self._log.read().splitlines() if line.strip()]

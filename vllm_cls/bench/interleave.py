@@ -16,7 +16,7 @@ def interleave(
     Args:
         contenders: name → one turn, which returns its own measurement (seconds, or GFLOP/s).
         rounds: turns of each; they go in the order of the mapping, again and again.
-        on_turn: told the round, from 0, and the name before each turn.
+        on_turn: called with the round, from 0, and the name before each turn.
     """
     measured: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds):

@@ -1,4 +1,4 @@
-"""The machine's matrix speed for a model's own linear layers: what the useful share is a share of."""
+"""The machine's matrix multiplication speed for a model's linear layers: the denominator of model FLOPs utilization."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a benchmark is asked for."""
+"""The options of a benchmark."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .workloads import MEDIAN, NAMES, SIGMA
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What is measured.
+    """The options of `bench`.
 
     Args:
         model: a folder, a hub id or a `.gguf` file.

@@ -125,7 +125,7 @@ def contender_section(entry: Entry, by_label: Mapping[str, Entry], workload: Map
 
 
 def counters(details: Mapping[str, Any]) -> dict[str, int]:
-    """The counts of an engine among what it said of a run; others count nothing."""
+    """The engine's counters among the details of a run; empty for peers."""
     return {name: value for name, value in details.items() if name.startswith("num_")}
 
 

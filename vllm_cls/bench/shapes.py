@@ -1,4 +1,4 @@
-"""Classifiers of the shapes that are measured, with random weights: time does not ask what they mean.
+"""Classifiers of the benchmarked sizes, with random weights, since speed does not depend on them.
 
 They are written as ordinary checkpoints with a tokenizer, so that any library opens them.
 """

@@ -41,7 +41,7 @@ class Worker:
         self.texts[name] = [each if isinstance(each, str) else (each[0], each[1]) for each in texts]
 
     def tune(self, name: str) -> dict[str, Any]:
-        """Let it find its best settings for these texts; what they are."""
+        """Find the fastest settings for these texts; returns them."""
         self.session.tune(self.texts[name])
         return dict(self.session.settings)
 
@@ -54,7 +54,7 @@ class Worker:
         return logits
 
     def run(self, name: str) -> dict[str, Any]:
-        """One timed run: its seconds, and what there is to say of it."""
+        """One timed run: its seconds and details."""
         self.session.prepare()
         began = time.perf_counter()
         self.session.run(self.texts[name])

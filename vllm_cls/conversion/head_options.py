@@ -14,7 +14,7 @@ from ..errors import ConfigError, ModelError, PluginError, nearest
 from ..head_source import EXISTING, SHARED_OPTIONS, HeadSource
 from ..model.loading.head_choice import headless_description, heads_for, lacks_head, token_head
 from ..model.loading.source import ModelSource
-from ..parsing.option_lists import meant, parse_label_tokens, split
+from ..parsing.option_lists import parse_label_tokens, split, unescape
 from ..registry import registry
 
 ONE_LABEL = "one label cannot be single_label_classification (transformers refuses it); use regression or none."
@@ -161,7 +161,7 @@ def _other_task(source: ModelSource, method: str) -> str:
 
 
 def _labels(labels: Sequence[str] | None, num_labels: int | None, problem_type: str | None) -> list[str]:
-    names = [str(each) for each in (map(meant, split(labels, ",")) if isinstance(labels, str) else labels or ())]
+    names = [str(each) for each in (map(unescape, split(labels, ",")) if isinstance(labels, str) else labels or ())]
     if problem_type is not None and problem_type not in PROBLEM_TYPES:
         raise ConfigError(f"--problem-type {problem_type!r} is unknown; use one of {', '.join(PROBLEM_TYPES)}.")
     if len(set(names)) != len(names) or not all(name.strip() for name in names):

@@ -115,7 +115,7 @@ def classify_file(
             its server classifies, with several requests in flight.
         inputs: paths, globs or "-" (JSON lines on standard input), one or several.
         output: a path whose name tells the format; None is JSON lines on standard output.
-        keep_fields: "all", "none", or names, as a list or parted by commas.
+        keep_fields: "all", "none", or names, as a list or separated by commas.
         format: the format of the inputs where their names do not tell it.
         threshold: probability from which a multi-label model gives a label.
         top_k: adds so many labels with their probabilities, the most probable first.

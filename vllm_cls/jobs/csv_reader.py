@@ -1,6 +1,6 @@
 """CSV and TSV, record by record. Every cell is a string: `007` stays `007`.
 
-Where the format's own separator parts nothing of the header, and another one does, that one is taken: a spreadsheet
+Where the format's own separator does not occur in the header, and another one does, that one is used: a spreadsheet
 writes semicolons where numbers have decimal commas.
 """
 
@@ -18,7 +18,7 @@ from .rows import InputRow
 from .streams import LINE_LIMIT, Stream
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
-_TOLD = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
+_DETECTED = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
 _EXCEL = re.compile(r'"?sep=(.)"?\s*')  # a first line by which a file tells Excel its separator
 RECORD_LIMIT = 8 * 2**20
 """Characters of the longest record: where a quote is never closed, the search for its end stops there."""
@@ -49,14 +49,14 @@ def read_csv(stream: Stream, kind: str, note: Callable[[str], None] | None = Non
 
     Args:
         kind: "csv" or "tsv".
-        note: called with what should be said of the file.
+        note: called with messages on the file.
 
     Raises:
         JobError: the header cannot be used.
     """
     delimiter, records = _open(stream, kind)
     if note is not None and delimiter != DELIMITERS[kind]:
-        note(f"its columns are parted by {_TOLD.get(delimiter, repr(delimiter))}, and are read so")
+        note(f"its columns are separated by {_DETECTED.get(delimiter, repr(delimiter))}, and are read so")
     names = _names(next(records, None))
     for number, cells, error, offset in records:
         if error is None and len(cells) != len(names):
@@ -74,26 +74,26 @@ def header(stream: Stream, kind: str) -> list[str]:
 
 
 def _open(stream: Stream, kind: str) -> tuple[str, Iterator[Record]]:
-    """What parts the columns, and the records, of which the first is the header."""
+    """The delimiter, and the records, of which the first is the header."""
     own, texts = DELIMITERS[kind], _texts(stream)
     first = next((text for text in texts if not _is_blank(text, own)), None)
     if first is None:
         return own, iter(())
-    told = _EXCEL.fullmatch(first.text)
-    if told is not None:
-        return told[1], _records(texts, told[1])
+    declared = _EXCEL.fullmatch(first.text)
+    if declared is not None:
+        return declared[1], _records(texts, declared[1])
     delimiter = own if first.too_long else _delimiter(first.text, own)
     return delimiter, _records(itertools.chain([first], texts), delimiter)
 
 
 def _delimiter(line: str, own: str) -> str:
-    """What parts a header: the format's own, unless that parts nothing and a single other one does."""
+    """The delimiter of a header: the format's own, unless it does not occur and exactly one other does."""
 
     def parts(delimiter: str) -> bool:
         return len(next(csv.reader([line], delimiter=delimiter), [])) > 1
 
     try:
-        others = [] if parts(own) else [each for each in _TOLD if parts(each)]
+        others = [] if parts(own) else [each for each in _DETECTED if parts(each)]
     except csv.Error:  # a cell beyond Python's limit
         return own
     return others[0] if len(others) == 1 else own
@@ -116,7 +116,7 @@ def _is_blank(line: _Text, delimiter: str) -> bool:
 
 
 def _records(source: Iterator[_Text], delimiter: str) -> Iterator[Record]:
-    """Records, each with what is wrong with it.
+    """The records, each with its error.
 
     A quoted cell may hold line ends. Where its quote is never closed properly, its first line alone is
     wrong, and reading goes on with the second.
@@ -155,8 +155,8 @@ def _quoted(first: _Text, source: Iterator[_Text], waiting: deque[_Text], delimi
         return _record(first, cells, used[-1].offset)
     except (csv.Error, _TooLong) as failure:
         waiting.extendleft(reversed(used[1:]))
-        told = isinstance(failure, csv.Error) and "expected after" in str(failure) and len(used) == 1
-        error = f"a quote is in a wrong place ({failure})" if told else "a quote is opened and not closed"
+        declared = isinstance(failure, csv.Error) and "expected after" in str(failure) and len(used) == 1
+        error = f"a quote is in a wrong place ({failure})" if declared else "a quote is opened and not closed"
         return Record(first.number, _readable(first.text).rstrip("\r\n").split(delimiter), error, first.offset)
     finally:
         csv.field_size_limit(limit)

@@ -1,4 +1,4 @@
-"""Which files a job reads and writes, and in which format; everything wrong is refused before a model is loaded."""
+"""The input and output files of a job and their formats, checked before a model is loaded."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def find_sources(
 
     Args:
         inputs: paths, globs or "-" (standard input), one or several.
-        format: the format of all of them, whatever their names say.
+        format: the format of all of them, whatever their suffixes.
 
     Raises:
         JobError: nothing matches, or a folder is given.
@@ -81,7 +81,7 @@ def find_target(
     Args:
         output: a path; None or "-" is standard output.
         sources: the inputs, none of which may be the output.
-        format: taken where the name of `output` does not tell.
+        format: used where the name of `output` has no known suffix.
 
     Raises:
         JobError: the output is an input, a folder or no ordinary file, or its folder is missing.
@@ -106,7 +106,7 @@ def find_target(
 
 
 def split_name(name: str) -> tuple[str | None, str | None]:
-    """`("jsonl", "gzip")` of "a.JSONL.gz"; a part that the name does not tell is None."""
+    """`("jsonl", "gzip")` of "a.JSONL.gz"; a part that the name does not have is None."""
     stem, suffix = os.path.splitext(os.path.basename(name).lower())
     compression = COMPRESSIONS.get(suffix)
     if compression is not None:

@@ -1,4 +1,4 @@
-"""Parquet with a schema that is fixed before the first row: the inputs' types, else those of the first rows."""
+"""Writes Parquet with a schema that is fixed before the first row: the inputs' types, else those of the first rows."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class ParquetRows(Table):
 
 
 def arrow_type(kind: Any) -> pa.DataType:
-    """What a column of the Python type `kind`, which is a result's, is in Parquet, where each column takes null."""
+    """The Arrow type of a result column of the Python type `kind`; every column is nullable."""
     if kind in _SCALARS:
         return _SCALARS[kind]
     origin, arguments = get_origin(kind), get_args(kind)

@@ -1,4 +1,4 @@
-"""Rows of files, one after the other; memory does not grow with the file.
+"""Reads rows of files one by one, in constant memory.
 
 A line of JSON lines, CSV, TSV or text that cannot be read costs itself alone: its row has an error and
 keeps its place. A file that is damaged as a whole (cut off, not JSON, not Parquet) ends the job.
@@ -23,7 +23,7 @@ def read_rows(sources: Iterable[InputFile], notes: list[str] | None = None) -> I
     """The rows of all sources, in order, each with its place and the share of the bytes read so far.
 
     Args:
-        notes: gets what should be said of the files, of the first few of them.
+        notes: collects messages on the files.
 
     Raises:
         JobError: a file cannot be opened, or is damaged as a whole.
@@ -133,7 +133,7 @@ def read_json(stream: Stream) -> Iterator[InputRow]:
     """An array of objects, or objects one after the other, one in memory at a time.
 
     Raises:
-        JobError: the text is not JSON; what follows such a place cannot be told apart.
+        JobError: the text is not JSON; what follows cannot be parsed.
     """
     values = _JsonValues(stream)
     array = values.take("[")
@@ -159,7 +159,7 @@ class _JsonValues:
         # bytes that are not UTF-8 become lone surrogates, so that they can be blamed on their row
         self._decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
         self._stream, self._text, self._at = stream, "", 0
-        self._begun = self._ended = False
+        self._started = self._ended = False
         self._parse = json.JSONDecoder().raw_decode
 
     def _more(self, size: int = 2**16) -> bool:
@@ -167,8 +167,8 @@ class _JsonValues:
             return False
         data = self._stream.read(size)
         self._ended = not data
-        data = data if self._begun else without_mark(data)
-        self._begun = True
+        data = data if self._started else without_mark(data)
+        self._started = True
         self._text, self._at = self._text[self._at :] + self._decode(data, self._ended), 0
         return True
 

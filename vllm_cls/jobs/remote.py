@@ -58,8 +58,8 @@ class RemoteModel:
         except ServerError as error:
             if error.status != 404 or error.param == "model":
                 raise
-            told = f"the server at {client.base_url} does not tell what its model is (GET /model)"
-            raise ConfigError(f"{told}; a job over files needs one that was started with `vcls serve`.") from error
+            problem = f"the server at {client.base_url} does not tell what its model is (GET /model)"
+            raise ConfigError(f"{problem}; a job over files needs one that was started with `vcls serve`.") from error
         self.task, self.problem_type = self._info.task, self._info.problem_type
         self.id2label = dict(enumerate(self._info.labels))
         self.num_labels, self.use_activation = len(self.id2label), self._info.use_activation
@@ -93,7 +93,7 @@ class RemoteModel:
         return self.heads[name]
 
     def describe(self) -> dict[str, Any]:
-        """What a job asks of it."""
+        """The values that a job needs of `LLM.describe`."""
         return {"prompt_template": self._info.prompt_template, "id2label": self.id2label}
 
     def score_processor(self, options: ScoreOptions, num_labels: Iterable[int] = ()) -> None:

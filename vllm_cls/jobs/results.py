@@ -1,4 +1,4 @@
-"""What a row of results holds: the model's answer as named columns, beside the fields kept of the input."""
+"""Rows of results: the model's output as named columns, after fields of the input."""
 
 from __future__ import annotations
 
@@ -186,11 +186,11 @@ class KeptFields:
 
     Args:
         keep: "all", "none", or names.
-        taken: names that belong to the results.
+        reserved: the names of the result columns.
     """
 
     keep: str | Sequence[str]
-    taken: Sequence[str]
+    reserved: Sequence[str]
     renamed: dict[str, str] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
 
@@ -198,12 +198,12 @@ class KeptFields:
         names = [name.strip() for name in self.keep.split(",")] if isinstance(self.keep, str) else list(self.keep)
         self._all = names == ["all"]
         self._names = [] if names in (["all"], ["none"]) else [name for name in names if name]
-        self._taken = frozenset(self.taken)
+        self._reserved = frozenset(self.reserved)
 
     def output_fields(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """The fields kept of one row, under the names that they have in the output."""
         if self._all:
-            if self._taken.isdisjoint(fields):
+            if self._reserved.isdisjoint(fields):
                 return dict(fields)
             return {self.name(name, fields): value for name, value in fields.items()}
         self.seen.update(name for name in self._names if name in fields)
@@ -211,11 +211,11 @@ class KeptFields:
 
     def name(self, name: str, fields: Mapping[str, Any] | Sequence[str]) -> str:
         """The name in the output of the field `name` of a row with `fields`."""
-        if name not in self._taken:
+        if name not in self._reserved:
             return name
         new = self.renamed.get(name, f"input_{name}")
         others = {given for of, given in self.renamed.items() if of != name}
-        while new in fields or new in self._taken or new in others:
+        while new in fields or new in self._reserved or new in others:
             new = f"input_{new}"
         self.renamed[name] = new
         return new
@@ -227,10 +227,10 @@ class KeptFields:
 
     @property
     def named(self) -> list[str]:
-        """The fields that were asked for by name."""
+        """The fields that `keep` names."""
         return self._names
 
     @property
     def never_seen(self) -> list[str]:
-        """Fields that were asked for by name, and that no row had."""
+        """Fields that `keep` names and that no row had."""
         return [name for name in self._names if name not in self.seen]

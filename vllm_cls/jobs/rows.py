@@ -91,7 +91,7 @@ def missing(name: str, known: Iterable[str]) -> str:
     for column in columns:
         if any(name in map(str.strip, column.split(mark)) for mark in _MARKS if mark in column):
             hint = (
-                f" It is a part of {column!r}: the header's columns must be parted by one mark, the same in all places."
+                f" It is a part of {column!r}: the header's columns must all be separated by the same character."
             )
     return f"no field {name!r}; there is {shown or 'none'}.{hint}"
 

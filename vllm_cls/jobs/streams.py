@@ -1,4 +1,4 @@
-"""Bytes of files, compressed or not."""
+"""Byte streams of files, with compression."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def open_stream(source: InputFile) -> Iterator[Stream]:
 
 
 def reason(error: BaseException) -> str:
-    """What an error of the operating system or a decoder says, without number, path and final point."""
+    """The message of an OS or decoder error, without errno, path and final period."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return (text or type(error).__name__).rstrip(".")
 

@@ -1,4 +1,4 @@
-"""Tables: outputs whose columns are the same for every row."""
+"""Output formats with fixed columns (CSV, Parquet)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FIRST_ROWS = 10_000
 
 @dataclass(frozen=True)
 class OutputSchema:
-    """What the columns of an output are.
+    """The columns of an output.
 
     Args:
         names: the kept columns by the input's columns, where these are known before the first row; else None.
@@ -105,6 +105,6 @@ class Table(abc.ABC):
         return self.add(row) or problem
 
     def finish(self) -> None:
-        """Write what still waits."""
+        """Write buffered rows."""
         if self.columns is None:
             self._begin_from_waiting()

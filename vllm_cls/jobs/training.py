@@ -34,7 +34,7 @@ class TrainingRows:
 
     Args:
         places: where each row stands.
-        notes: what the reader should know of the file.
+        notes: messages on the file.
     """
 
     prompts: list[dict[str, Any]]
@@ -52,7 +52,7 @@ class Labels:
         names: of the labels, in the order of their indices.
         targets: a row's index (of a label alone, 1 where it is true and 0 where not), its 0 or 1 for each label
             (multi-label), or its number (regression).
-        notes: how the column was read, where that should be said.
+        notes: messages on how the column was read.
     """
 
     names: list[str]
@@ -63,7 +63,7 @@ class Labels:
 def read_training_rows(
     path: str, fields: PromptFields, label_field: str, option: str = "--train", problem_type: str | None = None
 ) -> TrainingRows:
-    """The usable rows of a file; a row without text or label is left out and said.
+    """The usable rows of a file; a row without text or label is skipped with a message.
 
     Args:
         option: that named the file, for errors.
@@ -122,8 +122,8 @@ def read_labels(
     """
     known = list(names) or _names_of(rows.targets, problem_type, option)
     column = label_column(known, problem_type)
-    ways = [column.add(value) for value in rows.targets]
-    found = [each[column.chosen] for each in ways]
+    interpretations = [column.add(value) for value in rows.targets]
+    found = [each[column.chosen] for each in interpretations]
     for value, gold, place in zip(rows.targets, found, rows.places, strict=True):
         if gold is None:
             whose = named_by if names else "the labels of the other rows"
@@ -133,12 +133,12 @@ def read_labels(
     targets: list[Any] = found
     if problem_type == MULTI_LABEL:
         targets = [[int(index in gold) for index in range(len(known))] for gold in targets]
-    notes = column.notes() if names else _alike(known)
+    notes = column.notes() if names else _about_case(known)
     return Labels(known, targets, notes)
 
 
 def _why_not_vector(value: Any, names: Sequence[str]) -> str:
-    """Why a value is no vector of a column of these."""
+    """Why a value is not a vector of this length."""
     entries = entries_of(value, lambda text: re.split(f"[{''.join(SEPARATORS)}]", text)) or []
     why = "which are not all 0 or 1" if len(entries) == len(names) else f"whose length is {len(entries)}"
     rule = f"the other rows are vectors of {len(names)} labels, with a 0 or 1 for each of them"
@@ -156,10 +156,10 @@ def _why_not(value: Any, names: Sequence[str], problem_type: str | None, whose: 
     if len(names) == 1 and problem_type != MULTI_LABEL:
         other = f"{names[0]!r} or 1 is true of this head's one label, and 0 or a single other value says that it is not"
         return f": {other}; there is {shown}, too"
-    told = f"which {whose} ({', '.join(names)}) {'does' if whose.startswith('--') else 'do'} not name"
+    clause = f"which {whose} ({', '.join(names)}) {'does' if whose.startswith('--') else 'do'} not name"
     if problem_type != MULTI_LABEL:
-        return f" has the label {shown}, {told}"
-    return f" has the labels {shown}, {told}, and which are no 0 or 1 for each of them"
+        return f" has the label {shown}, {clause}"
+    return f" has the labels {shown}, {clause}, and which are no 0 or 1 for each of them"
 
 
 def _shown(value: Any) -> str:
@@ -203,17 +203,17 @@ def _vector_length(rows: Sequence[Sequence[str]]) -> int | None:
 
 
 def _separator(values: Iterable[Any], option: str) -> str | None:
-    """What parts the labels in cells: the one of the usual separators that occurs.
+    """The separator of labels in cells: the one of the usual ones that occurs.
 
     Raises:
-        ConfigError: several do, and what is part of a name cannot be told.
+        ConfigError: several occur, so labels cannot be told from parts of names.
     """
     cells = [value for value in values if isinstance(value, str) and json_list(value.strip()) is None]
     found = [each for each in SEPARATORS if any(each in cell for cell in cells)]
     if len(found) > 1:
         shown = " and ".join(map(repr, found))
         raise ConfigError(
-            f"{option}: labels with {shown} in them; which of these parts them cannot be told. Name the labels with "
+            f"{option}: labels with {shown} in them; which of these separates labels is not clear. Name the labels with "
             "--labels, or write JSON lists."
         )
     return found[0] if found else None
@@ -223,8 +223,8 @@ def _sorted(names: Iterable[str]) -> list[str]:
     return sorted(set(names), key=lambda name: (not is_number(name), number_of(name) if is_number(name) else 0, name))
 
 
-def _alike(names: Sequence[str]) -> list[str]:
-    """What to say of names that differ in upper and lower case only."""
+def _about_case(names: Sequence[str]) -> list[str]:
+    """A message on names that differ in upper and lower case only."""
     first: dict[str, str] = {}
     notes = []
     for name in names:

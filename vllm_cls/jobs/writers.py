@@ -1,4 +1,4 @@
-"""Rows to files. A file is written beside its place and takes it at the end: there is never half a file."""
+"""Writes rows to files: under a temporary name, renamed at the end, so there is never half a file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCE
 
 
 class Writer(Protocol):
-    """Takes rows; says of a row what could not be stored of it, or None."""
+    """Writes one row; returns why a value could not be stored, or None."""
 
     def write(self, record: Mapping[str, Any]) -> str | None: ...
 

@@ -1,1 +1,1 @@
-"""What people and files write, read: labels of a column, lists in an option, fields of JSON."""
+"""Parsers of user input: labels of a column, lists in an option, fields of JSON."""

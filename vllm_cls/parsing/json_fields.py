@@ -1,4 +1,4 @@
-"""What the JSON files of a model may say in the fields that this package reads itself.
+"""Schemas of the JSON files of a model, for the fields that this package reads itself.
 
 transformers checks the fields that it reads; see `transformers_calls`. A field that is null is one that is not there.
 """
@@ -17,7 +17,7 @@ MAX_LABELS, MAX_LAYERS = 1_000_000, 1_000
 
 @dataclass(frozen=True)
 class FieldKind:
-    """What a field may hold: in words, and as a test."""
+    """The type of a field: its description, and a predicate."""
 
     words: str
     holds: Callable[[Any], bool]
@@ -30,8 +30,8 @@ A name that ends in "!" is of a field that has to be there.
 """
 
 
-class Whole(dict[str, Any]):
-    """A schema that names all fields of an object."""
+class ClosedSchema(dict[str, Any]):
+    """A schema that lists all fields of an object; others are refused."""
 
 
 def _is_count(value: Any, most: float = float("inf")) -> bool:
@@ -63,7 +63,7 @@ TEXT_OR_OBJECT = FieldKind("a string or an object", lambda value: isinstance(val
 LABELS = FieldKind("an object of names by their indices", _names_indices)
 LABEL_COUNT = FieldKind(f"a whole number from 1 to {MAX_LABELS}", lambda value: _is_count(value, MAX_LABELS))
 
-_LINEAR = Whole({"num_rows": COUNT, "bias": FLAG, "softcap": NUMBER, "combine": FLAG, "offset": FLAG})
+_LINEAR = ClosedSchema({"num_rows": COUNT, "bias": FLAG, "softcap": NUMBER, "combine": FLAG, "offset": FLAG})
 _TOKEN_IDS = FieldKind(
     "a list of lists of lists of token ids, one a label",
     lambda value: (
@@ -73,13 +73,13 @@ _TOKEN_IDS = FieldKind(
     ),
 )
 _NUMBERS = FieldKind("a list of numbers", lambda value: isinstance(value, list) and all(map(NUMBER.holds, value)))
-_SEQUENCES = Whole({
+_SEQUENCES = ClosedSchema({
     "texts!": _TOKEN_IDS, "weight": TEXT, "bias": TEXT, "lm_scale": NUMBER, "softcap": NUMBER, "scale": NUMBER,
     "offset!": _NUMBERS,
 })  # fmt: skip
 _ROPE = FieldKind("an object", lambda value: not value or isinstance(value, Mapping))
 _ACTIVATIONS: Schema = {"sentence_transformers": {"activation_fn": TEXT}, "sbert_ce_default_activation_function": TEXT}
-_NAMED_HEAD = Whole({
+_NAMED_HEAD = ClosedSchema({
     "name!": TEXT, "method!": TEXT, "labels!": TEXTS, "problem_type": TEXT, "activation": _ACTIVATIONS, "linear": _LINEAR,
     "sequences": _SEQUENCES, "own": FLAG, "description": TEXT,
 })  # fmt: skip
@@ -126,7 +126,7 @@ FILES: Mapping[str, Any] = {
 
 
 def check_file(where: str, name: str, content: Any, *, replaced: Collection[str] = ()) -> None:
-    """Raise `ModelError` if a file of a model says what it cannot.
+    """Raise `ModelError` if a field of a model's JSON file has a value of the wrong type.
 
     Args:
         where: what the user called the model.
@@ -158,7 +158,7 @@ def check_fields(content: Any, schema: Any, where: str, error: type[VclsError]) 
 
 
 def _wrong(content: Any, schema: Any, path: str) -> Iterator[tuple[str, Any, str]]:
-    """(path, value, what it has to be) of each field that is not as it has to be."""
+    """(path, value, expected type) of each wrong field."""
     if isinstance(schema, FieldKind):
         if not schema.holds(content):
             yield path, content, schema.words
@@ -179,7 +179,9 @@ def _wrong(content: Any, schema: Any, path: str) -> Iterator[tuple[str, Any, str
             elif name != key:
                 yield f"{before}{name}", None, inner.words
         for name in (
-            sorted(content.keys() - {key.removesuffix("!") for key in schema}) if isinstance(schema, Whole) else ()
+            sorted(content.keys() - {key.removesuffix("!") for key in schema})
+            if isinstance(schema, ClosedSchema)
+            else ()
         ):
             yield f"{before}{name}", content[name], "left out: there is no such field"
 

@@ -1,8 +1,8 @@
-"""The true labels of a column: the one reader for what is measured, fitted and calibrated.
+"""Reads a column of true labels, for metrics, fitting and calibration alike.
 
 What a value means can depend on the others: 1 is the label "1" where all numbers are names, and the second label where
-there is a 0, too, and no label is called so. So a value is read in every way in which its column may be meant, and the
-whole column tells which one that is. Memory does not grow with the rows. It imports nothing heavy.
+there is a 0, too, and no label is called so. So a value is read in every possible interpretation, and the whole column
+decides between them. Memory does not grow with the rows. It imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ _BITS = {"false": "0", "true": "1", "0": "0", "1": "1"}
 class LabelColumn(abc.ABC):
     """A column of true labels, to which its values are added one by one.
 
-    `ways` says in how many ways it may be meant.
+    `interpretations` is how many there are.
     """
 
-    ways: int = 1
+    interpretations: int = 1
 
     @property
     def chosen(self) -> int:
-        """Which of the ways it is, as far as the values added so far tell."""
+        """The index of the interpretation that fits the values added so far."""
         return 0
 
     @abc.abstractmethod
     def add(self, value: Any) -> Sequence[Gold | None]:
-        """What a value is in each of the ways; None where it is no label."""
+        """A value in each interpretation; None where it is no label."""
 
     @property
     def vectors(self) -> bool:
-        """Whether the way that was chosen is a 0 or 1 for each label."""
+        """Whether the chosen interpretation is a 0 or 1 for each label."""
         return False
 
     def notes(self) -> list[str]:
-        """What should be said of the way that was chosen."""
+        """Messages on the chosen interpretation."""
         return []
 
 
@@ -62,12 +62,12 @@ def label_column(names: Sequence[str], problem_type: str | None) -> LabelColumn:
     if problem_type == "regression":
         return _NumberColumn()
     if problem_type == "multi_label_classification":
-        return _Lists(names)
-    return _Alone(names[0]) if len(names) == 1 else _Single(names)
+        return _MultiLabel(names)
+    return _Binary(names[0]) if len(names) == 1 else _Single(names)
 
 
 class _NumberColumn(LabelColumn):
-    """A regression's."""
+    """The values of a regression."""
 
     def add(self, value: Any) -> Sequence[Gold | None]:
         return (number_of(value),)
@@ -78,11 +78,11 @@ class _Single(LabelColumn):
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = _Names(names)
-        self.ways = self._names.ways
+        self.interpretations = self._names.interpretations
 
     def add(self, value: Any) -> Sequence[Gold | None]:
         text = text_of(value)
-        return (None,) * self.ways if text is None else self._names.count(self._names.see(text))
+        return (None,) * self.interpretations if text is None else self._names.count(self._names.see(text))
 
     @property
     def chosen(self) -> int:
@@ -92,10 +92,10 @@ class _Single(LabelColumn):
         return self._names.notes()
 
 
-class _Alone(LabelColumn):
+class _Binary(LabelColumn):
     """One label that is true or not: its name or 1, against 0 or the one other value that occurs."""
 
-    ways = 2  # with that other value, and without
+    interpretations = 2  # with that other value, and without
 
     def __init__(self, name: str) -> None:
         self._name = name.strip()
@@ -123,19 +123,19 @@ class _Alone(LabelColumn):
         return [f"the true label {self._other!r} is read as: not {self._name!r}"] if self.chosen else []
 
 
-class _Lists(LabelColumn):
+class _MultiLabel(LabelColumn):
     """Any number of labels a row: a list of names or indices, or a 0 or 1 for each label."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names, self._count = _Names(names), len(names)
-        self.ways = 1 + self._names.ways
+        self.interpretations = 1 + self._names.interpretations
         self._only_vector = self._only_list = self._vector = False
 
     def add(self, value: Any) -> Sequence[Gold | None]:
         entries = entries_of(value, self._split)
         texts = None if entries is None else [text_of(each) for each in entries]
         if texts is None or not all(texts):
-            return (None,) * self.ways
+            return (None,) * self.interpretations
         known = [text for text in texts if text is not None]
         vector, lists = self._as_vector(known), self._as_list(known)
         if known and vector is not None:
@@ -155,12 +155,12 @@ class _Lists(LabelColumn):
         """As the labels that a row has, by names and by indices; a number twice is no list of indices."""
         numbers = [_plain(text) for text in texts if is_number(_plain(text))]
         if len(set(numbers)) < len(numbers):
-            return (None,) * self._names.ways
-        ways: list[frozenset[int] | None] = []
-        for found in zip(*map(self._names.see, texts), strict=True) if texts else [()] * self._names.ways:
+            return (None,) * self._names.interpretations
+        interpretations: list[frozenset[int] | None] = []
+        for found in zip(*map(self._names.see, texts), strict=True) if texts else [()] * self._names.interpretations:
             known = [each for each in found if each is not None]
-            ways.append(frozenset(known) if len(known) == len(found) else None)
-        return self._names.count(ways)
+            interpretations.append(frozenset(known) if len(known) == len(found) else None)
+        return self._names.count(interpretations)
 
     def _split(self, text: str) -> list[str]:
         """A cell's labels: at the first separator that parts it into known ones."""
@@ -188,9 +188,9 @@ class _Lists(LabelColumn):
 
 
 class _Names:
-    """The names of labels, and whether a column's numbers are names or indices: told by those that are only one.
+    """The names of labels, and whether numbers in a column are names or indices, decided by those that can be only one.
 
-    Where some are only names and others only indices, the way that misses fewer rows is right, and names if none does.
+    Where some are only names and others only indices, the interpretation that misses fewer rows wins; names on a tie.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -198,17 +198,17 @@ class _Names:
         self._index = {name.strip(): index for index, name in enumerate(names)}
         for index, name in enumerate(names):
             self._index.setdefault(_plain(name.strip()), index)
-        self.ways = 2 if any(map(is_number, self._index)) else 1
+        self.interpretations = 2 if any(map(is_number, self._index)) else 1
         self._only_name = self._only_index = ""
         self._lead = 0  # rows that are labels as indices only, less those that are labels as names only
 
     def find(self, text: str) -> Sequence[int | None]:
-        """The index of a label in each of the ways: numbers as names, and as indices."""
+        """The index of a label in each interpretation: numbers as names, and as indices."""
         bare = _plain(text)
         digits = _BITS.get(bare, bare)
         name = next((self._index[each] for each in (text, bare, digits) if each in self._index), None)
         index = int(digits) if digits.isascii() and digits.isdigit() and int(digits) < self._count else None
-        if self.ways == 1:
+        if self.interpretations == 1:
             return (index if name is None else name,)
         return (name, index) if is_number(digits) else (name, name)
 
@@ -222,7 +222,7 @@ class _Names:
         return found
 
     def count(self, row: Sequence[Found | None]) -> Sequence[Found | None]:
-        """Count in which of the ways a whole row is known; the row itself."""
+        """Count in which interpretations a whole row is known; returns the row."""
         self._lead += (row[0] is None) - (row[-1] is None)
         return row
 
@@ -234,9 +234,9 @@ class _Names:
         if not self._only_index:
             return []
         if self.chosen:
-            told = f"the true labels are read as indices, from 0 on, since {self._only_index!r} is no label's name"
+            text = f"the true labels are read as indices, from 0 on, since {self._only_index!r} is no label's name"
             rarer = f"; fewer rows have such as {self._only_name!r}, which is no index" if self._only_name else ""
-            return [told + rarer]
+            return [text + rarer]
         return [f"the true labels are read as names, since {self._only_name!r} is no index"]
 
 

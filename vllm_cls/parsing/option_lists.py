@@ -1,4 +1,4 @@
-"""Lists that are written in one option: items parted by a mark, and a backslash before a mark that is meant."""
+"""Lists in one option: items separated by a character, which a backslash escapes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..errors import ConfigError
 
 
 def split(text: str, mark: str, times: int = -1) -> list[str]:
-    """The parts between the marks that have no backslash before them, at the first `times` of them."""
+    """Split at unescaped separators, at most `times` times."""
     parts: list[str] = []
     part, rest = "", iter(text)
     for character in rest:
@@ -25,8 +25,8 @@ def split(text: str, mark: str, times: int = -1) -> list[str]:
     return [*parts, part]
 
 
-def meant(text: str) -> str:
-    r"""A part without the backslashes before marks: `\,` is `,`, and `\\` a backslash."""
+def unescape(text: str) -> str:
+    r"""An item without its escapes: `\,` is `,`, and `\\` a backslash."""
     return re.sub(r"\\([,=|\\])", r"\1", text)
 
 
@@ -63,8 +63,8 @@ def _from_text(value: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for item in split(value, ","):
         written, *texts = split(item, "=", 1)
-        label = meant(written.strip() or written)
+        label = unescape(written.strip() or written)
         if label in found:
             raise ConfigError(f"--label-tokens: the label {label!r} comes twice; join its texts with |.")
-        found[label] = [meant(text) for text in split(texts[0], "|")] if texts else [meant(written)]
+        found[label] = [unescape(text) for text in split(texts[0], "|")] if texts else [unescape(written)]
     return found

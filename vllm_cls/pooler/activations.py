@@ -1,4 +1,4 @@
-"""Which function turns logits into probabilities.
+"""Activations: functions from logits to probabilities.
 
 The order is vLLM's: `problem_type` as transformers' ForSequenceClassificationLoss reads it, then the
 two keys that Sentence Transformers writes, then softmax (sigmoid where there is one label).
@@ -53,7 +53,7 @@ def probabilities_by(activation: Activation, problem_type: str | None, num_label
 
 @functools.lru_cache(maxsize=64)
 def gives_probabilities(activation: Activation, num_labels: int) -> bool:
-    """Whether an activation makes nothing but numbers from 0 to 1 of logits; this is tried."""
+    """Whether an activation maps logits to numbers from 0 to 1, found by running it."""
     places = torch.arange(len(_TRIED))[:, None] + torch.arange(num_labels)
     given = activation(torch.tensor(_TRIED)[places % len(_TRIED)])
     return bool(((given >= 0) & (given <= 1)).all())

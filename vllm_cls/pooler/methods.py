@@ -78,7 +78,7 @@ def named(pooling: str, methods: Mapping[str, PoolingMethod]) -> PoolingMethod:
 
 
 def pooled_places(method: PoolingMethod, starts: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor | None:
-    """The rows that a method reads, one a sequence; None where it may read any."""
+    """The indices of the rows that a method reads, one for each sequence; None where it may read all."""
     if method is cls_pool:
         return starts
     return starts + lengths - 1 if method is last_pool else None

@@ -1,4 +1,4 @@
-"""Scores of label texts: log-probabilities of token sequences as what follows a prompt."""
+"""Scores label texts: log-probabilities of token sequences as continuations of a prompt."""
 
 from __future__ import annotations
 

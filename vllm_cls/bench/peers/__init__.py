@@ -1,4 +1,4 @@
-"""Those that we are measured against, one file each, and ours, behind one small interface (`base`).
+"""The contenders of a benchmark: other libraries (peers), one file each, and ours, behind one interface (`base`).
 
 A peer is named as NAME, or NAME:BATCH to fix the texts it takes at once, as in `transformers:1`.
 """
@@ -25,8 +25,8 @@ NAMES = tuple(_MODULES)
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A peer as the user wrote it."""
+class PeerChoice:
+    """A peer with a batch size, as `--against` names it."""
 
     name: str
     batch_size: int | None = None
@@ -36,7 +36,7 @@ class Asked:
         return self.name if self.batch_size is None else f"{self.name}:{self.batch_size}"
 
 
-def parse(text: str) -> Asked:
+def parse(text: str) -> PeerChoice:
     """Read `NAME` or `NAME:BATCH`.
 
     Raises:
@@ -48,10 +48,10 @@ def parse(text: str) -> Asked:
             f"there is no peer {name!r} to measure against.{nearest(name, NAMES)} Known: {', '.join(NAMES)}."
         )
     if not batch:
-        return Asked(name)
+        return PeerChoice(name)
     if not batch.isdigit() or int(batch) < 1:
         raise ConfigError(f"peer {text!r}: {batch!r} is no batch size; write it as {name}:32.")
-    return Asked(name, int(batch))
+    return PeerChoice(name, int(batch))
 
 
 def peer(name: str) -> Peer:
@@ -61,7 +61,7 @@ def peer(name: str) -> Peer:
     return found
 
 
-def require(asked: Asked) -> Peer:
+def require(asked: PeerChoice) -> Peer:
     """The peer, if it is installed.
 
     Raises:

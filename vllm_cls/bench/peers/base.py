@@ -1,4 +1,4 @@
-"""The interface of a peer, and what those share that take padded batches of token ids."""
+"""The interface of a peer, and the base of those that run padded batches of token ids."""
 
 from __future__ import annotations
 
@@ -63,15 +63,15 @@ class Session:
         """Before each timed run; not timed."""
 
     def details(self) -> dict[str, Any]:
-        """What is to be said of the last run."""
+        """Details of the last run, for the report."""
         return {}
 
     def describe(self) -> dict[str, Any]:
-        """What is to be said of the model."""
+        """Details of the model, for the report."""
         return {}
 
     def close(self) -> None:
-        """Give back what it holds."""
+        """Free its resources."""
 
 
 class Peer(ABC):

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from ...result_fields import CLASSIFY, asked_fields
+from ...result_fields import CLASSIFY, fields_on_request
 from ..errors import RequestError
 from ..openapi import documented
 from ..protocol.classify import ClassifyChat, ClassifyInput, ClassifyRequest, ClassifyResponse
@@ -19,7 +19,7 @@ from ..served_model import ServedModel
 from . import classify, pooling, score
 
 _OF_POOLING = ("task", "encoding_format", "embed_dtype", "endianness", "offsets")
-_OF_CLASSIFY = asked_fields(CLASSIFY)
+_OF_CLASSIFY = fields_on_request(CLASSIFY)
 
 Answer = Callable[[ServedModel, Request, Any], Awaitable[Response]]
 
