@@ -62,9 +62,9 @@ def bench(state: State, /, model: str, input: str | None, as_json: bool, **optio
     own = {name: options.pop(name) for name in ("workload", "rounds", "num_texts")}
     own["threads"] = options.pop("num_threads")  # of every contender
     against = [name for name in options.pop("against") if name]
-    given = {name: value for name, value in options.items() if value is not None}
+    llm_options = {name: value for name, value in options.items() if value is not None}
     with _telling(not state.quiet) as tell:
-        found = measure(BenchOptions(model, input, against=against, fields=fields, llm=given, **own), tell)
+        found = measure(BenchOptions(model, input, against=against, fields=fields, llm=llm_options, **own), tell)
     if as_json:
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
     else:
@@ -84,12 +84,12 @@ def _telling(active: bool) -> Iterator[Callable[[str], None]]:
 
 def _show(found: dict[str, Any]) -> None:
     out = console()
-    model, work, ours, ran = found["model"], found["workload"], found["ours"], found["environment"]
+    model, workload, ours, environment = found["model"], found["workload"], found["ours"], found["environment"]
     precision = model["dtype"] if model["quantization"] == "none" else model["quantization"]
     lines = [
         f"{model['model_class']}, {number(model['parameters'])} parameters, {precision}, {model['execution']}, on "
-        f"{ran['device']} ({ran['threads']} threads)",
-        f"{work['texts']:,} texts, {work['tokens']:,} tokens: {work['description']}; {found['rounds']} rounds",
+        f"{environment['device']} ({environment['threads']} threads)",
+        f"{workload['texts']:,} texts, {workload['tokens']:,} tokens: {workload['description']}; {found['rounds']} rounds",
     ]
     for line in lines:
         out.print(line, markup=False, soft_wrap=True)
@@ -97,7 +97,7 @@ def _show(found: dict[str, Any]) -> None:
     show_table(out, ("", "settings", "texts/s", "tokens/s", "× our time", "logits differ by"), rows, left=2)
     out.print()
     counts = {name.removeprefix("num_"): f"{value:,}" for name, value in ours["counters"].items()}
-    lines = {
+    notes = {
         "useful share": f"{ours['useful_share']:.0%} of {found['matrix']['gflops']:,.0f} GFLOP/s (matrix products of the "
         f"model's shapes, {found['matrix']['rows']:,} rows); as the model is written, {ours['model_share']:.0%}",
         "stages": ", ".join(f"{stage} {seconds:.3f} s" for stage, seconds in ours["stage_seconds"].items())
@@ -107,12 +107,12 @@ def _show(found: dict[str, Any]) -> None:
         f"{counts['duplicates']} duplicates",
     }
     if found["int8"] is not None:
-        lines["int8"] = (
+        notes["int8"] = (
             f"{found['int8']['labels_changed_percent']:.2f} % of the labels changed against float32; largest change of "
             f"a probability {found['int8']['largest_probability_change']:.4f}; {counts['close_calls']} of "
             f"{counts['prompts']} prompts were close calls, which float32 decided"
         )
-    for name, text in lines.items():
+    for name, text in notes.items():
         out.print(f"{name:<14}{text}", markup=False, soft_wrap=True)
 
 

@@ -75,9 +75,9 @@ def _check_local(paths: tuple[str, ...], server_model: str | None, api_key: str 
 def _refuse_given(names: set[str]) -> None:
     """Refuse options that the server has decided when it was started."""
     ctx = click.get_current_context()
-    given = [name for name in names if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE]
-    if given:
-        line = ", ".join(sorted("--" + name.replace("_", "-") for name in given))
+    refused = [name for name in names if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE]
+    if refused:
+        line = ", ".join(sorted("--" + name.replace("_", "-") for name in refused))
         raise click.UsageError(f"{line}: with --server, the model runs there; give it to `vcls serve`.")
 
 

@@ -36,8 +36,8 @@ def list_plugins(state: State) -> None:
     """List the plugins, and what each of them registers."""
     configure_output(state)
     rows = [
-        (info.name, f"{info.distribution} {info.version}", "BROKEN" if problem else "; ".join(given) or "nothing")
-        for info, given, problem in _surveyed()
+        (info.name, f"{info.distribution} {info.version}", "BROKEN" if problem else "; ".join(registered) or "nothing")
+        for info, registered, problem in _surveyed()
     ]
     show_table(console(), ("plugin", "from", "registers"), rows, left=3)
     show_table(console(), ("command", "from"), _commands(), left=2)
@@ -69,22 +69,22 @@ def _surveyed() -> Iterator[tuple[PluginInfo, list[str], str | None]]:
 
     found = registry()
     for info in found.plugins:
-        given, problem = [], info.error
+        registered, problem = [], info.error
         for hook in found.hooks_of(info.name):
-            asked = not inspect.signature(getattr(hookspecs, hook)).parameters  # those of a run have arguments
+            needs_run = bool(inspect.signature(getattr(hookspecs, hook)).parameters)  # a hook with arguments
             try:
-                answer: Any = (found.answer_of(info.name, hook) if asked else None) or ()
+                answer: Any = (None if needs_run else found.answer_of(info.name, hook)) or ()
                 names = [_name(item) for item in answer]
             except Exception as error:  # whatever a third party's hook raises
                 failure = error.__cause__ or error
                 problem = problem or f"{hook} failed: {type(failure).__name__}: {failure}"
                 continue
             words = hook.removeprefix("vcls_").replace("_", " ")
-            given.append(f"{words}: {', '.join(names)}" if names else words)
+            registered.append(f"{words}: {', '.join(names)}" if names else words)
             if hook == "vcls_head_sources" and names:
                 wrong = [no_head_source(name, one) for name, one in answer.items() if not isinstance(one, HeadSource)]
                 problem = problem or (f"it gives {wrong[0]}" if wrong else None)
-        yield info, given, problem
+        yield info, registered, problem
 
 
 def _name(item: Any) -> str:

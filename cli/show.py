@@ -85,13 +85,13 @@ def _show_confusion(console: Console, labels: Sequence[str], confusion: Sequence
         show_table(console, ("true \\ predicted", *labels), rows)
         return
     wrong = [
-        (count, labels[true], labels[given])
+        (count, labels[true], labels[predicted])
         for true, counts in enumerate(confusion)
-        for given, count in enumerate(counts)
-        if count and true != given
+        for predicted, count in enumerate(counts)
+        if count and true != predicted
     ]
     commonest = sorted(wrong, key=lambda each: -each[0])[:_COMMONEST]
-    rows = [(true, given, f"{count:,}") for count, true, given in commonest]
+    rows = [(true, predicted, f"{count:,}") for count, true, predicted in commonest]
     show_table(console, ("true", "predicted", "rows"), rows, left=2)
 
 

@@ -152,10 +152,10 @@ class PoolerConfig:
 
     def over(self, defaults: PoolerConfig) -> PoolerConfig:
         """This configuration with its unset fields taken from `defaults`."""
-        mine = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         if self.mean is not None:  # either name set here hides both names there
             defaults = dataclasses.replace(defaults, logit_bias=None, logit_mean=None)
-        merged = {name: getattr(defaults, name) if value is None else value for name, value in mine.items()}
+        merged = {name: getattr(defaults, name) if value is None else value for name, value in own.items()}
         merged["pooling_type"] = None
         return PoolerConfig(**merged)
 

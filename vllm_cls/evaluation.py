@@ -142,15 +142,15 @@ class Counts:
     def __init__(self, names: Sequence[str], problem_type: str | None = None, *, threshold: float = 0.5) -> None:
         self._multi = problem_type == "multi_label_classification"
         self._numbers = _Numbers() if problem_type == "regression" else None
-        self._alone = len(names) == 1 and not self._multi
-        self.labels = ["0", "1"] if self._alone else list(names)
+        self._binary = len(names) == 1 and not self._multi
+        self.labels = ["0", "1"] if self._binary else list(names)
         self._threshold = threshold
         self._rows = self._right = self._unknown = 0
         self._unknown_labels: list[str] = []
         self._loss = 0.0
         self._calibration = _Calibration()
         self._pairs: Counter[tuple[int, int]] = Counter()  # (true, predicted) of single-label rows
-        self._true, self._given, self._both = Counter[int](), Counter[int](), Counter[int]()
+        self._true, self._predicted, self._both = Counter[int](), Counter[int](), Counter[int]()
         self._sets: Counter[frozenset[int]] = Counter()
 
     def add(self, probs: Sequence[float], gold: Gold) -> None:
@@ -166,7 +166,7 @@ class Counts:
         elif isinstance(gold, frozenset):
             self._add_multi(probs, gold)
         else:
-            self._add_single([1 - probs[0], probs[0]] if self._alone else probs, int(gold))
+            self._add_single([1 - probs[0], probs[0]] if self._binary else probs, int(gold))
 
     def miss(self, gold: Any) -> None:
         """Count a row whose true label is unknown."""
@@ -185,12 +185,12 @@ class Counts:
         if self._numbers is not None or not self._rows:
             return ClassificationMetrics(**common, **(self._numbers.metrics() if self._numbers is not None else {}))
         per_label = [self._label_metrics(i) for i in range(len(self.labels))]
-        met = [each.f1 for i, each in enumerate(per_label) if self._true[i] or self._given[i]]
+        f1_scores = [each.f1 for i, each in enumerate(per_label) if self._true[i] or self._predicted[i]]
         commonest, count = self._commonest()
         return ClassificationMetrics(
             **common,
             accuracy=self._right / self._rows,
-            macro_f1=sum(met) / len(met) if met else None,
+            macro_f1=sum(f1_scores) / len(f1_scores) if f1_scores else None,
             log_loss=self._loss / self._rows,
             calibration_error=self._calibration.error(),
             majority=count / self._rows,
@@ -203,7 +203,7 @@ class Counts:
         chosen = max(range(len(probs)), key=probs.__getitem__)
         self._pairs[gold, chosen] += 1
         self._true[gold] += 1
-        self._given[chosen] += 1
+        self._predicted[chosen] += 1
         self._both[gold] += chosen == gold
         self._right += chosen == gold
         self._loss -= math.log(max(probs[gold], _LEAST))
@@ -212,7 +212,7 @@ class Counts:
     def _add_multi(self, probs: Sequence[float], gold: frozenset[int]) -> None:
         chosen = {i for i, prob in enumerate(probs) if prob >= self._threshold}
         self._true.update(gold)
-        self._given.update(chosen)
+        self._predicted.update(chosen)
         self._both.update(gold & chosen)
         self._right += chosen == gold
         if gold in self._sets or len(self._sets) < _MOST_SETS:
@@ -231,14 +231,14 @@ class Counts:
         return self.labels[best], self._true[best]
 
     def _label_metrics(self, i: int) -> LabelMetrics:
-        both, given, true = self._both[i], self._given[i], self._true[i]
-        precision, recall = (both / given if given else 0.0), (both / true if true else 0.0)
-        f1 = 2 * both / (given + true) if given + true else 0.0
+        both, predicted, true = self._both[i], self._predicted[i], self._true[i]
+        precision, recall = (both / predicted if predicted else 0.0), (both / true if true else 0.0)
+        f1 = 2 * both / (predicted + true) if predicted + true else 0.0
         return LabelMetrics(self.labels[i], precision, recall, f1, true)
 
     def _confusion(self) -> list[list[int]]:
         indices = range(len(self.labels))
-        return [[self._pairs[true, given] for given in indices] for true in indices]
+        return [[self._pairs[true, predicted] for predicted in indices] for true in indices]
 
 
 class _Calibration:

@@ -161,14 +161,14 @@ class SeveralHeads:
         self._heads = heads
         found = {ids for each in heads if isinstance(each, SequenceScorer) for ids in each.beginnings} | {()}
         self.beginnings = sorted(found, key=lambda ids: (len(ids), ids))
-        self._places = {ids: place for place, ids in enumerate(self.beginnings)}
+        self._index_of = {ids: index for index, ids in enumerate(self.beginnings)}
 
     def each(self, states: torch.Tensor) -> list[torch.Tensor]:
         """States `(n, num_beginnings, hidden)` → logits `(n, num_labels)` of each head, float32."""
         found = []
         for head in self._heads:
             if isinstance(head, SequenceScorer):
-                found.append(head(states[:, [self._places[ids] for ids in head.beginnings]]).float())
+                found.append(head(states[:, [self._index_of[ids] for ids in head.beginnings]]).float())
             else:
                 found.append(head(states[:, 0]).float())
         return found

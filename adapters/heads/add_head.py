@@ -117,13 +117,15 @@ def _own_tensors(request: NamedHeadRequest, config: PreTrainedConfig) -> dict[st
         )
     with torch.device("meta"):
         part = OwnPart(config)
-    given, found = dict(request.alone.head_tensors or {}), {}
+    tensors_of_target, found = dict(request.alone.head_tensors or {}), {}
     for parameter, inside in part.names.items():
         stem = parameter.removeprefix(f"{own_class.base_model_prefix}.")
         stored = next((each for each in (parameter, stem) if each in made_for.checkpoint.locations), None)
-        if parameter not in given and stored is None:
+        if parameter not in tensors_of_target and stored is None:
             raise ModelError(f"{made_for.checkpoint.name} lacks {parameter}, which {name} needs; make a new head.")
-        found[inside] = given[parameter] if parameter in given else made_for.checkpoint.tensor(str(stored))
+        found[inside] = (
+            tensors_of_target[parameter] if parameter in tensors_of_target else made_for.checkpoint.tensor(str(stored))
+        )
     return found
 
 

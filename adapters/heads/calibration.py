@@ -87,17 +87,19 @@ def calibrate(request: CalibrationRequest) -> HeadResult:
     with_bias = min(judged, key=lambda each: judged[each]["log_loss"])
     before, after = _measure(rows, rows.logits, request), judged[with_bias]
     after = _measure(rows, after.pop("logits"), request)
-    kept = after["log_loss"] < before["log_loss"]
+    improved = after["log_loss"] < before["log_loss"]
     found = fit(rows.logits, rows.gold, with_bias, multi_label=rows.multi_label)
-    report: dict[str, Any] = {"rows": len(rows.logits), "kept": kept}
+    report: dict[str, Any] = {"rows": len(rows.logits), "kept": improved}
     report |= {
-        f"{name}_{when}": told[name] for name in _MEASURED for when, told in (("before", before), ("after", after))
+        f"{name}_{when}": metrics[name]
+        for name in _MEASURED
+        for when, metrics in (("before", before), ("after", after))
     }
-    if kept:
+    if improved:
         report["temperature"] = 1 / found.scale
         report |= {"bias": [float(each) for each in found.bias]} if with_bias else {}
-    changed = _folded(head, stored, found, with_bias) if kept else request.result.head
-    text = f"{head.description} {_description(request, kept, with_bias)}".strip()
+    changed = _folded(head, stored, found, with_bias) if improved else request.result.head
+    text = f"{head.description} {_description(request, improved, with_bias)}".strip()
     changed = replace(changed, description=text, report={**head.report, "calibration": report})
     return replace(request.result, head=changed)
 
@@ -196,9 +198,9 @@ def _folded(head: Head, stored: StoredHead | None, found: Calibration, with_bias
     return replace(head, tensors={**(head.tensors or {}), **scaled_tensors(stored, found.scale, offset)})
 
 
-def _description(request: CalibrationRequest, kept: bool, with_bias: bool) -> str:
+def _description(request: CalibrationRequest, improved: bool, with_bias: bool) -> str:
     what = "a temperature and a bias for each label" if with_bias else "a temperature"
-    if kept:
+    if improved:
         return f"Its logits are calibrated by {what}, fitted on {len(request.targets)} rows of `{request.rows_name}`."
     return (
         f"Calibration on {len(request.targets)} rows of `{request.rows_name}` did not improve the log loss of rows held out, "

@@ -27,10 +27,10 @@ def _labels(request: HeadRequest, num_labels: int) -> list[str]:
     """
     config = request.config
     count = request.options.get("num_labels") or len(request.labels)
-    told = _is_classifier(request) and _says_labels(request)
+    states_labels = _is_classifier(request) and _states_labels(request)
     if request.labels:
         labels = list(request.labels)
-    elif not count and (told or config.num_labels == num_labels):
+    elif not count and (states_labels or config.num_labels == num_labels):
         labels = [config.id2label[index] for index in sorted(config.id2label)]
     else:
         labels = [f"LABEL_{index}" for index in range(count or num_labels)]
@@ -42,7 +42,7 @@ def _labels(request: HeadRequest, num_labels: int) -> list[str]:
     return labels
 
 
-def _says_labels(request: HeadRequest) -> bool:
+def _states_labels(request: HeadRequest) -> bool:
     """Whether the config states labels or their number; transformers assumes two where it does not."""
     raw = request.checkpoint.raw_config
     return request.config.num_labels != _LABELS_BY_DEFAULT or not raw.keys().isdisjoint(("id2label", "num_labels"))

@@ -76,9 +76,9 @@ def target(architecture: Architecture, config: PreTrainedConfig, result: HeadRes
     return _wrapped(config, result, pooling, _OWN_CLASSES[architecture.task])
 
 
-def _other_pooling(name: str, result: HeadResult, made_for: str, asked: str) -> str:
+def _other_pooling(name: str, result: HeadResult, made_for: str, requested: str) -> str:
     return (
-        f"the {result.head.method} head of {name} was made for {made_for} pooling, not {asked}; leave --pooling out, or "
+        f"the {result.head.method} head of {name} was made for {made_for} pooling, not {requested}; leave --pooling out, or "
         "make a new head (--head fit)."
     )
 

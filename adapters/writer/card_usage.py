@@ -39,10 +39,10 @@ class UsageExample:
         commands = [] if self.rendered is None else [fenced(self._command(), "bash")]  # no tokenizer reads texts
         parts = ["## How to run it", *commands, fenced(self._with_ours(), "python")]
         if self.task != "steps":  # which vllm-cls finds in a text
-            how = "With plain transformers" if self.native else "With transformers, after `import vllm_cls`"
+            heading = "With plain transformers" if self.native else "With transformers, after `import vllm_cls`"
             what = "pair" if len(self.example) > 1 else "text"
             note = f". It does not apply the template by itself, so the {what} stands in it here" if templated else ""
-            parts += [f"{how}, one {what} at a time{note}:", fenced(self._with_transformers(), "python")]
+            parts += [f"{heading}, one {what} at a time{note}:", fenced(self._with_transformers(), "python")]
         return "\n\n".join(parts)
 
     def _command(self) -> str:
@@ -77,9 +77,9 @@ class UsageExample:
         else:
             lines.append(f"tokenizer = AutoTokenizer.from_pretrained({self.name!r}{self._trust})")
             text, pair, special = self.rendered
-            given = [_literal(each) for each in (text, pair) if each is not None]
-            given += [] if special else ["add_special_tokens=False"]
-            inputs = f'tokenizer({", ".join(given)}, return_tensors="pt")'
+            arguments = [_literal(each) for each in (text, pair) if each is not None]
+            arguments += [] if special else ["add_special_tokens=False"]
+            inputs = f'tokenizer({", ".join(arguments)}, return_tensors="pt")'
         lines += [
             f"model = {auto}.from_pretrained({self.name!r}{self._trust})",
             f"inputs = {inputs}",

@@ -148,13 +148,13 @@ def written_config(plan: ConversionPlan, tensors: TensorPlan) -> PreTrainedConfi
     """The plan's config as it is written: it names the class, and the type of the weights."""
     config = copy.deepcopy(plan.config)
     config.architectures = [plan.classifier_class.__name__]
-    asked = None if plan.dtype == "auto" else plan.dtype
-    if asked or config.dtype is None:
+    requested = None if plan.dtype == "auto" else plan.dtype
+    if requested or config.dtype is None:
         for part in configs_within(config):
-            part.dtype = asked or tensors.dtype
+            part.dtype = requested or tensors.dtype
     # What belongs to generation is refused in a config by transformers.
-    stray: dict[str, Any] = config._get_generation_parameters()
-    for name in [*stray, *([] if has_own_code(config) else ["auto_map"])]:
+    generation: dict[str, Any] = config._get_generation_parameters()
+    for name in [*generation, *([] if has_own_code(config) else ["auto_map"])]:
         if hasattr(config, name):
             delattr(config, name)
     return config

@@ -90,15 +90,15 @@ def read_chunks(reader: FileIO, start: int, nbytes: int) -> Iterator[memoryview]
     buffer = memoryview(bytearray(min(nbytes, BUFFER_SIZE)))
     reader.seek(start)
     while nbytes:
-        wanted = min(nbytes, BUFFER_SIZE)
+        size = min(nbytes, BUFFER_SIZE)
         filled = 0
-        while filled < wanted:  # a raw file may give a part at a time
-            count = reader.readinto(buffer[filled:wanted])
+        while filled < size:  # a raw file may give a part at a time
+            count = reader.readinto(buffer[filled:size])
             if not count:
                 raise ModelError(f"{reader.name} ends {nbytes - filled} bytes early; fetch the model again.")
             filled += count
-        yield buffer[:wanted]
-        nbytes -= wanted
+        yield buffer[:size]
+        nbytes -= size
 
 
 def write_all(writer: FileIO, data: memoryview) -> None:

@@ -44,7 +44,7 @@ def changes(adapter: PeftAdapter | None, names: TensorNames, head: Container[str
     parameters, prefix = dict(names.model.named_parameters()), names.model.base_model_prefix
     sources = {parameter: key for key, parameter in names.parameters.items()}
     found: dict[str, Change] = {}
-    for name, change in _wanted(adapter):
+    for name, change in _changes_of(adapter):
         parameter = place(name, parameters, prefix)
         if parameter in head or (parameter is None and (is_output_layer(name) or place(name, names.dropped, prefix))):
             continue  # another head comes in its place, or the output layer, which a classifier does not have
@@ -58,14 +58,14 @@ def changes(adapter: PeftAdapter | None, names: TensorNames, head: Container[str
     return found
 
 
-def _wanted(adapter: PeftAdapter) -> Iterator[tuple[str, Callable[..., torch.Tensor]]]:
+def _changes_of(adapter: PeftAdapter) -> Iterator[tuple[str, Callable[..., torch.Tensor]]]:
     for name, low_rank in adapter.low_rank.items():
         yield f"{name}.weight", low_rank.merged
     for name, tensor in adapter.saved.items():
-        yield name, functools.partial(_instead, name, tensor)
+        yield name, functools.partial(_replacement, name, tensor)
 
 
-def _instead(name: str, saved: torch.Tensor, weight: torch.Tensor, *, transposed: bool) -> torch.Tensor:
+def _replacement(name: str, saved: torch.Tensor, weight: torch.Tensor, *, transposed: bool) -> torch.Tensor:
     if saved.shape != weight.shape:
         raise ModelError(f"the adapter's {name} is {tuple(saved.shape)}, the model's {tuple(weight.shape)}.")
     return saved
@@ -87,8 +87,10 @@ def adapter_head(request: HeadRequest, adapter: PeftAdapter) -> HeadResult:
     model_class = VclsForSequenceClassification if own else request.architecture.classifier_class(type(config))
     model = on_meta(model_class, config)
     known, prefix = dict(model.named_parameters()), model.base_model_prefix
-    placed = {place(name, known, prefix): tensor for name, tensor in adapter.saved.items()}
-    tensors = {name: tensor for name, tensor in placed.items() if name is not None and not in_backbone(prefix, name)}
+    by_parameter = {place(name, known, prefix): tensor for name, tensor in adapter.saved.items()}
+    tensors = {
+        name: tensor for name, tensor in by_parameter.items() if name is not None and not in_backbone(prefix, name)
+    }
     same = rows == request.config.num_labels
     problem_type = adapter.config.get("problem_type") or (request.problem_type if same or request.labels else None)
     description = "The head of the LoRA adapter."

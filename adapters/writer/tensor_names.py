@@ -107,7 +107,7 @@ def plan_names(
     }
     _refuse_collisions(kept, options.source)
     planned = {destination.name: tensors[key] for key, destination in kept.items()} | dict(head)
-    unused = Unused.among([key for key, destination in destinations.items() if destination is None], reader, family)
+    unused = Unused.sort([key for key, destination in destinations.items() if destination is None], reader, family)
     held = _load_on_trial(options, planned, reader, unused)
     unused.refuse_loss(options.source, model_class.__name__)
     return TensorNames(

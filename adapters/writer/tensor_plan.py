@@ -75,9 +75,9 @@ class TensorPlan:
         """The content of `model.safetensors.index.json`, or None for a single file."""
         if len(self.files) == 1:
             return None
-        places = {piece.name: name for name, file in self.files.items() for piece in file.pieces}
+        file_of = {piece.name: name for name, file in self.files.items() for piece in file.pieces}
         size = sum(file.num_bytes for file in self.files.values())
-        return {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
+        return {"metadata": {"total_size": size}, "weight_map": dict(sorted(file_of.items()))}
 
 
 def plan_tensors(plan: ConversionPlan) -> TensorPlan:
@@ -97,17 +97,17 @@ def plan_tensors(plan: ConversionPlan) -> TensorPlan:
     for name, tensor in head.items():
         if not bool(torch.isfinite(tensor).all()):
             raise ModelError(f"the new head's {name} holds NaN or infinite values; it is not written.")
-    wanted = _torch_dtype(plan.dtype)
+    requested = _torch_dtype(plan.dtype)
     opening = LoadOptions(
         plan.classifier_class,
         plan.config,
-        wanted or getattr(torch, _main_dtype(stored.values())),
+        requested or getattr(torch, _main_dtype(stored.values())),
         plan.checkpoint.name,
         plan.checkpoint.class_names,
         plan.moved,
     )
     names = plan_names(opening, {name: _meta(tensor.dtype, tensor.shape) for name, tensor in stored.items()}, head)
-    dtypes = names.dtypes if wanted is not None else {}
+    dtypes = names.dtypes if requested is not None else {}
     changed = changes(plan.adapter, names, head)
     files = _split(plan, shards, names, head, dtypes, changed)
     return TensorPlan(

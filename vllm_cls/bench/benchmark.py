@@ -83,16 +83,16 @@ class Benchmark:
         Raises:
             VclsError: ours cannot run, or a peer is unknown or missing.
         """
-        asked = [peers.parse(each) for each in self.options.against]
+        choices = [peers.parse(each) for each in self.options.against]
         if not self.options.skip_missing:
-            for each in asked:
+            for each in choices:
                 if each.name not in self.options.python:
                     peers.require(each)
         texts = Texts(self.config, self.source)
         self.workload = self._workload(texts)
         self.sets = {_TEXTS: self.workload.texts}
         self._open_ours(texts.longest)
-        self._open_peers(asked, texts.longest)
+        self._open_peers(choices, texts.longest)
         self._compare()
         return self._take_turns()
 
@@ -134,17 +134,17 @@ class Benchmark:
             self._wait(self.entries[-1])
             self._ready(self.entries[-1])
 
-    def _open_peers(self, asked: Sequence[peers.PeerChoice], longest: int) -> None:
-        if not asked:
+    def _open_peers(self, choices: Sequence[peers.PeerChoice], longest: int) -> None:
+        if not choices:
             return
         if self.described["task"] != "classify":
             raise ConfigError(
-                f"--against {', '.join(each.label for each in asked)}: the others classify whole texts, and "
+                f"--against {', '.join(each.label for each in choices)}: the others classify whole texts, and "
                 f"{self.options.model} labels tokens; leave it out."
             )
         folder = self._plain_folder()
         pending: list[Entry] = []
-        for each in asked:
+        for each in choices:
             entry = Entry(each.label)
             self.entries.append(entry)
             found = peers.peer(each.name)
@@ -275,6 +275,6 @@ class Benchmark:
     def _turn(entry: Entry) -> float:
         """One timed run; its seconds. Its details are stored."""
         assert entry.contender is not None
-        ran = entry.contender.call("run", name=entry.texts)
-        entry.details.append(ran["details"])
-        return float(ran["seconds"])
+        result = entry.contender.call("run", name=entry.texts)
+        entry.details.append(result["details"])
+        return float(result["seconds"])

@@ -87,18 +87,18 @@ class Cost:
         products = sum(2 * layer.width * layer.pairs(length) for layer in self.attention for length in lengths)
         return self.per_token * sum(lengths) + self.per_sequence * len(lengths) + products
 
-    def executed(self, lengths: Sequence[int], work: TokenCounts) -> int:
+    def executed(self, lengths: Sequence[int], counts: TokenCounts) -> int:
         """What is left of that after sharing and pruning.
 
         A pruned last layer has one query a sequence. Windows are not looked at where prefixes are shared.
         """
-        total = self.per_token * work.tokens - (self.last_layer - self.last_key_value) * work.pruned
+        total = self.per_token * counts.tokens - (self.last_layer - self.last_key_value) * counts.pruned
         total += self.per_sequence * len(lengths)
         for place, layer in enumerate(self.attention):
-            if work.pruned and place == len(self.attention) - 1:
+            if counts.pruned and place == len(self.attention) - 1:
                 pairs = sum(min(length, layer.window or length) for length in lengths)
             else:
-                pairs = max(0, sum(map(layer.pairs, lengths)) - work.saved_pairs)
+                pairs = max(0, sum(map(layer.pairs, lengths)) - counts.saved_pairs)
             total += 2 * layer.width * pairs
         return total
 

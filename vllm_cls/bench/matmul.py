@@ -41,16 +41,16 @@ class MatrixSpeed:
 
     def measure(self) -> float:
         """GFLOP/s: the multiply-adds of one token through all layers, counted twice, by the time they take."""
-        work = seconds = 0.0
+        operations = seconds = 0.0
         for (inputs, outputs), count in self.shapes.items():
             flops = 2.0 * self.rows * inputs * outputs
-            one, each = self._together((inputs, outputs)), self._apart((inputs, outputs))
+            one, each = self._joint((inputs, outputs)), self._parallel((inputs, outputs))
             self.forms[f"{inputs}×{outputs}"] = f"{flops / min(one, each) / 1e9:.0f} GFLOP/s, " + (
                 f"one product, {self.threads} threads" if one <= each else f"{self.threads} products, one thread each"
             )
-            work += count * flops
+            operations += count * flops
             seconds += count * min(one, each)
-        return work / seconds / 1e9 if seconds else 0.0
+        return operations / seconds / 1e9 if seconds else 0.0
 
     def close(self) -> None:
         self._pool.shutdown()
@@ -70,23 +70,23 @@ class MatrixSpeed:
             return packed_linear(weight, None)
         return lambda rows: torch.nn.functional.linear(rows, weight)
 
-    def _together(self, shape: tuple[int, int]) -> float:
+    def _joint(self, shape: tuple[int, int]) -> float:
         """Seconds of one product with all threads."""
         torch.set_num_threads(self.threads)
         return self._timed(self._products[shape][0])
 
-    def _apart(self, shape: tuple[int, int]) -> float:
+    def _parallel(self, shape: tuple[int, int]) -> float:
         """Seconds of one product, where each thread has one at the same time."""
         if self.device.type != "cpu" or self.threads == 1:
             return float("inf")
         start = threading.Barrier(self.threads)
 
-        def work(product: Product) -> float:
+        def seconds_of(product: Product) -> float:
             torch.set_num_threads(1)  # of OpenMP for this thread, of MKL for the whole process
             start.wait()
             return self._timed(product)
 
-        return max(self._pool.map(work, self._products[shape])) / self.threads
+        return max(self._pool.map(seconds_of, self._products[shape])) / self.threads
 
     @torch.inference_mode()
     def _timed(self, product: Product) -> float:

@@ -56,8 +56,8 @@ class BenchOptions:
 
     @property
     def quantization(self) -> str | None:
-        asked: str | None = self.llm.get("quantization")
-        return None if asked == "none" else asked
+        quantization_option: str | None = self.llm.get("quantization")
+        return None if quantization_option == "none" else quantization_option
 
     @property
     def int8(self) -> bool:

@@ -97,8 +97,8 @@ def workload(
         description = f"one prefix of {prefix} tokens, then {low} to {high} of each text's own"
     else:
         query, low, high = _scaled((QUERY, *DOCUMENT), longest - pair_special, QUERY + DOCUMENT[1])
-        asked = text(query)
-        texts = [(asked, text(own)) for own in random.integers(low, high + 1, count).tolist()]
+        query_text = text(query)
+        texts = [(query_text, text(own)) for own in random.integers(low, high + 1, count).tolist()]
         description = f"one query of {query} tokens with each of {count} documents of {low} to {high}"
     return measured(name, description, texts, encode)
 

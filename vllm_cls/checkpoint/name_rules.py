@@ -155,8 +155,8 @@ class Family:
         yield Reader(self.backbone)
         config = self.backbone.config
         named = [getattr(transformers, name, None) for name in self.first]
-        here = vars(sys.modules[type(self.backbone).__module__]).values()
-        classes = [one for one in [*named, *here] if isinstance(one, type)]
+        members = vars(sys.modules[type(self.backbone).__module__]).values()
+        classes = [one for one in [*named, *members] if isinstance(one, type)]
         for member in dict.fromkeys(one for one in classes if issubclass(one, transformers.PreTrainedModel)):
             # A model may say that it was saved from a class of another family, whose code it shares.
             if member not in named and not isinstance(config, getattr(member, "config_class", None) or ()):
@@ -184,7 +184,7 @@ class Unused:
     heads: list[str]
 
     @classmethod
-    def among(cls, names: Iterable[str], reader: Reader, family: Family) -> Unused:
+    def sort(cls, names: Iterable[str], reader: Reader, family: Family) -> Unused:
         """Sort unread tensors into these groups.
 
         Args:
@@ -224,9 +224,9 @@ class Unused:
         """Raise `ModelError` if the class of a reader lacks parameters; what is there instead is named."""
         if not missing:
             return
-        instead = [*self.foreign, *self.lost, *(name for name in self.heads if name in _OWN_HEADS)]
-        misnamed = next((name for name in instead if name.endswith(f".{missing[0]}")), None)
-        advice = "" if not instead else f"The file has {some(instead)}, which that class does not read"
+        unread = [*self.foreign, *self.lost, *(name for name in self.heads if name in _OWN_HEADS)]
+        misnamed = next((name for name in unread if name.endswith(f".{missing[0]}")), None)
+        advice = "" if not unread else f"The file has {some(unread)}, which that class does not read"
         if misnamed is not None:
             advice = f"The file has {misnamed}: take {misnamed.removesuffix(missing[0])!r} off its names."
         elif any(in_backbone(reader.model.base_model_prefix, name) for name in missing):

@@ -160,7 +160,7 @@ def merge_into(
 
     known, prefix = dict(model.named_parameters()), model.base_model_prefix
 
-    def placed(path: str) -> str | None:
+    def target_path(path: str) -> str | None:
         name = place(path, known, prefix)
         if name is None and not is_output_layer(path) and place(path, beside, prefix) is None:
             raise ModelError(
@@ -169,12 +169,12 @@ def merge_into(
         return None if name is None or name in skip else name
 
     for path, low_rank in adapter.low_rank.items():
-        name = placed(f"{path}.weight")
+        name = target_path(f"{path}.weight")
         if name is not None:
             weight, conv = known[name], isinstance(model.get_submodule(name.removesuffix(".weight")), Conv1D)
             weight.data = low_rank.merged(weight.data.cpu(), transposed=conv).to(weight.device, weight.dtype)
     for path, tensor in adapter.saved.items():
-        name = placed(path)
+        name = target_path(path)
         if name is None:
             continue
         if known[name].shape != tensor.shape:

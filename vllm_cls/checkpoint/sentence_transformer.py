@@ -141,11 +141,11 @@ def lower_case(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """
     from tokenizers.normalizers import Lowercase, Sequence
 
-    given: Any = tokenizer
-    if not given.is_fast:
+    any_tokenizer: Any = tokenizer
+    if not any_tokenizer.is_fast:
         raise ModelError(f"{name} lower-cases its texts (do_lower_case), which needs a fast tokenizer; it has none.")
-    before = given.backend_tokenizer.normalizer
-    given.backend_tokenizer.normalizer = Sequence([Lowercase()] if before is None else [Lowercase(), before])
+    before = any_tokenizer.backend_tokenizer.normalizer
+    any_tokenizer.backend_tokenizer.normalizer = Sequence([Lowercase()] if before is None else [Lowercase(), before])
 
 
 def _modules(checkpoint: Checkpoint) -> list[tuple[str, str]]:

@@ -121,7 +121,7 @@ def convert(
     options = ModelConfig.from_options(
         model, lora=lora, **{**model_options, "convert": model_options.get("convert") or "auto"}
     )
-    wanted = HeadOptions(
+    head_options = HeadOptions(
         head=head,
         labels=labels or (),
         num_labels=num_labels,
@@ -141,16 +141,16 @@ def convert(
         head_name=head_name,
         own=own,
     ).checked(options, others)
-    source, made_from = _opened(options, wanted)
+    source, made_from = _opened(options, head_options)
     _store_prompt(made_from, prompt_template, chat_template_prompt)
-    wanted = wanted.fitting(made_from)
-    job = HeadJob(made_from, options, str(wanted.pooling), budget, wanted.count)
-    job.warnings += _bare_prompt(job, wanted)
+    head_options = head_options.fitting(made_from)
+    job = HeadJob(made_from, options, str(head_options.pooling), budget, head_options.count)
+    job.warnings += _bare_prompt(job, head_options)
     if source.pickled_head:
         job.warnings.append(f"{source.pickled_head}, SetFit's pickled head, is left out")
-    result, alone = _calibrated(job, wanted, _made(job, wanted))
-    _store_settings(alone, made_from, str(wanted.head), options)
-    target = alone if head_name is None else _named(source, job, wanted, result, alone)
+    result, alone = _calibrated(job, head_options, _made(job, head_options))
+    _store_settings(alone, made_from, str(head_options.head), options)
+    target = alone if head_name is None else _named(source, job, head_options, result, alone)
     plan = _plan(job, target, result, Path(out))
     plan = dataclasses.replace(plan, checkpoint=source.checkpoint, dry_run=dry_run, **written_as)
     written = registry().call("vcls_write_checkpoint", plan=plan)
@@ -159,7 +159,7 @@ def convert(
         out=str(out),
         model_class=target.classifier_class.__name__,
         format=source.architecture.checkpoint_format(target.config),
-        head=str(wanted.head),
+        head=str(head_options.head),
         pooling=job.pooling,
         labels=labels_of(alone),
         heads=[each["name"] for each in target.config.vcls.get("heads", ())],
@@ -171,122 +171,130 @@ def convert(
     )
 
 
-def _opened(options: ModelConfig, wanted: HeadOptions) -> tuple[ModelSource, ModelSource]:
+def _opened(options: ModelConfig, head_options: HeadOptions) -> tuple[ModelSource, ModelSource]:
     """The model, and what its head is made from: the model without named heads.
 
     Raises:
         ConfigError: it has heads with names, and this one has none, or an adapter is to be merged into it.
     """
     source = open_source(options)
-    if wanted.head is None and options.convert == "auto":
+    if head_options.head is None and options.convert == "auto":
         refuse_nameless(source)
     names = head_names(source)
-    if names and wanted.changes_the_head:
+    if names and head_options.changes_the_head:
         shown = f"{source.checkpoint.name} has the heads {', '.join(names)}"
         raise ConfigError(f"{shown}; give the new one a name, --head-name, or take the model that they were made from.")
-    if source.adapter is not None and (names or wanted.head_name is not None):
+    if source.adapter is not None and (names or head_options.head_name is not None):
         raise ConfigError(
             f"--head-name: the adapter {source.adapter.name} is to be merged first, by a conversion of its own; then name heads "
             "in the result."
         )
-    return source, without_heads(source) if names and wanted.head_name is not None else source
+    return source, without_heads(source) if names and head_options.head_name is not None else source
 
 
-def _made(job: HeadJob, wanted: HeadOptions) -> HeadResult:
+def _made(job: HeadJob, head_options: HeadOptions) -> HeadResult:
     """The head that is asked for, before any calibration.
 
     Raises:
         ModelError: the model cannot give it.
         ConfigError: it has other labels than those asked for.
     """
-    source, method = job.source, str(wanted.head)
-    options, labels = _source_options(job, wanted)
+    source, method = job.source, str(head_options.head)
+    options, labels = _source_options(job, head_options)
     result = make_head(
         source,
         method,
         options,
         labels=labels,
-        problem_type=wanted.problem_type or (source.config.problem_type if method == EXISTING else None),
+        problem_type=head_options.problem_type or (source.config.problem_type if method == EXISTING else None),
         pooling=job.pooling,
         tokenize=job.token_ids,
         states=job.states,
     )
     if job.options.convert == "reward":
         result = as_reward(source, result)
-    if wanted.num_labels is not None and len(result.labels) not in (0, wanted.num_labels):
+    if head_options.num_labels is not None and len(result.labels) not in (0, head_options.num_labels):
         raise ConfigError(
-            f"--num-labels {wanted.num_labels}, but the {method} head has {len(result.labels)}: "
+            f"--num-labels {head_options.num_labels}, but the {method} head has {len(result.labels)}: "
             f"{', '.join(result.labels)}."
         )
     if len(result.labels) == 1 and result.problem_type == "single_label_classification":
         raise ConfigError(ONE_LABEL)
-    return _with_logit_bias(result, wanted.logit_bias)
+    return _with_logit_bias(result, head_options.logit_bias)
 
 
-def _bare_prompt(job: HeadJob, wanted: HeadOptions) -> list[str]:
+def _bare_prompt(job: HeadJob, head_options: HeadOptions) -> list[str]:
     """What is to be said of a head of the language model's own words whose prompts are bare texts."""
     processor = job.processor
     written = processor.template is not None or processor.chat_template_prompt or processor.pairs.template is not None
-    if not wanted.source.reads_lm_head or job.source.task == "token_classify" or written:
+    if not head_options.source.reads_lm_head or job.source.task == "token_classify" or written:
         return []
-    told = "no prompt template: the labels are scored as what follows the bare text; --prompt-template asks a question"
-    if wanted.source.one_label and processor.pairs.refused:
-        told += ", and pairs are refused until --score-template says how they are written"
-    return [told]
+    warning = (
+        "no prompt template: the labels are scored as what follows the bare text; --prompt-template asks a question"
+    )
+    if head_options.source.one_label and processor.pairs.refused:
+        warning += ", and pairs are refused until --score-template says how they are written"
+    return [warning]
 
 
-def _source_options(job: HeadJob, wanted: HeadOptions) -> tuple[dict[str, Any], Sequence[str]]:
+def _source_options(job: HeadJob, head_options: HeadOptions) -> tuple[dict[str, Any], Sequence[str]]:
     """What a head source is given as its options, and the labels; labelled rows too, which may name these, where it takes them."""
-    labels = wanted.labels
+    labels = head_options.labels
     found: dict[str, Any] = {
-        "num_labels": wanted.num_labels,
-        "label_tokens": wanted.label_tokens,
-        "seed": wanted.seed,
-        "bias": bool(wanted.bias),
-        "head_weights": wanted.head_weights,
-        "validation_split": wanted.validation_split,
+        "num_labels": head_options.num_labels,
+        "label_tokens": head_options.label_tokens,
+        "seed": head_options.seed,
+        "bias": bool(head_options.bias),
+        "head_weights": head_options.head_weights,
+        "validation_split": head_options.validation_split,
         "adapter": job.source.adapter,
-        **wanted.own,
+        **head_options.own,
     }
     from_tokens = token_head(job.source)
-    if from_tokens is not None and from_tokens.method == wanted.head and wanted.label_tokens is None:
+    if from_tokens is not None and from_tokens.method == head_options.head and head_options.label_tokens is None:
         found |= from_tokens.options
-    if wanted.train:
-        rows = _labelled_rows(job, "--train", wanted.train, wanted, wanted.problem_type)
-        read = read_labels(rows, labels, wanted.problem_type)
+    if head_options.train:
+        rows = _labelled_rows(job, "--train", head_options.train, head_options, head_options.problem_type)
+        read = read_labels(rows, labels, head_options.problem_type)
         job.warnings += read.notes
         labels = read.names
-        found |= {"prompts": rows.prompts, "targets": read.targets, "train_name": Path(wanted.train).name}
+        found |= {"prompts": rows.prompts, "targets": read.targets, "train_name": Path(head_options.train).name}
     return found, labels
 
 
-def _calibrated(job: HeadJob, wanted: HeadOptions, result: HeadResult) -> tuple[HeadResult, Target]:
+def _calibrated(job: HeadJob, head_options: HeadOptions, result: HeadResult) -> tuple[HeadResult, Target]:
     """The head, calibrated where `--calibrate` asks for it, and the class that holds it."""
     source = job.source
     target = target_for(source, result, job.pooling)
-    if not wanted.calibrate:
+    if not head_options.calibrate:
         return result, target
     if source.adapter is not None:
         raise ConfigError(
             f"--calibrate: the adapter {source.adapter.name} is to be merged first, by a conversion of its own; then calibrate "
             "the result."
         )
-    rows = _labelled_rows(job, "--calibrate", wanted.calibrate, wanted, target.config.problem_type)
+    rows = _labelled_rows(job, "--calibrate", head_options.calibrate, head_options, target.config.problem_type)
     result = calibrated(
-        job, result, target, rows, rows_path=wanted.calibrate, seed=wanted.seed, intercept=wanted.bias is not False
+        job,
+        result,
+        target,
+        rows,
+        rows_path=head_options.calibrate,
+        seed=head_options.seed,
+        intercept=head_options.bias is not False,
     )
     return result, target_for(source, result, job.pooling)
 
 
-def _named(source: ModelSource, job: HeadJob, wanted: HeadOptions, result: HeadResult, alone: Target) -> Target:
+def _named(source: ModelSource, job: HeadJob, head_options: HeadOptions, result: HeadResult, alone: Target) -> Target:
     """The classifier that has this head beside those that `source` has."""
-    if wanted.head != EXISTING and source.is_classifier and not head_names(source):
+    if head_options.head != EXISTING and source.is_classifier and not head_names(source):
         job.warnings.append(
             f"the head that {source.checkpoint.name} has is not kept, since it has no name; to keep it, convert with --head "
             "existing --head-name first, and add this head to the result"
         )
     request = NamedHeadRequest(
-        name=str(wanted.head_name),
+        name=str(head_options.head_name),
         head=result,
         alone=alone,
         made_for=head_request(job.source, {}, pooling=job.pooling),
@@ -315,10 +323,12 @@ def _store_prompt(source: ModelSource, prompt_template: str | None, chat_templat
         source.config.vcls = settings
 
 
-def _labelled_rows(job: HeadJob, option: str, path: str, wanted: HeadOptions, problem_type: str | None) -> TrainingRows:
+def _labelled_rows(
+    job: HeadJob, option: str, path: str, head_options: HeadOptions, problem_type: str | None
+) -> TrainingRows:
     """Prompts and labels of a file; what is to be said of it, and of rows that are left out, becomes a warning."""
-    fields = PromptFields(wanted.text_field, wanted.text_pair_field)
-    rows = read_training_rows(path, fields, wanted.label_field, option, problem_type)
+    fields = PromptFields(head_options.text_field, head_options.text_pair_field)
+    rows = read_training_rows(path, fields, head_options.label_field, option, problem_type)
     job.warnings += rows.notes
     if rows.skipped:
         job.warnings.append(f"{len(rows.skipped)} rows of {path} were left out; the first: {rows.skipped[0]}")

@@ -126,8 +126,8 @@ class HeadOptions:
             if value is not None and not made_by.may_have(name):
                 heads = " or ".join(registry().heads_taking(name))
                 raise ConfigError(f"{_flag(name)} belongs to --head {heads}, not to {method}; leave one of them out.")
-        asked = token_head(source)
-        if asked is not None and asked.method == method:  # the checkpoint names its tokens
+        from_tokens = token_head(source)
+        if from_tokens is not None and from_tokens.method == method:  # the checkpoint names its tokens
             return
         for name in made_by.needs:
             if given.get(name) in (None, "", {}):
@@ -141,10 +141,10 @@ def _flag(name: str) -> str:
 
 def _refuse_taken_names(head: str, others: Sequence[str]) -> None:
     """Raise `PluginError` for a head source whose own option is called as another one is."""
-    taken = [each.flag for each in registry().head_source(head).options if each.name in others]
-    if taken:
+    clashes = [each.flag for each in registry().head_source(head).options if each.name in others]
+    if clashes:
         raise PluginError(
-            f"the head {head!r} has options of its own that `vcls convert` has already: {', '.join(taken)}; its plugin has to "
+            f"the head {head!r} has options of its own that `vcls convert` has already: {', '.join(clashes)}; its plugin has to "
             "call them otherwise."
         )
 

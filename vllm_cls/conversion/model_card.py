@@ -81,12 +81,14 @@ def _described(job: HeadJob, target: Target, result: HeadResult) -> str:
     """How the head was made; of heads with names, a paragraph each."""
     heads = target.config.vcls.get("heads") or ()
     if heads:
-        told = [
+        parts = [
             f"`{each['name']}` ({', '.join(f'`{label}`' for label in each['labels'])}): {each['description']}"
             for each in heads
         ]
         several = "It has several heads, which all read the same state; the first one is the default."
-        return "\n\n".join([several if len(heads) > 1 else "It has a head with a name, and others can join it.", *told])
+        return "\n\n".join(
+            [several if len(heads) > 1 else "It has a head with a name, and others can join it.", *parts]
+        )
     adapter = job.source.adapter
     merged = "" if adapter is None else f" The LoRA adapter `{Path(adapter.name).name}` is merged into the weights."
     return result.head.description + merged

@@ -64,10 +64,10 @@ def find_sources(
         JobError: nothing matches, or a folder is given.
         ConfigError: a format that nobody reads.
     """
-    given = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
-    if not given:
+    patterns = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
+    if not patterns:
         raise ConfigError("no input is given; name a file, a glob or - for standard input.")
-    sources = [_source(path, format) for pattern in given for path in _expand(os.fspath(pattern))]
+    sources = [_source(path, format) for pattern in patterns for path in _expand(os.fspath(pattern))]
     if sum(source.path == STDIO for source in sources) > 1:
         raise ConfigError("standard input (-) is given twice and can be read once only; give it once.")
     return sources

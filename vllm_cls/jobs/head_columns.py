@@ -36,9 +36,11 @@ class HeadColumns:
         Args:
             name: of the head that `chosen` is for; None is the first one.
         """
-        left = {each: head for place, (each, head) in enumerate(heads.items()) if each != name and (name or place)}
+        other_heads = {
+            each: head for index, (each, head) in enumerate(heads.items()) if each != name and (name or index)
+        }
         others = {}
-        for each, head in left.items():
+        for each, head in other_heads.items():
             shape = chosen if head.gives_probabilities else replace(chosen, top_k=None, scores=False)
             others[each] = replace(
                 shape,
@@ -65,8 +67,8 @@ class HeadColumns:
             ValueError: the model gave a number that is not finite.
         """
         found = self.chosen.row(output)
-        answered: Any = output  # of a model with several heads
+        answer_of_all: Any = output  # of a model with several heads
         for name, each in self.others.items():
-            results = each.row(replace(output, outputs=answered.heads[name]))
+            results = each.row(replace(output, outputs=answer_of_all.heads[name]))
             found |= {f"{name}_{column}": value for column, value in results.items()}
         return found

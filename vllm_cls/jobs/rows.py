@@ -90,9 +90,7 @@ def missing(name: str, known: Iterable[str]) -> str:
     hint = f"{near} If so, name it with --text-field or its like." if near else ""
     for column in columns:
         if any(name in map(str.strip, column.split(mark)) for mark in _MARKS if mark in column):
-            hint = (
-                f" It is a part of {column!r}: the header's columns must all be separated by the same character."
-            )
+            hint = f" It is a part of {column!r}: the header's columns must all be separated by the same character."
     return f"no field {name!r}; there is {shown or 'none'}.{hint}"
 
 

@@ -74,8 +74,8 @@ class Table(abc.ABC):
     def add(self, row: dict[str, Any]) -> str | None:
         """Add a row that has every column; a reason why a value of it could not be kept, or None."""
 
-    def _begin(self, kept: Sequence[str]) -> None:
-        self.columns = [*kept, *self.layout.all_results]
+    def _begin(self, input_columns: Sequence[str]) -> None:
+        self.columns = [*input_columns, *self.layout.all_results]
         self.begin(self.columns, self._waiting)
         for record in self._waiting:
             self._add(record)

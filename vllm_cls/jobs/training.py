@@ -40,7 +40,7 @@ class TrainingRows:
     prompts: list[dict[str, Any]]
     targets: list[Any]
     skipped: list[str]
-    places: list[str] = field(default_factory=list)
+    positions: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -85,7 +85,7 @@ def read_training_rows(
             continue
         rows.prompts.append(prompt)
         rows.targets.append(row.fields[label_field])
-        rows.places.append(row.place)
+        rows.positions.append(row.place)
     if not rows.prompts:
         reason = rows.skipped[0] if rows.skipped else "it has no rows"
         raise ConfigError(f"{option} {path} has no usable row ({reason}); see --text-field and --label-field.")
@@ -124,7 +124,7 @@ def read_labels(
     column = label_column(known, problem_type)
     interpretations = [column.add(value) for value in rows.targets]
     found = [each[column.chosen] for each in interpretations]
-    for value, gold, place in zip(rows.targets, found, rows.places, strict=True):
+    for value, gold, place in zip(rows.targets, found, rows.positions, strict=True):
         if gold is None:
             whose = named_by if names else "the labels of the other rows"
             why = _why_not_vector(value, known) if column.vectors else _why_not(value, known, problem_type, whose)

@@ -121,7 +121,7 @@ def _float32_fallback(
         measure: now; where only adapters have heads, each does later.
     """
     lengths = [min(length, longest) for length in _COMPARED_TOKENS] * _COMPARED_PROMPTS
-    prompts = [work.sequence for work in dummy_items(engine.runner, lengths)]
+    prompts = [item.sequence for item in dummy_items(engine.runner, lengths)]
     made = Float32Fallback(engine, heads, pooler, prompts)
     if measure:
         made.boundaries()
@@ -136,10 +136,10 @@ def longest_prompt(runner: Runner, longest: int) -> int:
     Raises:
         ConfigError: there is no room for a prompt.
     """
-    behind = len(runner.scorer.beginnings[-1]) if runner.scorer is not None else 0
-    if behind >= longest:
-        raise ConfigError(f"the labels' texts take {behind + 1} tokens, and the model no more than {longest}.")
-    return longest - behind
+    reserved = len(runner.scorer.beginnings[-1]) if runner.scorer is not None else 0
+    if reserved >= longest:
+        raise ConfigError(f"the labels' texts take {reserved + 1} tokens, and the model no more than {longest}.")
+    return longest - reserved
 
 
 def make_engine(runner: Runner, runtime: RuntimeConfig, longest: int) -> Engine:

@@ -68,8 +68,8 @@ def _to_store(template: PairTemplate | None) -> str | dict[str, Any] | None:
         return None
     if template.name in [each.name for each in _known()]:
         return template.name
-    kept = {name: getattr(template, name) for name in ("text", "instruction", "adds_special_tokens", "options")}
-    return {name: value for name, value in kept.items() if value not in (None, {})}
+    stored = {name: getattr(template, name) for name in ("text", "instruction", "adds_special_tokens", "options")}
+    return {name: value for name, value in stored.items() if value not in (None, {})}
 
 
 def is_causal(source: ModelSource) -> bool:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def check_task(
-    loaded: LoadedModel, task: str, adapters: Iterable[LoRAAdapter | None], asked: str | None = None
+    loaded: LoadedModel, task: str, adapters: Iterable[LoRAAdapter | None], method: str | None = None
 ) -> None:
     """Raise `ConfigError` unless a model does a task, with each of these adapters or (None) as it is.
 
@@ -23,7 +23,7 @@ def check_task(
     """
     if loaded.task == "token_classify" and task != loaded.task:
         raise ConfigError(
-            f"this model classifies tokens, not texts, so it cannot {asked or task}; use LLM.token_classify, or "
+            f"this model classifies tokens, not texts, so it cannot {method or task}; use LLM.token_classify, or "
             "encode(pooling_task='token_classify')."
         )
     if task == "classify" and loaded.pooler.config.task == "token_classify":

@@ -54,9 +54,9 @@ def probabilities_by(activation: Activation, problem_type: str | None, num_label
 @functools.lru_cache(maxsize=64)
 def gives_probabilities(activation: Activation, num_labels: int) -> bool:
     """Whether an activation maps logits to numbers from 0 to 1, found by running it."""
-    places = torch.arange(len(_TRIED))[:, None] + torch.arange(num_labels)
-    given = activation(torch.tensor(_TRIED)[places % len(_TRIED)])
-    return bool(((given >= 0) & (given <= 1)).all())
+    indices = torch.arange(len(_TRIED))[:, None] + torch.arange(num_labels)
+    output = activation(torch.tensor(_TRIED)[indices % len(_TRIED)])
+    return bool(((output >= 0) & (output <= 1)).all())
 
 
 def activation_for(config: PreTrainedConfig, registered: Mapping[str, Activation] | None = None) -> Activation:
@@ -106,10 +106,10 @@ def _torch_activation(name: str) -> Activation:
         return softmax_or_sigmoid
     try:
         instance: Activation = module()
-        kept = instance(torch.zeros(2, 3)).shape == (2, 3)
+        keeps_shape = instance(torch.zeros(2, 3)).shape == (2, 3)
     except Exception as error:
         raise _no_activation(name, str(error)) from error
-    if not kept:
+    if not keeps_shape:
         raise _no_activation(name, "it gives another number of them")
     return instance
 

@@ -35,8 +35,8 @@ class SequenceScorer:
         """The tokens that some text has behind each beginning."""
         found: dict[tuple[int, ...], set[int]] = {}
         for ids in self._texts:
-            for place, token in enumerate(ids):
-                found.setdefault(ids[:place], set()).add(token)
+            for index, token in enumerate(ids):
+                found.setdefault(ids[:index], set()).add(token)
         return {ids: sorted(found[ids]) for ids in sorted(found, key=lambda ids: (len(ids), ids))}
 
     @property
@@ -47,17 +47,17 @@ class SequenceScorer:
     def _columns(self) -> torch.Tensor:
         """Where the scores of each text's tokens are among all: `(num_texts, longest)`; the last column is for none."""
         pairs = ((ids, token) for ids, tokens in self._tokens.items() for token in tokens)
-        places = {pair: place for place, pair in enumerate(pairs)}
+        column_of = {pair: index for index, pair in enumerate(pairs)}
         longest = max(map(len, self._texts))
-        columns = torch.full((len(self._texts), longest), len(places))
+        columns = torch.full((len(self._texts), longest), len(column_of))
         for row, ids in enumerate(self._texts):
-            found = [places[ids[:place], token] for place, token in enumerate(ids)]
+            found = [column_of[ids[:index], token] for index, token in enumerate(ids)]
             columns[row, : len(found)] = torch.tensor(found)
         return columns
 
     def __call__(self, states: torch.Tensor) -> torch.Tensor:
         """States `(n, num_beginnings, hidden)` behind prompt and beginning → logits `(n, num_labels)`, float32."""
-        scores = [self._next_tokens(states[:, place], tokens) for place, tokens in enumerate(self._tokens.values())]
+        scores = [self._next_tokens(states[:, index], tokens) for index, tokens in enumerate(self._tokens.values())]
         scores.append(scores[0].new_zeros(len(states), 1))
         texts = torch.cat(scores, dim=1)[:, self._columns.to(scores[0].device)].sum(dim=-1)
         parts = texts.split([len(label) for label in self.head.texts], dim=1)

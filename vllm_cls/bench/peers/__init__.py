@@ -61,13 +61,13 @@ def peer(name: str) -> Peer:
     return found
 
 
-def require(asked: PeerChoice) -> Peer:
+def require(choice: PeerChoice) -> Peer:
     """The peer, if it is installed.
 
     Raises:
         ConfigError: it is not; the message says how to install it.
     """
-    found = peer(asked.name)
+    found = peer(choice.name)
     if found.available() is None:
-        raise ConfigError(f"{asked.name} is not installed; install it with: {found.install}")
+        raise ConfigError(f"{choice.name} is not installed; install it with: {found.install}")
     return found

@@ -47,8 +47,10 @@ class _OurSession(Session):
 
     def _labelled(self, texts: Sequence[Text]) -> tuple[Sequence[RequestOutput[Any]], np.ndarray]:
         """`(num_tokens, num_labels)`, the tokens of all texts; of a process reward model, those that end a step."""
-        asked = PoolingParams(use_activation=False)
-        outputs = self.llm.encode(texts, asked, pooling_task="token_classify", use_tqdm=False, tokenization_kwargs=_CUT)
+        params = PoolingParams(use_activation=False)
+        outputs = self.llm.encode(
+            texts, params, pooling_task="token_classify", use_tqdm=False, tokenization_kwargs=_CUT
+        )
         return outputs, np.concatenate([each.outputs.data.float().numpy() for each in outputs])
 
     def prepare(self) -> None:
@@ -67,7 +69,7 @@ class _OurSession(Session):
         cost = self.cost
         found["required"] = found["executed"] = cost.required(lengths)
         if self._counted.num_tokens:
-            found["executed"] = cost.executed(lengths, self._work(lengths))
+            found["executed"] = cost.executed(lengths, self._counts(lengths))
         return found
 
     def describe(self) -> dict[str, Any]:
@@ -91,7 +93,7 @@ class _OurSession(Session):
     def _counters(self) -> Counters:
         return self.llm.counters
 
-    def _work(self, lengths: Sequence[int]) -> TokenCounts:
+    def _counts(self, lengths: Sequence[int]) -> TokenCounts:
         """What the counters say was computed; where prefixes were shared, the trie says which pairs that saved."""
         total = sum(lengths)
         tokens = min(self._counted.num_tokens, total)

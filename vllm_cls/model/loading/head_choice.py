@@ -56,8 +56,8 @@ def _head_at_load(source: ModelSource, options: ModelConfig) -> HeadResult:
             "MODEL OUT --lora ADAPTER`)."
         )
     from_tokens = token_head(source)
-    asked = options.convert in (source.task, "reward") or source.is_classifier
-    if from_tokens and (asked or from_tokens.is_what_it_is):
+    is_requested = options.convert in (source.task, "reward") or source.is_classifier
+    if from_tokens and (is_requested or from_tokens.is_what_it_is):
         if source.adapter is not None:
             source.adapter.check_output_layer()
         labels = options.label_overrides()
@@ -67,8 +67,8 @@ def _head_at_load(source: ModelSource, options: ModelConfig) -> HeadResult:
     if "classifier_from_token" in options.hf_overrides and not lacks_head(source):
         raise ConfigError(f"{options.model} has a head already; leave classifier_from_token out of hf_overrides.")
     # A checkpoint that says it is a classifier is held to it when its weights are read.
-    asked = options.convert in (source.task, "reward") or source.adapter is not None
-    if source.is_classifier or (asked and not lacks_head(source)):
+    is_requested = options.convert in (source.task, "reward") or source.adapter is not None
+    if source.is_classifier or (is_requested and not lacks_head(source)):
         result = make_head(source, EXISTING, {"adapter": source.adapter}, problem_type=source.config.problem_type)
         _check_count(result, options, "the model has")
         return result
@@ -83,9 +83,9 @@ def _head_at_load(source: ModelSource, options: ModelConfig) -> HeadResult:
 def _check_count(result: HeadResult, options: ModelConfig, what: str) -> None:
     """Raise `ConfigError` if `hf_overrides` ask for another number of labels than a head has."""
     found = len(result.labels)
-    asked = len(options.label_overrides()) or options.hf_overrides.get("num_labels", found)
-    if found and asked != found:
-        raise ConfigError(f"hf_overrides: {what} {found} labels, but num_labels or id2label name {asked}.")
+    requested = len(options.label_overrides()) or options.hf_overrides.get("num_labels", found)
+    if found and requested != found:
+        raise ConfigError(f"hf_overrides: {what} {found} labels, but num_labels or id2label name {requested}.")
 
 
 def refuse_nameless(source: ModelSource) -> None:

@@ -227,18 +227,16 @@ def _read_config(checkpoint: Checkpoint, options: ModelConfig) -> PreTrainedConf
     auto_map = raw.get("auto_map") or {}
     # Where its class is transformers' own, or a plugin's, that one runs, unless its own code has a class of that name and
     # is trusted: so transformers does.
-    brought = _brings(auto_map, named)
-    elsewhere = known and (not named or any(map(_is_known_class, named)))
-    own_code = bool(auto_map) and ((options.trust_remote_code and brought) or not elsewhere)
+    has_own_class = _defines(auto_map, named)
+    has_known_class = known and (not named or any(map(_is_known_class, named)))
+    own_code = bool(auto_map) and ((options.trust_remote_code and has_own_class) or not has_known_class)
     if own_code and not options.trust_remote_code:
-        otherwise = (
-            f", or hf_overrides={{'architectures': …}} with a class of transformers' {model_type}" if known else ""
-        )
+        advice = f", or hf_overrides={{'architectures': …}} with a class of transformers' {model_type}" if known else ""
         raise ModelError(
             f"{checkpoint.name} needs code of its own ({', '.join(map(str, [*named, *raw['auto_map'].values()][:3]))}); read it, "
-            f"and if you trust it pass --trust-remote-code (trust_remote_code=True){otherwise}."
+            f"and if you trust it pass --trust-remote-code (trust_remote_code=True){advice}."
         )
-    if auto_map and not own_code and (brought or options.trust_remote_code):
+    if auto_map and not own_code and (has_own_class or options.trust_remote_code):
         trust = "" if options.trust_remote_code else "; to run its own, read it and pass --trust-remote-code"
         warnings.warn(
             f"{checkpoint.name} brings code of its own, which is not run: transformers or a plugin has its class "
@@ -274,7 +272,7 @@ def _replaced(options: ModelConfig) -> set[str]:
     return found
 
 
-def _brings(auto_map: Mapping[str, Any], named: Sequence[str]) -> bool:
+def _defines(auto_map: Mapping[str, Any], named: Sequence[str]) -> bool:
     """Whether the checkpoint's own code has the class in `architectures`, or any model class where there is none."""
     models = {str(each).rpartition(".")[2] for auto, each in auto_map.items() if auto.startswith("AutoModel")}
     return bool(models) and (not named or not models.isdisjoint(named))

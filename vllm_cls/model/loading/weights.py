@@ -114,7 +114,7 @@ def _check_tensors(checkpoint: Checkpoint, model: PreTrainedModel, missing: list
         return
     reader = Reader(model)
     family = Family(reader.backbone, checkpoint.class_names, model.dtype)
-    unused = Unused.among(unexpected, reader, family)
+    unused = Unused.sort(unexpected, reader, family)
     unused.refuse_missing(missing, checkpoint.name, reader)
     unused.refuse_loss(checkpoint.name, type(model).__name__)
     if unused.foreign:

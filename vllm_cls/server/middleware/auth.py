@@ -59,8 +59,8 @@ class RequireKey:
         return scope["type"] == "http" and routed_path(scope) in self.open_paths and not has_body(scope)
 
     def _has_key(self, scope: Scope) -> bool:
-        scheme, _, given = (header(scope, "authorization") or "").partition(" ")
-        digest = self._digest(given.strip())
+        scheme, _, credentials = (header(scope, "authorization") or "").partition(" ")
+        digest = self._digest(credentials.strip())
         # Every key is compared, and digests under a secret are: neither a key's place nor its beginning shows in the time.
         matches = [hmac.compare_digest(digest, each) for each in self._digests]
         of_metrics = [hmac.compare_digest(digest, each) for each in self._of_metrics]
@@ -114,14 +114,14 @@ def names_for(host: str) -> tuple[str, ...]:
     return LOOPBACK_NAMES if host in LOOPBACK_NAMES or host.startswith("127.") else ()
 
 
-def collect_keys(given: Sequence[str], file: Path | None, environment: Mapping[str, str]) -> tuple[str, ...]:
+def collect_keys(options: Sequence[str], file: Path | None, environment: Mapping[str, str]) -> tuple[str, ...]:
     """The keys of the command line, of a file (one a line; # begins a comment) and of VCLS_API_KEY, each once.
 
     Raises:
         ConfigError: a key is empty or could not be sent in a header, or the file has none: a server that was meant
             to be guarded must not start open.
     """
-    keys = [(key, "--api-key") for key in given]
+    keys = [(key, "--api-key") for key in options]
     if KEY_VARIABLE in environment:
         keys.append((environment[KEY_VARIABLE], KEY_VARIABLE))
     in_file = () if file is None else keys_in(file, "--api-key-file")

@@ -101,12 +101,12 @@ def server_error_response(scope: Scope, error: BaseException) -> Response:
 def add_last_error_handler(app: FastAPI) -> None:
     """Answer errors of middlewares around `Instrumentation`, and of itself, as it answers errors of the app."""
 
-    def answered(request: Request, error: Exception) -> Response:
+    def respond(request: Request, error: Exception) -> Response:
         response = server_error_response(request.scope, error)
         response.headers["X-Request-Id"] = request.scope["state"]["request_id"]
         return response
 
-    app.add_exception_handler(Exception, answered)
+    app.add_exception_handler(Exception, respond)
 
 
 class _Answer:

@@ -37,8 +37,8 @@ def main() -> None:
     answers.write(b"{}\n")
     answers.flush()
     for line in sys.stdin.buffer:
-        asked = json.loads(line)
-        answers.write(by_a_child(render_jinja_template, asked["job"], asked["seconds"]))
+        request = json.loads(line)
+        answers.write(by_a_child(render_jinja_template, request["job"], request["seconds"]))
         answers.flush()
 
 

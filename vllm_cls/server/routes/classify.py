@@ -22,9 +22,9 @@ from ..requests.request_prompts import prompts_of
 from ..served_model import ServedModel
 
 
-def form(given: dict[str, Any]) -> type[ClassifyRequest]:
+def form(fields: dict[str, Any]) -> type[ClassifyRequest]:
     """Which form a body has."""
-    return ClassifyChat if "messages" in given else ClassifyInput
+    return ClassifyChat if "messages" in fields else ClassifyInput
 
 
 async def answer(model: ServedModel, request: Request, body: ClassifyRequest) -> Response:

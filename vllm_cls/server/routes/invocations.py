@@ -31,16 +31,16 @@ _ANSWERS: dict[type[CommonRequest], Answer] = {
 }
 
 
-def form(given: dict[str, Any]) -> type[CommonRequest]:
+def form(fields: dict[str, Any]) -> type[CommonRequest]:
     """Which route's request a body is, and in which form."""
-    if "input" in given or "messages" in given:
-        of_pooling = any(given.get(name) is not None for name in _OF_POOLING)
-        of_classify = given.keys() & _OF_CLASSIFY or given.get("dimensions") is not None
-        return pooling.form(given) if of_pooling and not of_classify else classify.form(given)
-    if "query" in given:
+    if "input" in fields or "messages" in fields:
+        of_pooling = any(fields.get(name) is not None for name in _OF_POOLING)
+        of_classify = fields.keys() & _OF_CLASSIFY or fields.get("dimensions") is not None
+        return pooling.form(fields) if of_pooling and not of_classify else classify.form(fields)
+    if "query" in fields:
         return RerankRequest
     try:
-        return score.form(given)
+        return score.form(fields)
     except RequestError:
         raise RequestError("Give input or messages, query and documents, or two sides of texts to score.") from None
 

@@ -27,11 +27,11 @@ _LONGEST_HEADER = 60_000
 """Characters that every client takes; Python's own refuses lines of 65,536."""
 
 
-def form(given: dict[str, Any]) -> type[PoolingRequest]:
+def form(fields: dict[str, Any]) -> type[PoolingRequest]:
     """Which form a body has."""
-    if "data" in given and "input" not in given:
+    if "data" in fields and "input" not in fields:
         raise RequestError("data is for vLLM's IO processors, of which there are none here; use input.", "data")
-    return PoolingChat if "messages" in given else PoolingInput
+    return PoolingChat if "messages" in fields else PoolingInput
 
 
 async def answer(model: ServedModel, request: Request, body: PoolingRequest) -> Response:

@@ -29,17 +29,17 @@ PATHS = ("/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank")
 _PAIRS = {form: form.pair() for form in SCORE_FORMS}
 
 
-def form(given: dict[str, Any]) -> type[ScoreRequest]:
+def form(fields: dict[str, Any]) -> type[ScoreRequest]:
     """Which of its four pairs of names a body has."""
-    found = [form for form, names in _PAIRS.items() if any(name in given for name in names)]
-    whole = [form for form, names in _PAIRS.items() if all(name in given for name in names)]
+    found = [form for form, names in _PAIRS.items() if any(name in fields for name in names)]
+    whole = [form for form, names in _PAIRS.items() if all(name in fields for name in names)]
     if not found:
         pairs = ", ".join(" and ".join(names) for names in _PAIRS.values())
         raise RequestError(f"Give two sides of texts: {pairs}.")
     return (whole or found)[0]
 
 
-def rerank_form(given: dict[str, Any]) -> type[RerankRequest]:
+def rerank_form(fields: dict[str, Any]) -> type[RerankRequest]:
     """The one form."""
     return RerankRequest
 

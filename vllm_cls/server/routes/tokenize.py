@@ -24,12 +24,12 @@ from ..requests.size_limits import check_prompts
 from ..served_model import ServedModel
 
 
-def form(given: dict[str, Any]) -> type[TokenizePrompt | TokenizeChat]:
+def form(fields: dict[str, Any]) -> type[TokenizePrompt | TokenizeChat]:
     """Which form a body has."""
-    return TokenizeChat if "messages" in given else TokenizePrompt
+    return TokenizeChat if "messages" in fields else TokenizePrompt
 
 
-def detokenize_form(given: dict[str, Any]) -> type[DetokenizeRequest]:
+def detokenize_form(fields: dict[str, Any]) -> type[DetokenizeRequest]:
     """The one form."""
     return DetokenizeRequest
 
