@@ -122,7 +122,7 @@ class LLM(OpenModel):
             max_lora_rank,
         )
         super().__init__(load_model(options, runtime))
-        self._numbers = itertools.count()
+        self._next_id = map(str, itertools.count()).__next__
 
     # -- what it does -------------------------------------------------------------------------------
 
@@ -358,8 +358,3 @@ class LLM(OpenModel):
     def chat(self, messages: Any, **options: Any) -> list[ClassificationRequestOutput]:
         """Classify conversations: one list of messages, or a list of them; options as for `classify`."""
         return self.classify(messages if is_single(messages) else list(messages), **options)
-
-    # -- how ----------------------------------------------------------------------------------------
-
-    def _next_id(self) -> str:
-        return str(next(self._numbers))

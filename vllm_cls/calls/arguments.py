@@ -6,8 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..errors import ConfigError, PromptError, nearest
-from ..inputs.prompts import is_single
+from ..errors import ConfigError, nearest
 from ..inputs.tokenization import Truncation
 from ..params import PoolingParams
 
@@ -47,26 +46,14 @@ def check_engine_args(given: Mapping[str, Any], known: set[str]) -> None:
         warnings.warn(f"these options of vLLM have no effect here: {', '.join(sorted(ignored))}", stacklevel=3)
 
 
-def as_list(prompts: Any) -> list[Any]:
-    """One prompt or many, as a list.
-
-    Raises:
-        PromptError: there is none.
-    """
-    listed = [prompts] if is_single(prompts) else list(prompts)
-    if not listed:
-        raise PromptError("You must pass at least one prompt.")
-    return listed
-
-
-def per_prompt(params: PoolingParams | Sequence[PoolingParams] | None, count: int) -> Sequence[PoolingParams]:
+def per_prompt(params: PoolingParams | Sequence[PoolingParams], count: int) -> Sequence[PoolingParams]:
     """Params for each of `count` prompts.
 
     Raises:
         ConfigError: they are of another type or number.
     """
-    if params is None or isinstance(params, PoolingParams):
-        return [params or PoolingParams()] * count
+    if isinstance(params, PoolingParams):
+        return [params] * count
     given: Any = params
     if not isinstance(given, Sequence) or not all(isinstance(each, PoolingParams) for each in given):
         raise ConfigError(f"pooling_params={params!r} is no PoolingParams and no list of them.")

@@ -1,25 +1,24 @@
-"""From the engine's answers to `LLM`'s outputs: one a prompt, in their order, or the reason why there is none."""
+"""From the engine's answers to `LLM`'s outputs: one a prompt, in their order, or the reason why there is none.
+
+Here those that are classes and scores; `tensors` makes the others.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+import torch
+
 from ..errors import PromptError
-from ..outputs import (
-    ClassificationRequestOutput,
-    EmbeddingOutput,
-    EmbeddingRequestOutput,
-    PoolingOutput,
-    PoolingRequestOutput,
-    ScoringRequestOutput,
-)
+from ..outputs import ClassificationOutput, ClassificationRequestOutput, ScoringRequestOutput
 from ..params import PoolingParams
-from . import finishing, scoring
+from . import scoring
 
 if TYPE_CHECKING:
     from ..inputs.tokenization import Tokenized
     from ..model.loaded_model import LoadedModel
+    from ..runtime.adapter import LoRAAdapter
     from ..runtime.engine import Result
 
 Output = TypeVar("Output")
@@ -36,15 +35,16 @@ def classified(
     """Probabilities of each prompt."""
     with loaded.engine.counters.timed("outputs"):
         outputs: list[ClassificationRequestOutput | PromptError] = []
-        payloads = finishing.finish_classes(loaded, [each.sequence for each in tokenized], results, params)
-        for each, result, by_head, asked in zip(tokenized, results, payloads, params, strict=True):
+        default = loaded.heads[0].name
+        found = _by_head(loaded, tokenized, results, params)
+        for each, result, by_head, asked in zip(tokenized, results, found, params, strict=True):
             if isinstance(by_head, PromptError) or isinstance(result, PromptError):
                 outputs.append(by_head)  # type: ignore[arg-type]  # an error that was given back is an error
                 continue
             outputs.append(
                 ClassificationRequestOutput(
                     next_id(),
-                    by_head[loaded.head_of(asked).name],
+                    by_head[asked.head_name or default],
                     list(each.sequence.token_ids),
                     num_cached_tokens=result.num_cached_tokens,
                     truncated=each.truncated,
@@ -52,6 +52,35 @@ def classified(
                 )
             )
         return outputs
+
+
+def _by_head(
+    loaded: LoadedModel, tokenized: Sequence[Tokenized], results: Sequence[Result], params: Sequence[PoolingParams]
+) -> list[dict[str | None, ClassificationOutput] | PromptError]:
+    """What each head gives each request of its logits, all at once: they are many small rows."""
+    outputs: list[dict[str | None, ClassificationOutput] | PromptError] = list(results)  # type: ignore[arg-type]
+    places: dict[LoRAAdapter | None, list[int]] = {}
+    for index, each in enumerate(results):
+        if not isinstance(each, PromptError):
+            places.setdefault(tokenized[index].sequence.adapter, []).append(index)
+    unasked = loaded.pooler.activates_unasked
+    for adapter, members in places.items():
+        rows = torch.stack([results[index].row for index in members])  # type: ignore[union-attr]
+        logits = loaded.pooler.calibrated(rows)
+        finite = torch.isfinite(logits).all(dim=-1).tolist()
+        asked = [params[index].use_activation for index in members]
+        activated = [unasked if each is None else each for each in asked]
+        heads = loaded.heads if adapter is None else [head.with_adapter(adapter) for head in loaded.heads]
+        found = {head.name: head.outputs(logits[:, head.columns], activated) for head in heads}
+        for row, index in enumerate(members):
+            by_head = {name: outputs_of[row] for name, outputs_of in found.items()}
+            outputs[index] = by_head if finite[row] else not_finite()
+    return outputs
+
+
+def not_finite() -> PromptError:
+    """Why a prompt has no answer whose numbers are none."""
+    return PromptError("the model gives NaN or infinity for this prompt; try dtype='float32'.")
 
 
 def scored(
@@ -64,66 +93,6 @@ def scored(
     """The one probability of each pair."""
     outputs = classified(loaded, tokenized, results, params, next_id)
     return [each if isinstance(each, PromptError) else scoring.scored(each) for each in outputs]
-
-
-def encoded(
-    task: str,
-    loaded: LoadedModel,
-    tokenized: Sequence[Tokenized],
-    results: Sequence[Result],
-    params: Sequence[PoolingParams],
-    next_id: NextId,
-) -> list[PoolingRequestOutput | PromptError]:
-    """A tensor for each prompt; see `LLM.encode`."""
-    outputs: list[PoolingRequestOutput | PromptError] = []
-    with loaded.engine.counters.timed("outputs"):
-        for each, result, asked in zip(tokenized, results, params, strict=True):
-            try:
-                data = finishing.finish_row(loaded, task, result, each.sequence, asked)
-            except PromptError as error:
-                outputs.append(error)
-                continue
-            outputs.append(
-                PoolingRequestOutput(
-                    next_id(),
-                    PoolingOutput(data),
-                    list(each.sequence.token_ids),
-                    num_cached_tokens=result.num_cached_tokens,  # type: ignore[union-attr]  # else it was an error
-                    truncated=each.truncated,
-                    offsets=_offsets(each, len(data)) if task == "token_classify" else None,
-                )
-            )
-    return outputs
-
-
-def _offsets(tokenized: Tokenized, num_rows: int) -> list[tuple[int, int] | None] | None:
-    """Where the tokens stand, if each has a row."""
-    places = tokenized.places
-    if places is None or len(places.offsets) != num_rows:
-        return None
-    return [None if special else offset for offset, special in zip(places.offsets, places.special, strict=True)]
-
-
-def embedded(
-    loaded: LoadedModel,
-    tokenized: Sequence[Tokenized],
-    results: Sequence[Result],
-    params: Sequence[PoolingParams],
-    next_id: NextId,
-) -> list[EmbeddingRequestOutput | PromptError]:
-    """The numbers of each text."""
-    return [
-        each
-        if isinstance(each, PromptError)
-        else EmbeddingRequestOutput(
-            each.request_id,
-            EmbeddingOutput(each.outputs.data.tolist()),
-            each.prompt_token_ids,
-            num_cached_tokens=each.num_cached_tokens,
-            truncated=each.truncated,
-        )
-        for each in encoded("embed", loaded, tokenized, results, params, next_id)
-    ]
 
 
 def all_good(outputs: Iterable[Output | PromptError]) -> list[Output]:

@@ -13,7 +13,7 @@ from ..errors import ConfigError, PromptError, nearest
 from ..inputs.tokenization import Tokenized
 from ..outputs import Span, TokenClassificationOutput, TokenClassificationRequestOutput
 from ..params import PoolingParams
-from .finishing import finish_row
+from .tensors import finish_row
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

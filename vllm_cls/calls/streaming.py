@@ -55,4 +55,4 @@ def _windows(call: TaskCall[Output], prompts: Iterator[Any]) -> Iterator[TaskCal
     size = _FIRST_WINDOW
     while window := list(itertools.islice(prompts, size)):
         size = min(2 * size, _WINDOW)
-        yield call.of(window)
+        yield call.with_prompts(window)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..errors import ConfigError, PromptError
+from ..inputs.prompts import as_list
 from ..inputs.tokenization import PromptProcessor, Tokenized, Truncation
 from ..model.task_checks import check_params, check_task
 from ..outputs import (
@@ -20,8 +21,8 @@ from ..outputs import (
     TokenClassificationRequestOutput,
 )
 from ..params import PoolingParams
-from . import output_processor, scoring
-from .arguments import as_list, per_prompt, truncation_of
+from . import output_processor, scoring, tensors
+from .arguments import per_prompt, truncation_of
 from .output_processor import NextId, all_good
 from .scoring import ScoreOptions
 
@@ -79,6 +80,8 @@ class TaskCall(Generic[Output]):
             tokenized = self.processor.tokenize(
                 self.prompts[start:stop], self.truncation, add_special_tokens=self.add_special_tokens
             )
+        if self.cache_salt is None and not any(self.adapters):
+            return tokenized
         return [
             each if isinstance(each, PromptError) else each.run_with(adapter, self.cache_salt)
             for each, adapter in zip(tokenized, self.adapters[start:stop], strict=True)
@@ -106,7 +109,7 @@ class TaskCall(Generic[Output]):
         return (next(outputs) if isinstance(each, Tokenized) else each for each in tokenized)
 
     def outputs(self, tokenized: Sequence[Tokenized], results: Sequence[Result], next_id: NextId) -> list[Output]:
-        """What the caller gets, of what was run elsewhere.
+        """What the caller gets, of what was run.
 
         Raises:
             PromptError: a prompt has no answer; the first of them.
@@ -119,9 +122,11 @@ class TaskCall(Generic[Output]):
         Raises:
             PromptError: a prompt is bad, or has no answer; the first of them.
         """
-        return all_good(self.run_each(self.tokenize(), next_id))
+        tokenized = self.tokenize()
+        results = self.loaded.run(self.kind.task, [each.sequence for each in tokenized])
+        return self.outputs(tokenized, results, next_id)
 
-    def of(self, prompts: Sequence[Any]) -> TaskCall[Output]:
+    def with_prompts(self, prompts: Sequence[Any]) -> TaskCall[Output]:
         """The same asked of other prompts, each with what the first of these has."""
         count = len(prompts)
         return dataclasses.replace(
@@ -130,9 +135,10 @@ class TaskCall(Generic[Output]):
 
 
 CLASSIFY = PoolingTask("classify", output_processor.classified)
-STEPS = PoolingTask("token_classify", functools.partial(output_processor.encoded, "token_classify"))
+STEPS = PoolingTask("token_classify", functools.partial(tensors.encoded, "token_classify"))
 _SCORE = PoolingTask("classify", output_processor.scored)
-_EMBED = PoolingTask("embed", output_processor.embedded)
+_EMBED = PoolingTask("embed", tensors.embedded)
+_NOTHING_ASKED = PoolingParams()
 
 
 def spans(
@@ -188,7 +194,7 @@ def encode(
     task = pooling_task or loaded.pooler.config.task or (loaded.task if loaded.task != "classify" else None)
     if task not in ("classify", "token_classify", "embed"):
         raise ConfigError(f"pooling_task={task!r}: LLM.encode needs 'classify', 'token_classify' or 'embed'.")
-    kind = PoolingTask(task, functools.partial(output_processor.encoded, task))
+    kind = PoolingTask(task, functools.partial(tensors.encoded, task))
     return _call(loaded, kind, as_list(prompts), pooling_params, lora_request, tokenization_kwargs)
 
 
@@ -212,7 +218,7 @@ def reward(
     tokenization_kwargs: Mapping[str, Any] | None = None,
 ) -> TaskCall[PoolingRequestOutput]:
     listed = as_list(prompts)
-    params = list(per_prompt(pooling_params, len(listed)))
+    params = list(per_prompt(_NOTHING_ASKED if pooling_params is None else pooling_params, len(listed)))
     task = "token_classify" if loaded.judges_steps else loaded.pooler.config.task or "classify"
     if task == "classify":
         adapters = loaded.adapters_for(lora_request, len(listed))
@@ -242,7 +248,7 @@ def score(
     prompts = [options.prompt(*pair) for pair in scoring.pairs(text_1, text_2)]
     adapters = loaded.adapters_for(lora_request, len(prompts))
     check_task(loaded, "classify", adapters, "score")
-    heads = [loaded.head_of(pooling_params or PoolingParams(), each) for each in adapters]
+    heads = [loaded.head_of(pooling_params or _NOTHING_ASKED, each) for each in adapters]
     processor = score_processor(loaded, options, {int(each.config.num_labels) for each in heads})
     params = (
         None
@@ -268,7 +274,7 @@ def repeated(
     truncate: bool,
     truncation_side: str | None,
 ) -> TaskCall[Output]:
-    """A call that is made of window after window of a stream, with `TaskCall.of`.
+    """A call that is made of window after window of a stream, with `TaskCall.with_prompts`.
 
     Args:
         truncate: cut prompts that are too long, instead of refusing them.
@@ -286,13 +292,20 @@ def _call(
     tokenization_kwargs: Mapping[str, Any] | None,
     processor: PromptProcessor | None = None,
 ) -> TaskCall[Output]:
-    adapters = loaded.adapters_for(lora_request, len(prompts))
-    check_task(loaded, kind.task, adapters)
-    params = per_prompt(pooling_params, len(prompts))
-    check_params(loaded, kind.task, params)
-    for asked in params:
-        loaded.head_of(asked)  # an unknown one is refused before anything runs
-    truncation, special = truncation_of(tokenization_kwargs or {})
+    adapters: Sequence[LoRAAdapter | None] = [None] * len(prompts)
+    params: Sequence[PoolingParams] = [_NOTHING_ASKED] * len(prompts)
+    truncation, special = Truncation(), None
+    if lora_request is not None:
+        adapters = loaded.adapters_for(lora_request, len(prompts))
+    if kind.task not in loaded.own_tasks:
+        check_task(loaded, kind.task, adapters)
+    if pooling_params is not None:
+        params = per_prompt(pooling_params, len(prompts))
+        check_params(loaded, kind.task, params)
+        for asked in params:
+            loaded.head_of(asked)  # an unknown one is refused before anything runs
+    if tokenization_kwargs:
+        truncation, special = truncation_of(tokenization_kwargs)
     return TaskCall(loaded, kind, prompts, params, adapters, processor or loaded.processor, truncation, special)
 
 

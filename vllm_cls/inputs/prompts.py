@@ -91,6 +91,18 @@ def is_single(prompts: Any) -> bool:
     return isinstance(first, int) or (isinstance(first, Mapping) and "role" in first)
 
 
+def as_list(prompts: Any) -> list[Any]:
+    """One prompt or many, as a list.
+
+    Raises:
+        PromptError: there is none.
+    """
+    listed = [prompts] if is_single(prompts) else list(prompts)
+    if not listed:
+        raise PromptError("You must pass at least one prompt.")
+    return listed
+
+
 def size(prompt: Any) -> int:
     """Characters of a prompt's texts, or token ids: what tokenizing it takes, roughly. Whatever it is, it is counted."""
     if isinstance(prompt, str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -79,15 +80,6 @@ def _no_room(prompt: Prompt, limit: int) -> str:
     )
 
 
-def _marked(tokenized: Tokenized, prompt: Prompt) -> Tokenized:
-    """With the prompt's `cache_salt`, which keeps its keys and values apart from those of other salts, and its cuts."""
-    if prompt.shortened:
-        tokenized = replace(tokenized, truncated=True)
-    if prompt.cache_salt is None:
-        return tokenized
-    return replace(tokenized, sequence=replace(tokenized.sequence, cache_salt=prompt.cache_salt))
-
-
 @dataclass(frozen=True)
 class Rendered:
     """A prompt just before the tokenizer."""
@@ -140,13 +132,16 @@ class PromptProcessor:
             truncation: what happens to a prompt that is too long.
             add_special_tokens: None means True for texts and False for chats, as vLLM's server has it.
         """
+        limit = self._limit(truncation)
         results: list[Tokenized | PromptError | None] = [None] * len(prompts)
         rendered: list[tuple[int, Prompt, Rendered]] = []
         for index, each in enumerate(prompts):
             try:
-                prompt = self._within_limits(parse(each))
+                prompt = parse(each)
+                if prompt.text_pair is not None:
+                    prompt = self._within_limits(prompt)
                 if prompt.token_ids is not None:
-                    results[index] = _marked(self._from_ids(prompt.token_ids, truncation), prompt)
+                    results[index] = self._from_ids(prompt, prompt.token_ids, limit, truncation)
                 else:
                     rendered.append((index, prompt, self.render(prompt, add_special_tokens)))
             except PromptError as error:
@@ -154,7 +149,7 @@ class PromptProcessor:
         encoded = self._encode_all([each for _, _, each in rendered])
         for (index, prompt, text), encoding in zip(rendered, encoded, strict=True):
             try:
-                results[index] = _marked(self._fitted(prompt, text, encoding, truncation), prompt)
+                results[index] = self._fitted(prompt, text, encoding, limit, truncation)
             except PromptError as error:
                 results[index] = error
         return results  # type: ignore[return-value]  # every place was filled
@@ -300,10 +295,9 @@ class PromptProcessor:
         places = encoding.encodings if self.with_places else [None] * len(texts)
         return list(zip(encoding["input_ids"], types, places, strict=True))
 
-    def _fitted(self, prompt: Prompt, text: Rendered, encoding: Any, truncation: Truncation) -> Tokenized:
+    def _fitted(self, prompt: Prompt, text: Rendered, encoding: Any, limit: int, truncation: Truncation) -> Tokenized:
         if isinstance(encoding, PromptError):
             raise encoding
-        limit = self._limit(truncation)
         if len(encoding[0]) <= limit:
             return self._tokenized(prompt, text, encoding, False)
         if truncation.limit is None:
@@ -319,7 +313,7 @@ class PromptProcessor:
         places = None
         if marks is not None and text.text == prompt.text and text.text_pair is None:
             places = Places(text.text, marks.offsets, marks.special_tokens_mask)
-        return Tokenized(self._sequence(ids, types), truncated, places)
+        return Tokenized(self._sequence(ids, types, prompt), truncated or prompt.shortened, places)
 
     def _cut_tokens(self, text: Rendered, limit: int, side: str) -> _Encoding:
         """transformers' own truncation (longest of a pair first), which keeps special tokens."""
@@ -358,14 +352,14 @@ class PromptProcessor:
             raise PromptError(_no_room(prompt, limit), _LIMIT)
         return best
 
-    def _from_ids(self, ids: tuple[int, ...], truncation: Truncation) -> Tokenized:
-        limit = self._limit(truncation)
+    def _from_ids(self, prompt: Prompt, ids: tuple[int, ...], limit: int, truncation: Truncation) -> Tokenized:
         if len(ids) <= limit:
-            return Tokenized(self._sequence(ids, None), False)
+            return Tokenized(self._sequence(ids, None, prompt), False)
         if truncation.limit is None:
             raise self._too_long(len(ids))
         side = self._side(truncation)
-        return Tokenized(self._sequence(ids[:limit] if side == "right" else ids[-limit:], None), True)
+        ids = ids[:limit] if side == "right" else ids[-limit:]
+        return Tokenized(self._sequence(ids, None, prompt), True)
 
     def _side(self, truncation: Truncation) -> str:
         return truncation.side or str(getattr(self.tokenizer, "truncation_side", "right"))
@@ -395,15 +389,24 @@ class PromptProcessor:
             "tokens; shorten it, or ask for truncation (truncate_prompt_tokens=-1)."
         )
 
-    def _sequence(self, ids: Sequence[int], types: Sequence[int] | None) -> TokenSequence:
+    @functools.cached_property
+    def _vocab_size(self) -> int:
+        return self.architecture.vocab_size(self.config)
+
+    @functools.cached_property
+    def _takes_types(self) -> bool:
+        return self.architecture.takes_token_type_ids(self.config)
+
+    def _sequence(self, ids: Sequence[int], types: Sequence[int] | None, prompt: Prompt) -> TokenSequence:
+        """A prompt's tokens with all that the model reads beside them."""
         if not ids:
             raise PromptError("The decoder prompt cannot be empty: it has no tokens.")
-        vocab_size = self.architecture.vocab_size(self.config)
         worst = max(ids) if min(ids) >= 0 else min(ids)
-        if not 0 <= worst < vocab_size:
-            raise PromptError(f"Token id {worst} is out of vocabulary (0 to {vocab_size - 1}).")
-        if self.architecture.takes_token_type_ids(self.config):
-            types = types if types is not None else (0,) * len(ids)
-        else:
+        if not 0 <= worst < self._vocab_size:
+            raise PromptError(f"Token id {worst} is out of vocabulary (0 to {self._vocab_size - 1}).")
+        if not self._takes_types:
             types = None
-        return token_sequence(self.architecture, self.config, ids, types).skipping(self.skipped_pad)
+        elif types is None:
+            types = (0,) * len(ids)
+        made = token_sequence(self.architecture, self.config, ids, types, prompt.cache_salt)
+        return made if self.skipped_pad is None else made.skipping(self.skipped_pad)

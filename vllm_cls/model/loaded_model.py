@@ -34,6 +34,7 @@ class LoadedModel:
     heads: Sequence[RunningHead]
     adapters: Adapters | None = None
     fallback: Float32Fallback | None = None  # of int8
+    own_tasks: frozenset[str] = frozenset()  # what it does as it is, without an adapter
 
     def adapters_for(self, lora_request: Any, count: int) -> list[LoRAAdapter | None]:
         """The adapter of each of `count` prompts; None for the model as it is.
@@ -55,7 +56,8 @@ class LoadedModel:
         Raises:
             ConfigError: there is no head of that name.
         """
-        return find_head(self.heads, params.head_name).with_adapter(adapter)
+        head = self.heads[0] if params.head_name is None else find_head(self.heads, params.head_name)
+        return head if adapter is None else head.with_adapter(adapter)
 
     def config_of(self, adapter: LoRAAdapter | None) -> Any:
         """The config that names the labels."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from ..config import labels_of
@@ -29,7 +30,7 @@ class OpenModel:
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded: LoadedModel | None = loaded
 
-    @property
+    @functools.cached_property
     def _open(self) -> LoadedModel:
         if self._loaded is None:
             raise ConfigError("this LLM is closed; make a new one.")
@@ -152,6 +153,7 @@ class OpenModel:
 
             self._loaded.engine.close()
             self._loaded = None
+            vars(self).pop("_open", None)
             give_back_memory()
 
     def __enter__(self) -> Self:

@@ -30,6 +30,7 @@ from .loaded_model import LoadedModel
 from .loading.classifier import load
 from .loading.form_choice import dummy_items, make_runner
 from .prompt_processor import max_model_len, prompt_processor
+from .task_checks import own_tasks
 
 _WATCHED_PROMPTS, _WATCHED_TOKENS = 8, 64  # random ones, which quantization watches
 # Those that run in int8 and in float32: so many of each length.
@@ -108,7 +109,8 @@ def load_model(options: ModelConfig, runtime: RuntimeConfig) -> LoadedModel:
     fallback = None
     if options.quantization == "int8" and classifier.task == "classify":
         fallback = _float32_fallback(engine, heads, pooler, prompts, classifier.has_head)
-    return LoadedModel(options, classifier, processor, engine, pooler, heads, adapters, fallback)
+    loaded = LoadedModel(options, classifier, processor, engine, pooler, heads, adapters, fallback)
+    return dataclasses.replace(loaded, own_tasks=own_tasks(loaded))
 
 
 def _float32_fallback(

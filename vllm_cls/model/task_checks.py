@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
@@ -40,6 +41,16 @@ def check_task(
         whole = loaded.engine.runner.head is None or loaded.engine.runner.mode.whole
         if whole:
             raise ConfigError("token_classify needs a head that runs on any token's state; this model's does not.")
+
+
+def own_tasks(loaded: LoadedModel) -> frozenset[str]:
+    """The tasks that a model does as it is, without an adapter."""
+    found = set()
+    for task in ("classify", "token_classify", "embed"):
+        with suppress(ConfigError):
+            check_task(loaded, task, [None])
+            found.add(task)
+    return frozenset(found)
 
 
 def check_params(loaded: LoadedModel, task: str, params: Sequence[PoolingParams]) -> None:

@@ -31,6 +31,16 @@ def softmax_or_sigmoid(logits: torch.Tensor) -> torch.Tensor:
     return torch.sigmoid(logits) if logits.shape[-1] < 2 else torch.softmax(logits, dim=-1)
 
 
+_softmax = functools.partial(torch.softmax, dim=-1)
+
+
+def settled(activation: Activation, num_labels: int) -> Activation:
+    """The same activation, for so many labels alone."""
+    if activation is not softmax_or_sigmoid:
+        return activation
+    return torch.sigmoid if num_labels < 2 else _softmax
+
+
 BY_PROBLEM_TYPE: dict[str, Activation] = {
     "regression": identity,
     "single_label_classification": softmax_or_sigmoid,

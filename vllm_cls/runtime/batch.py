@@ -46,16 +46,20 @@ class TokenSequence:
     def __len__(self) -> int:
         return len(self.token_ids)
 
-    def skipping(self, pad_token_id: int | None) -> TokenSequence:
+    def skipping(self, pad_token_id: int) -> TokenSequence:
         """The same, pooled before the pad tokens at its end, by a head that looks for its last token so."""
-        if pad_token_id is None or self.token_ids[-1] != pad_token_id:
+        if self.token_ids[-1] != pad_token_id:
             return self
         behind = sum(1 for _ in itertools.takewhile(pad_token_id.__eq__, reversed(self.token_ids)))
         return replace(self, num_behind=min(behind, len(self) - 1))  # of nothing but pad tokens, the first
 
 
 def token_sequence(
-    architecture: Architecture, config: PreTrainedConfig, ids: Sequence[int], types: Sequence[int] | None
+    architecture: Architecture,
+    config: PreTrainedConfig,
+    ids: Sequence[int],
+    types: Sequence[int] | None,
+    cache_salt: str | None = None,
 ) -> TokenSequence:
     """A prompt with all that an architecture derives of its token ids.
 
@@ -67,6 +71,7 @@ def token_sequence(
         tuple(ids),
         tuple(architecture.position_ids(config, ids)),
         None if types is None else tuple(types),
+        cache_salt,
         decoder_ids=None if decoder_ids is None else tuple(decoder_ids),
         num_behind=len(ids) - architecture.pooled_tokens(config, ids),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...config import labels_of
 from ...errors import ConfigError, nearest
 from ...outputs import ClassificationOutput
-from ...pooler.activations import Activation, activation_for, probabilities_by
+from ...pooler.activations import Activation, activation_for, probabilities_by, settled
 from ...registry import registry
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class RunningHead:
     config: Any
     pooler: Pooler
 
-    @property
+    @functools.cached_property
     def id2label(self) -> dict[int, str]:
         return labels_of(self.config)
 
@@ -44,14 +45,18 @@ class RunningHead:
         problem_type: str | None = self.config.problem_type
         return problem_type
 
-    @property
+    @functools.cached_property
     def gives_probabilities(self) -> bool:
         """Whether its activation does: not where the config names an identity or its like, nor that of a regression."""
-        return self._by is self.pooler.activation
+        return self._by is self._activation
 
-    @property
+    @functools.cached_property
+    def _activation(self) -> Activation:
+        return settled(self.pooler.activation, len(self.id2label))
+
+    @functools.cached_property
     def _by(self) -> Activation | None:
-        return probabilities_by(self.pooler.activation, self.problem_type, len(self.id2label))
+        return probabilities_by(self._activation, self.problem_type, len(self.id2label))
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor | None:
         """Of its labels, by calibrated logits `(…, num_labels)`, whatever its activation is; None for a regression."""
@@ -63,7 +68,7 @@ class RunningHead:
         Args:
             activated: whether a request gets what the activation makes of them.
         """
-        probs, raw, labels = self.pooler.activation(logits).tolist(), logits.tolist(), self.id2label
+        probs, raw, labels = self._activation(logits).tolist(), logits.tolist(), dict(self.id2label)
         likely = (
             [None] * len(raw) if self._by is None else probs if self.gives_probabilities else self._by(logits).tolist()
         )

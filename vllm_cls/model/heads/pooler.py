@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -24,14 +25,18 @@ class Pooler:
     activation: Activation
     config: PoolerConfig
 
-    def calibrated(self, logits: torch.Tensor) -> torch.Tensor:
+    @functools.cached_property
+    def calibrated(self) -> Activation:
         """`(logits - logit_mean) / logit_sigma`, float32, same shape."""
-        logits = logits.float()
-        if self.config.mean is not None:
-            logits = logits - self.config.mean
-        if self.config.logit_sigma is not None:
-            logits = logits / self.config.logit_sigma
-        return logits
+        mean, sigma = self.config.mean, self.config.logit_sigma
+        if mean is None and sigma is None:
+            return torch.Tensor.float
+        return functools.partial(_standardized, mean=mean, sigma=sigma)
+
+    @functools.cached_property
+    def activates_unasked(self) -> bool:
+        """Whether requests that do not say get what the activation gives."""
+        return self.activates(None)
 
     def activates(self, use_activation: bool | None) -> bool:
         """Whether the activation applies: by the request's `use_activation`, else the model's, else True."""
@@ -42,3 +47,10 @@ class Pooler:
     def finish(self, logits: torch.Tensor, use_activation: bool | None) -> torch.Tensor:
         """Calibrated logits → what the request asked for, same shape."""
         return self.activation(logits) if self.activates(use_activation) else logits
+
+
+def _standardized(logits: torch.Tensor, mean: float | None, sigma: float | None) -> torch.Tensor:
+    logits = logits.float()
+    if mean is not None:
+        logits = logits - mean
+    return logits if sigma is None else logits / sigma
