@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import itertools
 import time
@@ -68,8 +69,8 @@ class _Asked(Request):
         try:
             outputs = self.call.outputs(self.tokenized, self.answers, self.next_id)  # type: ignore[arg-type]  # all are there
             for each in outputs:
-                if isinstance(each, ClassificationRequestOutput) and each.outputs.label is not None:
-                    telemetry.predicted(each.outputs.label)
+                if isinstance(each, ClassificationRequestOutput) and (label := each.outputs.label) is not None:
+                    telemetry.predicted(label)
         except BaseException as error:  # whatever it is belongs to the caller that awaits
             return error
         return outputs
@@ -314,12 +315,9 @@ class AsyncLLM:
         cache_salt: str | None = None,
         max_tokens: int | None = None,
     ) -> list[Any]:
-        loaded = self.llm._open
+        build_now = functools.partial(build, self.llm._open)
         deadline = time.monotonic() + (timeout if timeout is not None else float("inf"))
-
-        def work() -> Awaitable[list[Any]]:
-            return self._run_through(lambda: tasks.salted(build(loaded), cache_salt), request_id, deadline, max_tokens)
-
+        work = functools.partial(self._run_through, build_now, request_id, deadline, cache_salt, max_tokens)
         return await self._in_flight(work, timeout)
 
     async def _in_flight(self, work: Callable[[], Awaitable[T]], timeout: float | None) -> T:
@@ -349,11 +347,12 @@ class AsyncLLM:
         build: Callable[[], TaskCall[Any]],
         request_id: str | None,
         deadline: float,
+        cache_salt: str | None,
         max_tokens: int | None,
     ) -> list[Any]:
         """Tokenize, wait for the turn, and for the outputs."""
         began, loop = time.perf_counter(), asyncio.get_running_loop()
-        call, tokenized = await loop.run_in_executor(self._tokenizers, _begun, build)
+        call, tokenized = await loop.run_in_executor(self._tokenizers, _begun, build, cache_salt)
         num_tokens = _counted(0, tokenized, max_tokens)
         while (start := len(tokenized)) < len(call.prompts):
             more = await loop.run_in_executor(self._tokenizers, call.tokenize, start, _turn(call.prompts, start))
@@ -373,7 +372,7 @@ class AsyncLLM:
         self._queue.put(asked)
         try:
             self.telemetry.request_queued(len(tokenized), num_tokens)
-            if cut := sum(each.truncated for each in tokenized):
+            if cut := sum([each.truncated for each in tokenized]):
                 self.telemetry.truncated(cut)
             outputs = await asked.future
         finally:
@@ -414,9 +413,11 @@ class AsyncLLM:
                 loop.call_soon_threadsafe(_settle, outcomes)
 
 
-def _begun(build: Callable[[], TaskCall[Any]]) -> tuple[TaskCall[Any], list[Tokenized]]:
+def _begun(build: Callable[[], TaskCall[Any]], cache_salt: str | None) -> tuple[TaskCall[Any], list[Tokenized]]:
     """A call, checked, and its first prompts, tokenized."""
     call = build()
+    if cache_salt is not None:
+        call = dataclasses.replace(call, cache_salt=cache_salt)
     return call, call.tokenize(0, _turn(call.prompts, 0))
 
 
@@ -433,7 +434,7 @@ def _turn(prompts: Sequence[Any], start: int) -> int:
 
 def _counted(num_tokens: int, more: Sequence[Tokenized], max_tokens: int | None) -> int:
     """The tokens of a request's prompts so far; raises `PromptError` where they are too many."""
-    num_tokens += sum(len(each.sequence) for each in more)
+    num_tokens += sum([len(each.sequence.token_ids) for each in more])
     if max_tokens is not None and num_tokens > max_tokens:
         raise PromptError(
             f"{num_tokens} tokens are more than the {max_tokens} that one request may have; send several."

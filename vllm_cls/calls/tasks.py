@@ -307,8 +307,3 @@ def _call(
     if tokenization_kwargs:
         truncation, special = truncation_of(tokenization_kwargs)
     return TaskCall(loaded, kind, prompts, params, adapters, processor or loaded.processor, truncation, special)
-
-
-def salted(call: TaskCall[Output], cache_salt: str | None) -> TaskCall[Output]:
-    """The same call, whose prompts share keys and values only with those of the same salt."""
-    return call if cache_salt is None else dataclasses.replace(call, cache_salt=cache_salt)

@@ -219,12 +219,13 @@ class Engine:
         with self.counters.timed("plan"):
             packed = self.runner.mode.form == "packed"
             lengths = [each.num_tokens for each in works]
+            sequences = [each.sequence for each in works]
             keys = [
-                (self.runner.key(index, len(sequence.token_ids)), sequence.exact, None if packed else sequence.adapter)
-                for index, sequence in enumerate(each.sequence for each in works)
+                (self.runner.key(index, len(each.token_ids)), each.exact, None if packed else each.adapter)
+                for index, each in enumerate(sequences)
             ]
             budget = Budget(self.max_num_batched_tokens, self.max_num_seqs, self.num_parallel)
-            adapters = [id(each.sequence.adapter) for each in works]
+            adapters = [id(each.adapter) for each in sequences]
             batches = plan_batches(lengths, keys, budget, padded=not packed)
             return [sorted(batch, key=adapters.__getitem__) for batch in batches]
 

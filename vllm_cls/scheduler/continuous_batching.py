@@ -58,9 +58,9 @@ class ContinuousBatching:
 
     def _work(self) -> None:
         try:
-            while taken := self._queue.take(self._window()):
-                self._running = list(dict.fromkeys(each.request for each in taken))
-                self._answer(taken)
+            while taken := self._queue.take(window := self._window()):
+                self._running = list(dict.fromkeys([each.request for each in taken]))
+                self._answer(taken, window)
                 self._running = []
         except BaseException as failure:  # whatever ends this thread, nobody is left waiting for it
             _logger.critical("the engine died", exc_info=failure)
@@ -74,7 +74,7 @@ class ContinuousBatching:
         if unfinished:
             self._finished(unfinished)
 
-    def _answer(self, taken: Sequence[Taken]) -> None:
+    def _answer(self, taken: Sequence[Taken], window: Window) -> None:
         began = time.perf_counter()
         tasks: dict[str, list[Taken]] = {}
         for each in taken:
@@ -82,7 +82,7 @@ class ContinuousBatching:
         for task, members in tasks.items():
             self._answer_task(task, members)
         ended = time.perf_counter()
-        self._measure(taken, ended - began)
+        self._measure(taken, window, ended - began)
         done = [request for request in self._running if request.is_done]
         for request in done:
             request.ended_at = ended
@@ -108,14 +108,14 @@ class ContinuousBatching:
             each.request.answers[each.place] = answer
             each.request.num_answered += 1
 
-    def _measure(self, taken: Sequence[Taken], seconds: float) -> None:
+    def _measure(self, taken: Sequence[Taken], window: Window, seconds: float) -> None:
         tokens = saved = 0
         for each in taken:
-            answer, length = each.request.answers[each.place], len(each.sequence)
+            answer, length = each.request.answers[each.place], each.request.lengths[each.place]
             tokens += length
             if each.repeated:
                 saved += length
             elif answer is not None and not isinstance(answer, PromptError):
                 saved += answer.num_cached_tokens
         self._queue.measured(tokens, seconds)
-        self._telemetry.batch(len(taken), tokens, self._window().num_tokens, saved)
+        self._telemetry.batch(len(taken), tokens, window.num_tokens, saved)

@@ -31,6 +31,8 @@ class Request:
         task: what runs for them.
         sequences: at least one.
         deadline: on the clock `time.monotonic`; what has not begun by then does not run.
+        lengths: of the sequences, in tokens.
+        num_waiting_tokens: of those that have not begun.
     """
 
     task: str
@@ -44,17 +46,17 @@ class Request:
     began_at: float = field(default=0.0, init=False)
     ended_at: float = field(default=0.0, init=False)
     waits: bool = field(default=False, init=False)
+    lengths: list[int] = field(init=False)
+    num_waiting_tokens: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.answers = [None] * len(self.sequences)
+        self.lengths = [len(each) for each in self.sequences]
+        self.num_waiting_tokens = sum(self.lengths)
 
     @property
     def is_done(self) -> bool:
         return self.error is not None or self.num_answered == len(self.sequences)
-
-    @property
-    def num_waiting_tokens(self) -> int:
-        return sum(map(len, self.sequences[self.num_begun :]))
 
 
 class Taken(NamedTuple):
@@ -62,11 +64,8 @@ class Taken(NamedTuple):
 
     request: Request
     place: int
+    sequence: TokenSequence
     repeated: bool
-
-    @property
-    def sequence(self) -> TokenSequence:
-        return self.request.sequences[self.place]
 
 
 class Window(NamedTuple):
@@ -196,19 +195,20 @@ class WaitingQueue:
                 heapq.heappop(self._heap)
                 self._leave(request)
                 continue
-            sequence = request.sequences[request.num_begun]
+            sequence, length = request.sequences[request.num_begun], request.lengths[request.num_begun]
             key = (request.task, sequence)
             repeated = key in seen
-            if taken and not repeated and num_tokens + len(sequence) > window.num_tokens:
+            if taken and not repeated and num_tokens + length > window.num_tokens:
                 break
             if not repeated:  # what runs once costs once
                 seen.add(key)
-                num_tokens += len(sequence)
-            taken.append(Taken(request, request.num_begun, repeated))
+                num_tokens += length
+            taken.append(Taken(request, request.num_begun, sequence, repeated))
             request.num_begun += 1
+            request.num_waiting_tokens -= length
             request.began_at = request.began_at or time.perf_counter()
             request.waits = request.num_begun < len(request.sequences)
-            self._gone(len(sequence))
+            self._gone(length)
         return taken
 
     def _leave(self, request: Request) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -82,6 +83,11 @@ class ServedModel:
         if tokenizer is None:
             raise RequestError("This model has no tokenizer; give token ids.")
         return tokenizer
+
+    @functools.cached_property
+    def max_model_len(self) -> int:
+        """The longest prompt, in tokens."""
+        return self.llm.llm.max_model_len
 
     @property
     def classifies(self) -> bool:

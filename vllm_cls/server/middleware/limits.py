@@ -58,7 +58,7 @@ def check_headers(scope: Scope, max_bytes: int, max_number: int) -> None:
         RequestError: 431.
     """
     headers = scope["headers"]
-    size = sum(len(name) + len(value) for name, value in headers)
+    size = sum([len(name) + len(value) for name, value in headers])
     size += len(scope.get("raw_path") or b"") + len(scope.get("query_string") or b"")
     if size > max_bytes:
         raise RequestError(f"The request's headers have more than {max_bytes} bytes (--max-header-bytes).", status=431)

@@ -50,10 +50,9 @@ async def read_body(scope: Scope, receive: Receive, buffered: BufferedBytes, lim
         RequestError: it is too long or too slow.
         ClientGone: nobody waits for an answer.
     """
-    too_long = RequestError(f"The request's body is larger than {limit} bytes (--max-body-bytes).", status=413)
     declared = header(scope, "content-length") or "0"
     if declared.isdecimal() and int(declared[:20]) > limit:
-        raise too_long
+        raise _too_long(limit)
     parts: list[bytes] = []
     taken = 0
 
@@ -66,7 +65,7 @@ async def read_body(scope: Scope, receive: Receive, buffered: BufferedBytes, lim
                 raise ClientGone
             part, more = message.get("body", b""), message.get("more_body", False)
             if taken + len(part) > limit:
-                raise too_long
+                raise _too_long(limit)
             buffered.take(len(part))
             taken += len(part)
             parts.append(part)
@@ -80,6 +79,10 @@ async def read_body(scope: Scope, receive: Receive, buffered: BufferedBytes, lim
         buffered.release(taken)
         raise
     return b"".join(parts)
+
+
+def _too_long(limit: int) -> RequestError:
+    return RequestError(f"The request's body is larger than {limit} bytes (--max-body-bytes).", status=413)
 
 
 async def check_depth(body: bytes, limit: int) -> None:

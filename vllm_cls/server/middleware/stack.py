@@ -20,7 +20,8 @@ def add_middleware(app: FastAPI, settings: ServerSettings, metrics: ServerMetric
     an allowed origin can read why it was refused.
     """
     app.add_middleware(Limits, settings=settings)
-    app.add_middleware(RequireKey, keys=settings.api_keys, metrics_keys=settings.metrics_keys)
+    if settings.api_keys:
+        app.add_middleware(RequireKey, keys=settings.api_keys, metrics_keys=settings.metrics_keys)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -29,6 +30,7 @@ def add_middleware(app: FastAPI, settings: ServerSettings, metrics: ServerMetric
             allow_headers=["Authorization", "Content-Type", "X-Request-Id"],
             expose_headers=["X-Request-Id", "Retry-After"],
         )
-    app.add_middleware(AllowHosts, names=settings.allowed_hosts)
+    if settings.allowed_hosts:
+        app.add_middleware(AllowHosts, names=settings.allowed_hosts)
     app.add_middleware(Instrumentation, metrics=metrics, tracing=tracing)
     add_last_error_handler(app)

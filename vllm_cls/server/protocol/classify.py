@@ -83,16 +83,16 @@ def classification(
 
 def numbers_in(answer: ClassificationData) -> int:
     """How many numbers there are to write."""
-    return answer["num_classes"] + sum(each["num_classes"] for each in answer.get("heads", {}).values())
+    return answer["num_classes"] + sum([each["num_classes"] for each in answer.get("heads", {}).values()])
 
 
 def _answer(answer: ClassificationOutput, asked: ClassifyRequest, threshold: float | None) -> HeadAnswer:
-    label = answer.label
-    names = [answer.id2label.get(each, f"LABEL_{each}") for each in range(answer.num_classes)]
+    label, num_classes = answer.label, len(answer.probs)
+    names = [answer.id2label.get(each, f"LABEL_{each}") for each in range(num_classes)]
     sure = answer.probabilities  # whatever `probs` holds
-    if answer.num_classes == 1 and threshold is not None and sure is not None and sure[0] >= threshold:
+    if num_classes == 1 and threshold is not None and sure is not None and sure[0] >= threshold:
         label = names[0]
-    found = HeadAnswer(label=label, probs=answer.probs, num_classes=answer.num_classes)
+    found = HeadAnswer(label=label, probs=answer.probs, num_classes=num_classes)
     if asked.top_k is not None:
         ranked = sorted(zip(names, answer.probs, strict=True), key=lambda item: -item[1])[: asked.top_k]
         found["top_k"] = [LabelScore(label=name, score=score) for name, score in ranked]

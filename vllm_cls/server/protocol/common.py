@@ -107,8 +107,10 @@ class CommonRequest(BaseRequest):
     add_special_tokens: bool = True
 
     @property
-    def pooling_params(self) -> PoolingParams:
-        """The options of the model's head."""
+    def pooling_params(self) -> PoolingParams | None:
+        """The options of the model's head; None where there are none."""
+        if self.use_activation is None and self.head_name is None:
+            return None
         return PoolingParams(use_activation=self.use_activation, head_name=self.head_name)
 
     @property
@@ -148,5 +150,5 @@ class UsageInfo(TypedDict):
 
 def usage(outputs: Any) -> UsageInfo:
     """The tokens of the prompts of some outputs."""
-    tokens = sum(len(each.prompt_token_ids) for each in outputs)
+    tokens = sum([len(each.prompt_token_ids) for each in outputs])
     return UsageInfo(prompt_tokens=tokens, total_tokens=tokens, completion_tokens=0, prompt_tokens_details=None)

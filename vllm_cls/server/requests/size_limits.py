@@ -26,10 +26,11 @@ def check_prompts(model: ServedModel, prompts: Sequence[Any]) -> None:
         PromptError: there is too much.
     """
     _check_number(model.settings, len(prompts), None)
-    texts = [text for prompt in prompts if not isinstance(prompt, list) for text in parse(prompt).texts()]
+    others = [prompt for prompt in prompts if not isinstance(prompt, list)]
+    texts = [text for each in others for text in ([each] if isinstance(each, str) else parse(each).texts())]
     _check_texts(model, texts, None)
     _check_size(model.settings, sum(map(len, texts)) // _CHARACTERS_A_TOKEN)
-    _check_size(model.settings, sum(len(each) for each in prompts if isinstance(each, list)))
+    _check_size(model.settings, sum([len(each) for each in prompts if isinstance(each, list)]))
 
 
 def check_pairs(model: ServedModel, first: Sequence[str], second: Sequence[str]) -> None:
@@ -49,7 +50,7 @@ def _check_number(settings: ServerSettings, number: int, param: str | None) -> N
 
 
 def _check_texts(model: ServedModel, texts: Iterable[str], param: str | None) -> None:
-    length = model.llm.llm.max_model_len
+    length = model.max_model_len
     most = max(_ALWAYS_READ, length * _CHARACTERS_A_TOKEN)
     for text in texts:
         if len(text) > most:
