@@ -34,7 +34,7 @@ def finish_row(
     if not bool(torch.isfinite(row).all()):
         raise not_finite()
     if task == "embed":
-        row = loaded.classifier.embedder.of(row) if loaded.classifier.embedder is not None else row
+        row = loaded.classifier.embedder.embed(row) if loaded.classifier.embedder is not None else row
         return torch.nn.functional.normalize(row, dim=-1) if loaded.pooler.activates(params.use_activation) else row
     head = loaded.head_of(params, sequence.adapter)
     data = head.pooler.finish(loaded.pooler.calibrated(row[..., head.columns]), params.use_activation)
