@@ -68,7 +68,8 @@ def test_nor_does_python(model: tuple[Path, Any, Any], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "drawn"), [(PYTHON, True), (f"import vllm_cls.cli.options as o; o.speak(o.State()); {PYTHON}", False)]
+    ("code", "drawn"),
+    [(PYTHON, True), (f"import vllm_cls.cli.options as o; o.configure_output(o.State()); {PYTHON}", False)],
 )
 def test_a_terminal_sees_it_where_bars_are_wanted(
     model: tuple[Path, Any, Any], tmp_path: Path, code: str, drawn: bool

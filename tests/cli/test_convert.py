@@ -152,8 +152,8 @@ def test_every_option_is_tried_with_a_model() -> None:
 @pytest.mark.parametrize(
     ("written", "meant"), [(r"a\nb\tc", "a\nb\tc"), (r"a\\n", r"a\n"), ("a\nb", "a\nb"), (r"\x{text}", r"\x{text}")]
 )
-def test_escapes_of_a_template(written: str, unescape: str) -> None:
-    assert Template().convert(written, None, None) == unescape
+def test_escapes_of_a_template(written: str, meant: str) -> None:
+    assert Template().convert(written, None, None) == meant
 
 
 @pytest.mark.parametrize(
@@ -164,8 +164,8 @@ def test_escapes_of_a_template(written: str, unescape: str) -> None:
         (r'{"line": "\n"}', {"line": ["\n"]}),
     ],
 )
-def test_escapes_of_label_tokens(written: str, unescape: dict[str, list[str]]) -> None:
-    assert parse_label_tokens(LabelTokens().convert(written, None, None)) == unescape
+def test_escapes_of_label_tokens(written: str, meant: dict[str, list[str]]) -> None:
+    assert parse_label_tokens(LabelTokens().convert(written, None, None)) == meant
 
 
 def test_names_with_commas() -> None:

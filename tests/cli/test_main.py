@@ -299,11 +299,11 @@ def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:
         ("serve", "--max-seqs", "--max-num-seqs"), ("classify", "--outptu", "--output"), ("convert", "--tain", "--train"),
     ],
 )  # fmt: skip
-def test_an_option_that_there_is_not(run: Run, command: str, option: str, unescape: str | None) -> None:
+def test_an_option_that_there_is_not(run: Run, command: str, option: str, meant: str | None) -> None:
     """A guess is told where a slip of the fingers could explain it."""
     result = run(command, "model", option, "x")
     told = result.stderr.splitlines()[-1]
     assert result.exit_code == 2
     assert told.removeprefix(f"Error: No such option '{option}'.").strip() == (
-        f"Did you mean '{unescape}'?" if unescape else ""
+        f"Did you mean '{meant}'?" if meant else ""
     )

@@ -154,7 +154,7 @@ def test_a_forward_that_fails(
     ("owner", "name"),
     [
         (limits, "check_headers"), (limits, "read_body"), (auth.RequireKey, "_has_key"), (auth, "host_name"),
-        (errors, "_told_of"), (errors, "_http"), (instrumentation, "header"), (ServerMetrics, "request_begun"),
+        (errors, "_client_message"), (errors, "_http"), (instrumentation, "header"), (ServerMetrics, "request_begun"),
     ],
 )  # fmt: skip
 def test_in_a_middleware(llm: LLM, log: io.StringIO, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
