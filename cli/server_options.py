@@ -73,7 +73,7 @@ _GUARDS = [
 
 
 def guard_options(function: F) -> F:
-    """Options that say who may use a server, how much a request may cost, and what is told of it."""
+    """The options for access, limits of requests, and logs."""
     return with_options(function, _GUARDS)
 
 

@@ -81,7 +81,7 @@ class PeftAdapter:
     Args:
         name: what the user called it.
         low_rank: linear layer's path → what is added to it.
-        saved: parameters that it brings along whole (`modules_to_save`), float32: a head, as a rule.
+        saved: parameters that are saved whole (`modules_to_save`), float32: usually a head.
         config: `config.json` beside it, which names labels where somebody put it there; else empty.
         task: what it was trained for, "classify" or "token_classify"; None for anything else.
     """

@@ -172,7 +172,7 @@ def convert(
 
 
 def _opened(options: ModelConfig, head_options: HeadOptions) -> tuple[ModelSource, ModelSource]:
-    """The model, and what its head is made from: the model without named heads.
+    """The model, and the model that its head is made from, which has no named heads.
 
     Raises:
         ConfigError: it has heads with names, and this one has none, or an adapter is to be merged into it.
@@ -193,7 +193,7 @@ def _opened(options: ModelConfig, head_options: HeadOptions) -> tuple[ModelSourc
 
 
 def _made(job: HeadJob, head_options: HeadOptions) -> HeadResult:
-    """The head that is asked for, before any calibration.
+    """The requested head, before calibration.
 
     Raises:
         ModelError: the model cannot give it.
@@ -224,7 +224,7 @@ def _made(job: HeadJob, head_options: HeadOptions) -> HeadResult:
 
 
 def _bare_prompt(job: HeadJob, head_options: HeadOptions) -> list[str]:
-    """What is to be said of a head of the language model's own words whose prompts are bare texts."""
+    """A warning for heads of label tokens whose prompts are texts without a template."""
     processor = job.processor
     written = processor.template is not None or processor.chat_template_prompt or processor.pairs.template is not None
     if not head_options.source.reads_lm_head or job.source.task == "token_classify" or written:
@@ -238,7 +238,7 @@ def _bare_prompt(job: HeadJob, head_options: HeadOptions) -> list[str]:
 
 
 def _source_options(job: HeadJob, head_options: HeadOptions) -> tuple[dict[str, Any], Sequence[str]]:
-    """What a head source is given as its options, and the labels; labelled rows too, which may name these, where it takes them."""
+    """The options for a head source, and the labels, which may come from the labelled rows that it takes."""
     labels = head_options.labels
     found: dict[str, Any] = {
         "num_labels": head_options.num_labels,
@@ -306,7 +306,7 @@ def _named(source: ModelSource, job: HeadJob, head_options: HeadOptions, result:
 
 
 def _store_prompt(source: ModelSource, prompt_template: str | None, chat_template_prompt: bool) -> None:
-    """Put the prompt's form into the config, where everything that runs the model reads it."""
+    """Store the prompt's template in the config, from which it is read when the model runs."""
     if source.task == "token_classify" and (prompt_template is not None or chat_template_prompt):
         raise ConfigError("a token classifier labels the text itself; leave --prompt-template and its like out.")
     settings = dict(source.settings)
@@ -326,7 +326,7 @@ def _store_prompt(source: ModelSource, prompt_template: str | None, chat_templat
 def _labelled_rows(
     job: HeadJob, option: str, path: str, head_options: HeadOptions, problem_type: str | None
 ) -> TrainingRows:
-    """Prompts and labels of a file; what is to be said of it, and of rows that are left out, becomes a warning."""
+    """Prompts and labels of a file; messages on the file and on skipped rows become warnings."""
     fields = PromptFields(head_options.text_field, head_options.text_pair_field)
     rows = read_training_rows(path, fields, head_options.label_field, option, problem_type)
     job.warnings += rows.notes
@@ -363,7 +363,7 @@ def _store_settings(target: Target, source: ModelSource, method: str, options: M
 
 
 def _plan(job: HeadJob, target: Target, result: HeadResult, out: Path) -> ConversionPlan:
-    """What is to be written; where transformers pools by looking for pad tokens, with one that it can look for."""
+    """The plan of what to write, with a suitable pad token where transformers pools by searching for padding."""
     source, tokenizer = job.source, None
     native = source.architecture.checkpoint_format(target.config) == "transformers"
     searched = native and source.architecture.pooling(source.backbone_config) == "LAST"

@@ -1,4 +1,4 @@
-"""Makes transformers' Auto classes of classifiers, and `AutoConfig`, know our classes.
+"""Registers our classes with `AutoConfig` and transformers' Auto classes of classifiers.
 
 `import vllm_cls` must not load transformers, and the two may be imported in either order: what is loaded
 already is extended at once, the rest when it is loaded. Configs come first: transformers loads them, and
@@ -61,7 +61,7 @@ def _extend_one(auto: Any, task: str) -> None:
 
 
 class _ByClassName:
-    """Stands for transformers' class where some checkpoints of its config have another head, as `architectures` says.
+    """Replaces transformers' class where some checkpoints of its config have another head, as `architectures` says.
 
     transformers' own class would leave that head out, and make up a random one.
     """
@@ -125,7 +125,7 @@ class _LazyConfigs(dict[str, Any]):
 
 
 def own_classes() -> list[tuple[Any, Any]]:
-    """(config class, classifier class) of the model types that plugins bring along."""
+    """(config class, classifier class) of the model types that plugins add."""
     from ..registry import registry
 
     return [pair for pairs in registry().call("vcls_auto_classes") for pair in pairs]

@@ -113,7 +113,7 @@ class Adapters:
         return parts, of_head
 
     def _saved(self, stored: PeftAdapter) -> dict[str, torch.Tensor]:
-        """The head's parameters that an adapter brings along, by their names in the classifier."""
+        """The head's parameters that are saved with an adapter, by their names in the classifier."""
         model = self.classifier.model
         known = dict(model.named_parameters())
         found = {}

@@ -78,7 +78,7 @@ class RunningHead:
         ]
 
     def with_adapter(self, adapter: LoRAAdapter | None) -> RunningHead:
-        """The head that an adapter brings in place of this one."""
+        """The head of an adapter in place of this one."""
         return self if adapter is None else replace(self, config=adapter.config, pooler=adapter.pooler)
 
 
