@@ -17,7 +17,7 @@ _STEP_TAG_ID = 151651  # `<extra_0>`, which ends a step
 
 
 class Qwen2Reward(Decoder):
-    """One number for the whole text, from its last token, as it is."""
+    """One number for the whole text, from its last token, without an activation."""
 
     name = "qwen2-reward"
     class_names = ("Qwen2ForRewardModel",)

@@ -182,7 +182,7 @@ class HeadResult:
 
 @dataclass(frozen=True)
 class Target:
-    """What a classifier with a certain head is: the class that can hold it, its config, the head's parameters.
+    """A classifier with a given head: its class, its config, the head's parameters.
 
     Args:
         classifier_class: transformers' own class where that computes exactly this, else one of ours.
@@ -200,7 +200,7 @@ class Target:
 
 @dataclass(frozen=True)
 class NamedHeadRequest:
-    """A head that joins others behind one backbone, under a name.
+    """A named head that is added to a model.
 
     Args:
         name: not that of another one.

@@ -70,7 +70,7 @@ class EngineDeadError(VclsError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Words that point from an unknown `name` to the nearest `known` one, or "" if none is near."""
+    """ "Did you mean" for an unknown `name`: a clause with the nearest `known` one, or "" if none is near."""
     others = [each for each in known if each != name]  # a name that is known is missed for another reason
     matches = [each for each in others if each.casefold() == name.casefold()]
     matches = matches or difflib.get_close_matches(name, others, n=1, cutoff=0.5)

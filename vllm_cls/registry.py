@@ -108,7 +108,7 @@ class Registry:
     def _answers(
         self, hook_name: str, arguments: Mapping[str, Any], plugin: str | None = None
     ) -> Iterator[tuple[str, Any]]:
-        """The plugins with their answers, where these are not None; the next one is asked when it is wanted."""
+        """The plugins with their results that are not None, called lazily."""
         for each in self._implementations(hook_name, plugin):
             try:
                 answer = each.function(*(arguments[name] for name in each.argnames))
@@ -205,7 +205,7 @@ class Registry:
         return merged
 
     def head_sources(self) -> dict[str, HeadSource]:
-        """Where heads can come from, by the names that `--head` takes, ours first; what is no `HeadSource` is left out."""
+        """All head sources by name, ours first; values that are not a `HeadSource` are left out."""
         found = sorted(self._collected(_HEADS).items(), key=lambda item: not self._is_ours(item[1][0]))
         return {name: each for name, (_, each) in found if isinstance(each, HeadSource)}
 
@@ -282,7 +282,7 @@ def _wrong_with(result: Any) -> tuple[str, str] | None:
 
 
 def no_head_source(name: str, value: Any) -> str:
-    """Words for what a plugin gives in place of a `HeadSource`."""
+    """The message for a value that is not a `HeadSource`."""
     return (
         f"the head {name!r} as a {type(value).__name__}, and has to give a vllm_cls.HeadSource(make=function, summary='a line "
         "for --help'); docs/plugins.md shows one"

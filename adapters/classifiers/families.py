@@ -233,7 +233,7 @@ class Decoder(_Family):
 
 
 def _pad(config: PreTrainedConfig) -> int:
-    """The pad token, from which RoBERTa and its kin number positions.
+    """The pad token id, after which RoBERTa-like models number positions.
 
     Raises:
         ModelError: there is none.

@@ -151,7 +151,7 @@ def part_of(head: NamedHead, config: PreTrainedConfig) -> nn.Module:
 
 
 class SeveralHeads:
-    """States behind a prompt, and behind the beginnings of label texts → the logits of all heads side by side.
+    """All heads at once: states after the prompt and after prefixes of label texts → the logits of all heads, concatenated.
 
     Args:
         heads: each a module on pooled states, or a scorer of label texts.

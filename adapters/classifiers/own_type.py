@@ -170,7 +170,7 @@ class VclsForSequenceClassification(SequenceClassifier, AnyBackbone):
         attention_mask: torch.Tensor | None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """Pooled states `(batch, num_beginnings, hidden)` behind each prompt and beginning."""
+        """Pooled states `(batch, num_beginnings, hidden)` after each prompt with each prefix of a label text."""
         if len(scorer.beginnings) == 1:
             hidden = self.hidden_states(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
             return self.pool(hidden, attention_mask)[:, None]

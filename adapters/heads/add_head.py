@@ -145,7 +145,7 @@ def _runs_on_pooled(config: PreTrainedConfig, pooling: str) -> bool:
 
 
 def _has_pooler(request: HeadRequest) -> bool:
-    """Whether the checkpoint has the pooler of its backbone, which heads to come may read."""
+    """Whether the checkpoint has the pooler of its backbone, which later heads may use."""
     if request.config.model_type == OWN_MODEL_TYPE:
         return False
     with without_memory("the backbone cannot be made from config.json", request.config), torch.device("meta"):

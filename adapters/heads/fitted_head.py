@@ -156,7 +156,7 @@ def _strength(step: int) -> float:
 
 
 def _report(logits: NDArray[Any], values: NDArray[Any], labels: Sequence[str], problem_type: str) -> dict[str, Any]:
-    """Measurements on held-out rows, beside what the commonest label (or the mean) would get."""
+    """Metrics on held-out rows, with those of always predicting the commonest label (or the mean)."""
     gold: list[Any]
     if problem_type == "regression":
         rows, gold = logits, values[:, 0].tolist()

@@ -211,7 +211,7 @@ def _small_vocabulary(lm_class: type[PreTrainedModel], config: PreTrainedConfig)
 
 
 def _fill(output: nn.Linear) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Random weights for the LM head, small enough for a soft cap to be inverted, and states for it."""
+    """Set random weights of the LM head, small enough for a soft cap to be inverted; returns states for it."""
     generator = torch.Generator().manual_seed(0)
     width = output.in_features
     weight = torch.randn(output.out_features, width, generator=generator) / width**0.5

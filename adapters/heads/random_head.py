@@ -22,7 +22,7 @@ def _classifier_on_meta(request: HeadRequest, num_labels: int) -> PreTrainedMode
 
 
 def _head_names(request: HeadRequest, model: PreTrainedModel) -> list[str]:
-    """Parameters beside the backbone, and those of its pooler where the checkpoint has no trained one."""
+    """Names of the parameters outside the backbone, and of its pooler where the checkpoint has no trained one."""
     prefix, final = model.base_model_prefix, request.architecture.final_linear
     described = any(name == f"{final}.weight" for name, _ in model.named_parameters())
     here = set(request.checkpoint.locations)

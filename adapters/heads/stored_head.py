@@ -20,7 +20,7 @@ _LABELS_BY_DEFAULT = 2
 
 
 def _labels(request: HeadRequest, num_labels: int) -> list[str]:
-    """The labels asked for, else the config's, else LABEL_0 … for each row, where nothing says otherwise.
+    """The requested labels, else the config's, else LABEL_0 … for each row of the head.
 
     Raises:
         ModelError: their number is not the head's.

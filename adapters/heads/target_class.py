@@ -130,7 +130,7 @@ def outer_config(config: PreTrainedConfig, result: HeadResult) -> VclsConfig:
 
 
 def sequence_target(config: PreTrainedConfig, result: HeadResult) -> Target:
-    """Our own model type, with the LM head that the checkpoint has beside the backbone."""
+    """The target of a head of label texts: our own model type, which keeps the LM head."""
     head = result.head.sequences
     assert head is not None
     outer = outer_config(config, result)

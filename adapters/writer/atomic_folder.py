@@ -40,12 +40,12 @@ def checked_place(out: Path, sources: Iterable[Path], *, overwrite: bool) -> Pat
 
 @contextlib.contextmanager
 def new_folder(place: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Give a temporary folder beside `place` to fill; it becomes `place` if the block ends well, else it is removed.
+    """A context with a temporary folder to fill, which is renamed to `place` on success and removed on errors.
 
     A process that is killed leaves the temporary folder (`.NAME.tmp-PID-…`) and never half of `place`.
 
     Raises:
-        ModelError: `place` has come into being meanwhile.
+        ModelError: `place` was created meanwhile.
     """
     place.parent.mkdir(parents=True, exist_ok=True)
     suffix = f"{os.getpid()}-{secrets.token_hex(4)}"

@@ -125,7 +125,7 @@ def _write(plan: ConversionPlan, tensors: TensorPlan, place: Path) -> WriteResul
 
 
 def _write_beside(plan: ConversionPlan, tensors: TensorPlan, folder: Path) -> None:
-    """Write all that stands beside the weights: index, config, tokenizer, processor, model card."""
+    """Write all files besides the weights: index, config, tokenizer, processor, model card."""
     if tensors.index:
         (folder / INDEX).write_text(json.dumps(tensors.index, indent=2) + "\n", encoding="utf-8")
     written_config(plan, tensors).save_pretrained(folder)

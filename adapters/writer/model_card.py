@@ -179,7 +179,7 @@ def _value(value: Any) -> str:
 
 
 def _public(base_model: str) -> str:
-    """A hub id as it is; of a path only its last part, which says nothing of the machine."""
+    """A hub id unchanged; of a path only its last part, which reveals nothing of the machine."""
     is_id = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", base_model)
     return base_model if is_id else base_model.rstrip("/\\").replace("\\", "/").rpartition("/")[2] or "model"
 

@@ -155,7 +155,7 @@ def shared_prefixes(sequences: Sequence[Sequence[int]]) -> tuple[int, int]:
 
 
 def _layers(model: nn.Module, count: int) -> tuple[list[nn.Module], int]:
-    """The stack of layers, and how often it is gone through (ALBERT has one layer, run many times)."""
+    """The list of layers, and how often each runs (ALBERT has one layer, run many times)."""
     stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
     if not stacks:
         return [], 1

@@ -1,4 +1,4 @@
-"""A B A B …: contenders take turns, so that whatever else the machine does falls on all of them alike."""
+"""Interleaved timing (A B A B …), so that disturbances of the machine affect all contenders alike."""
 
 from __future__ import annotations
 

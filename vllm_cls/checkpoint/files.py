@@ -243,7 +243,7 @@ class Checkpoint:
             return all(torch.equal(one[at : at + _ROWS_AT_ONCE], two[at : at + _ROWS_AT_ONCE]) for at in starts)
 
     def holds(self, name: str) -> bool:
-        """Whether a tensor, by any name that it may be read under, is a part of the model that this stands for."""
+        """Whether a tensor, by any name that it may be read under, belongs to this model."""
         return True
 
     def key_mapping(self, prefix: str) -> dict[str, str] | None:
@@ -313,7 +313,7 @@ def _folder(path: Path, model: str) -> Checkpoint:
 
 
 def _base_of(adapter: Path) -> str:
-    """Words that name the model an adapter was trained on; empty where it does not say."""
+    """A clause that names the base model of an adapter; empty where it is not known."""
     try:
         base = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (ValueError, KeyError, TypeError):

@@ -63,7 +63,7 @@ class Reader:
         self.converters = [one for one in transforms if isinstance(one, WeightConverter)]
 
     def target(self, name: str) -> tuple[str | None, bool]:
-        """The parameter that loading makes of a name as it is, or None; and whether with others or in parts."""
+        """The parameter that a name on disk is loaded into, or None; and whether it is merged or split."""
         from transformers.core_model_loading import rename_source_key
 
         target, pattern = rename_source_key(name, self.renamings, self.converters)
@@ -93,7 +93,7 @@ class Reader:
 
 
 class Family:
-    """The classes that share a backbone's config and its modeling file: what they call a head is one.
+    """The classes that share a backbone's config and its modeling file; they define what is a head.
 
     Args:
         backbone: on the meta device.
@@ -267,7 +267,7 @@ def refuse_unread_heads(names: Iterable[str], model_class: type[PreTrainedModel]
 
 
 def foreign_heads(names: Iterable[str]) -> list[str]:
-    """Those that other libraries call heads so; a language model's output layer is none."""
+    """The names that other libraries use for heads; a language model's output layer is not one."""
     return sorted(name for name in names if _part(name) in _FOREIGN_HEADS - {"lm_head"} and name not in _OWN_HEADS)
 
 

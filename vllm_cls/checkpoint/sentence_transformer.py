@@ -134,7 +134,7 @@ def transformer_settings(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def lower_case(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Have a tokenizer lower-case its texts first, as `do_lower_case` asks for; in place.
+    """Add a lower-casing normalizer to a tokenizer, for `do_lower_case`; in place.
 
     Raises:
         ModelError: the tokenizer has no Rust implementation, so no normalizer can be added.

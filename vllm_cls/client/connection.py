@@ -21,7 +21,7 @@ _REJECTED = frozenset({400, 413, 415, 422})
 
 
 class ClientConnection(abc.ABC):
-    """Where the server is, and how long it is waited for; the two clients differ in how they wait.
+    """The address, timeouts and retries of a client; base class of both clients, which differ in how they wait.
 
     Args:
         base_url: such as http://127.0.0.1:8000; a /v1 at its end, as OpenAI's clients want it, is left out.
@@ -95,10 +95,10 @@ class ClientConnection(abc.ABC):
 
 
 def result(call: ClientRequest[T], response: httpx.Response) -> T:
-    """What an accepted answer says.
+    """The result of a successful response.
 
     Raises:
-        ServerError: it is none of this API.
+        ServerError: it is not a response of this API.
     """
     try:
         return call.read(response)
@@ -133,7 +133,7 @@ def _json(body: Mapping[str, Any]) -> bytes:
 
 
 def _error(response: httpx.Response) -> ServerError:
-    """What an answer that is no success says, in the server's own words where it has some."""
+    """The error of an error response, with the server's own message where there is one."""
     try:
         found = response.json()["error"]
         found = found if isinstance(found, Mapping) else {"message": str(found)}

@@ -55,7 +55,7 @@ class PooledResult:
 
 @dataclass(frozen=True)
 class PairScore:
-    """How well one pair of texts fits; and whether it was cut, where the request asked for that."""
+    """The score of one pair of texts, and whether it was truncated, if the request asked for that."""
 
     index: int
     score: float
@@ -64,7 +64,7 @@ class PairScore:
 
 @dataclass(frozen=True)
 class Ranked:
-    """A document of a ranking: its place in the request, its score, its text (None where it was not to come back)."""
+    """A document of a ranking: its index in the request, its score, its text (None without `return_documents`)."""
 
     index: int
     relevance_score: float

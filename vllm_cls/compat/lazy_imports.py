@@ -1,4 +1,4 @@
-"""Starting fast: how torch and transformers are imported.
+"""Fast imports of torch and transformers.
 
 The result is that of a plain `import`: nothing that a program may use later is missing.
 """
@@ -42,7 +42,7 @@ def let_threads_sleep() -> None:
 
 
 def command_of(module: str, python: str = sys.executable) -> list[str]:
-    """The command that runs a module of ours in a process of its own, whatever lies in the current folder.
+    """The command that runs a module of ours in a subprocess, without importing from the current folder.
 
     `python -m` would look for modules there first, for `vllm_cls` and for all that it imports.
     """

@@ -27,7 +27,7 @@ _SIZES = ("size", "layers", "heads", "layer", "head", "dim", "embeddings", "posi
 
 @contextmanager
 def model_errors(what: str, config: Any = None, *, advice: str = "") -> Iterator[None]:
-    """Turn what transformers raises into a `ModelError`; what code of ours raises, which it may call, stays as it is.
+    """Turn exceptions of transformers into a `ModelError`; those raised in our own code are not changed.
 
     Args:
         what: cannot be done, with the model's name.
@@ -52,10 +52,10 @@ def _is_ours(error: BaseException) -> bool:
 
 
 def on_meta(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:
-    """A model without memory, of a copy of a config.
+    """A model on the meta device, from a copy of a config.
 
     Raises:
-        ModelError: the config describes none.
+        ModelError: no model can be built from the config.
     """
     import torch
 
@@ -68,7 +68,7 @@ def on_meta(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> Pre
 
 @contextmanager
 def without_memory(what: str, config: PreTrainedConfig) -> Iterator[None]:
-    """As `model_errors`, where a model is built that takes no memory, and so is refused only where it would never end."""
+    """As `model_errors`, for building on the meta device, with limits that only absurd configs exceed."""
     message = "config.json asks for {}, which no model has"
     with model_errors(what, config), _bounded(_LARGE_TENSOR, _MANY_TENSORS, message, config):
         yield
@@ -142,7 +142,7 @@ def _fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Mapping[str, A
 
 
 def no_larger_than(name: str, num_bytes: int, num_tensors: int, config: Any) -> AbstractContextManager[None]:
-    """Refuse a model as it is built of a config, in this thread, once it is much larger than its files.
+    """While a model is built in this thread, raise once it is much larger than its files.
 
     Args:
         name: the model's.

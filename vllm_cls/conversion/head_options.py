@@ -46,7 +46,7 @@ class HeadOptions:
 
     @property
     def source(self) -> HeadSource:
-        """Where the head comes from, once that is decided."""
+        """The head source, once the method is known."""
         return registry().head_source(str(self.head))
 
     @property
@@ -150,7 +150,7 @@ def _refuse_taken_names(head: str, others: Sequence[str]) -> None:
 
 
 def _other_task(source: ModelSource, method: str) -> str:
-    """Words that refuse a head which is not for what the model is opened for."""
+    """The message for a head that does not fit the model's task."""
     others = f"take another head (--head {heads_for(source)})"
     if source.task != "token_classify":
         return f"--head {method} labels tokens (--convert token_classify), and this model classifies texts; {others}."

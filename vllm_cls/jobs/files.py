@@ -142,7 +142,7 @@ def _source(path: str, format: str | None) -> InputFile:
 
 
 def _known(kind: str | None, role: str, name: str) -> str:
-    """The canonical name of a format; plugins are asked only for one that is not built in."""
+    """The canonical name of a format; plugins are loaded only for one that is not built in."""
     kind = ALIASES.get(kind.lower(), kind.lower()) if kind else None
     if kind in FORMATS:
         return kind

@@ -1,4 +1,4 @@
-"""A model behind a server, as far as a job needs an `LLM`: the same job, with several requests in flight."""
+"""A server's model with the interface that a job needs of an `LLM`; several requests are in flight."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ class RemoteModel:
     def _answers(
         self, request: _Request, rows: Sequence[Mapping[str, Any]], shared: Mapping[str, Any]
     ) -> list[ClassificationRequestOutput]:
-        """The outputs of the rows; where the server refuses them, a half each, until the bad one stands alone."""
+        """The outputs of the rows; a refused request is split in halves until the bad row is alone."""
         try:
             return self._asked(request, rows, {**shared, **dict(request.options)})
         except RejectedError as error:

@@ -83,7 +83,7 @@ class PromptFields:
 
 
 def missing(name: str, known: Iterable[str]) -> str:
-    """Words that say that there is no column `name`, and which there are."""
+    """The message for a missing column `name`, with the columns that there are."""
     columns = list(known)
     shown = ", ".join(map(repr, columns[:10])) + (" …" if len(columns) > 10 else "")
     near = nearest(name, columns)

@@ -33,7 +33,7 @@ class TrainingRows:
     """Prompts with their labels as the file has them, and why rows were left out (`skipped`, one line each).
 
     Args:
-        places: where each row stands.
+        positions: where each row is in its file.
         notes: messages on the file.
     """
 

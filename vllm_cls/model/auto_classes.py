@@ -18,7 +18,7 @@ _CLASSES = "transformers.models.auto.modeling_auto"
 
 
 def install() -> None:
-    """Extend `AutoConfig` and the Auto classes now, or arrange for it."""
+    """Extend `AutoConfig` and the Auto classes now, or when transformers is imported."""
     after_import(_CONFIGS, _extend_configs)
     after_import(_CLASSES, _extend_classes)
 

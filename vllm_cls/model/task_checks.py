@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 def check_task(
     loaded: LoadedModel, task: str, adapters: Iterable[LoRAAdapter | None], method: str | None = None
 ) -> None:
-    """Raise `ConfigError` unless a model does a task, with each of these adapters or (None) as it is.
+    """Raise `ConfigError` unless the model, with each of these adapters or (None) without one, supports a task.
 
     Args:
-        asked: the caller's name for it, such as "score".
+        method: the caller's name for it, such as "score".
     """
     if loaded.task == "token_classify" and task != loaded.task:
         raise ConfigError(
@@ -44,7 +44,7 @@ def check_task(
 
 
 def own_tasks(loaded: LoadedModel) -> frozenset[str]:
-    """The tasks that a model does as it is, without an adapter."""
+    """The tasks that a model supports without an adapter."""
     found = set()
     for task in ("classify", "token_classify", "embed"):
         with suppress(ConfigError):

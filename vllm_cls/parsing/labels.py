@@ -241,7 +241,7 @@ class _Names:
 
 
 def text_of(value: Any) -> str | None:
-    """A label as it is written, without blanks round it; None where there is none, or a list or an object of them."""
+    """A label as text, stripped; None for a missing value, a list or an object."""
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
     if isinstance(value, str):
@@ -312,7 +312,7 @@ def entries_of(value: Any, split: Callable[[str], list[str]]) -> list[Any] | Non
 
 
 def _plain(text: str) -> str:
-    """A label as it is compared where it is not written just as a name: "1.0" as 1, "True" as true."""
+    """The normal form of a label that is not exactly a name: "1.0" is 1, "True" is true."""
     if text.lower() in _BITS:
         return text.lower()
     whole, point, fraction = text.partition(".")

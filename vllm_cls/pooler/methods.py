@@ -63,7 +63,7 @@ POOLING_METHODS: dict[str, PoolingMethod] = {
 
 
 def named(pooling: str, methods: Mapping[str, PoolingMethod]) -> PoolingMethod:
-    """The method of a name, or of several joined by "+", which gives what all give, one behind the other.
+    """The method of a name, or of several joined by "+", which concatenates their results.
 
     Raises:
         ConfigError: there is none of that name.

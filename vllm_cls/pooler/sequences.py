@@ -32,7 +32,7 @@ class SequenceScorer:
 
     @functools.cached_property
     def _tokens(self) -> dict[tuple[int, ...], list[int]]:
-        """The tokens that some text has behind each beginning."""
+        """For each prefix, the tokens that follow it in some text."""
         found: dict[tuple[int, ...], set[int]] = {}
         for ids in self._texts:
             for index, token in enumerate(ids):
@@ -79,7 +79,7 @@ class SequenceScorer:
 def continued(
     input_ids: torch.Tensor, attention_mask: torch.Tensor | None, beginnings: Sequence[Sequence[int]]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each prompt with each beginning behind it, padded on the right: `(n * num_beginnings, length)` and its mask.
+    """Each prompt followed by each prefix, padded on the right: `(n * num_beginnings, length)` and its mask.
 
     Args:
         input_ids: `(n, length)`, padded where the mask is 0.

@@ -102,7 +102,7 @@ class Peer(ABC):
         """
 
     def check_cpu_float32(self, opening: PeerOptions) -> None:
-        """Of a library that is measured on a CPU alone, in float32 and perhaps in its own int8.
+        """For a library that is measured on CPUs only, in float32 and perhaps in its own int8.
 
         Raises:
             ConfigError: another device or dtype is asked for.
@@ -176,7 +176,7 @@ class PaddedSession(Session):
 
 
 def load_tokenizer(opening: PeerOptions) -> Any:
-    """The tokenizer that transformers finds beside the model."""
+    """The model's tokenizer, loaded by transformers."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(opening.model)

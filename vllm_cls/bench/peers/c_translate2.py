@@ -1,4 +1,4 @@
-"""CTranslate2: its encoder for BERT's kin, then the model's own head in torch; float32 or int8, best settings."""
+"""CTranslate2: its encoder for BERT-like models, then the model's own head in torch; float32 or int8, best settings."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class _OnnxSession(PaddedSession):
 
 
 def _fused(path: Path, config: Any) -> Path:
-    """Attention, GELU and norms as single operators, for BERT's kin and GPT-2; other models as they are."""
+    """Attention, GELU and norms as single operators, for BERT-like models and GPT-2; other models unchanged."""
     from onnxruntime.transformers import optimizer
 
     kind = {"bert": "bert", "roberta": "bert", "xlm-roberta": "bert", "distilbert": "bert", "gpt2": "gpt2"}.get(

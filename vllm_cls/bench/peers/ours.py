@@ -54,7 +54,7 @@ class _OurSession(Session):
         return outputs, np.concatenate([each.outputs.data.float().numpy() for each in outputs])
 
     def prepare(self) -> None:
-        """What one run left behind must not serve the next: no prefix from the call before, no garbage to collect."""
+        """Reset state between runs: no prefixes of the call before, no garbage to collect."""
         self.llm.reset_prefix_cache()
         gc.collect()
 

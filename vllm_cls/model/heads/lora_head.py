@@ -53,7 +53,7 @@ def with_head(
 
 
 def _copy_of_head(model: PreTrainedModel) -> PreTrainedModel:
-    """The same backbone, and copies of all beside it and of its pooler."""
+    """A model with the same backbone, and copies of all other modules and of the pooler."""
     prefix = model.base_model_prefix
     made, backbone = copy.copy(model), getattr(model, prefix)
     made._modules = {name: child if name == prefix else copy.deepcopy(child) for name, child in model._modules.items()}

@@ -45,7 +45,7 @@ class Pooler:
         return self.config.use_activation is not False
 
     def finish(self, logits: torch.Tensor, use_activation: bool | None) -> torch.Tensor:
-        """Calibrated logits → what the request asked for, same shape."""
+        """Calibrated logits → the result that the request asked for, same shape."""
         return self.activation(logits) if self.activates(use_activation) else logits
 
 

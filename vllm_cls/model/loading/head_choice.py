@@ -31,7 +31,7 @@ def head_at_load(source: ModelSource, options: ModelConfig) -> HeadResult:
 
 
 def as_reward(source: ModelSource, result: HeadResult) -> HeadResult:
-    """A head of one label as a regression, which transformers and every activation here leave as it is.
+    """A head of one label as a regression, whose logit no activation changes.
 
     Raises:
         ConfigError: it has several labels, and does not judge steps.

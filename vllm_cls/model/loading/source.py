@@ -57,7 +57,7 @@ class ModelSource:
 
     @property
     def pickled_head(self) -> str | None:
-        """SetFit's head beside an embedder, a pickled scikit-learn model, of which nothing is read; None without one."""
+        """The file name of SetFit's head, a pickled scikit-learn model, which is never read; None without one."""
         return _SETFIT_HEAD if (self.checkpoint.folder / _SETFIT_HEAD).is_file() else None
 
     @property
@@ -151,7 +151,7 @@ def open_source(options: ModelConfig) -> ModelSource:
 
 
 def _read_adapter(checkpoint: Checkpoint, options: ModelConfig) -> PeftAdapter | None:
-    """The adapter that is a part of the model: beside it, as transformers has it, or asked for.
+    """The adapter to merge: the one in the model's folder, as in transformers, or that of the option `lora`.
 
     Raises:
         ConfigError: both.

@@ -1,4 +1,4 @@
-"""What a request may cost before a route sees it: its headers, its body, its time; and who still waits for it."""
+"""Limits of a request before its route: headers, body, time; a request is cancelled when its client disconnects."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GRACE = 0.25
 class Limits:
     """Reads a request whole within its limits, runs the app on it, and drops that when the client is gone or time is up.
 
-    A route behind it never waits for a network: a slow client holds a few bytes here and no worker.
+    A route never waits for the network: a slow client holds a few bytes here and no worker.
     """
 
     def __init__(self, app: App, settings: ServerSettings) -> None:
@@ -67,7 +67,7 @@ def check_headers(scope: Scope, max_bytes: int, max_number: int) -> None:
 
 
 def check_content_type(scope: Scope) -> None:
-    """Refuse a body that is not said to be JSON, uncompressed.
+    """Refuse a body whose headers do not say uncompressed JSON.
 
     A web page can send other types, and none, to any server without asking it first (CORS).
 
