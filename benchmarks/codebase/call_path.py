@@ -34,6 +34,7 @@ from vllm_cls.server import create_app
 TEXT = "a text like any other"
 WARM_UP = 3  # calls
 SETTLES = 0.1  # seconds after an answer in which other threads finish what belongs to it
+OPTIONS: dict[str, Any] = {"device": "cpu", "num_threads": 1}  # the same path on every machine
 COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>")
 PACKAGES = ("vllm_cls", "vllm_cls.adapters", "vllm_cls.plugins", "vllm_cls.cli")
 
@@ -49,6 +50,12 @@ class Calls:
         self._seen: list[FrameType] = []
         threading.setprofile(self._event)
         sys.setprofile(self._event)
+
+    def end(self) -> None:
+        """Let go of the calls, and of the threads."""
+        threading.setprofile(None)
+        sys.setprofile(None)
+        self._seen.clear()
 
     def _event(self, frame: FrameType, event: str, _: Any) -> None:
         if self._on and event == "call":
@@ -109,8 +116,11 @@ async def ask(client: httpx.AsyncClient) -> None:
 def measure(shape: str) -> dict[str, Counter[str]]:
     """The calls by file, each way."""
     calls = Calls()
-    with tempfile.TemporaryDirectory() as folder, LLM(str(write_model(shape, Path(folder))), device="cpu") as llm:
-        return {"LLM.classify": by_python(llm, calls), "/classify": asyncio.run(by_http(llm, calls))}
+    with tempfile.TemporaryDirectory() as folder, LLM(str(write_model(shape, Path(folder))), **OPTIONS) as llm:
+        try:
+            return {"LLM.classify": by_python(llm, calls), "/classify": asyncio.run(by_http(llm, calls))}
+        finally:
+            calls.end()
 
 
 def main(given: Sequence[str] | None = None) -> None:

@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,7 +127,8 @@ class Engine:
         with self._lock:
             if self._closed:
                 raise ConfigError("this LLM is closed; make a new one.")
-            for wave in self._shared(unique) if share and self.prefix_cache.max_bytes else _alone(unique):
+            shares = share and self.prefix_cache.max_bytes > 0
+            for wave in self._shared(unique) if shares else [list(enumerate(map(ForwardItem, unique)))]:
                 answers = execute([work for _, work in wave])
                 results.update(zip((index for index, _ in wave), answers, strict=True))
         if asked:
@@ -331,11 +332,6 @@ class Engine:
 _NOTHING = torch.empty(0)
 _STATES_BYTES = 1 << 28  # of the states behind label texts that are held at once; those of one prompt at least
 _FEWEST_TOKENS = 8  # a batch is not made smaller for want of memory: who else uses it may stop
-
-
-def _alone(sequences: Sequence[TokenSequence]) -> Iterable[Wave]:
-    """Works for sequences of which each is computed whole."""
-    return [[(index, ForwardItem(each)) for index, each in enumerate(sequences)]] if sequences else []
 
 
 def _ran(result: Result) -> bool:

@@ -27,7 +27,7 @@ class PackedMask:
         self._seen: dict[tuple[int, int, int], Seen] = {}
         self._causal: dict[int, bool] = {}
 
-    def of(self, offset: int, num_queries: int, num_keys: int, device: torch.device) -> Seen:
+    def seen(self, offset: int, num_queries: int, num_keys: int, device: torch.device) -> Seen:
         """What queries `offset … offset + num_queries` see of keys `0 … num_keys`, indices within the prompt."""
         if self.sees_all:
             return None, False

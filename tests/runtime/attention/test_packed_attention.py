@@ -64,8 +64,8 @@ def test_soft_cap() -> None:
 
 def test_a_window_wider_than_the_sequence_needs_no_mask() -> None:
     mask = PackedMask(sliding_window_causal_mask_function(100))
-    assert mask.of(0, 5, 5, torch.device("cpu")) == (None, True)
-    assert mask.of(0, 1, 1, torch.device("cpu"))[0] is None
+    assert mask.seen(0, 5, 5, torch.device("cpu")) == (None, True)
+    assert mask.seen(0, 1, 1, torch.device("cpu"))[0] is None
 
 
 @pytest.mark.parametrize("causal", [True, False])

@@ -48,12 +48,14 @@ class RequestContext:
         if body.request_id is not None and "x-request-id" not in request.headers:
             state["request_id"] = body.request_id
         request_id = str(state["request_id"])
+        # Prompts of different keys are kept apart, and of one key those of different salts (which have no @).
+        key, salt = state.get("key"), body.cache_salt
         keywords = {
             "pooling_params": body.pooling_params,
             "lora_request": adapter,
             "tokenization_kwargs": body.tokenization,
             "request_id": request_id,
-            "cache_salt": _salt(state.get("key"), body.cache_salt),
+            "cache_salt": salt if key is None else f"{key}@{salt or ''}",
             "max_tokens": model.settings.max_request_tokens,
         }
         return cls(model.name_of(adapter), request_id, keywords, state)
@@ -67,8 +69,3 @@ class RequestContext:
         """The first fields of the response, and the time from which it is written; `kind` is the prefix of the id."""
         self.state["answered_at"] = time.perf_counter()
         return ResponseHeader(id=f"{kind}-{self.request_id}", object="list", created=int(time.time()), model=self.name)
-
-
-def _salt(key: str | None, given: str | None) -> str | None:
-    """What keeps prompts apart: those of different keys, and of one key those of different salts (which have no @)."""
-    return given if key is None else f"{key}@{given or ''}"

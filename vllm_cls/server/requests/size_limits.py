@@ -29,8 +29,8 @@ def check_prompts(model: ServedModel, prompts: Sequence[Any]) -> None:
     others = [prompt for prompt in prompts if not isinstance(prompt, list)]
     texts = [text for each in others for text in ([each] if isinstance(each, str) else parse(each).texts())]
     _check_texts(model, texts, None)
-    _check_size(model.settings, sum(map(len, texts)) // _CHARACTERS_A_TOKEN)
-    _check_size(model.settings, sum([len(each) for each in prompts if isinstance(each, list)]))
+    token_ids = sum([len(prompt) for prompt in prompts if isinstance(prompt, list)])
+    _check_size(model.settings, max(token_ids, sum(map(len, texts)) // _CHARACTERS_A_TOKEN))
 
 
 def check_pairs(model: ServedModel, first: Sequence[str], second: Sequence[str]) -> None:
