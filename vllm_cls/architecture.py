@@ -419,7 +419,7 @@ class Architecture:
         As in BART's and T5's classifiers; where a model does it otherwise, the self-check finds that and its own forward
         runs. None for all others.
         """
-        start = decoder_start(config) if config.is_encoder_decoder else None
+        start = decoder_start(config)
         return None if start is None else [start, *input_ids[:-1]]
 
     def pooled_tokens(self, config: PreTrainedConfig, input_ids: Sequence[int]) -> int:

@@ -66,7 +66,7 @@ def token_sequence(
     Args:
         types: token types, or None where the model takes none.
     """
-    decoder_ids = architecture.decoder_ids(config, ids)
+    decoder_ids = architecture.decoder_ids(config, ids) if config.is_encoder_decoder else None
     return TokenSequence(
         tuple(ids),
         tuple(architecture.position_ids(config, ids)),
