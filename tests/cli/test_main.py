@@ -206,7 +206,7 @@ def test_whose_fault_it_is_and_where_to_report_it(monkeypatch: pytest.MonkeyPatc
     assert outcome.failing_distribution(error) == ("vllm-cls", "https://example.org/issues")
     monkeypatch.setattr(outcome, "_owners", lambda: {"vllm_cls": "vllm-cls", "tests": "vcls-of-others"})
     assert outcome.failing_distribution(error)[0] == "vcls-of-others"
-    assert "please report it at https://example.org/issues with" in outcome.told(error)
+    assert "please report it at https://example.org/issues with" in outcome.error_line(error)
 
 
 class Links:
