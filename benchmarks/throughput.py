@@ -4,7 +4,7 @@
 
 transformers' pipeline takes 32 texts at once, then one; `padded` and CrossEncoder 32, sorted by length; OpenVINO,
 CTranslate2 and ONNX Runtime run sorted, at the batch size and the split of threads that are fastest for them.
-A peer that is not installed is said and left out.
+A peer that is not installed is reported and left out.
 """
 
 from __future__ import annotations

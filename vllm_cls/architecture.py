@@ -416,7 +416,7 @@ class Architecture:
     def decoder_ids(self, config: PreTrainedConfig, input_ids: Sequence[int]) -> Sequence[int] | None:
         """What the decoder of an encoder-decoder reads for one sequence: the same text behind a start token.
 
-        As in BART's and T5's classifiers; where a model does it otherwise, the self-check finds that and its own forward
+        As in BART's and T5's classifiers; where a model does it otherwise, the equivalence check finds that and its own forward
         runs. None for all others.
         """
         start = decoder_start(config)

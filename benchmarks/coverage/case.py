@@ -186,7 +186,7 @@ def _convert_and_compare(row: Row, model: PreTrainedModel, prompts: list[list[in
         runner: Any = llm._open.engine.runner
         chosen: Mode = runner.mode
         for form in ("padded", "single"):
-            # Where the self-check found that padding changes the model, it is not to be run so.
+            # Where the equivalence check found that padding changes the model, it is not to be run so.
             if form == chosen.form or (form == "padded" and chosen.form != "packed"):
                 continue
             runner.mode = Mode(form, whole=chosen.whole)

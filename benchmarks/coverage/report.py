@@ -23,7 +23,7 @@ _INTRODUCTION = """# Which architectures become classifiers
 
 Every entry of transformers' mappings of causal language models, sequence classifiers and base models for texts, tried:
 built with a small config and random weights, converted (`--head random --seed 0`; a classifier keeps its head), run in
-the form that the self-check chose and in the slower ones, at lengths from 1 to 40 tokens that cross every window, and
+the form that the equivalence check chose and in the slower ones, at lengths from 1 to 40 tokens that cross every window, and
 opened again in transformers. Logits must agree within {tolerance} with transformers, a text at a time.
 
     python -m benchmarks.coverage.run

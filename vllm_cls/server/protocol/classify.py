@@ -65,19 +65,19 @@ class ClassifyResponse(ResponseHeader):
 
 
 def classification(
-    index: int, output: ClassificationRequestOutput, asked: ClassifyRequest, threshold: float | None
+    index: int, output: ClassificationRequestOutput, request: ClassifyRequest, threshold: float | None
 ) -> ClassificationData:
     """One entry of `data`.
 
     Args:
         threshold: from which probability the label of a model of one label is given; None gives none.
     """
-    answer = _answer(output.outputs, asked, threshold)
+    answer = _answer(output.outputs, request, threshold)
     found: ClassificationData = {"index": index, **answer}  # type: ignore[typeddict-item]  # it wants the other keys too
-    if asked.truncated:
+    if request.truncated:
         found["truncated"] = output.truncated
-    if asked.heads:
-        found["heads"] = {name: _answer(each, asked, threshold) for name, each in output.heads.items()}
+    if request.heads:
+        found["heads"] = {name: _answer(each, request, threshold) for name, each in output.heads.items()}
     return found
 
 
@@ -86,18 +86,18 @@ def numbers_in(answer: ClassificationData) -> int:
     return answer["num_classes"] + sum([each["num_classes"] for each in answer.get("heads", {}).values()])
 
 
-def _answer(answer: ClassificationOutput, asked: ClassifyRequest, threshold: float | None) -> HeadAnswer:
+def _answer(answer: ClassificationOutput, request: ClassifyRequest, threshold: float | None) -> HeadAnswer:
     label, num_classes = answer.label, len(answer.probs)
     names = [answer.id2label.get(each, f"LABEL_{each}") for each in range(num_classes)]
     sure = answer.probabilities  # whatever `probs` holds
     if num_classes == 1 and threshold is not None and sure is not None and sure[0] >= threshold:
         label = names[0]
     found = HeadAnswer(label=label, probs=answer.probs, num_classes=num_classes)
-    if asked.top_k is not None:
-        ranked = sorted(zip(names, answer.probs, strict=True), key=lambda item: -item[1])[: asked.top_k]
+    if request.top_k is not None:
+        ranked = sorted(zip(names, answer.probs, strict=True), key=lambda item: -item[1])[: request.top_k]
         found["top_k"] = [LabelScore(label=name, score=score) for name, score in ranked]
-    if asked.scores:
+    if request.scores:
         found["scores"] = answer.scores
-    if asked.logits:
+    if request.logits:
         found["logits"] = answer.logits
     return found
