@@ -390,6 +390,10 @@ class Architecture:
         """The part of the classifier that turns token ids into hidden states."""
         return model.base_model
 
+    def media_backbone(self, model: PreTrainedModel) -> PreTrainedModel:
+        """The part that turns token ids, and what images and videos hold, into hidden states; its towers are in it."""
+        return model.base_model
+
     def layers(self, backbone: PreTrainedModel) -> Sequence[nn.Module]:
         """The backbone's layers, in the order they run, where its last one can run for pooled positions alone.
 

@@ -1,16 +1,21 @@
 """Prompt → token ids: what a prompt may be, how it is rendered, what happens when it is too long.
 
 A prompt is a text, a pair `(text, text_pair)`, token ids, a list of chat messages, or a dict with
-`prompt`, `prompt_token_ids`, `text_pair`, `messages`, `chat_template_kwargs`, `fields` or `cache_salt`.
+`prompt`, `prompt_token_ids`, `text_pair`, `messages`, `chat_template_kwargs`, `fields` or `cache_salt`, and with
+`multi_modal_data` and `mm_processor_kwargs` for images and videos.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import PromptError, nearest
+from .media_parts import has_media, without_media
+
+if TYPE_CHECKING:
+    from ..media.processor import ReadMedia
 
 _KEYS = (
     "prompt", "prompt_token_ids", "text_pair", "messages", "fields", "cache_salt", "multi_modal_data", "mm_processor_kwargs",
@@ -24,7 +29,7 @@ class Prompt:
     """One prompt in the one form that the rest of the code reads.
 
     Of a pair, `max_tokens_per_query` and `max_tokens_per_doc` are the most tokens of its two texts (0: no limit), and
-    `shortened` says that they were applied.
+    `shortened` says that they were applied. `media` is what the model's processor made of `multi_modal_data`.
     """
 
     text: str | None = None
@@ -37,6 +42,9 @@ class Prompt:
     max_tokens_per_query: int = 0
     max_tokens_per_doc: int = 0
     shortened: bool = False
+    multi_modal_data: Mapping[str, Any] = field(default_factory=dict)
+    mm_processor_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    media: ReadMedia | None = None
 
     @property
     def values(self) -> dict[str, Any]:
@@ -132,7 +140,7 @@ def parse(prompt: Any) -> Prompt:
         if all(isinstance(each, int) and not isinstance(each, bool) for each in prompt):
             return Prompt(token_ids=tuple(prompt))
         if all(isinstance(each, Mapping) and "role" in each for each in prompt):
-            return Prompt(messages=tuple(prompt))
+            return _chat(prompt)
     if isinstance(prompt, Sequence) and not prompt:
         raise PromptError("The decoder prompt cannot be empty; give a text or at least one token id.")
     raise PromptError(
@@ -141,13 +149,19 @@ def parse(prompt: Any) -> Prompt:
     )
 
 
+def _chat(messages: Sequence[Mapping[str, Any]]) -> Prompt:
+    """Messages, and apart from them what their parts hold of images and videos."""
+    if not has_media(messages):
+        return Prompt(messages=tuple(messages))
+    plain, data = without_media(messages)
+    return Prompt(messages=tuple(plain), multi_modal_data=data)
+
+
 def _from_mapping(prompt: Mapping[str, Any]) -> Prompt:
     for key in prompt:
         if key not in _KEYS:
             hint = " Did you mean 'prompt'?" if key == "text" else nearest(str(key), _KEYS)
             raise PromptError(f"a prompt has no key {key!r}.{hint} Known: {', '.join(_KEYS)}.")
-    if prompt.get("multi_modal_data"):
-        raise PromptError("images and videos are not supported yet; give the text alone.")
     bodies = [key for key in ("prompt", "prompt_token_ids", "messages") if prompt.get(key) is not None]
     if len(bodies) > 1 or (not bodies and not prompt.get("fields")):
         raise PromptError(f"a prompt takes one of 'prompt', 'prompt_token_ids' and 'messages'; got {bodies or 'none'}.")
@@ -167,7 +181,26 @@ def _from_mapping(prompt: Mapping[str, Any]) -> Prompt:
     if limits and pair is None:
         raise PromptError(f"{', '.join(limits)}: a limit for the texts of a pair, and this prompt is none.")
     fields = prompt.get("fields") or {}
-    return replace(body, text_pair=pair, chat_template_kwargs=kwargs, fields=fields, cache_salt=salt, **limits)
+    made = replace(body, text_pair=pair, chat_template_kwargs=kwargs, fields=fields, cache_salt=salt, **limits)
+    return _with_media(made, prompt)
+
+
+def _with_media(body: Prompt, prompt: Mapping[str, Any]) -> Prompt:
+    given, kwargs = prompt.get("multi_modal_data") or {}, prompt.get("mm_processor_kwargs") or {}
+    for key, value in (("multi_modal_data", given), ("mm_processor_kwargs", kwargs)):
+        if not isinstance(value, Mapping):
+            raise PromptError(f"{key} cannot be {_shown(value)}; it takes a dict.", key)
+    if given and body.multi_modal_data:
+        raise PromptError("the messages hold images or videos already; leave multi_modal_data out.", "multi_modal_data")
+    if kwargs and not (given or body.multi_modal_data):
+        raise PromptError(
+            "mm_processor_kwargs are for images and videos, which this prompt lacks.", "mm_processor_kwargs"
+        )
+    return (
+        replace(body, multi_modal_data=given or body.multi_modal_data, mm_processor_kwargs=kwargs)
+        if given or kwargs
+        else body
+    )
 
 
 def _chat_template_kwargs(given: Any, body: Prompt) -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..architecture import Architecture
 from ..errors import ConfigError, PromptError, PromptTooLongError
 from ..runtime.batch import TokenSequence, token_sequence
+from .media_reader import MediaReader
 from .pair_template import PairForm
 from .prompt_template import PromptTemplate
 from .prompts import Prompt, parse
@@ -104,6 +105,7 @@ class PromptProcessor:
         with_places: remember where tokens stand in their text.
         prefix: written before every text, and cut with it; an embedder's own prompt.
         skipped_pad: the pad token before which the head looks for a prompt's last token, or None.
+        media: reads images and videos; None where prompts can have none.
     """
 
     tokenizer: PreTrainedTokenizerBase | None
@@ -116,6 +118,7 @@ class PromptProcessor:
     with_places: bool = False
     prefix: str = ""
     skipped_pad: int | None = None
+    media: MediaReader | None = None
     # A tokenizer keeps its truncation as state: one call at a time.
     _lock: AbstractContextManager[Any] = field(default_factory=threading.RLock, repr=False, compare=False)
 
@@ -137,9 +140,7 @@ class PromptProcessor:
         rendered: list[tuple[int, Prompt, Rendered]] = []
         for index, each in enumerate(prompts):
             try:
-                prompt = parse(each)
-                if prompt.text_pair is not None:
-                    prompt = self._within_limits(prompt)
+                prompt = self._read(each)
                 if prompt.token_ids is not None:
                     results[index] = self._from_ids(prompt, prompt.token_ids, limit, truncation)
                 else:
@@ -160,7 +161,7 @@ class PromptProcessor:
         Raises:
             PromptError: the prompt is bad.
         """
-        text = self.render(parse(prompt), add_special_tokens)
+        text = self.render(self._read(prompt), add_special_tokens)
         joined = Rendered(
             text.text + suffix if text.text_pair is None else text.text, text.text_pair, text.add_special_tokens
         )
@@ -169,8 +170,27 @@ class PromptProcessor:
             raise encoding
         return list(encoding[0])
 
+    def _read(self, prompt: Any) -> Prompt:
+        """A prompt, its texts shortened and its media read."""
+        parsed = parse(prompt)
+        if parsed.text_pair is not None:
+            parsed = self._within_limits(parsed)
+        if not parsed.multi_modal_data:
+            return parsed
+        if self.media is None:
+            raise PromptError("this model reads texts alone; leave images and videos out.", "multi_modal_data")
+        return self.media.read(parsed)
+
     def render(self, prompt: Prompt, add_special_tokens: bool | None) -> Rendered:
         """The text that the tokenizer gets."""
+        made = self._rendered(prompt, add_special_tokens)
+        if prompt.media is None or self.media is None:
+            return made
+        if made.text_pair is not None:
+            raise PromptError("a pair of texts takes no images or videos; give one text.")
+        return replace(made, text=self.media.processor.expanded(made.text, prompt.media))
+
+    def _rendered(self, prompt: Prompt, add_special_tokens: bool | None) -> Rendered:
         if self.tokenizer is None:
             raise PromptError("this model has no tokenizer; give token ids, or a tokenizer with --tokenizer.")
         if prompt.messages is not None:
@@ -352,7 +372,9 @@ class PromptProcessor:
             raise PromptError(_no_room(prompt, limit), _LIMIT)
         return best
 
-    def _from_ids(self, prompt: Prompt, ids: tuple[int, ...], limit: int, truncation: Truncation) -> Tokenized:
+    def _from_ids(self, prompt: Prompt, ids: Sequence[int], limit: int, truncation: Truncation) -> Tokenized:
+        if prompt.media is not None and self.media is not None:
+            ids = self.media.processor.expanded_ids(ids, prompt.media)
         if len(ids) <= limit:
             return Tokenized(self._sequence(ids, None, prompt), False)
         if truncation.limit is None:
@@ -409,4 +431,8 @@ class PromptProcessor:
         elif types is None:
             types = (0,) * len(ids)
         made = token_sequence(self.architecture, self.config, ids, types, prompt.cache_salt)
-        return made if self.skipped_pad is None else made.skipping(self.skipped_pad)
+        if self.skipped_pad is not None:
+            made = made.skipping(self.skipped_pad)
+        if prompt.media is None or self.media is None:
+            return made
+        return replace(made, media=self.media.processor.in_sequence(ids, prompt.media))

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..config import ModelConfig
 from ..errors import ConfigError, ModelError, shown
+from ..inputs.media_reader import MediaReader
 from ..inputs.prompt_template import PromptTemplate
 from ..inputs.tokenization import PromptProcessor
 from ..parsing.json_fields import NUMBER
 from .loading.source import ModelSource
 from .pair_form import pair_form
+
+if TYPE_CHECKING:
+    from ..media.processor import MediaProcessor
 
 _UNBOUNDED = 1 << 20  # tokens, for models that nothing bounds
 
@@ -41,8 +47,23 @@ def prompt_processor(
         chat_template_prompt=bool(settings.get("chat_template_prompt")),
         pairs=pair_form(options, source, num_labels or source.config.num_labels, takes_pairs),
         skipped_pad=skipped_pad,
+        media=_media_reader(source),
         with_places=source.task == "token_classify" and getattr(source.tokenizer, "is_fast", False),
     )
+
+
+def _media_reader(source: ModelSource) -> MediaReader | None:
+    """What reads images and videos of prompts; None where the model has no part for them."""
+    config = source.backbone_config
+    if not any(name.startswith("vision") for name in config.sub_configs) and not hasattr(config, "image_token_id"):
+        return None
+
+    def open_() -> MediaProcessor:
+        from ..media.processor import MediaProcessor
+
+        return MediaProcessor(source.checkpoint.folder, config, source.tokenizer, source.checkpoint.name)
+
+    return MediaReader(open_)
 
 
 def max_model_len(options: ModelConfig, source: ModelSource) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
     from ..architecture import Architecture
+    from ..media.features import MediaInput, SequenceMedia
     from .adapter import LoRAAdapter
 
 
@@ -32,6 +33,7 @@ class TokenSequence:
         decoder_ids: `(num_tokens,)`, what the decoder of an encoder-decoder reads, or None.
         num_behind: tokens at the end that are not pooled.
         exact: run by the float32 products of a model whose products are int8.
+        media: images and videos in it, or None.
     """
 
     token_ids: tuple[int, ...]
@@ -42,9 +44,15 @@ class TokenSequence:
     decoder_ids: tuple[int, ...] | None = None
     num_behind: int = 0
     exact: bool = False
+    media: SequenceMedia | None = None
 
     def __len__(self) -> int:
         return len(self.token_ids)
+
+    @property
+    def key_ids(self) -> tuple[int, ...]:
+        """Token ids that tell prompts apart: those of images and videos stand for their contents."""
+        return self.token_ids if self.media is None else self.media.key_ids
 
     def skipping(self, pad_token_id: int) -> TokenSequence:
         """The same, pooled before the pad tokens at its end, by a head that looks for its last token so."""
@@ -99,6 +107,10 @@ class ForwardItem:
         cached = self.past.num_tokens if self.past is not None else 0
         object.__setattr__(self, "num_cached_tokens", cached)
         object.__setattr__(self, "num_tokens", len(self.sequence.token_ids) - cached)
+
+    def media_inputs(self) -> Iterator[MediaInput]:
+        """Images and videos whose tokens the forward computes."""
+        return iter(()) if self.sequence.media is None else self.sequence.media.inputs_from(self.num_cached_tokens)
 
     def __len__(self) -> int:
         return self.num_tokens

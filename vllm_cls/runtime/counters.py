@@ -23,6 +23,7 @@ class Counters:
         num_duplicates: prompts answered by an identical one.
         num_shared_tokens: tokens of prompts whose keys and values were at hand, computed once for several prompts.
         num_pruned_tokens: tokens for which the last layer computed keys and values only.
+        num_encoded: images and videos that the model's towers read.
         num_close_calls: prompts that int8 left open and that ran again in float32.
         seconds: by stage; the stages of several workers add up, so that their sum can exceed the wall clock.
     """
@@ -34,6 +35,7 @@ class Counters:
     num_duplicates: int = 0
     num_shared_tokens: int = 0
     num_pruned_tokens: int = 0
+    num_encoded: int = 0
     num_close_calls: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)

@@ -11,7 +11,7 @@ import traceback
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,12 +19,17 @@ from ..errors import ConfigError, EngineDeadError, PromptError, RunError
 from ..pooler.sequences import SequenceScorer
 from .batch import ForwardItem, TokenSequence, fetch
 from .cuda.pipeline import look_ahead
+from .loadtime.equivalence import FAILURES
+from .loadtime.media_form import choose_media_form
 from .machine import memory, workers
 from .prefixes.continuations import Continuations, chunks
 from .prefixes.prefix_cache import PrefixCache
 from .prefixes.sharing import MIN_TOKENS, Sharing
 from .runner import Runner
 from .schedule import Budget, plan_batches
+
+if TYPE_CHECKING:
+    from ..media.features import MediaInput
 
 _logger = logging.getLogger("vllm_cls")
 
@@ -110,6 +115,8 @@ class Engine:
             self._closed = True
             self._workers.close()
             self.prefix_cache.clear()
+            if self.runner.media_form:
+                self.runner.towers.clear()
 
     def _run(
         self, sequences: Sequence[TokenSequence], execute: Execute, *, share: bool = True, asked: bool = True
@@ -127,6 +134,8 @@ class Engine:
         with self._lock:
             if self._closed:
                 raise ConfigError("this LLM is closed; make a new one.")
+            if not self.runner.media_form and any(each.media for each in unique):
+                choose_media_form(self.runner, unique)
             shares = share and self.prefix_cache.max_bytes > 0
             for wave in self._shared(unique) if shares else [list(enumerate(map(ForwardItem, unique)))]:
                 answers = execute([work for _, work in wave])
@@ -202,11 +211,15 @@ class Engine:
         """
         batches = self._plan(works)
         filled = [[works[index] for index in batch] for batch in batches]
+        parallel = self.runner.parallel
+        if any(each.sequence.media for each in works):
+            parallel = parallel and self.runner.packs_media
+            held = self._encode(works)  # noqa: F841  # until they have run
         if self._looks_ahead:
             answers = look_ahead(functools.partial(self._begin, step), filled)
         else:
             run = functools.partial(self._answers, step)
-            answers = self._workers.run(run, filled, parallel=self.runner.parallel)
+            answers = self._workers.run(run, filled, parallel=parallel)
         results: list[Any] = [None] * len(works)
         for batch, given in zip(batches, answers, strict=True):
             for index, answer in zip(batch, given, strict=True):
@@ -222,13 +235,32 @@ class Engine:
             lengths = [each.num_tokens for each in works]
             sequences = [each.sequence for each in works]
             keys = [
-                (self.runner.key(index, len(each.token_ids)), each.exact, None if packed else each.adapter)
+                (
+                    self.runner.key(index, len(each.token_ids), each.media is not None),
+                    each.exact,
+                    None if packed else each.adapter,
+                )
                 for index, each in enumerate(sequences)
             ]
             budget = Budget(self.max_num_batched_tokens, self.max_num_seqs, self.num_parallel)
             adapters = [id(each.adapter) for each in sequences]
             batches = plan_batches(lengths, keys, budget, padded=not packed)
             return [sorted(batch, key=adapters.__getitem__) for batch in batches]
+
+    def _encode(self, works: Sequence[ForwardItem]) -> list[Any]:
+        """Let the towers read what these works need, with all threads; what fails does so again with its prompt."""
+
+        def encode(read: list[MediaInput]) -> list[Any]:
+            try:
+                return list(self.runner.towers.encode(read))
+            except FAILURES:
+                return []
+
+        if self.runner.media_form == "pixels":
+            return []
+        read = list(dict.fromkeys(each for work in works for each in work.media_inputs()))
+        with self.counters.timed("forward"):
+            return self._workers.run(encode, [read], parallel=False)
 
     def _keep(self, works: Sequence[ForwardItem]) -> list[ForwardItem]:
         """Run works for their keys and values; those that the model refuses are refused again with their prompts."""
@@ -309,6 +341,8 @@ class Engine:
 
     def _sharing_group(self, sequence: TokenSequence) -> Hashable:
         if sequence.num_behind:  # what another prompt begins with may reach beyond the token that is pooled
+            return None
+        if sequence.media and (sequence.media.types[-1] or not self.runner.shares_media):
             return None
         key = self.runner.sharing_key(len(sequence))
         # Weakly, so that an adapter that was let go does not live on in the prefix cache.

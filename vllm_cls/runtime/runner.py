@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import threading
 from collections.abc import Callable, Hashable, Sequence
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
     from ..pooler.sequences import SequenceScorer
     from .cuda.varlen import Varlen
+    from .towers import Towers
+
+_TOWERS = ("vision", "audio")  # how a config names its parts for them
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,8 @@ class Runner:
         self.kernel: Varlen | None = None  # over whole rows; the self-check decides
         self.graphs: RecordedForwards | None = None
         self.scorer: SequenceScorer | None = None  # where label texts are scored
+        self.media_form = ""  # how prompts with images or videos run; chosen when the first one comes
+        self.shares_media = False
         self.skipped_pad: int | None = None  # the pad token before which its head looks for a prompt's last token
         text = self.backbone.config.get_text_config()
         self.pad_token_id = getattr(text, "pad_token_id", None) or 0
@@ -120,8 +126,22 @@ class Runner:
         """Whether prompts can go on from each other's keys and values: only what is pooled at its end can."""
         return self.mode.shared and self.mode.form == "packed" and self.pool is last_pool
 
-    def key(self, index: int, length: int) -> Hashable:
+    @functools.cached_property
+    def towers(self) -> Towers:
+        """What reads images and videos."""
+        from .towers import Towers
+
+        return Towers(self.architecture.media_backbone(self.model), self.counters)
+
+    @property
+    def packs_media(self) -> bool:
+        """Whether prompts with images or videos share rows with others."""
+        return self.media_form == "packed"
+
+    def key(self, index: int, length: int, has_media: bool = False) -> Hashable:
         """Sequences may share a forward only if their keys are equal."""
+        if has_media and not self.packs_media:
+            return ("media", index if self.media_form != "padded" else "")
         group = self.sharing_key(length)
         if group is None or self.mode.form == "single":
             return ("alone", index)
@@ -145,8 +165,7 @@ class Runner:
             pooled_only: states of other than the pooled positions may be left at zero.
             probe: the row says afterwards whether every mask was causal.
         """
-        limit = self.mode.checked_up_to
-        if self.mode.form == "packed" and (limit is None or all(len(each.sequence) <= limit for each in works)):
+        if self._packs(works):
             batch, row = self._packed(works)
             row.causal = True if probe else None
             places = pooled_places(self.pool, batch.layout.starts, batch.layout.lengths) if pooled_only else None
@@ -171,7 +190,9 @@ class Runner:
     @torch.inference_mode()
     def states(self, works: Sequence[ForwardItem]) -> torch.Tensor:
         """Pooled states `(num_sequences, hidden)`, float32."""
-        recorded = self.graphs.states(works) if self.graphs is not None else None
+        recorded = None
+        if self.graphs is not None and not any(each.sequence.media for each in works):
+            recorded = self.graphs.states(works)
         return self.eager_states(works) if recorded is None else recorded
 
     @torch.inference_mode()
@@ -235,11 +256,24 @@ class Runner:
         with self._one_at_a_time:  # a replayed head holds the states it runs on
             return head(states.to(self.head_dtype)).float()
 
+    def _packs(self, works: Sequence[ForwardItem]) -> bool:
+        if self.mode.form != "packed" or (not self.packs_media and any(each.sequence.media for each in works)):
+            return False
+        limit = self.mode.checked_up_to
+        return limit is None or all(len(each.sequence) <= limit for each in works)
+
     def _packed(self, works: Sequence[ForwardItem]) -> tuple[Batch, PackedRow]:
         self._use_attention(packed_attention.NAME)
         batch = packed_batch(works, self.device)
         kernel, positions = self.kernel or self._default_kernel, batch.inputs["position_ids"][0]
         return batch, PackedRow(batch.spans, kernel=kernel, positions=positions)
+
+    def _with_media(
+        self, module: PreTrainedModel, batch: Batch, works: Sequence[ForwardItem], *, packed: bool
+    ) -> tuple[PreTrainedModel, Batch]:
+        """What runs a batch with images or videos, and what it gets; in the backbone's place the whole model behind the head."""
+        inputs = self.towers.inputs(works, batch, packed=packed, pixels=self.media_form == "pixels")
+        return self.towers.model if module is self.backbone else module, inputs
 
     def _padded(self, works: Sequence[ForwardItem]) -> Batch:
         self._use_attention(self._stock)
@@ -247,12 +281,21 @@ class Runner:
 
     def _use_attention(self, name: str) -> None:
         if self.backbone.config._attn_implementation != name:
-            self.backbone.set_attn_implementation(name)
+            self.backbone.set_attn_implementation(self._outside_towers(name))
+
+    def _outside_towers(self, name: str) -> str | dict[str, str]:
+        """An attention for all of the backbone but its towers, which read no row of tokens."""
+        parts = self.backbone.config.sub_configs
+        if not any(key.startswith(_TOWERS) for key in parts):
+            return name
+        return {"": name, **{key: self._stock if key.startswith(_TOWERS) else name for key in parts}}
 
     def _forward(  # type: ignore[no-untyped-def]  # a ModelOutput
         self, module: PreTrainedModel, batch: Batch, works: Sequence[ForwardItem], row: PackedRow | None = None
     ):
         """A forward of these, within their row, their adapters, and the precision that they ask for."""
+        if any(each.sequence.media for each in works):
+            module, batch = self._with_media(module, batch, works, packed=row is not None)
         if self.rope.alone:
             reset_grown_frequencies(module)
         adapters = [each.sequence.adapter for each in works]

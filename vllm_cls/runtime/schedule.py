@@ -104,4 +104,5 @@ def begun(sequence: TokenSequence, length: int) -> TokenSequence:
         sequence.cache_salt,
         sequence.adapter,
         exact=sequence.exact,
+        media=None if sequence.media is None else sequence.media.begun(length),
     )

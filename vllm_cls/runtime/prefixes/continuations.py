@@ -41,7 +41,8 @@ class Continuations:
         types = prompt.token_type_ids
         types = None if types is None else (*types, *[types[-1]] * len(ids))
         made = token_sequence(self.architecture, self.config, (*prompt.token_ids, *ids), types)
-        return replace(made, cache_salt=prompt.cache_salt, adapter=prompt.adapter, exact=prompt.exact)
+        media = None if prompt.media is None else prompt.media.behind(ids)
+        return replace(made, cache_salt=prompt.cache_salt, adapter=prompt.adapter, exact=prompt.exact, media=media)
 
     @functools.cached_property
     def _children(self) -> Mapping[tuple[int, ...], list[tuple[int, ...]]]:

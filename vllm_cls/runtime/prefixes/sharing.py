@@ -66,7 +66,7 @@ class Sharing:
     def finished(self, work: ForwardItem) -> None:
         """Keep what a work was told to keep, for later calls."""
         if work.keep is not None:
-            ids = work.sequence.token_ids[: work.keep.num_tokens]
+            ids = work.sequence.key_ids[: work.keep.num_tokens]
             self.cache.add(self._group(work.sequence), ids, work.keep)
 
     def _group(self, sequence: TokenSequence) -> Hashable:
@@ -77,7 +77,7 @@ class Sharing:
 
     def _plan(self, sequences: Sequence[TokenSequence], groups: Sequence[Hashable]) -> PrefixPlan:
         """The shared prefixes of these prompts and of recent ones, which are told apart by their places behind them."""
-        prompts: list[TokenIds] = [each.token_ids for each in sequences]
+        prompts: list[TokenIds] = [each.key_ids for each in sequences]
         places: list[Hashable] = [(index,) if group is None else group for index, group in enumerate(groups)]
         seen = set(zip(groups, prompts, strict=True))
         heads: dict[Hashable, set[TokenIds]] = {}
@@ -140,7 +140,7 @@ class Sharing:
         if group is None:
             return ForwardItem(sequence)
         prefix = plan.prefix_of[place]
-        known = self.cache.find(group, sequence.token_ids, len(sequence) - 1)
+        known = self.cache.find(group, sequence.key_ids, len(sequence) - 1)
         past = _longer(known, values.get(prefix) if prefix is not None else None)
         keep = None
         if prefix is not None and prefix in missing:
@@ -153,7 +153,7 @@ class Sharing:
     def _remember(self, sequences: Sequence[TokenSequence], groups: Sequence[Hashable]) -> None:
         for sequence, group in zip(sequences[-256:], groups[-256:], strict=True):
             if group is not None:
-                self.cache.remember(group, sequence.token_ids)
+                self.cache.remember(group, sequence.key_ids)
 
 
 def _examples(plan: PrefixPlan, wave: Sequence[int]) -> dict[int, list[int]]:

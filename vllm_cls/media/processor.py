@@ -1,0 +1,294 @@
+"""A model's own processor, reading images and videos: which tensors the model gets, which text stands for each.
+
+transformers' class for the model says both. Its images are read by Pillow; its videos, for which it wants torchvision,
+by `frames`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..compat.transformers_calls import model_errors, reason
+from ..errors import ConfigError, ModelError, PromptError
+from .features import MODALITIES, MediaInput, SequenceMedia, placed
+from .frames import PROCESSORS, FramesProcessor
+from .items import Embeddings, FrameSampling, Image, MediaItem, MediaItems, Video
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+_KEPT_BYTES = 1 << 28  # of tensors made of recent images and videos
+
+
+@dataclass(frozen=True)
+class ReadMedia:
+    """A prompt's images and videos, read.
+
+    Args:
+        inputs: in the order in which the prompt names those of a modality.
+        replacements: by modality, the text that takes the place of each placeholder.
+    """
+
+    inputs: tuple[MediaInput, ...]
+    replacements: Mapping[str, Sequence[str]]
+
+
+class MediaProcessor:
+    """Reads the media of prompts for one model.
+
+    Args:
+        folder: of the checkpoint, which holds the processor's files.
+        config: of the model.
+        tokenizer: of the model.
+        name: what errors call the model.
+
+    Raises:
+        ModelError: the checkpoint has no processor, or none that runs here.
+    """
+
+    def __init__(
+        self, folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase | None, name: str
+    ) -> None:
+        self.name = name
+        self._config = config
+        with model_errors(f"{name}: its processor of images cannot be read", advice=_ADVICE):
+            self._processor: Any = _own_processor(folder, config, tokenizer)
+        self._kept: OrderedDict[Any, tuple[MediaInput, str]] = OrderedDict()
+        self._num_bytes = 0
+        self._lock = threading.Lock()
+
+    # -- images and videos → tensors -------------------------------------------------------------------
+
+    def sampling(self, **asked: Any) -> FrameSampling | None:
+        """Which frames of a video are taken, where the model or the prompt says so; None leaves it to the loader.
+
+        Args:
+            asked: the prompt's `fps` or `num_frames`.
+        """
+        frames = getattr(self._processor, "video_processor", None)
+        if not isinstance(frames, FramesProcessor) or not (asked or frames.samples):
+            return None
+        return functools.partial(frames.sample, **asked)
+
+    def read(self, items: MediaItems, kwargs: Mapping[str, Any]) -> ReadMedia:
+        """Read a prompt's media.
+
+        Args:
+            kwargs: the prompt's `mm_processor_kwargs`.
+
+        Raises:
+            PromptError: the processor refuses them.
+        """
+        inputs: list[MediaInput] = []
+        replacements: dict[str, list[str]] = {}
+        for modality, several in items.items():
+            if modality not in MODALITIES or not hasattr(self._processor, f"{modality}_token"):
+                raise PromptError(f"{self.name} reads no {modality}s.")
+            texts = replacements.setdefault(modality, [])
+            for each in several:
+                for one, text in self._read(modality, each, kwargs):
+                    inputs.append(one)
+                    texts.append(text)
+        return ReadMedia(tuple(inputs), replacements)
+
+    def _read(self, modality: str, item: MediaItem, kwargs: Mapping[str, Any]) -> Sequence[tuple[MediaInput, str]]:
+        if isinstance(item, Embeddings):
+            return self._given(modality, item)
+        key = (modality, item.content_hash, json.dumps(kwargs, sort_keys=True, default=repr))
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return [self._kept[key]]
+        try:
+            read = self._processed(modality, item, kwargs, " ".join(key[1:]))
+        except PromptError:
+            raise
+        except (ValueError, TypeError, KeyError, IndexError, RuntimeError, AttributeError) as error:
+            raise PromptError(f"the model's processor refuses this {modality}: {reason(error)}") from error
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = read
+                self._num_bytes += _num_bytes(read[0])
+            while self._num_bytes > _KEPT_BYTES:
+                self._num_bytes -= _num_bytes(self._kept.popitem(last=False)[1][0])
+        return [read]
+
+    def _processed(
+        self, modality: str, item: Image | Video, kwargs: Mapping[str, Any], key: str
+    ) -> tuple[MediaInput, str]:
+        processor = self._processor
+        known = processor._merge_kwargs(tokenizer_init_kwargs={}, **kwargs)
+        if isinstance(item, Image):
+            data, (text,) = processor._process_images(
+                [item.pixels], **{**known["images_kwargs"], "return_tensors": "pt"}
+            )
+        else:
+            if not isinstance(processor.video_processor, FramesProcessor):
+                raise PromptError(f"{self.name} reads videos by a class of transformers that needs torchvision.")
+            asked = {name: value for name, value in known["videos_kwargs"].items() if name != "return_metadata"}
+            data, (text,) = processor._process_videos([item.frames], video_metadata=[item.metadata], **asked)
+        tensors = {
+            name: value if isinstance(value, torch.Tensor) else torch.as_tensor(value)
+            for name, value in data.items()
+            if name != "video_metadata" and name not in processor.unused_input_names
+        }
+        return MediaInput(modality, key, tensors, self._num_tokens(modality, text)), text
+
+    def _given(self, modality: str, item: Embeddings) -> list[tuple[MediaInput, str]]:
+        """Embeddings, one input an image."""
+        token = getattr(self._processor, f"{modality}_token")
+        if item.grid_thw is None:
+            made = MediaInput(modality, item.content_hash, {}, len(item.data), features=item.data)
+            return [(made, token * len(item.data))]
+        merged = getattr(self._processor, f"{modality}_processor").merge_size ** 2
+        counts = [int(each) // merged for each in item.grid_thw.prod(-1)]
+        if sum(counts) != len(item.data):
+            raise PromptError(
+                f"{modality}_embeds has {len(item.data)} rows, and its grid_thw speaks of {sum(counts)}; give a row a token."
+            )
+        return [
+            (
+                MediaInput(
+                    modality,
+                    f"{item.content_hash} {index}",
+                    {f"{modality}_grid_thw": item.grid_thw[index : index + 1]},
+                    counts[index],
+                    features=part,
+                ),
+                token * counts[index],
+            )
+            for index, part in enumerate(item.data.split(counts))
+        ]
+
+    def _num_tokens(self, modality: str, text: str) -> int:
+        ids = self._processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self._types(ids).count(MODALITIES[modality])
+
+    # -- their places in a prompt ----------------------------------------------------------------------
+
+    def expanded(self, text: str, media: ReadMedia) -> str:
+        """A prompt's text, each placeholder replaced.
+
+        Raises:
+            PromptError: there are more or fewer placeholders than media.
+        """
+        for modality in MODALITIES:
+            placeholder = getattr(self._processor, f"{modality}_token", None)
+            given = len(media.replacements.get(modality, ()))
+            found = text.count(placeholder) if placeholder else 0
+            if found != given:
+                raise PromptError(
+                    f"the prompt has {found} places for {modality}s ({placeholder}), and {given} of them were given; write "
+                    "one for each, or give chat messages."
+                )
+        texts = [list(media.replacements.get(modality, ())) for modality in MODALITIES]
+        (made,), _ = self._processor.get_text_with_replacements([text], *texts)
+        return str(made)
+
+    def expanded_ids(self, ids: Sequence[int], media: ReadMedia) -> list[int]:
+        """As `expanded`, of token ids."""
+        text_of = {self._token_id(modality): iter(texts) for modality, texts in media.replacements.items()}
+        made: list[int] = []
+        for each in ids:
+            text = next(text_of[each], None) if each in text_of else None
+            if each in text_of and text is None:
+                raise PromptError("the prompt has more places for images or videos than were given; give one for each.")
+            made += [each] if text is None else self._processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if any(next(texts, None) is not None for texts in text_of.values()):
+            raise PromptError("the prompt has fewer places for images or videos than were given; write one for each.")
+        return made
+
+    def in_sequence(self, ids: Sequence[int], media: ReadMedia) -> SequenceMedia:
+        """Where a prompt's media are among its token ids.
+
+        Raises:
+            PromptError: the ids have lost some of their tokens.
+        """
+        try:
+            return placed(media.inputs, ids, self._types(ids))
+        except ValueError as error:
+            raise PromptError(f"the prompt's images do not fit in it ({error}); shorten its text.") from error
+
+    def _types(self, ids: Sequence[int]) -> list[int]:
+        """Of each token, the number of the modality that it stands for; 0 of text."""
+        (types,) = self._processor.create_mm_token_type_ids([list(ids)])
+        return list(types)
+
+    def _token_id(self, modality: str) -> int:
+        return int(getattr(self._processor, f"{modality}_token_id"))
+
+
+_ADVICE = (
+    "A checkpoint of a model for images needs the files preprocessor_config.json or processor_config.json of the model "
+    "that it was made from."
+)
+
+
+def _num_bytes(media: MediaInput) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in media.tensors.values())
+
+
+def _own_processor(folder: Path, config: PreTrainedConfig, tokenizer: Any) -> Any:
+    """transformers' processor of a checkpoint, its images read by Pillow."""
+    import transformers
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+
+    if tokenizer is None:
+        raise ModelError("it has no tokenizer")
+    settings, _ = transformers.ProcessorMixin.get_processor_dict(folder) if _has_processor(folder) else ({}, None)
+    name = settings.get("processor_class") or PROCESSOR_MAPPING_NAMES.get(config.model_type)
+    found = getattr(transformers, str(name), None)
+    if found is None:
+        raise ModelError(f"transformers has no processor for {config.model_type}")
+    kind: Any = type(found.__name__, (found,), {"check_argument_for_proper_class": _any_class})
+    kind.__module__ = found.__module__
+    parts: dict[str, Any] = {}
+    for part in found.get_attributes():
+        if part == "tokenizer":
+            parts[part] = tokenizer
+        elif part == "image_processor":
+            parts[part] = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
+        elif part == "video_processor":
+            parts[part] = _frames(folder, settings, config)
+        else:
+            parts[part] = None
+    own = set(inspect.signature(found.__init__).parameters) - {"self"}
+    return kind(**parts, **{name: value for name, value in settings.items() if name in own - set(parts)})
+
+
+def _any_class(self: Any, argument_name: str, argument: Any) -> None:
+    """transformers would take its own classes alone."""
+
+
+def _has_processor(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json"))
+
+
+def _frames(folder: Path, settings: Mapping[str, Any], config: PreTrainedConfig) -> FramesProcessor | None:
+    """What reads videos; None where transformers' class for that is none of those that are done here."""
+    found: Mapping[str, Any] = settings.get("video_processor") or {}
+    for name in ("video_preprocessor_config.json", "preprocessor_config.json"):
+        if not found and (folder / name).is_file():
+            found = json.loads((folder / name).read_text(encoding="utf-8"))
+    from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES
+
+    named = found.get("video_processor_type") or VIDEO_PROCESSOR_MAPPING_NAMES.get(config.model_type)
+    return FramesProcessor(found) if named in PROCESSORS else None
+
+
+def check_installed() -> None:
+    """Raise `ConfigError` without Pillow, which reads images."""
+    try:
+        import PIL  # noqa: F401
+    except ImportError as error:
+        raise ConfigError("images and videos need the extra vision: pip install 'vllm-cls[vision]'.") from error

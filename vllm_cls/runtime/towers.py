@@ -1,0 +1,267 @@
+"""The towers of a model that read images and videos, and what its forward gets of their outputs."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .batch import Batch, ForwardItem, to_device
+from .counters import Counters
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from ..media.features import MediaInput
+
+_CACHE_BYTES = 1 << 28
+_TOWER_BYTES = 1 << 26  # of pixels that a tower reads at once; of one image at least
+_FIELDS = ("pooler_output", "deepstack_features")
+OUTPUTS = "mm_encoder_outputs"
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """What a tower made of one input: fields of the output that transformers' forward takes, and its class."""
+
+    kind: type[Any]
+    fields: Mapping[str, Any]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(each.numel() * each.element_size() for each in _tensors(self.fields))
+
+
+class Towers:
+    """Encodes each input once, as long as its output is held by somebody or among the recent ones.
+
+    Args:
+        model: the whole model behind the head, which has the towers and takes their outputs.
+        counters: count what is encoded.
+        max_bytes: of recent outputs.
+    """
+
+    def __init__(self, model: PreTrainedModel, counters: Counters, max_bytes: int = _CACHE_BYTES) -> None:
+        self.model = model
+        self._counters = counters
+        self._max_bytes = max_bytes
+        self._accepted = frozenset(inspect.signature(model.forward).parameters)
+        self._recent: OrderedDict[MediaInput, Encoded] = OrderedDict()
+        self._alive: weakref.WeakValueDictionary[MediaInput, Encoded] = weakref.WeakValueDictionary()
+        self._lock = threading.Lock()
+        self.num_bytes = 0
+
+    @property
+    def takes_outputs(self) -> bool:
+        """Whether the model's forward takes what its towers gave before."""
+        return OUTPUTS in self._accepted
+
+    # -- what the towers give ----------------------------------------------------------------------------
+
+    def encode(self, inputs: Iterable[MediaInput]) -> list[Encoded]:
+        """Outputs for inputs, in their order; those that are missing run, as many at once as go together."""
+        wanted = list(inputs)
+        with self._lock, torch.inference_mode():
+            known = {each: found for each in wanted if (found := self._alive.get(each)) is not None}
+            missing = [each for each in dict.fromkeys(wanted) if each not in known]
+            for group in _groups(missing):
+                known.update(zip(group, self._run(group), strict=True))
+            for each in missing:
+                self._alive[each] = known[each]
+            for each in known:
+                self._remember(each, known[each])
+        return [known[each] for each in wanted]
+
+    def clear(self) -> None:
+        """Forget what no forward holds."""
+        with self._lock:
+            self._recent.clear()
+            self.num_bytes = 0
+
+    def _remember(self, key: MediaInput, encoded: Encoded) -> None:
+        if key not in self._recent:
+            self._recent[key] = encoded
+            self.num_bytes += encoded.num_bytes
+        self._recent.move_to_end(key)
+        while self.num_bytes > self._max_bytes:
+            self.num_bytes -= self._recent.popitem(last=False)[1].num_bytes
+
+    def _run(self, group: Sequence[MediaInput]) -> list[Encoded]:
+        """Outputs of inputs that one call of a tower can read; each by itself where its output does not come apart."""
+        if group[0].features is not None:
+            return [self._given(each.features) for each in group if each.features is not None]
+        read = getattr(self.model, f"get_{group[0].modality}_features")
+        names = inspect.signature(read).parameters
+        tensors = {
+            name: self._to_model(torch.cat([each.tensors[name] for each in group]))
+            for name in group[0].tensors
+            if name in names
+        }
+        output = read(**tensors, return_dict=True)
+        self._counters.add(num_encoded=len(group))
+        fields = {name: output[name] for name in _FIELDS if output.get(name) is not None}
+        counts = [each.count for each in group]
+        if len(group) > 1 and any(len(each) != sum(counts) for each in _by_image(fields)):
+            self._counters.add(num_encoded=-len(group))
+            return [self._run([each])[0] for each in group]
+        return [Encoded(type(output), each) for each in _split(fields, counts)]
+
+    def _given(self, features: torch.Tensor) -> Encoded:
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+        return Encoded(BaseModelOutputWithPooling, {"pooler_output": (self._to_model(features),)})
+
+    def _to_model(self, tensor: torch.Tensor) -> torch.Tensor:
+        tensor = to_device(tensor, self.model.device)
+        return tensor.to(self.model.dtype) if tensor.is_floating_point() else tensor
+
+    # -- what the model's forward gets -------------------------------------------------------------------
+
+    def inputs(self, works: Sequence[ForwardItem], batch: Batch, *, packed: bool, pixels: bool = False) -> Batch:
+        """A batch of prompts with media among them.
+
+        Args:
+            packed: the batch is one row, and its positions are given; else the model finds them.
+            pixels: the model's own forward runs its towers.
+        """
+        made = dict(batch.inputs)
+        read = [each for work in works if work.sequence.media for each in work.media_inputs()]
+        if pixels:
+            made |= self._pixels(read)
+        else:
+            encoded = self.encode(read)
+            made[OUTPUTS] = {
+                modality: _joined([one for each, one in zip(read, encoded, strict=True) if each.modality == modality])
+                for modality in dict.fromkeys(each.modality for each in read)
+            }
+        numbers = self._token_numbers(works, batch, packed)
+        made |= {name: value for name, value in numbers.items() if name in self._accepted}
+        if packed and hasattr(self.model, "get_rope_index"):
+            made["position_ids"] = torch.cat([self._positions(each) for each in works], dim=-1)
+        elif not packed:
+            grids = self._pixels(read)
+            made |= {name: grids[name] for name in _OF_POSITIONS if name in grids and name in self._accepted}
+        return replace(batch, inputs=made)
+
+    def _pixels(self, read: Sequence[MediaInput]) -> dict[str, torch.Tensor]:
+        names = dict.fromkeys(name for each in read for name in each.tensors)
+        return {
+            name: self._to_model(torch.cat([each.tensors[name] for each in read if name in each.tensors]))
+            for name in names
+            if name in self._accepted
+        }
+
+    def _token_numbers(self, works: Sequence[ForwardItem], batch: Batch, packed: bool) -> dict[str, torch.Tensor]:
+        """Each token's modality, in the batch's layout, under the names that models have for it."""
+        rows = {"mm_token_type_ids": [_types(each) for each in works]}
+        if any(each.sequence.media and each.sequence.media.text_types for each in works):
+            rows["token_type_ids"] = [_text_types(each) for each in works]
+        width = batch.inputs["input_ids"].shape[-1]
+        made = {}
+        for name, values in rows.items():
+            if packed:
+                values = [[number for each in values for number in each]]
+            made[name] = to_device(
+                torch.tensor([[*each, *[0] * (width - len(each))] for each in values]), self.model.device
+            )
+        return made
+
+    def _positions(self, work: ForwardItem) -> torch.Tensor:
+        """Rotary positions `(parts, 1, num_tokens)` of the tokens that a work computes, counted from its first one."""
+        sequence, start = work.sequence, work.num_cached_tokens
+        device = self.model.device
+        if sequence.media is None:
+            return torch.tensor(sequence.position_ids[start:], device=device).expand(3, 1, -1)
+        index: Any = self.model.get_rope_index
+        given = {
+            **self._pixels([each.input for each in sequence.media.spans]),
+            "input_ids": torch.tensor([sequence.token_ids], device=device),
+            "mm_token_type_ids": torch.tensor([sequence.media.types], device=device),
+        }
+        names = inspect.signature(index).parameters
+        positions: torch.Tensor = index(**{name: value for name, value in given.items() if name in names})[0]
+        return positions[..., start:]
+
+
+_OF_POSITIONS = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
+
+
+def _types(work: ForwardItem) -> Sequence[int]:
+    media = work.sequence.media
+    return (0,) * len(work) if media is None else media.types[work.num_cached_tokens :]
+
+
+def _text_types(work: ForwardItem) -> Sequence[int]:
+    media = work.sequence.media
+    types = (0,) * len(work.sequence) if media is None or not media.text_types else media.text_types
+    return types[work.num_cached_tokens :]
+
+
+def _groups(inputs: Sequence[MediaInput]) -> Iterable[list[MediaInput]]:
+    """Inputs that a tower can read at once: of one modality, whose tensors join along their first axis."""
+    groups: dict[Any, list[list[MediaInput]]] = {}
+    for each in inputs:
+        shapes = tuple(sorted((name, tensor.shape[1:], tensor.dtype) for name, tensor in each.tensors.items()))
+        found = groups.setdefault((each.modality, shapes, each.features is None), [[]])
+        if found[-1] and _size(found[-1]) + _size([each]) > _TOWER_BYTES:
+            found.append([])
+        found[-1].append(each)
+    return [group for found in groups.values() for group in found]
+
+
+def _size(inputs: Sequence[MediaInput]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for each in inputs for tensor in each.tensors.values())
+
+
+def _tensors(value: Any) -> Iterable[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif value is not None:
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(each)
+
+
+def _by_image(fields: Mapping[str, Any]) -> list[Any]:
+    """What has one part an image: the output itself, and of each layer that goes on beside it (Qwen3-VL) its own."""
+    return [fields["pooler_output"], *fields.get("deepstack_features", ())]
+
+
+def _split(fields: Mapping[str, Any], counts: Sequence[int]) -> list[dict[str, Any]]:
+    """The fields of each input, where these are of so many images."""
+    if len(counts) == 1:
+        return [dict(fields)]
+    made, start = [], 0
+    for count in counts:
+        here = slice(start, start + count)
+        start += count
+        one: dict[str, Any] = {"pooler_output": _part(fields["pooler_output"], here)}
+        if "deepstack_features" in fields:
+            one["deepstack_features"] = [_part(layer, here) for layer in fields["deepstack_features"]]
+        made.append(one)
+    return made
+
+
+def _part(value: Any, here: slice) -> Any:
+    """A part that holds no more memory than it is long."""
+    return value[here].clone() if isinstance(value, torch.Tensor) else tuple(each.clone() for each in value[here])
+
+
+def _joined(parts: Sequence[Encoded]) -> Any:
+    """One output of several."""
+    fields: dict[str, Any] = {"pooler_output": _together([each.fields["pooler_output"] for each in parts])}
+    if "deepstack_features" in parts[0].fields:
+        layers = zip(*(each.fields["deepstack_features"] for each in parts), strict=True)
+        fields["deepstack_features"] = [_together(list(layer)) for layer in layers]
+    return parts[0].kind(**fields)
+
+
+def _together(values: Sequence[Any]) -> Any:
+    if all(isinstance(each, torch.Tensor) for each in values):
+        return torch.cat(list(values))
+    return tuple(one for each in values for one in ([each] if isinstance(each, torch.Tensor) else each))
