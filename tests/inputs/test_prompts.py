@@ -43,7 +43,7 @@ def test_forms(prompt: Any, expected: Prompt) -> None:
     "prompt",
     [None, 3, 1.5, b"bytes", [], [1, "a"], [True, False], ("a",), ("a", 1), {}, {"prompt": None}, {"text": "a"}, ["a", "b"],
      {"prompt": "a", "messages": [{"role": "user", "content": "b"}]}, {"prompt": [1], "text_pair": "b"},
-     {"prompt": "a", "text_pair": 3}, {"prompt": "a", "multi_modal_data": {"image": 1}},
+     {"prompt": "a", "text_pair": 3}, {"prompt": "a", "multi_modal_data": 1},
      {"prompt": "a", "cache_salt": ""}, {"prompt": "a", "cache_salt": 3}, {"prompt_token_ids": "a"}, {"messages": "a"},
      {"prompt": "a", "chat_template_kwargs": {"x": 1}}, {"messages": [{"role": "a"}], "chat_template_kwargs": ["x"]},
      {"messages": [{"role": "a"}], "chat_template_kwargs": {"tokenize": True}}, {"prompt": "a", "max_tokens_per_doc": 3}],
