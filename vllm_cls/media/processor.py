@@ -214,8 +214,12 @@ class MediaProcessor:
         Raises:
             PromptError: the ids have lost some of their tokens.
         """
+        types = self._types(ids)
+        text_types: Sequence[int] = ()
+        if "token_type_ids" in self._processor.model_input_names:  # of Gemma 3 the same under another name
+            text_types = types if self._processor.return_mm_token_type_ids else [0] * len(ids)
         try:
-            return placed(media.inputs, ids, self._types(ids))
+            return placed(media.inputs, ids, types, text_types)
         except ValueError as error:
             raise PromptError(f"the prompt's images do not fit in it ({error}); shorten its text.") from error
 

@@ -1,0 +1,245 @@
+"""One model for images from transformers to a classifier: built small, converted, run with and without images."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import random
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.models.auto import modeling_auto
+
+import vllm_cls
+from vllm_cls import LLM
+from vllm_cls.media.features import MediaInput, placed
+from vllm_cls.runtime.batch import TokenSequence, token_sequence
+
+from ._coverage_case import TOLERANCE, _error, _line, randomize
+from ._small_configs import FIRST_TOKEN, VOCABULARY, small_config
+
+MAPPING = modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+
+@dataclass
+class ImageRow:
+    """What became of one model type.
+
+    Args:
+        status: "exact"; "fails" (ours is wrong or refuses); "cannot" (transformers cannot build it so small, or run it).
+        why: of a status that is not "exact".
+        form: how prompts with images run: "packed" (with texts), "padded", "single", or "pixels" (one at a time, towers in it).
+        shares: whether prompts go on from the keys and values of an image.
+        error: largest difference of logits from transformers' own states and the head.
+    """
+
+    model_type: str
+    status: str = "cannot"
+    why: str = ""
+    text_form: str = ""
+    form: str = ""
+    pooling: str = ""
+    shares: bool = False
+    error: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class ImagePrompt:
+    """Token ids, and the model's arguments for the images in them."""
+
+    ids: list[int]
+    types: list[int]
+    images: list[dict[str, torch.Tensor]]
+    counts: list[int]
+
+
+def model_types() -> list[str]:
+    return sorted(modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
+
+
+def run_case(model_type: str, folder: Path) -> ImageRow:
+    """Try one model type.
+
+    Args:
+        folder: where the model and its conversion are written.
+    """
+    row = ImageRow(model_type)
+    try:
+        torch.manual_seed(0)
+        config = small_config(model_type)
+        _widen_windows(config)
+        model = randomize(MAPPING[type(config)](config))
+        prompts = image_prompts(model)
+        expected = torch.stack([last_state(model, each) for each in prompts])
+        if not bool(torch.isfinite(expected).all()):
+            raise ValueError("its states are not finite")
+        if float((expected[0] - expected[1]).abs().max()) < 1e-4:
+            raise ValueError("its states do not depend on the image")
+        model.save_pretrained(folder / "source")
+    except Exception as error:  # every class refuses in its own way
+        row.why = _line(error)
+        return row
+    try:
+        _compare(row, prompts, expected, folder)
+    except Exception as error:
+        row.status, row.why = "fails", _line(error)
+    return row
+
+
+def _compare(row: ImageRow, prompts: list[ImagePrompt], expected: torch.Tensor, folder: Path) -> None:
+    report = vllm_cls.convert(str(folder / "source"), folder / "out", head="random", num_labels=3, seed=0)
+    row.pooling = report.pooling
+    with LLM(str(folder / "out"), dtype="float32", num_threads=1) as llm:
+        engine: Any = llm._open.engine
+        wanted = expected @ llm.model.get_parameter("score.weight").float().T
+        sequences = [sequence_of(engine.runner, each) for each in prompts]
+        results = engine.logits(sequences)
+        failed = [each for each in results if isinstance(each, Exception)]
+        row.text_form, row.form, row.shares = (
+            engine.runner.mode.form,
+            engine.runner.media_form,
+            engine.runner.shares_media,
+        )
+        if failed:
+            raise failed[0]
+        row.error = _error(torch.stack([each.row for each in results]), wanted)
+    row.status = "exact" if row.error <= TOLERANCE else "fails"
+    row.why = "" if row.status == "exact" else f"logits differ by {row.error:.1e}"
+
+
+def last_state(model: PreTrainedModel, prompt: ImagePrompt) -> torch.Tensor:
+    """The last token's state `(hidden,)`, as transformers' language model hands it to its output layer."""
+    seen: list[torch.Tensor] = []
+    output: Any = model.get_output_embeddings()
+    if output is None:
+        raise ValueError("it has no output layer")
+    hook = output.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    given: dict[str, Any] = {
+        "input_ids": torch.tensor([prompt.ids]),
+        "attention_mask": torch.ones(1, len(prompt.ids), dtype=torch.long),
+    }
+    names = {*inspect.signature(model.forward).parameters, *inspect.signature(model.base_model.forward).parameters}
+    for name in ("mm_token_type_ids", "token_type_ids"):
+        if name in names:
+            given[name] = torch.tensor([prompt.types])
+    for name in prompt.images[0] if prompt.images else ():
+        given[name] = torch.cat([each[name] for each in prompt.images])
+    try:
+        with torch.no_grad():
+            model(**given, use_cache=False)
+    finally:
+        hook.remove()
+    return seen[-1][0, -1]
+
+
+def image_prompts(model: PreTrainedModel) -> list[ImagePrompt]:
+    """Two prompts of the same tokens and other images, one of two images, one that ends with one, and a text."""
+    config = model.config
+    token = getattr(config, "image_token_id", None)
+    token = getattr(config, "image_token_index", None) if token is None else token
+    if not isinstance(token, int) or not 0 <= token < VOCABULARY:
+        raise ValueError(f"its image token is {token}")
+    first, count = image_input(model, 0)
+    images = [first, *(same_kind(first, seed) for seed in (1, 2))]
+    rng = random.Random(0)
+
+    def text(length: int) -> list[int]:
+        return [each for each in (rng.randrange(FIRST_TOKEN, VOCABULARY) for _ in range(length + 9)) if each != token][
+            :length
+        ]
+
+    begin, end = text(5), text(6)
+
+    def prompt(*parts: Any) -> ImagePrompt:
+        ids = [each for part in parts for each in (part if isinstance(part, list) else [token] * count)]
+        mine = [part for part in parts if not isinstance(part, list)]
+        return ImagePrompt(ids, [int(each == token) for each in ids], mine, [count] * len(mine))
+
+    return [
+        prompt(begin, images[0], end), prompt(begin, images[1], end), prompt(begin, images[0], text(9)),
+        prompt(text(3), images[2], text(4), images[0], text(2)), prompt(text(4), images[1]), prompt(text(11)),
+    ]  # fmt: skip
+
+
+def image_input(model: PreTrainedModel, seed: int) -> tuple[dict[str, torch.Tensor], int]:
+    """Arguments of one image that the model takes, and how many tokens it becomes."""
+    why: Exception | None = None
+    read: Any = getattr(model.base_model, "get_image_features", None) or model.get_image_features
+    names = inspect.signature(read).parameters
+    for given in _candidates(model, seed, "image_grid_thw" in names):
+        given = {name: value for name, value in given.items() if name in names}
+        try:
+            with torch.no_grad():
+                pooled = read(**given, return_dict=True).pooler_output
+            parts = pooled if isinstance(pooled, (list, tuple)) else [pooled]
+            return given, sum(each.numel() // each.shape[-1] for each in parts)
+        except Exception as error:
+            why = why or error
+    raise why or ValueError("it takes no image")
+
+
+def _candidates(model: PreTrainedModel, seed: int, flat: bool) -> Iterator[dict[str, torch.Tensor]]:
+    config: Any = model.config
+    vision = next(
+        (each for name in config.sub_configs if name.startswith("vision") and (each := getattr(config, name))), config
+    )
+    patch = getattr(vision, "patch_size", 8)
+    patch = patch if isinstance(patch, int) else patch[0]
+    merge = getattr(vision, "spatial_merge_size", None) or getattr(config, "spatial_merge_size", None) or 2
+    channels = getattr(vision, "in_channels", None) or getattr(vision, "num_channels", None) or 3
+    generator = torch.Generator().manual_seed(seed)
+
+    def random_values(*shape: int) -> torch.Tensor:
+        return torch.rand(shape, generator=generator) * 2 - 1
+
+    side = 2 * merge
+    for depth in (getattr(vision, "temporal_patch_size", 1), 1, 2) if flat else ():
+        grid = torch.tensor([[1, side, side]])
+        yield {
+            "pixel_values": random_values(side * side, channels * depth * patch * patch), "image_grid_thw": grid,
+            "image_merge_sizes": torch.tensor([merge]),
+        }  # fmt: skip
+    if flat:
+        values = random_values(side * side, channels, patch, patch)
+        yield {"pixel_values": values, "image_grid_thw": torch.tensor([[1, side, side]])}
+    sizes = [getattr(vision, "image_size", None), 32, 64, 16]
+    for size in dict.fromkeys(each if isinstance(each, int) else each[0] for each in sizes if each):
+        for shape in ((1,), (1, 1), (1, 2), (1, 3), (1, 5)):
+            yield {
+                "pixel_values": random_values(*shape, channels, size, size),
+                "image_sizes": torch.tensor([[size, size]]),
+            }
+
+
+def _widen_windows(config: Any) -> None:
+    """A tower's windows hold at least one of the patches that are merged."""
+    for name in config.sub_configs:
+        vision = getattr(config, name)
+        if name.startswith("vision") and isinstance(getattr(vision, "window_size", None), int):
+            vision.window_size = max(vision.window_size, 4 * vision.patch_size)
+
+
+def same_kind(image: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
+    """Another image of the same size."""
+    values = image["pixel_values"]
+    other = torch.rand(values.shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return {**image, "pixel_values": other}
+
+
+def sequence_of(runner: Any, prompt: ImagePrompt) -> TokenSequence:
+    """What our engine runs for a prompt."""
+    made = token_sequence(runner.architecture, runner.backbone.config, prompt.ids, None)
+    if not prompt.images:
+        return made
+    inputs = [
+        MediaInput("image", str(float(each["pixel_values"].double().sum())), each, count)
+        for each, count in zip(prompt.images, prompt.counts, strict=True)
+    ]
+    return dataclasses.replace(made, media=placed(inputs, prompt.ids, prompt.types, prompt.types))
