@@ -38,6 +38,11 @@ class MediaReader:
 
         return MediaPolicy(**self.policy)
 
+    def clear(self) -> None:
+        """Forget what was made of earlier images and videos."""
+        if "processor" in vars(self):
+            self.processor.clear()
+
     def read(self, prompt: Prompt) -> Prompt:
         """A prompt with its media read.
 

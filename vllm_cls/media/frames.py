@@ -76,6 +76,7 @@ class FramesProcessor:
     """
 
     valid_kwargs = _Settings
+    model_input_names = ("pixel_values_videos", "video_grid_thw")
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._settings = self._merged(_DEFAULTS, settings)

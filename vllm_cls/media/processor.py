@@ -67,6 +67,12 @@ class MediaProcessor:
         self._num_bytes = 0
         self._lock = threading.Lock()
 
+    def clear(self) -> None:
+        """Forget what was made of earlier images and videos."""
+        with self._lock:
+            self._kept.clear()
+            self._num_bytes = 0
+
     # -- images and videos → tensors -------------------------------------------------------------------
 
     def sampling(self, **asked: Any) -> FrameSampling | None:

@@ -146,6 +146,14 @@ class OpenModel:
         """Forget the keys and values of earlier prompts (vLLM's name)."""
         self._open.engine.prefix_cache.clear()
 
+    def reset_mm_cache(self) -> None:
+        """Forget what was made of earlier images and videos (vLLM's name)."""
+        loaded = self._open
+        if loaded.engine.runner.media_form:
+            loaded.engine.runner.towers.clear()
+        if loaded.processor.media is not None:
+            loaded.processor.media.clear()
+
     def close(self) -> None:
         """Free the model's memory."""
         if self._loaded is not None:
