@@ -28,7 +28,7 @@ _MAX_REDIRECTS = 3
 _HEADERS = {"Accept": "image/*, video/*", "Accept-Encoding": "identity", "User-Agent": "vllm-cls"}
 
 
-class Target(NamedTuple):
+class WebAddress(NamedTuple):
     """Where a URL leads."""
 
     scheme: str
@@ -65,7 +65,7 @@ def fetch(url: str, allowance: Allowance) -> bytes:
     raise PromptError(f"more than {_MAX_REDIRECTS} redirects.")
 
 
-def target_of(url: str, allowed: tuple[str, ...]) -> Target:
+def target_of(url: str, allowed: tuple[str, ...]) -> WebAddress:
     """Take a URL apart.
 
     Raises:
@@ -88,7 +88,7 @@ def target_of(url: str, allowed: tuple[str, ...]) -> Target:
     host = host[: -len(f":{port}")] if port is not None and host.endswith(f":{port}") else host
     if not _HOST.fullmatch(host):
         raise PromptError(f"the host {shown(host)} is not one; names beyond ASCII are written as xn--….")
-    target = Target(parts.scheme, host, port or _PORTS[parts.scheme], _path(parts.path, parts.query))
+    target = WebAddress(parts.scheme, host, port or _PORTS[parts.scheme], _path(parts.path, parts.query))
     if not _is_allowed(target, allowed):
         raise PromptError(
             f"the host {target.host_header!r} is not allowed; nothing is fetched but from those of --allowed-media-domains."
@@ -102,13 +102,13 @@ def _path(path: str, query: str) -> str:
     )
 
 
-def _is_allowed(target: Target, allowed: tuple[str, ...]) -> bool:
+def _is_allowed(target: WebAddress, allowed: tuple[str, ...]) -> bool:
     names = {each.lower() for each in allowed}
     usual = target.port == _PORTS[target.scheme]
     return f"{target.host}:{target.port}" in names or (usual and target.host in names)
 
 
-def _get(target: Target, allowance: Allowance) -> tuple[bytes, str | None]:
+def _get(target: WebAddress, allowance: Allowance) -> tuple[bytes, str | None]:
     """The body, or where a redirect leads."""
     url = httpcore.URL(
         scheme=target.scheme, host=target.host.strip("[]"), port=target.port, target=target.path.encode("ascii")
