@@ -39,12 +39,12 @@ def resolved(host: str, port: int, timeout: float) -> list[str]:
         PromptError: it has none, or finding them took too long.
     """
     found: list[str] = []
-    failed: list[OSError] = []
+    failed: list[Exception] = []
 
     def ask() -> None:
         try:
             found.extend(str(each[4][0]) for each in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # a label of the name is empty or too long
             failed.append(error)
 
     thread = threading.Thread(target=ask, name="vcls-resolve", daemon=True)  # nothing ends it before its time

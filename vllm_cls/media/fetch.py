@@ -48,24 +48,24 @@ def fetch(url: str, allowance: Allowance) -> bytes:
         PromptError: it is not allowed, too large, too slow, or not there.
     """
     for _ in range(_MAX_REDIRECTS + 1):
-        target = target_of(url, allowance.policy.allowed_media_domains)
+        address = address_of(url, allowance.policy.allowed_media_domains)
         try:
-            data, location = _get(target, allowance)
+            data, location = get(address, allowance)
         except httpcore.TimeoutException as error:
             allowance.seconds_left()  # says that all time is over, if it is
-            raise PromptError(f"{target.host!r} did not answer in time.") from error
+            raise PromptError(f"{address.host!r} did not answer in time.") from error
         except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
-            raise PromptError(f"{target.host!r} could not be asked: {_reason(error)}.") from error
+            raise PromptError(f"{address.host!r} could not be asked: {_reason(error)}.") from error
         if location is None:
             return data
         following = urljoin(url, location)
-        if target.scheme == "https" and not following.lower().startswith("https:"):
-            raise PromptError(f"{target.host!r} redirects from https to less; such redirects are not followed.")
+        if address.scheme == "https" and not following.lower().startswith("https:"):
+            raise PromptError(f"{address.host!r} redirects from https to less; such redirects are not followed.")
         url = following
     raise PromptError(f"more than {_MAX_REDIRECTS} redirects.")
 
 
-def target_of(url: str, allowed: tuple[str, ...]) -> WebAddress:
+def address_of(url: str, allowed: tuple[str, ...]) -> WebAddress:
     """Take a URL apart.
 
     Raises:
@@ -88,12 +88,12 @@ def target_of(url: str, allowed: tuple[str, ...]) -> WebAddress:
     host = host[: -len(f":{port}")] if port is not None and host.endswith(f":{port}") else host
     if not _HOST.fullmatch(host):
         raise PromptError(f"the host {shown(host)} is not one; names beyond ASCII are written as xn--….")
-    target = WebAddress(parts.scheme, host, port or _PORTS[parts.scheme], _path(parts.path, parts.query))
-    if not _is_allowed(target, allowed):
+    address = WebAddress(parts.scheme, host, port or _PORTS[parts.scheme], _path(parts.path, parts.query))
+    if not _is_allowed(address, allowed):
         raise PromptError(
-            f"the host {target.host_header!r} is not allowed; nothing is fetched but from those of --allowed-media-domains."
+            f"the host {address.host_header!r} is not allowed; nothing is fetched but from those of --allowed-media-domains."
         )
-    return target
+    return address
 
 
 def _path(path: str, query: str) -> str:
@@ -102,20 +102,20 @@ def _path(path: str, query: str) -> str:
     )
 
 
-def _is_allowed(target: WebAddress, allowed: tuple[str, ...]) -> bool:
+def _is_allowed(address: WebAddress, allowed: tuple[str, ...]) -> bool:
     names = {each.lower() for each in allowed}
-    usual = target.port == _PORTS[target.scheme]
-    return f"{target.host}:{target.port}" in names or (usual and target.host in names)
+    usual = address.port == _PORTS[address.scheme]
+    return f"{address.host}:{address.port}" in names or (usual and address.host in names)
 
 
-def _get(target: WebAddress, allowance: Allowance) -> tuple[bytes, str | None]:
+def get(address: WebAddress, allowance: Allowance) -> tuple[bytes, str | None]:
     """The body, or where a redirect leads."""
     url = httpcore.URL(
-        scheme=target.scheme, host=target.host.strip("[]"), port=target.port, target=target.path.encode("ascii")
+        scheme=address.scheme, host=address.host.strip("[]"), port=address.port, target=address.path.encode("ascii")
     )
     left = allowance.seconds_left()
     timeouts = {"connect": left, "read": left, "write": left, "pool": left}
-    headers = {"Host": target.host_header, **_HEADERS}
+    headers = {"Host": address.host_header, **_HEADERS}
     with (
         httpcore.ConnectionPool(ssl_context=_ssl_context(), network_backend=_CheckedBackend(allowance)) as pool,
         pool.stream("GET", url, headers=headers, extensions={"timeout": timeouts}) as response,
@@ -124,16 +124,16 @@ def _get(target: WebAddress, allowance: Allowance) -> tuple[bytes, str | None]:
         if response.status in _REDIRECTS and "location" in found:
             return b"", found["location"]
         if response.status != 200:
-            raise PromptError(f"{target.host!r} answered {response.status}.")
+            raise PromptError(f"{address.host!r} answered {response.status}.")
         if found.get("content-encoding", "identity").lower() != "identity":
-            raise PromptError(f"{target.host!r} sent it compressed, which was not asked for.")
+            raise PromptError(f"{address.host!r} sent it compressed, which was not asked for.")
         return _body(response, found.get("content-length", ""), allowance), None
 
 
 def _body(response: httpcore.Response, length: str, allowance: Allowance) -> bytes:
     limit = allowance.policy.max_bytes
     refusal = PromptError(f"more than the {limit:,} bytes allowed.")
-    if length.isdecimal() and int(length) > limit:
+    if length.isdecimal() and (len(length) > 15 or int(length) > limit):
         raise refusal
     data = bytearray()
     for chunk in response.iter_stream():
