@@ -109,6 +109,16 @@ class PoolingChoice(Choice):
         return click.Choice(names, case_sensitive=False).convert(value, param, ctx)
 
 
+def _joined(ctx: click.Context, param: click.Parameter, value: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    return tuple(name for several in value for name in several)
+
+
+def _existing_folder(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    if value and not os.path.isdir(value):
+        raise click.BadParameter(f"there is no folder {value!r}.", ctx, param)
+    return value
+
+
 _COMMON = [
     click.option("--tokenizer", metavar="PATH", help="Where the tokenizer is, if not beside the model."),
     click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N.", show_default=True),
@@ -179,6 +189,27 @@ def running_names() -> set[str]:
 def verbosity_options(function: F) -> F:
     """The options -q, -v and --debug."""
     return with_options(function, _SPEAKING)
+
+
+_MEDIA = [
+    click.option(
+        "--allowed-media-domains", type=NameListParam(), multiple=True, metavar="A,B,…", callback=_joined,
+        help="Fetch images and videos from these hosts, exactly; HOST:PORT is another port. Else none is fetched.",
+    ),
+    click.option(
+        "--allowed-local-media-path", default="", metavar="FOLDER", callback=_existing_folder,
+        help="Read local images and videos under this folder alone, links resolved.",
+    ),
+    click.option(
+        "--limit-mm-per-prompt", type=JsonObject(), default=dict, metavar="JSON",
+        help='The most images and videos of a prompt, such as \'{"image": 4, "video": 1}\'.',
+    ),
+]  # fmt: skip
+
+
+def media_options(function: F) -> F:
+    """Where images and videos may come from, and how many a prompt may have; the names are vLLM's."""
+    return with_options(function, _MEDIA)
 
 
 def with_options(function: F, options: Sequence[Callable[[F], F]]) -> F:

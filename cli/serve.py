@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from .grouped import GroupedCommand
-from .options import NameListParam, ParamType, State, Template, configure_output, pass_state, running_options, say
+from .options import NameListParam, ParamType, State, Template, configure_output, media_options, pass_state, running_options, say
 from .server_options import GUARDS, guard_options, guard_settings
 
 EPILOG = """\b
@@ -30,8 +30,9 @@ Routes: /classify /pooling /score /rerank /tokenize /detokenize /invocations /v1
 
 _SERVED = ("host", "port", "uds", "root_path", "served_model_name", "threshold", "trust_request_chat_template")
 _QUEUE = ("max_num_seqs", "max_queued_requests", "max_queued_tokens")
+_MEDIA = ("allowed_media_domains", "allowed_local_media_path", "limit_mm_per_prompt", "trust_request_mm_kwargs")
 _ADAPTERS = ("lora_modules", "max_loras", "max_lora_rank")
-_GROUPS = {"Server": _SERVED, "Guards": GUARDS, "Queue": _QUEUE, "Adapters": _ADAPTERS}
+_GROUPS = {"Server": _SERVED, "Guards": GUARDS, "Images and videos": _MEDIA, "Queue": _QUEUE, "Adapters": _ADAPTERS}
 
 
 class TemplateOrFile(Template):
@@ -80,6 +81,10 @@ def _distinct(ctx: click.Context, param: click.Parameter, value: Sequence[tuple[
 )
 @click.option(
     "--trust-request-chat-template", is_flag=True, help="Render chat templates of requests, in a process of their own."
+)
+@media_options
+@click.option(
+    "--trust-request-mm-kwargs", is_flag=True, help="Take mm_processor_kwargs and media_io_kwargs from requests."
 )
 @guard_options
 @click.option("--max-num-seqs", type=click.IntRange(1), default=256, show_default=True, help="Prompts in one batch.")
@@ -136,6 +141,7 @@ def serve(
         threshold=options.pop("threshold"),
         trust_request_chat_template=options.pop("trust_request_chat_template"),
         root_path=options.pop("root_path"),
+        **{name: options.pop(name) for name in _MEDIA},
         **guard_settings(host, options),
     )
     options["use_template"] = not options.pop("no_template")

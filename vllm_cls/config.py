@@ -192,6 +192,10 @@ class ModelConfig:
         allow_pickle: read `.bin` weights (with `weights_only`).
         score_template: how pairs are written: Jinja with `query` and `document`, or a name (see `pair_template`).
         lora: the folder of a PEFT LoRA adapter, merged into the weights; its head is the model's.
+        allowed_media_domains: hosts from which images and videos of prompts are fetched.
+        allowed_local_media_path: the folder that local images and videos must be under; "" allows all.
+        limit_mm_per_prompt: the most images and videos of a prompt, by modality.
+        mm_processor_kwargs: what the model's processor of images and videos is told, where a prompt does not say it.
     """
 
     model: str
@@ -211,6 +215,10 @@ class ModelConfig:
     score_template: str | None = None
     use_template: bool = True
     lora: str | None = None
+    allowed_media_domains: tuple[str, ...] = ()
+    allowed_local_media_path: str = ""
+    limit_mm_per_prompt: Mapping[str, Any] = field(default_factory=dict)
+    mm_processor_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_options(cls, model: object, **options: Any) -> ModelConfig:
@@ -226,7 +234,16 @@ class ModelConfig:
         options["hf_overrides"] = options.get("hf_overrides") or {}
         options["pooler_config"] = PoolerConfig.parse(options.get("pooler_config"))
         options["dtype"] = str(options.get("dtype") or "auto").removeprefix("torch.")
+        options["allowed_media_domains"] = _names(options.get("allowed_media_domains"))
+        options["allowed_local_media_path"] = str(options.get("allowed_local_media_path") or "")
+        for name in ("limit_mm_per_prompt", "mm_processor_kwargs"):
+            options[name] = options.get(name) or {}
         return cls(model=str(model), **options)
+
+    def media_options(self) -> dict[str, Any]:
+        """What was said of images and videos, by the names of `MediaPolicy`."""
+        names = ("allowed_media_domains", "allowed_local_media_path", "limit_mm_per_prompt")
+        return {name: getattr(self, name) for name in names if getattr(self, name)}
 
     def label_overrides(self) -> list[str]:
         """The labels that `hf_overrides` names, in the order of their indices; empty where it names none.
@@ -259,6 +276,9 @@ class ModelConfig:
             raise ConfigError("hf_overrides cannot change model_type; the weights are those of one architecture.")
         if self.max_model_len is not None and not isinstance(self.max_model_len, int):
             raise ConfigError(f"max_model_len={self.max_model_len!r} is not a whole number.")
+        for name in ("limit_mm_per_prompt", "mm_processor_kwargs"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise ConfigError(f"{name}={getattr(self, name)!r} is no mapping of names to values.")
         if self.convert not in CONVERT_MODES:
             raise ConfigError(f"convert={self.convert!r} is unknown; use one of {', '.join(CONVERT_MODES)}.")
         if self.dtype not in DTYPES:
@@ -268,6 +288,12 @@ class ModelConfig:
             raise ConfigError(f"quantization={self.quantization!r} is unknown; use {known}.")
         if self.max_model_len is not None and self.max_model_len < 1:
             raise ConfigError(f"max_model_len={self.max_model_len} must be at least 1.")
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        raise ConfigError(f"allowed_media_domains={value!r} is one name; give a list of them.")
+    return tuple(str(each) for each in value or ())
 
 
 @dataclass(frozen=True)

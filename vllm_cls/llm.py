@@ -46,6 +46,10 @@ class LLM(OpenModel):
         enable_lora: take `lora_request`s; the model itself then needs no head.
         max_loras: adapters held in memory at once; the least recently used is let go, and read again when needed.
         max_lora_rank: adapters of a larger rank are refused; None takes any.
+        allowed_media_domains: hosts from which images and videos of prompts are fetched; none fetches nothing.
+        allowed_local_media_path: a folder that local images and videos must be under; None allows all.
+        limit_mm_per_prompt: the most images and videos of a prompt, such as `{"image": 4, "video": 1}`.
+        mm_processor_kwargs: what the model's processor of images and videos is told, where a prompt does not say it.
         seed: taken for vLLM's sake, as `use_tqdm` of the methods is: nothing here is random, and no bar is shown.
         engine_args: vLLM's engine arguments; those without meaning here are accepted with a warning.
 
@@ -85,6 +89,10 @@ class LLM(OpenModel):
         enable_lora: bool = False,
         max_loras: int = 8,
         max_lora_rank: int | None = None,
+        allowed_media_domains: Sequence[str] | None = None,
+        allowed_local_media_path: str | None = None,
+        limit_mm_per_prompt: Mapping[str, Any] | None = None,
+        mm_processor_kwargs: Mapping[str, Any] | None = None,
         **engine_args: Any,
     ) -> None:
         from .model.opening import load_model
@@ -110,6 +118,10 @@ class LLM(OpenModel):
             score_template=score_template,
             use_template=use_template,
             lora=lora,
+            allowed_media_domains=allowed_media_domains,
+            allowed_local_media_path=allowed_local_media_path,
+            limit_mm_per_prompt=limit_mm_per_prompt,
+            mm_processor_kwargs=mm_processor_kwargs,
         )
         runtime = RuntimeConfig(
             max_num_batched_tokens,

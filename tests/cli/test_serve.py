@@ -55,6 +55,8 @@ def test_options_reach_the_model_and_the_server(run: Run, seen: dict[str, Any], 
         "--metrics-key-file", keys,
         "--trust-request-chat-template", "--max-num-seqs", "3", "--max-queued-requests", "4", "--max-queued-tokens", "5",
         "--max-inputs", "6", "--api-key", "k", "--lora-modules", "c=d", "--lora-modules", "e=f", "--max-lora-rank", "7",
+        "--allowed-media-domains", "a.test,b.test", "--allowed-media-domains", "c.test:8080",
+        "--allowed-local-media-path", tmp_path, "--limit-mm-per-prompt", '{"image": 4}', "--trust-request-mm-kwargs",
         "--chat-template", template, "--score-template", r"{{ query }}\n{{ document }}", "--no-template", "--device", "cpu",
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
@@ -62,6 +64,9 @@ def test_options_reach_the_model_and_the_server(run: Run, seen: dict[str, Any], 
     assert settings.served_model_names == ("a", "b") and settings.lora_modules == {"c": "d", "e": "f"}
     assert (settings.threshold, settings.root_path, settings.trust_request_chat_template) == (0.3, "/x", True)
     assert (settings.max_inputs, settings.api_keys, settings.metrics_keys) == (6, ("k",), ("scrape",))
+    assert settings.allowed_media_domains == ("a.test", "b.test", "c.test:8080")
+    assert settings.allowed_local_media_path == str(tmp_path) and settings.limit_mm_per_prompt == {"image": 4}
+    assert settings.trust_request_mm_kwargs and "limit_mm_per_prompt" not in seen["options"]
     expected = {
         "max_num_seqs": 3,
         "max_queued_requests": 4,
@@ -167,3 +172,15 @@ def test_a_model_that_cannot_be_opened_leaves_no_socket_open(
     result = run("serve", "model", "--port", "0")
     assert result.exit_code == 1 and "model cannot be opened" in result.stderr
     assert [each.fileno() for each in listeners] == [-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--allowed-local-media-path", "/no/such"], "there is no folder '/no/such'"),
+        (["--limit-mm-per-prompt", "image=4"], "is not JSON"),
+    ],
+)
+def test_wrong_options_of_media(run: Run, seen: dict[str, Any], arguments: list[str], message: str) -> None:
+    result = run("serve", "model", "--port", "0", *arguments)
+    assert result.exit_code == 2 and message in result.stderr

@@ -76,6 +76,15 @@ def test_cutting_keeps_one_end(text: str, limit: int, side: str) -> None:
     assert text.startswith(cut) if side == "right" else text.endswith(cut)
 
 
+def test_texts_of_parts_are_counted_and_cut() -> None:
+    parts = [{"type": "text", "text": "abcdef"}, {"type": "image"}, {"type": "text", "text": "gh"}]
+    prompt = Prompt(messages=({"role": "user", "content": parts}, {"role": "tool"}))
+    assert prompt.texts() == ["abcdef", "gh"] and prompt.longest_text() == 6
+    (cut, other) = prompt.cut(3, "left").messages or ()
+    assert cut["content"] == [{"type": "text", "text": "def"}, {"type": "image"}, {"type": "text", "text": "gh"}]
+    assert other == {"role": "tool"}
+
+
 def test_cutting_reaches_messages_and_fields() -> None:
     prompt = Prompt(messages=({"role": "user", "content": "abcdef"},), fields={"x": "abcdef", "n": 3})
     cut = prompt.cut(2, "right")

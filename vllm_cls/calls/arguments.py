@@ -15,7 +15,7 @@ _WITHOUT_MEANING = frozenset(
     "enforce_eager gpu_memory_utilization kv_cache_memory_bytes kv_cache_dtype swap_space cpu_offload_gb block_size "
     "enable_chunked_prefill disable_log_stats max_seq_len_to_capture disable_custom_all_reduce load_format "
     "tokenizer_mode tokenizer_revision skip_tokenizer_init served_model_name scheduling_policy model_impl "
-    "mm_processor_kwargs limit_mm_per_prompt generation_config compilation_config "
+    "generation_config compilation_config "
     "distributed_executor_backend calculate_kv_scales max_cpu_loras max_lora_cls_labels fully_sharded_loras "
     "lora_dtype".split()
 )

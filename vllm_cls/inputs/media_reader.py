@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,11 @@ from ..errors import PromptError
 from .prompts import Prompt
 
 if TYPE_CHECKING:
+    from ..media.items import FrameSampling
     from ..media.policy import MediaPolicy
     from ..media.processor import MediaProcessor
+
+_SAMPLING = ("fps", "num_frames")
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,10 +25,16 @@ class MediaReader:
     Args:
         open: makes the model's processor.
         policy: options of `MediaPolicy`: what may be read, from where, and how much.
+        kwargs: what the processor is told, where a prompt's `mm_processor_kwargs` do not say it.
     """
 
     open: Callable[[], MediaProcessor]
     policy: dict[str, Any] = field(default_factory=dict)
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.policy:
+            self._policy  # noqa: B018  # what is wrong with it is told when the model is loaded
 
     @functools.cached_property
     def processor(self) -> MediaProcessor:
@@ -43,6 +52,19 @@ class MediaReader:
         if "processor" in vars(self):
             self.processor.clear()
 
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What the model reads: `image`, `video`."""
+        return self.processor.modalities
+
+    def sampling(self, kwargs: Mapping[str, Any]) -> FrameSampling:
+        """Which frames of a video are taken: as a prompt's `mm_processor_kwargs` say, or as the model does, or 32."""
+        from ..media.sampling import UniformFrames
+
+        said = {**self.kwargs, **kwargs}
+        asked = {name: said[name] for name in _SAMPLING if said.get(name) is not None}
+        return self.processor.sampling(**asked) or UniformFrames()
+
     def read(self, prompt: Prompt) -> Prompt:
         """A prompt with its media read.
 
@@ -52,12 +74,9 @@ class MediaReader:
         """
         from ..media.load import load_media
 
-        kwargs = prompt.mm_processor_kwargs
-        sampling = {name: kwargs[name] for name in ("fps", "num_frames") if kwargs.get(name) is not None}
-        sample = self.processor.sampling(**sampling)
-        sampled = () if sample is None else (sample,)
-        items = load_media(prompt.multi_modal_data, self._policy, *sampled)
+        kwargs = {**self.kwargs, **prompt.mm_processor_kwargs}
+        items = load_media(prompt.multi_modal_data, self._policy, self.sampling(kwargs))
         if not items:
             raise PromptError("multi_modal_data holds nothing; leave it out, or give images or videos.")
-        rest = {name: value for name, value in kwargs.items() if name not in sampling}
+        rest = {name: value for name, value in kwargs.items() if name not in _SAMPLING}
         return replace(prompt, media=self.processor.read(items, rest))

@@ -7,7 +7,7 @@ A prompt is a text, a pair `(text, text_pair)`, token ids, a list of chat messag
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +65,7 @@ class Prompt:
         messages = self.messages
         if messages is not None:
             messages = tuple(
-                {**each, "content": short(each["content"])} if isinstance(each.get("content"), str) else each
+                {name: _shortened(value, short) if name == "content" else value for name, value in each.items()}
                 for each in messages
             )
         return replace(
@@ -84,7 +84,24 @@ class Prompt:
         """Every text of it."""
         texts = [text for text in (self.text, self.text_pair) if text is not None]
         texts += [value for value in self.fields.values() if isinstance(value, str)]
-        return texts + [each["content"] for each in self.messages or () if isinstance(each.get("content"), str)]
+        return texts + [text for each in self.messages or () for text in _texts_of(each.get("content"))]
+
+
+def _texts_of(content: Any) -> list[str]:
+    """The texts of a message's content: itself, or those of its parts."""
+    if isinstance(content, str):
+        return [content]
+    parts = content if isinstance(content, (list, tuple)) else ()
+    return [each["text"] for each in parts if isinstance(each, Mapping) and isinstance(each.get("text"), str)]
+
+
+def _shortened(content: Any, short: Callable[[str], str]) -> Any:
+    """A message's content with each of its texts made short."""
+    if isinstance(content, str):
+        return short(content)
+    if not isinstance(content, (list, tuple)):
+        return content
+    return [{**each, "text": short(each["text"])} if _texts_of([each]) else each for each in content]
 
 
 def _short(text: str, limit: int, side: str) -> str:

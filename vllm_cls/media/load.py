@@ -44,10 +44,7 @@ def load_media(
                 "multi_modal_data",
             )
     allowance = Allowance(policy)
-    readers: dict[str, Callable[[Any], Any]] = {
-        "image": partial(_image, allowance=allowance),
-        "video": partial(_video, sample=sample, allowance=allowance),
-    }
+    read = partial(load_items, allowance=allowance, sample=sample)
     found: dict[str, list[MediaItem]] = {}
     for modality in MODALITIES:
         key = f"{modality}_embeds"
@@ -57,20 +54,36 @@ def load_media(
         if plain is not None:
             values = _values(plain, modality)
             policy.check_number(modality, len(values))
-            found[modality] = _read(values, readers[modality], modality)
+            found[modality] = _read(values, read, modality)
         elif embedded is not None:
             values = list(embedded) if isinstance(embedded, (list, tuple)) else [embedded]
-            items = _read(values, partial(_embeddings, key=key, allowance=allowance), key)
-            found[modality] = [each for part in items for each in part]
+            found[modality] = _read(values, read, key)
             policy.check_number(modality, len(found[modality]))
     return {modality: items for modality, items in found.items() if items}
 
 
-def _read(values: Sequence[Any], reader: Callable[[Any], Any], name: str) -> list[Any]:
-    items = []
+def load_items(key: str, value: Any, allowance: Allowance, sample: FrameSampling | None = None) -> list[MediaItem]:
+    """The items of one value of `multi_modal_data`; embeddings may hold several.
+
+    Args:
+        key: one of `KEYS`.
+        allowance: what the prompt has left.
+
+    Raises:
+        PromptError, ConfigError: as `load_media`.
+    """
+    if key == "image":
+        return [_image(value, allowance)]
+    if key == "video":
+        return [_video(value, sample or UniformFrames(), allowance)]
+    return list(_embeddings(value, key, allowance))
+
+
+def _read(values: Sequence[Any], read: Callable[[str, Any], list[MediaItem]], name: str) -> list[MediaItem]:
+    items: list[MediaItem] = []
     for number, value in enumerate(values, start=1):
         try:
-            items.append(reader(value))
+            items += read(name, value)
         except PromptError as error:
             place = name if len(values) == 1 else f"{name} {number} of {len(values)}"
             raise PromptError(f"{place}: {error}", "multi_modal_data") from error
@@ -127,7 +140,7 @@ def _frame(value: Any, allowance: Allowance) -> np.ndarray:
     return np.asarray(image(value, allowance).pixels)
 
 
-def _embeddings(value: Any, key: str, allowance: Allowance) -> list[Embeddings]:
+def _embeddings(value: Any, key: str, allowance: Allowance) -> Sequence[Embeddings]:
     from . import embeddings
 
     return [value] if isinstance(value, Embeddings) else embeddings.from_value(value, key, allowance)

@@ -73,6 +73,11 @@ class MediaProcessor:
             self._kept.clear()
             self._num_bytes = 0
 
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What it reads: `image`, `video`."""
+        return tuple(each for each in MODALITIES if hasattr(self._processor, f"{each}_token"))
+
     # -- images and videos → tensors -------------------------------------------------------------------
 
     def sampling(self, **asked: Any) -> FrameSampling | None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from typing_extensions import Self
 
+    from ..inputs.media_reader import MediaReader
     from ..runtime.counters import Counters
     from .heads.output_heads import RunningHead
     from .loaded_model import LoadedModel
@@ -72,6 +73,11 @@ class OpenModel:
     def problem_type(self) -> str | None:
         problem_type: str | None = self._open.classifier.config.problem_type
         return problem_type
+
+    @property
+    def media(self) -> MediaReader | None:
+        """Reads the images and videos of prompts; None where the model reads texts alone."""
+        return self._open.processor.media
 
     @property
     def heads(self) -> dict[str, RunningHead]:

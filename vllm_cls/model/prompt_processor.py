@@ -47,12 +47,12 @@ def prompt_processor(
         chat_template_prompt=bool(settings.get("chat_template_prompt")),
         pairs=pair_form(options, source, num_labels or source.config.num_labels, takes_pairs),
         skipped_pad=skipped_pad,
-        media=_media_reader(source),
+        media=_media_reader(source, options),
         with_places=source.task == "token_classify" and getattr(source.tokenizer, "is_fast", False),
     )
 
 
-def _media_reader(source: ModelSource) -> MediaReader | None:
+def _media_reader(source: ModelSource, options: ModelConfig) -> MediaReader | None:
     """What reads images and videos of prompts; None where the model has no part for them."""
     config = source.backbone_config
     if not any(name.startswith("vision") for name in config.sub_configs) and not hasattr(config, "image_token_id"):
@@ -63,7 +63,7 @@ def _media_reader(source: ModelSource) -> MediaReader | None:
 
         return MediaProcessor(source.checkpoint.folder, config, source.tokenizer, source.checkpoint.name)
 
-    return MediaReader(open_)
+    return MediaReader(open_, options.media_options(), options.mm_processor_kwargs)
 
 
 def max_model_len(options: ModelConfig, source: ModelSource) -> int:

@@ -16,6 +16,7 @@ from .observability.metrics import ServerMetrics
 from .observability.tracing import Tracing
 from .openapi import describe
 from .requests import sandbox
+from .requests.media import policy_of
 from .routes import classify, description, docs, health, invocations, models, page, pooling, score, tokenize
 from .served_model import ServedModel
 from .settings import ServerSettings
@@ -26,8 +27,13 @@ def create_app(llm: AsyncLLM | LLM, settings: ServerSettings | None = None) -> F
 
     Args:
         llm: stays the caller's to close.
+
+    Raises:
+        ConfigError: a setting is wrong.
     """
     settings = settings or ServerSettings()
+    if settings.limit_mm_per_prompt:
+        policy_of(settings)  # what is wrong with it is told now
     model = ServedModel.from_llm(llm, settings)
     app = FastAPI(
         title="vllm-cls",

@@ -14,8 +14,9 @@ from pydantic.json_schema import models_json_schema
 from ..calls.scoring import ScoreOptions
 from ..errors import ConfigError
 from ..llm import LLM
-from .errors import ErrorResponse
+from .errors import ErrorResponse, RequestError
 from .middleware.auth import OPEN_PATHS
+from .protocol import parts
 from .protocol.classify import ClassifyRequest
 from .protocol.prompts import ChatFields
 from .protocol.score import PairRequest
@@ -123,6 +124,7 @@ def _limits(model: ServedModel) -> dict[str, Mapping[str, Any]]:
     llm, settings = model.llm.llm, model.settings
     longest, trusted = llm.max_model_len, settings.trust_request_chat_template
     off = {"description": "Refused: the server runs without --trust-request-chat-template."}
+    mm_off = {"description": "Refused: the server runs without --trust-request-mm-kwargs."}
     return {
         "token_id": {"maximum": llm.vocab_size - 1},
         "length": {"maximum": longest},
@@ -132,9 +134,18 @@ def _limits(model: ServedModel) -> dict[str, Mapping[str, Any]]:
         "task": {"type": "string", "enum": list(llm.supported_tasks)},
         "head_name": {"type": "string", "enum": list(llm.heads)} if llm.heads else {"type": "null"},
         "instruction": {} if takes_instruction(llm) else {"type": "null"},
+        "content_part": parts.schema(_modalities(model)),
+        "mm_kwargs": {"type": "object", **({} if settings.trust_request_mm_kwargs else {"maxProperties": 0, **mm_off})},
         "chat_template": {"type": "string"} if trusted else {"type": "null", **off},
         "chat_template_kwargs": {"type": "object"} if trusted else {"type": "object", "maxProperties": 0, **off},
     }
+
+
+def _modalities(model: ServedModel) -> tuple[str, ...]:
+    try:
+        return model.modalities
+    except RequestError:  # which tells those who send images why
+        return ()
 
 
 def takes_instruction(llm: LLM) -> bool:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..async_llm import AsyncLLM
+from ..errors import ConfigError, ModelError
 from ..llm import LLM
 from ..params import LoRARequest
 from .errors import RequestError
 from .observability.metrics import ServerMetrics
 from .settings import ServerSettings
+
+_MEDIA_THREADS = 4  # as many items are decoded at once, which bounds their memory
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,24 @@ class ServedModel:
     def max_model_len(self) -> int:
         """The longest prompt, in tokens."""
         return self.llm.llm.max_model_len
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What the model reads beside texts: `image`, `video`.
+
+        Raises:
+            RequestError: its processor of images cannot be opened.
+        """
+        media = self.llm.llm.media
+        try:
+            return () if media is None else media.modalities
+        except (ModelError, ConfigError) as error:
+            raise RequestError(f"Images and videos are not read here: {error}", "messages") from error
+
+    @functools.cached_property
+    def media_threads(self) -> ThreadPoolExecutor:
+        """Where images and videos of requests are fetched and decoded."""
+        return ThreadPoolExecutor(_MEDIA_THREADS, thread_name_prefix="vllm_cls_media")
 
     @property
     def classifies(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,10 @@ class ServerSettings:
         lora_modules: name → folder of LoRA adapters that clients may name as `model`.
         threshold: from which probability a model of one label names it; None never does.
         trust_request_chat_template: take `chat_template` and `chat_template_kwargs` from requests.
+        trust_request_mm_kwargs: take `mm_processor_kwargs` and `media_io_kwargs` from requests.
+        allowed_media_domains: hosts from which images and videos of requests are fetched; none fetches nothing.
+        allowed_local_media_path: the folder under which `file:` URLs of requests are read; "" reads none.
+        limit_mm_per_prompt: the most images and videos of a conversation, by modality, as in vLLM.
         api_keys: any of them opens every route but the open ones; none leaves all open.
         metrics_keys: each opens /metrics and /load alone, and sees there the metrics about the texts of all keys; with several
             `api_keys`, these do not.
@@ -42,6 +47,10 @@ class ServerSettings:
     lora_modules: Mapping[str, str] = field(default_factory=dict)
     threshold: float | None = None
     trust_request_chat_template: bool = False
+    trust_request_mm_kwargs: bool = False
+    allowed_media_domains: tuple[str, ...] = ()
+    allowed_local_media_path: str = ""
+    limit_mm_per_prompt: Mapping[str, Any] = field(default_factory=dict)
     root_path: str = ""
     api_keys: tuple[str, ...] = ()
     metrics_keys: tuple[str, ...] = ()

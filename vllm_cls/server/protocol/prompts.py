@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 from typing_extensions import NotRequired, TypedDict
 
 from ..errors import RequestError
-from .common import BaseRequest, CommonRequest, Nothing, TokenId, marked
+from .common import BaseRequest, CommonRequest, TokenId, marked
 from .encoding import EmbedDtype, Endianness
+from .parts import read_content
 
 NO_PROMPT = "You must pass at least one prompt."
 EMPTY = "The decoder prompt cannot be empty."
@@ -82,7 +83,7 @@ Input = Annotated[list[Any], PlainValidator(read_input, json_schema_input_type=_
 
 
 class TextPart(TypedDict):
-    """A part of a message."""
+    """A part that is a text."""
 
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]  # pydantic's way to say it of a TypedDict
 
@@ -96,43 +97,24 @@ class Message(TypedDict):
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]  # pydantic's way to say it of a TypedDict
 
     role: Annotated[str, Field(min_length=1)]
-    content: NotRequired[str | list[TextPart] | None]
+    content: NotRequired[str | list[Annotated[dict[str, Any], marked("content_part")]] | None]
 
 
 def read_messages(value: Any) -> list[dict[str, Any]]:
-    """A conversation whose contents are all texts.
+    """A conversation; what it holds beside texts are `MediaPart`s.
 
     Raises:
-        RequestError: it is none, or holds what is no text.
+        RequestError: it is none, or holds what is neither text, image nor video.
     """
     if not isinstance(value, list) or not value:
         raise RequestError("messages must be a list of at least one message.", "messages")
-    return [_message(each) for each in value]
+    return [_message(each, f"messages[{index}]") for index, each in enumerate(value)]
 
 
-def _message(value: Any) -> dict[str, Any]:
+def _message(value: Any, place: str) -> dict[str, Any]:
     if not isinstance(value, dict) or not isinstance(value.get("role"), str) or not value["role"]:
         raise RequestError('a message must be an object with a "role", such as "user".', "messages")
-    return {**value, "content": text_of(value.get("content"), "messages")}
-
-
-def text_of(content: Any, param: str) -> str:
-    """The text of a message or a document; parts are joined by new lines, as vLLM joins them.
-
-    Raises:
-        RequestError: there is something else in it.
-    """
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise RequestError(f"{param}: content must be a text, or a list of parts of type text.", param)
-    for part in content:
-        kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-        if kind != "text" or not isinstance(part.get("text"), str):
-            raise RequestError(f"{param}: this server reads texts; there is a part of type {str(kind)[:50]!r}.", param)
-    return "\n".join(part["text"] for part in content)
+    return {**value, "content": read_content(value.get("content"), "messages", place)}
 
 
 Messages = Annotated[
@@ -188,8 +170,8 @@ class ChatFields(BaseRequest):
     add_special_tokens: bool = False
     chat_template: Annotated[str, marked("chat_template")] | None = None
     chat_template_kwargs: Annotated[dict[str, Any], marked("chat_template_kwargs")] | None = None
-    media_io_kwargs: Nothing | None = None
-    mm_processor_kwargs: Nothing | None = None
+    media_io_kwargs: Annotated[dict[str, Any], marked("mm_kwargs")] | None = None
+    mm_processor_kwargs: Annotated[dict[str, Any], marked("mm_kwargs")] | None = None
 
     @property
     def has_template(self) -> bool:

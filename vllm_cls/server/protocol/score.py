@@ -11,7 +11,8 @@ from typing_extensions import NotRequired, TypedDict
 from ...result_fields import add_descriptions
 from ..errors import RequestError
 from .common import WHOLE, CommonRequest, Nothing, ResponseHeader, UsageInfo
-from .prompts import NO_PROMPT, TextPart, text_of
+from .parts import MediaPart, read_content
+from .prompts import NO_PROMPT, TextPart
 
 
 class Document(BaseModel):
@@ -45,7 +46,11 @@ def _read_text(value: Any, info: ValidationInfo) -> str:
         and isinstance(value["content"], list)
         and value["content"]
     ):
-        return text_of(value["content"], name)
+        content = read_content(value["content"], name, name)
+        if isinstance(content, str):
+            return content
+        kind = next(each.kind for each in content if isinstance(each, MediaPart))
+        raise RequestError(f"{name}: scores are of texts; there is a part of type {kind!r}.", name)
     raise RequestError(f'{name} takes texts: "…", {{"text": "…"}} or {{"content": [{{"type": "text", …}}]}}.', name)
 
 

@@ -6,10 +6,12 @@ from typing import Any
 
 from starlette.requests import Request
 
+from ...inputs.media_parts import without_media
 from ..errors import RequestError
 from ..middleware.auth import client_of
 from ..protocol.prompts import ChatFields, ChatRequest, PromptRequest
 from ..served_model import ServedModel
+from .media import with_media
 from .sandbox import render
 from .size_limits import check_prompts
 
@@ -36,7 +38,7 @@ async def conversation_of(model: ServedModel, request: Request, asked: ChatField
         RequestError: it brings a template, and this server trusts none; or that fails, or takes too long.
         QueueFullError: too many templates of this client wait.
     """
-    prompt = asked.conversation
+    prompt = await with_media(model, request, asked, asked.conversation)
     if not asked.has_template:
         return prompt
     if not model.settings.trust_request_chat_template:
@@ -52,6 +54,12 @@ async def conversation_of(model: ServedModel, request: Request, asked: ChatField
         **tokenizer.special_tokens_map, "add_generation_prompt": False, **(asked.chat_template_kwargs or {}),
         **prompt["chat_template_kwargs"],
     }  # fmt: skip
-    text = await render(template, prompt["messages"], options, client_of(request.scope))
+    messages, data = without_media(prompt["messages"])
+    text = await render(template, messages, options, client_of(request.scope))
     kwargs = {"chat_template": _AS_IT_IS, "add_generation_prompt": False}
-    return {"messages": [{"role": "user", "content": text}], "chat_template_kwargs": kwargs}
+    return {
+        **prompt,
+        "messages": [{"role": "user", "content": text}],
+        "chat_template_kwargs": kwargs,
+        **({"multi_modal_data": data} if data else {}),
+    }
