@@ -9,7 +9,7 @@ import click
 from vllm_cls.config import AGGREGATIONS
 
 from .job import files_of_a_job, show_report
-from .options import NameListParam, State, configure_output, console, pass_state, running_options
+from .options import MEDIA, NameListParam, State, configure_output, console, media_options, pass_state, running_options
 from .show import progress
 
 EPILOG = """\b
@@ -19,6 +19,7 @@ Examples:
   vcls classify my-classifier test.csv -o out.csv --label-field label    # and accuracy
   vcls classify my-tagger news.jsonl -o names.jsonl --aggregation first
   echo '{"text": "Well done!"}' | vcls classify my-classifier -
+  vcls classify my-vision-classifier photos.parquet -o classified.jsonl --image-field image
   vcls classify --server http://127.0.0.1:8000 reviews.jsonl -o classified.jsonl
 
 \b
@@ -45,10 +46,14 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some rows failed, 130 in
 
 
 @click.command(epilog=EPILOG)
-@files_of_a_job("no_template")
+@files_of_a_job("no_template", "image_field", "video_field", *MEDIA)
 @click.option("--text-field", default="text", metavar="NAME", show_default=True, help="The field of the text.")
 @click.option("--text-pair-field", metavar="NAME", help="The field of a second text.")
 @click.option("--messages-field", metavar="NAME", help="The field of chat messages, in place of a text.")
+@click.option(
+    "--image-field", metavar="NAME", help="The field of images: paths, URLs, bytes, base64 or a list of them."
+)
+@click.option("--video-field", metavar="NAME", help="The field of videos, likewise.")
 @click.option("--keep-fields", type=NameListParam(), default="all", show_default=True, help="all, none or names.")
 @click.option("--threshold", type=float, default=0.5, show_default=True, help="Probability of a label among several.")
 @click.option("--top-k", type=int, metavar="N", help="Add the N most probable labels with their probabilities.")
@@ -67,6 +72,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some rows failed, 130 in
 )  # fmt: skip
 @click.option("--truncation-side", type=click.Choice(["left", "right"]), help="The side that is cut off.")
 @click.option("--no-template", is_flag=True, help="Leave out the prompt template that the model stores.")
+@media_options
 @running_options
 @pass_state
 def classify(state: State, /, model: Any, inputs: tuple[str, ...], output: str | None, **options: Any) -> None:

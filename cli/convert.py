@@ -12,6 +12,7 @@ from vllm_cls.config import CONVERT_MODES, DTYPES, PROBLEM_TYPES
 
 from .heads import ConvertCommand, check_head
 from .options import (
+    MEDIA,
     LabelTokens,
     NameListParam,
     PoolingChoice,
@@ -19,6 +20,7 @@ from .options import (
     Template,
     configure_output,
     console,
+    media_options,
     model_options,
     pass_state,
     say,
@@ -60,7 +62,8 @@ _GROUPS = {
         "convert", "head", "label_tokens", "head_weights", "lora", "pooling", "logit_bias", "head_name", "seed",
     ),
     "Labelled rows": (
-        "train", "calibrate", "text_field", "text_pair_field", "label_field", "validation_split", "bias",
+        "train", "calibrate", "text_field", "text_pair_field", "image_field", "video_field", "label_field",
+        "validation_split", "bias", *MEDIA,
     ),
     "Prompt": ("prompt_template", "chat_template_prompt", "score_template"),
     "Output": ("dtype", "max_shard_size", "link", "dry_run", "overwrite"),
@@ -87,6 +90,10 @@ _GROUPS = {
 @click.option("--train", metavar="FILE", help="Labelled rows, in any format that classify reads.")
 @click.option("--text-field", default="text", metavar="NAME", show_default=True, help="The field of the text.")
 @click.option("--text-pair-field", metavar="NAME", help="The field of a second text.")
+@click.option(
+    "--image-field", metavar="NAME", help="The field of images: paths, URLs, bytes, base64 or a list of them."
+)
+@click.option("--video-field", metavar="NAME", help="The field of videos, likewise.")
 @click.option("--label-field", default="label", metavar="NAME", show_default=True, help="The field of the label.")
 @click.option("--validation-split", type=float, default=0.2, show_default=True, help="Share of rows held out.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the split and of a random head.")
@@ -111,6 +118,7 @@ _GROUPS = {
 @click.option("--link", is_flag=True, help="Hard links to unchanged files in place of copies.")
 @click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+@media_options
 @model_options
 @pass_state
 def convert(state: State, /, model: str, out: str, **options: Any) -> None:

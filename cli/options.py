@@ -207,6 +207,10 @@ _MEDIA = [
 ]  # fmt: skip
 
 
+MEDIA = ("allowed_media_domains", "allowed_local_media_path", "limit_mm_per_prompt")
+"""The names of the options of `media_options`."""
+
+
 def media_options(function: F) -> F:
     """Where images and videos may come from, and how many a prompt may have; the names are vLLM's."""
     return with_options(function, _MEDIA)

@@ -10,7 +10,18 @@ from typing import Any
 import click
 
 from .grouped import GroupedCommand
-from .options import NameListParam, ParamType, State, Template, configure_output, media_options, pass_state, running_options, say
+from .options import (
+    MEDIA,
+    NameListParam,
+    ParamType,
+    State,
+    Template,
+    configure_output,
+    media_options,
+    pass_state,
+    running_options,
+    say,
+)
 from .server_options import GUARDS, guard_options, guard_settings
 
 EPILOG = """\b
@@ -30,7 +41,7 @@ Routes: /classify /pooling /score /rerank /tokenize /detokenize /invocations /v1
 
 _SERVED = ("host", "port", "uds", "root_path", "served_model_name", "threshold", "trust_request_chat_template")
 _QUEUE = ("max_num_seqs", "max_queued_requests", "max_queued_tokens")
-_MEDIA = ("allowed_media_domains", "allowed_local_media_path", "limit_mm_per_prompt", "trust_request_mm_kwargs")
+_MEDIA = (*MEDIA, "trust_request_mm_kwargs")
 _ADAPTERS = ("lora_modules", "max_loras", "max_lora_rank")
 _GROUPS = {"Server": _SERVED, "Guards": GUARDS, "Images and videos": _MEDIA, "Queue": _QUEUE, "Adapters": _ADAPTERS}
 

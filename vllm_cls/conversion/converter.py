@@ -71,6 +71,8 @@ def convert(
     train: str | None = None,
     text_field: str = "text",
     text_pair_field: str | None = None,
+    image_field: str | None = None,
+    video_field: str | None = None,
     label_field: str = "label",
     validation_split: float = 0.2,
     seed: int = 0,
@@ -130,6 +132,8 @@ def convert(
         train=train,
         text_field=text_field,
         text_pair_field=text_pair_field,
+        image_field=image_field,
+        video_field=video_field,
         label_field=label_field,
         validation_split=validation_split,
         seed=seed,
@@ -327,7 +331,10 @@ def _labelled_rows(
     job: HeadJob, option: str, path: str, head_options: HeadOptions, problem_type: str | None
 ) -> TrainingRows:
     """Prompts and labels of a file; messages on the file and on skipped rows become warnings."""
-    fields = PromptFields(head_options.text_field, head_options.text_pair_field)
+    prompts = job.processor
+    fields = PromptFields(
+        head_options.text_field, head_options.text_pair_field, image=head_options.image_field, video=head_options.video_field
+    ).reading(prompts.media, prompts.template is not None or prompts.chat_template_prompt)
     rows = read_training_rows(path, fields, head_options.label_field, option, problem_type)
     job.warnings += rows.notes
     if rows.skipped:

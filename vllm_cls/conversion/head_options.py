@@ -33,6 +33,8 @@ class HeadOptions:
     train: str | None
     text_field: str
     text_pair_field: str | None
+    image_field: str | None
+    video_field: str | None
     label_field: str
     validation_split: float
     seed: int

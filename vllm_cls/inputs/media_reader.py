@@ -57,6 +57,10 @@ class MediaReader:
         """What the model reads: `image`, `video`."""
         return self.processor.modalities
 
+    def place(self, modality: str) -> str:
+        """The text that stands for one image or video in a prompt."""
+        return self.processor.place(modality)
+
     def sampling(self, kwargs: Mapping[str, Any]) -> FrameSampling:
         """Which frames of a video are taken: as a prompt's `mm_processor_kwargs` say, or as the model does, or 32."""
         from ..media.sampling import UniformFrames

@@ -214,8 +214,16 @@ class PromptProcessor:
         else:
             text = self.prefix + prompt.text
         if self.chat_template_prompt:
-            return Rendered(self._chat([{"role": "user", "content": text}]), None, add_special_tokens is True)
+            content = self._content(text, prompt)
+            return Rendered(self._chat([{"role": "user", "content": content}]), None, add_special_tokens is True)
         return Rendered(text, None, add_special_tokens is not False)
+
+    def _content(self, text: str, prompt: Prompt) -> str | list[dict[str, str]]:
+        """A text as a message, behind its images and videos where it has no places for them."""
+        if prompt.media is None or self.media is None or self.media.processor.has_places(text):
+            return text
+        parts = [{"type": name} for name, texts in prompt.media.replacements.items() for _ in texts]
+        return [*parts, {"type": "text", "text": text}] if text else parts
 
     def _pair(self, prompt: Prompt, add_special_tokens: bool | None) -> Rendered:
         """Two texts, as the model wants them."""

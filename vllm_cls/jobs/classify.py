@@ -88,6 +88,8 @@ def classify_file(
     text_field: str = "text",
     text_pair_field: str | None = None,
     messages_field: str | None = None,
+    image_field: str | None = None,
+    video_field: str | None = None,
     keep_fields: str | Sequence[str] = "all",
     format: str | None = None,
     threshold: float = 0.5,
@@ -115,6 +117,9 @@ def classify_file(
             its server classifies, with several requests in flight.
         inputs: paths, globs or "-" (JSON lines on standard input), one or several.
         output: a path whose name tells the format; None is JSON lines on standard output.
+        image_field: the field of a row's images: a path (relative ones begin at the file's folder), a URL, bytes, base64,
+            a struct of `bytes` and `path`, or a list of these. A row with images or videos may do without a text.
+        video_field: the same of videos.
         keep_fields: "all", "none", or names, as a list or separated by commas.
         format: the format of the inputs where their names do not tell it.
         threshold: probability from which a multi-label model gives a label.
@@ -145,13 +150,15 @@ def classify_file(
         raise ConfigError(f"truncation_side={truncation_side!r} is unknown; use 'left' or 'right'.")
     sources = find_sources(inputs, format)
     target = find_target(output, sources, format)
-    prompts = prompts or PromptFields(text_field, text_pair_field, messages_field)
+    prompts = prompts or PromptFields(text_field, text_pair_field, messages_field, image_field, video_field)
     shape = results({}, None, threshold, top_k, scores, logits, use_activation is not False)  # refuses what cannot be
     if label_field is not None and use_activation is False:
         raise ConfigError(_NEEDS_PROBABILITIES)
     strays = {
         "text_pair_field": text_pair_field,
         "messages_field": messages_field,
+        "image_field": image_field,
+        "video_field": video_field,
         "threshold": None if threshold == 0.5 else threshold,
         "top_k": top_k,
         "scores": scores or None,
@@ -161,7 +168,7 @@ def classify_file(
         "head_name": head_name,
     }
     known = _known_columns(sources)
-    _check_columns(known, [prompts.pair, prompts.messages, label_field, *_named(keep_fields)])
+    _check_columns(known, [prompts.pair, prompts.messages, image_field, video_field, label_field, *_named(keep_fields)])
     if not known:
         _check_first_rows(sources, label_field)
     with _opened(model, llm_options) as llm:
@@ -286,6 +293,8 @@ def _fitting(prompts: PromptFields, llm: LLM | RemoteModel, known: _Known) -> Pr
     """The columns of the prompt, without the text where the model's stored template makes do without it; a pair has both."""
     prompts.check(llm)
     template = llm.describe().get("prompt_template")
+    if prompts.media:
+        return prompts.reading(llm.media, template is not None or bool(llm.describe().get("chat_template_prompt")))
     alone = prompts.messages is None and prompts.pair is None
     if alone and template is not None and "text" not in _places(template):
         return replace(prompts, text=None)
@@ -370,7 +379,7 @@ def _answers(
             prompt = None
             if row.error is None:
                 try:
-                    prompt = fields.prompt(row.fields)
+                    prompt = fields.prompt(row.fields, row.folder)
                 except PromptError as error:
                     row.error = str(error)
             waiting.append(row)

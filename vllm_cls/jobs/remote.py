@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..calls.scoring import ScoreOptions, check_num_labels
 from ..client import Client, HeadInfo, RejectedError, Response, ServerError
@@ -16,6 +16,9 @@ from ..errors import ConfigError, JobError, nearest
 from ..evaluation import probabilities
 from ..inputs.prompt_template import PromptTemplate
 from ..outputs import ClassificationOutput, ClassificationRequestOutput
+
+if TYPE_CHECKING:
+    from ..inputs.media_reader import MediaReader
 
 T = TypeVar("T")
 
@@ -91,6 +94,11 @@ class RemoteModel:
             )
             raise ConfigError(f"head_name={name!r} is unknown; {known}.{nearest(name, list(self.heads))}")
         return self.heads[name]
+
+    @property
+    def media(self) -> MediaReader | None:
+        """Raise `ConfigError`: what files hold of images is not sent to a server."""
+        raise ConfigError("images and videos of files are not sent to a server; run the model itself over the file.")
 
     def describe(self) -> dict[str, Any]:
         """The values that a job needs of `LLM.describe`."""

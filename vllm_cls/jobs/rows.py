@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import PromptError, nearest
+from ..errors import ConfigError, PromptError, nearest
+from .media_fields import items_in
 
 if TYPE_CHECKING:
+    from ..inputs.media_reader import MediaReader
     from ..llm import LLM
     from .remote import RemoteModel
 
@@ -39,6 +42,11 @@ class InputRow:
     done: float | None = None
 
     @property
+    def folder(self) -> str:
+        """The folder of its file, in which its paths begin."""
+        return os.path.dirname(self.source)
+
+    @property
     def place(self) -> str:
         return f"{self.source}, {self.unit} {self.number}"
 
@@ -51,23 +59,62 @@ class PromptFields:
         text: the column of the text; None where a stored template takes everything from other columns.
         pair: the column of a second text, or None.
         messages: the column of chat messages, which replaces the text, or None.
+        image: the column of images, or None. With one of images or videos, a row may do without a text.
+        video: the column of videos, or None.
+        places: by modality, the text that stands for one in a prompt; written before a text that has none of them.
     """
 
     text: str | None = "text"
     pair: str | None = None
     messages: str | None = None
+    image: str | None = None
+    video: str | None = None
+    places: Mapping[str, str] = field(default_factory=dict)
 
     def check(self, llm: LLM | RemoteModel) -> None:
         """Raise `ConfigError` if the model cannot run such prompts at all."""
+
+    @property
+    def media(self) -> dict[str, str]:
+        """The columns of images and videos, by modality."""
+        return {name: column for name, column in (("image", self.image), ("video", self.video)) if column is not None}
+
+    def reading(self, media: MediaReader | None, templated: bool) -> PromptFields:
+        """The same columns for a model, with the places that it has for images and videos.
+
+        Args:
+            media: of the model.
+            templated: whether a template that the model stores writes these places.
+
+        Raises:
+            ConfigError: it does not read what the columns hold, or columns contradict each other.
+        """
+        if not self.media:
+            return self
+        if self.messages is not None or self.pair is not None:
+            raise ConfigError(
+                "image_field and video_field go with one text, and messages hold their own; leave one out."
+            )
+        for modality, column in self.media.items():
+            known = () if media is None else media.modalities
+            if media is None or modality not in known:
+                reads = " and ".join(f"{each}s" for each in ("text", *known))
+                raise ConfigError(f"{modality}_field={column!r}: this model reads {reads}; leave it out.")
+        return self if templated or media is None else replace(self, places={each: media.place(each) for each in known})
 
     def names(self) -> list[str]:
         """The columns that every row must have."""
         if self.messages is not None:
             return [self.messages]
-        return [name for name in (self.text, self.pair) if name is not None]
+        return [
+            name for name in (None if self.media else self.text, self.pair, *self.media.values()) if name is not None
+        ]
 
-    def prompt(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+    def prompt(self, fields: Mapping[str, Any], folder: str = "") -> dict[str, Any]:
         """The prompt of one row, as `LLM.classify` takes it.
+
+        Args:
+            folder: that paths of images and videos begin at.
 
         Raises:
             PromptError: a column is missing, empty or of a wrong type; the message names it.
@@ -75,11 +122,21 @@ class PromptFields:
         if self.messages is not None:
             return {"messages": _messages(self.messages, _value(fields, self.messages)), "fields": fields}
         prompt: dict[str, Any] = {"fields": fields}
+        data = {name: items_in(column, _value(fields, column), folder) for name, column in self.media.items()}
+        if any(data.values()):
+            prompt["multi_modal_data"] = data
         if self.text is not None:
-            prompt["prompt"] = _text(self.text, _value(fields, self.text))
+            bare = "multi_modal_data" in prompt and fields.get(self.text) in (None, "")
+            text = "" if bare else _text(self.text, _value(fields, self.text))
+            prompt["prompt"] = self._placed(text, data)
         if self.pair is not None:
             prompt["text_pair"] = _text(self.pair, _value(fields, self.pair))
         return prompt
+
+    def _placed(self, text: str, data: Mapping[str, Sequence[Any]]) -> str:
+        if any(place in text for place in self.places.values()):
+            return text
+        return "".join(self.places[name] * len(items) for name, items in data.items() if name in self.places) + text
 
 
 def missing(name: str, known: Iterable[str]) -> str:

@@ -37,8 +37,8 @@ class PairFields(PromptFields):
         heads = () if self.head_name is None else (len(llm.head(self.head_name).id2label),)
         llm.score_processor(self.options, heads)
 
-    def prompt(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        read = super().prompt(fields)
+    def prompt(self, fields: Mapping[str, Any], folder: str = "") -> dict[str, Any]:
+        read = super().prompt(fields, folder)
         return self.options.prompt(read.get("prompt"), read["text_pair"], read["fields"])
 
 

@@ -79,7 +79,7 @@ def read_training_rows(
             if row.error is not None:
                 raise PromptError(row.error)
             _check_label(row.fields, label_field, problem_type)
-            prompt = fields.prompt(row.fields)
+            prompt = fields.prompt(row.fields, row.folder)
         except PromptError as error:
             rows.skipped.append(f"{row.place}: {error}")
             continue

@@ -78,6 +78,22 @@ class MediaProcessor:
         """What it reads: `image`, `video`."""
         return tuple(each for each in MODALITIES if hasattr(self._processor, f"{each}_token"))
 
+    def place(self, modality: str) -> str:
+        """The text that stands for one image or video in a prompt: what the chat template writes for it, or its token alone."""
+        token = str(getattr(self._processor, f"{modality}_token"))
+        tokenizer = self._processor.tokenizer
+        if not getattr(tokenizer, "chat_template", None):
+            return token
+
+        def chat(*parts: str) -> str:
+            content = [{"type": part} if part == modality else {"type": "text", "text": part} for part in parts]
+            return str(tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False))
+
+        before, _, behind = chat("\x01", "\x02").partition("\x01\x02")
+        written = chat("\x01", modality, "\x02")
+        found = written.partition("\x01")[2].rpartition("\x02")[0]
+        return found if token in found and before and behind else token
+
     # -- images and videos → tensors -------------------------------------------------------------------
 
     def sampling(self, **asked: Any) -> FrameSampling | None:
@@ -186,6 +202,10 @@ class MediaProcessor:
         return self._types(ids).count(MODALITIES[modality])
 
     # -- their places in a prompt ----------------------------------------------------------------------
+
+    def has_places(self, text: str) -> bool:
+        """Whether a text has a place for an image or a video."""
+        return any(getattr(self._processor, f"{each}_token") in text for each in self.modalities)
 
     def expanded(self, text: str, media: ReadMedia) -> str:
         """A prompt's text, each placeholder replaced.
