@@ -40,15 +40,23 @@ def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender")
     parser.add_argument("--threads", type=int, help="else the physical cores")
-    parser.add_argument("--folder", type=Path, default=Path("/tmp/vllm-cls-benchmarks/images"), help="where the model is made")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("/tmp/vllm-cls-benchmarks/images"), help="where the model is made"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the JSON goes")
-    parser.add_argument("--quick", action="store_true", help="a smoke run: a tiny model, two rounds; nothing is written")
+    parser.add_argument(
+        "--quick", action="store_true", help="a smoke run: a tiny model, two rounds; nothing is written"
+    )
     options = parser.parse_args(given)
     if options.quick:
         options.rounds = 2
-    found = measure(options.folder / ("quick" if options.quick else "model"), options.rounds, options.threads, options.quick)
+    found = measure(
+        options.folder / ("quick" if options.quick else "model"), options.rounds, options.threads, options.quick
+    )
     for name, each in found["contenders"].items():
-        print(f"{name:<20}{each['seconds']:8.3f} s {each['ratio']:6.2f} × {each['counted']:6.2f} × by tokens and images")
+        print(
+            f"{name:<20}{each['seconds']:8.3f} s {each['ratio']:6.2f} × {each['counted']:6.2f} × by tokens and images"
+        )
     print(f"reuse of the prefix: {found['reuse']:.2f} of the counted ratio")
     if not options.quick:
         options.results.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -138,7 +146,9 @@ def write_model(folder: Path, quick: bool) -> Path:
     plain = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     plain.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=plain, unk_token="<unk>")
-    tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken(each, special=True) for each in SPECIAL[:4]]})
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": [AddedToken(each, special=True) for each in SPECIAL[:4]]}
+    )
     width, depth = (64, 2) if quick else (512, 8)
     config = transformers.Qwen2_5_VLConfig(
         text_config={

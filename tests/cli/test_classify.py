@@ -73,7 +73,7 @@ def test_options_reach_the_job(run: Run, options_of_job: Callable[[str], dict[st
     arguments = (
         "a b -o o --format csv --text-field x --text-pair-field y --messages-field z --keep-fields k,l --threshold 0.3 "
         "--top-k 4 --scores --logits --no-activation --label-field g --long-text error --truncation-side left "
-        "--no-template"
+        '--no-template --image-field i --video-field v --allowed-media-domains m,n --limit-mm-per-prompt {"image":2}'
     )
     assert run("classify", "model", *arguments.split()).exit_code == 1
     expected = {
@@ -94,6 +94,10 @@ def test_options_reach_the_job(run: Run, options_of_job: Callable[[str], dict[st
         "long_text": "error",
         "truncation_side": "left",
         "use_template": False,
+        "image_field": "i",
+        "video_field": "v",
+        "allowed_media_domains": ("m", "n"),
+        "limit_mm_per_prompt": {"image": 2},
         "on_progress": None,
     }
     assert {name: seen[name] for name in expected} == expected

@@ -83,7 +83,7 @@ def test_options_reach_the_conversion(run: Run, given: dict[str, Any]) -> None:
         "--head tokens --labels a,b --problem-type multi_label_classification --label-tokens a=x,b=y --pooling MEAN "
         "--text-field t --text-pair-field p --label-field l --validation-split 0.1 --seed 3 --bias --link "
         "--logit-bias 0.5 --dtype float16 --max-shard-size 1GB --overwrite --hf-overrides {} --device cpu --plugin x "
-        "--chat-template-prompt --head-name sentiment"
+        "--chat-template-prompt --head-name sentiment --image-field i --video-field v --allowed-media-domains m"
     )
     assert run("convert", "base", "out", *arguments.split(), "--prompt-template", r"{text}\nIs:").exit_code == 0
     expected = {
@@ -111,6 +111,9 @@ def test_options_reach_the_conversion(run: Run, given: dict[str, Any]) -> None:
         "device": "cpu",
         "plugin": "x",
         "chat_template_prompt": True,
+        "image_field": "i",
+        "video_field": "v",
+        "allowed_media_domains": ("m",),
         "prompt_template": "{text}\nIs:",
     }
     assert {name: given[name] for name in expected} == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import os
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.models import tiny
 from vllm_cls.errors import ConfigError, PromptError
 from vllm_cls.media.items import Embeddings, Image, Video
 from vllm_cls.media.load import load_media
@@ -244,6 +246,27 @@ for _ in range(2):
         out.splitlines()
         == [f"{key}s need {'Pillow' if library == 'PIL' else 'PyAV'}: pip install 'vllm-cls[vision]'."] * 2
     )
+
+
+def test_texts_alone_import_nothing_of_it(tmp_path: Path) -> None:
+    """Not by `LLM`, nor by a job over a file, nor by a server, which says in its description that it reads texts."""
+    rows, model = tmp_path / "in.jsonl", tiny.classifier("qwen2", tmp_path / "m")
+    rows.write_text('{"text": "good"}\n')
+    code = f"""
+import sys
+from starlette.testclient import TestClient
+from vllm_cls import LLM, classify_file
+from vllm_cls.server import create_app
+with LLM({str(model)!r}, device="cpu") as llm, TestClient(create_app(llm)) as client:
+    llm.classify("good")
+    classify_file(llm, {str(rows)!r}, {str(tmp_path / "out.jsonl")!r})
+    assert client.post("/classify", json={{"input": "good"}}).status_code == 200
+    assert client.get("/openapi.json").status_code == 200
+print([name for name in sys.modules if name.startswith("vllm_cls.media") or name in ("av", "httpcore")])
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    modules = out.splitlines()[-1]
+    assert modules == "[]" or set(ast.literal_eval(modules)) == {"httpcore"}  # of the test client
 
 
 def test_each_library_is_imported_for_what_needs_it() -> None:
