@@ -35,6 +35,7 @@ _REFUSED = (
     ("EPS", lambda head: head.startswith(b"%!PS")),
     ("HTML", lambda head: head.lstrip().lower().startswith((b"<!doctype html", b"<html"))),
 )
+_BAND = 256  # rows
 _TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
@@ -84,7 +85,7 @@ def from_pil(image: PILImage.Image, allowance: Allowance) -> Image:
         raise PromptError(f"an image of {image.width} × {image.height} pixels has none.")
     allowance.take_pixels(image.width * image.height)
     with _decoding():
-        return _hashed(_rgb(ImageOps.exif_transpose(image)))
+        return _hashed(_rgb(ImageOps.exif_transpose(image)))  # never the caller's own, which may change
 
 
 def _rgb(image: PILImage.Image) -> PILImage.Image:
@@ -99,12 +100,13 @@ def _rgb(image: PILImage.Image) -> PILImage.Image:
         image = image.convert("RGBA")
         white = PILImage.new("RGBA", image.size, "white")
         return PILImage.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")  # a copy where it is RGB: a caller may change its own
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _hashed(image: PILImage.Image) -> Image:
     digest = hashlib.blake2b(f"image {image.width} {image.height} ".encode(), digest_size=16)
-    digest.update(image.tobytes())
+    for top in range(0, image.height, _BAND):  # not all bytes at once, which are as many as the image's own
+        digest.update(image.crop((0, top, image.width, min(top + _BAND, image.height))).tobytes())
     return Image(image, digest.hexdigest())
 
 
