@@ -164,6 +164,7 @@ def lying(shape: str) -> bytes:
         ({"image_grid_thw": [1, 1, 1]}, "takes 'image_embeds'"),
         ({"image_embeds": DATA, "image_grid_thw": [[1, 2, 2], [1, 2, 2]]}, None),
         ({"image_embeds": DATA, "image_grid_thw": [[1, 1, 1], [1, 1, 2]]}, "do not fit the grids"),
+        ({"image_embeds": DATA, "image_grid_thw": [[1, 1, 3], [1, 1, 5]]}, "do not fit the grids"),
         ({"image_embeds": DATA, "image_grid_thw": [[1, 2, 2], [1, 2, 1], [1, 1, 2]]}, None),
         ({"image_embeds": DATA, "image_grid_thw": [1.0, 2.0, 2.0]}, "torch.float32"),
         ({"image_embeds": DATA, "image_grid_thw": [1, 2]}, r"shape \(1, 2\)"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import struct
 from collections.abc import Sequence
 from typing import Any
@@ -151,6 +152,13 @@ def test_frames_that_are_not_there(indices: tuple[int, ...]) -> None:
 def test_limits(limits: dict[str, Any], said: str) -> None:
     with pytest.raises(PromptError, match=said):
         sampled(MP4, policy=MediaPolicy(**limits))
+
+
+def test_time_is_looked_at_between_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count()
+    monkeypatch.setattr("vllm_cls.media.policy.time.monotonic", lambda: next(clock))
+    with pytest.raises(PromptError, match="took longer than the 20 seconds"):
+        sampled(MP4, policy=MediaPolicy(timeout=20))
 
 
 def test_what_is_just_allowed() -> None:

@@ -67,9 +67,10 @@ def from_base64(text: Any, policy: MediaPolicy) -> bytes:
         raise _too_many(policy)
     try:
         packed = _BLANKS.sub("", text if isinstance(text, str) else text.decode("ascii"))
-        return _bounded(base64.b64decode(packed, validate=True), policy)
+        data = base64.b64decode(packed, validate=True)
     except (binascii.Error, ValueError) as error:
         raise PromptError(f"it is not base64: {error}.") from error
+    return _bounded(data, policy)
 
 
 def _bounded(data: bytes, policy: MediaPolicy) -> bytes:
