@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
+from click.testing import CliRunner
+from PIL import Image
 from safetensors.torch import load_file, save_file
+from sklearn.datasets import load_digits
 
 import vllm_cls
 from vllm_cls import LLM
+from vllm_cls.cli.main import vcls
 
 from ..end_to_end.test_images import PROMPTS, inputs_of
 from ..models import vision
@@ -118,3 +124,38 @@ def test_both_layouts_of_checkpoints_keep_the_tower(source: Path, layout: str, t
     vllm_cls.convert(str(source), tmp_path / "plain", head="random", num_labels=3, seed=0)
     prompts = [PROMPTS[name] for name in NAMES]
     torch.testing.assert_close(logits(tmp_path / "out", prompts), logits(tmp_path / "plain", prompts))
+    tokens = {"classifier_from_token": ["Ġbad", "Ġgood"], "method": "no_post_processing"}
+    rows = []
+    for lm in (folder, source):  # and opened as they are
+        with LLM(str(lm), dtype="float32", convert="classify", hf_overrides=tokens) as llm:
+            rows.append([output.outputs.logits for output in llm.classify(prompts)])
+    torch.testing.assert_close(torch.tensor(rows[0]), torch.tensor(rows[1]))
+
+
+# -- a head fitted on images ---------------------------------------------------------------------------
+
+
+def test_digits_drawn_as_images_are_told_apart(tmp_path: Path) -> None:
+    """scikit-learn's digits, a random model that reads them, LAST pooling and a fitted head; chance is 0.1."""
+    source = vision.qwen2_5_vl(tmp_path / "lm")
+    digits = load_digits()
+    rows = []
+    for index in np.random.default_rng(0).permutation(len(digits.target))[:500].tolist():
+        file = tmp_path / f"{index}.png"
+        grey = Image.fromarray((digits.images[index] / 16 * 255).astype(np.uint8))
+        grey.resize((32, 32), Image.Resampling.NEAREST).convert("RGB").save(file)
+        rows.append(json.dumps({"image": file.name, "text": "0 1 2 3 ?", "label": str(digits.target[index])}))
+    (tmp_path / "train.jsonl").write_text("\n".join(rows[:400]))
+    (tmp_path / "test.jsonl").write_text("\n".join(rows[400:]))
+    made = CliRunner().invoke(
+        vcls,
+        ["convert", str(source), str(tmp_path / "out"), "--convert", "classify", "--head", "fit", "--device", "cpu"]
+        + ["--train", str(tmp_path / "train.jsonl"), "--image-field", "image", "--label-field", "label"],
+    )
+    assert made.exit_code == 0, made.output
+    vllm_cls.classify_file(
+        str(tmp_path / "out"), str(tmp_path / "test.jsonl"), str(tmp_path / "found.jsonl"), image_field="image"
+    )
+    found = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
+    right = [json.loads(row)["label"] == each["label"] for row, each in zip(rows[400:], found, strict=True)]
+    assert sum(right) / len(right) >= 0.5

@@ -51,8 +51,9 @@ def load_weights(
     """
     options: dict[str, Any] = {"use_safetensors": None if allow_pickle else True, "weights_only": True}
     checkpoint = source.checkpoint
-    key_mapping = checkpoint.key_mapping(classifier_class.base_model_prefix)
-    if key_mapping is not None:
+    prefix = classifier_class.base_model_prefix
+    key_mapping = {**(checkpoint.key_mapping(prefix) or {}), **_older_names(checkpoint, classifier_class)}
+    if key_mapping:
         options["key_mapping"] = key_mapping
     with (
         model_errors(f"{checkpoint.name}: its weights cannot be read", config),
@@ -88,6 +89,26 @@ def load_weights(
         merge_into(model, source.adapter, skip=allowed, beside=checkpoint.locations)
     _make_bidirectional(model)
     return model.eval(), missing & allowed
+
+
+def _older_names(checkpoint: Checkpoint, classifier_class: type[PreTrainedModel]) -> dict[str, str]:
+    """How transformers' class of a checkpoint reads the names of older layouts, where a class of ours stands in its place.
+
+    Qwen2.5-VL's `visual` and `model` became `model.visual` and `model.language_model`, by a rule for its own class alone.
+    """
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+    from transformers.core_model_loading import PrefixChange, WeightRenaming
+
+    if get_checkpoint_conversion_mapping(classifier_class.__name__) is not None:
+        return {}
+    rules = [each for name in checkpoint.class_names for each in get_checkpoint_conversion_mapping(name) or ()]
+    return {
+        pattern: target
+        for rule in rules
+        if isinstance(rule, WeightRenaming) and not isinstance(rule, PrefixChange)
+        for pattern, target in zip(rule.source_patterns, rule.target_patterns, strict=True)
+        if target.startswith(f"{classifier_class.base_model_prefix}.")
+    }
 
 
 @contextlib.contextmanager
