@@ -239,6 +239,7 @@ class Engine:
                     self.runner.key(index, len(each.token_ids), each.media is not None),
                     each.exact,
                     None if packed else each.adapter,
+                    self.runner.masks_by_row and works[index].past is not None,
                 )
                 for index, each in enumerate(sequences)
             ]

@@ -18,24 +18,31 @@ class PackedMask:
 
     Args:
         function: transformers' `(batch, head, query index, key index) -> bool`, or None for "see all".
+        by_row: the function takes indices within the row, where it looks up what tokens are (images of Gemma 3); else
+            within a prompt.
     """
 
-    def __init__(self, function: Callable[..., Any] | None) -> None:
+    def __init__(self, function: Callable[..., Any] | None, *, by_row: bool = False) -> None:
         self.function = function
+        self._by_row = by_row
         self.sees_all = function is None
         self.plain_causal = function is causal_mask_function
-        self._seen: dict[tuple[int, int, int], Seen] = {}
+        self._seen: dict[tuple[int, int, int, int], Seen] = {}
         self._causal: dict[int, bool] = {}
 
-    def seen(self, offset: int, num_queries: int, num_keys: int, device: torch.device) -> Seen:
-        """What queries `offset … offset + num_queries` see of keys `0 … num_keys`, indices within the prompt."""
+    def seen(self, offset: int, num_queries: int, num_keys: int, device: torch.device, start: int = 0) -> Seen:
+        """What queries `offset … offset + num_queries` see of keys `0 … num_keys`, indices within the prompt.
+
+        Args:
+            start: row index of the prompt's first token.
+        """
         if self.sees_all:
             return None, False
         if self.plain_causal and offset == 0 and num_queries == num_keys:
             return None, True
         if self.plain_causal and num_queries == 1 and offset == num_keys - 1:
             return None, False
-        key = (offset, num_queries, num_keys)
+        key = (offset, num_queries, num_keys, start if self._by_row else 0)
         if key not in self._seen:
             self._seen[key] = self._evaluate(*key, device)
         return self._seen[key]
@@ -47,21 +54,21 @@ class PackedMask:
         if self.plain_causal:
             return True
         if length not in self._causal:
-            mask = self._table(0, length, length, device)
+            mask = self._table(0, length, length, 0, device)
             self._causal[length] = not bool(mask.triu(1).any())
         return self._causal[length]
 
-    def _table(self, offset: int, num_queries: int, num_keys: int, device: torch.device) -> torch.Tensor:
-        """`(num_queries, num_keys)`, True where a key is seen."""
+    def _table(self, offset: int, num_queries: int, num_keys: int, start: int, device: torch.device) -> torch.Tensor:
+        """`(num_queries, num_keys)`, True where a key is seen; `start` is where the function counts the prompt from."""
         assert self.function is not None
-        queries = torch.arange(offset, offset + num_queries, device=device)
-        keys = torch.arange(num_keys, device=device)
+        queries = torch.arange(start + offset, start + offset + num_queries, device=device)
+        keys = torch.arange(start, start + num_keys, device=device)
         zero = queries.new_zeros(1, 1, 1, 1)
         mask = self.function(zero, zero, queries.view(1, 1, -1, 1), keys.view(1, 1, 1, -1))
         return torch.as_tensor(mask, device=device).expand(1, 1, num_queries, num_keys)[0, 0]
 
-    def _evaluate(self, offset: int, num_queries: int, num_keys: int, device: torch.device) -> Seen:
-        mask = self._table(offset, num_queries, num_keys, device)
+    def _evaluate(self, offset: int, num_queries: int, num_keys: int, start: int, device: torch.device) -> Seen:
+        mask = self._table(offset, num_queries, num_keys, start, device)
         if device.type != "cpu":  # to look at it would wait for the device
             return mask[None, None], False
         if bool(mask.all()):  # a window wider than the sequence: let the fast kernel have it

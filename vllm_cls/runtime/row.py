@@ -59,6 +59,11 @@ class SequenceSpan:
         return int(self.queries.stop - self.queries.start)
 
     @property
+    def start(self) -> int:
+        """Row index of the prompt's first token; negative where it was computed earlier."""
+        return int(self.keys.start) - (self.past.num_tokens if self.past else 0)
+
+    @property
     def num_keys(self) -> int:
         return int(self.keys.stop - self.keys.start) + (self.past.num_tokens if self.past else 0)
 
@@ -136,6 +141,7 @@ class PackedRow:
         suits_c: the attention in C can run some layer of it, where it is there and the thread has a processor to itself.
         described: what the attention in C has made of the spans, by the mask.
         static: the forward is being recorded, so it may depend on nothing but `plans`.
+        masks_by_row: the model's mask functions look at what the row holds, so they get indices within it.
         positions: `(num_tokens,)`, each token's place in its text, for models that take no position ids.
     """
 
@@ -152,6 +158,7 @@ class PackedRow:
     suits_c: bool = False
     described: dict[PackedMask, Any] = field(default_factory=dict)
     static: bool = False
+    masks_by_row: bool = False
     positions: torch.Tensor | None = None
 
     def pooled_spans(self) -> list[SequenceSpan]:

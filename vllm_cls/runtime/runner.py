@@ -97,6 +97,7 @@ class Runner:
         self.scorer: SequenceScorer | None = None  # where label texts are scored
         self.media_form = ""  # how prompts with images or videos run; chosen when the first one comes
         self.shares_media = False
+        self.masks_by_row = False  # of rows with media
         self.skipped_pad: int | None = None  # the pad token before which its head looks for a prompt's last token
         text = self.backbone.config.get_text_config()
         self.pad_token_id = getattr(text, "pad_token_id", None) or 0
@@ -266,7 +267,8 @@ class Runner:
         self._use_attention(packed_attention.NAME)
         batch = packed_batch(works, self.device)
         kernel, positions = self.kernel or self._default_kernel, batch.inputs["position_ids"][0]
-        return batch, PackedRow(batch.spans, kernel=kernel, positions=positions)
+        by_row = self.masks_by_row and any(each.sequence.media for each in works)
+        return batch, PackedRow(batch.spans, kernel=kernel, positions=positions, masks_by_row=by_row)
 
     def _with_media(
         self, module: PreTrainedModel, batch: Batch, works: Sequence[ForwardItem], *, packed: bool

@@ -30,7 +30,9 @@ def packed_mask(*args: Any, mask_function: Callable[..., Any] = causal_mask_func
     """Mask interface: keep the function, since only our attention knows the sequences."""
     if mask_function is causal_mask_function:
         return PackedMask(causal_mask_function)
-    return SEES_ALL if mask_function is bidirectional_mask_function else PackedMask(mask_function)
+    if mask_function is bidirectional_mask_function:
+        return SEES_ALL
+    return PackedMask(mask_function, by_row=current.row is not None and current.row.masks_by_row)
 
 
 def packed_attention(

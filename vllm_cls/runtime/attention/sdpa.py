@@ -39,7 +39,7 @@ def attend(
     for span in spans:
         q = query[:, :, span.queries]
         k, v = with_past(key, value, span, row.layer)
-        seen, causal = mask.seen(span.offset, span.num_queries, span.num_keys, query.device)
+        seen, causal = mask.seen(span.offset, span.num_queries, span.num_keys, query.device, span.start)
         if softcap is None and sinks is None:
             gqa = query.shape[1] != key.shape[1]
             part = scaled_dot_product_attention(q, k, v, seen, is_causal=causal, scale=scaling, enable_gqa=gqa)

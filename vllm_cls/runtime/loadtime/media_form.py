@@ -42,8 +42,8 @@ def choose_media_form(runner: Runner, sequences: Sequence[TokenSequence]) -> Non
         expected = [_states(runner, [each])[0] for each in works]
     except FAILURES:  # which each prompt is told of when it runs
         return
-    for form in _forms(runner):
-        runner.media_form = form
+    for form, by_row in _forms(runner):
+        runner.media_form, runner.masks_by_row = form, by_row
         together = form in ("packed", "padded")
         tried = works if form == "packed" else [each for each in works if each.sequence.media]
         wanted = [states for each, states in zip(works, expected, strict=True) if each in tried]
@@ -52,13 +52,17 @@ def choose_media_form(runner: Runner, sequences: Sequence[TokenSequence]) -> Non
             if all(relative_error(*pair) <= tolerance(runner) for pair in zip(found, wanted, strict=True)):
                 break
     else:
-        runner.media_form = "pixels"
-    runner.shares_media = runner.packs_media and runner.shares and _shares(runner, works, expected)
+        runner.media_form, runner.masks_by_row = "pixels", False
+    # What a mask looks up of the row is not there of tokens that ran before.
+    may_share = runner.packs_media and runner.shares and not runner.masks_by_row
+    runner.shares_media = may_share and _shares(runner, works, expected)
 
 
-def _forms(runner: Runner) -> list[str]:
-    forms = {"packed": ["packed", "padded", "single"], "padded": ["padded", "single"]}
-    return forms.get(runner.mode.form, ["single"])
+def _forms(runner: Runner) -> list[tuple[str, bool]]:
+    """Forms, the fastest first, with whether mask functions get indices of the row."""
+    single, padded = ("single", False), ("padded", False)
+    forms = {"packed": [("packed", False), ("packed", True), padded, single], "padded": [padded, single]}
+    return forms.get(runner.mode.form, [single])
 
 
 def _text(runner: Runner) -> TokenSequence:

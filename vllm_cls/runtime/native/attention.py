@@ -174,7 +174,7 @@ def _offsets(spans: Sequence[SequenceSpan], mask: PackedMask, device: torch.devi
         return [_ALL] * len(spans)
     if mask.plain_causal:
         return [span.offset for span in spans]
-    seen = [mask.seen(span.offset, span.num_queries, span.num_keys, device) for span in spans]
+    seen = [mask.seen(span.offset, span.num_queries, span.num_keys, device, span.start) for span in spans]
     if any(table is not None for table, _ in seen):
         return None
     return [0 if causal else _ALL for _, causal in seen]

@@ -19,8 +19,8 @@ from vllm_cls import LLM
 from vllm_cls.media.features import MediaInput, placed
 from vllm_cls.runtime.batch import TokenSequence, token_sequence
 
-from ._coverage_case import TOLERANCE, _error, _line, randomize
-from ._small_configs import FIRST_TOKEN, VOCABULARY, small_config
+from .case import TOLERANCE, _error, _line, randomize
+from .small_configs import FIRST_TOKEN, VOCABULARY, small_config
 
 MAPPING = modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
@@ -74,7 +74,7 @@ def run_case(model_type: str, folder: Path) -> ImageRow:
     try:
         torch.manual_seed(0)
         config = small_config(model_type)
-        _widen_windows(config)
+        _fit_parts(config)
         model = randomize(MAPPING[type(config)](config))
         prompts = image_prompts(model)
         expected = torch.stack([last_state(model, each) for each in prompts])
@@ -218,8 +218,10 @@ def _candidates(model: PreTrainedModel, seed: int, flat: bool) -> Iterator[dict[
             }
 
 
-def _widen_windows(config: Any) -> None:
-    """A tower's windows hold at least one of the patches that are merged."""
+def _fit_parts(config: Any) -> None:
+    """What the sizes' names do not tell: a tower's windows hold the patches that are merged, an image has a token at least."""
+    if hasattr(config, "mm_tokens_per_image"):
+        config.mm_tokens_per_image = 4
     for name in config.sub_configs:
         vision = getattr(config, name)
         if name.startswith("vision") and isinstance(getattr(vision, "window_size", None), int):
