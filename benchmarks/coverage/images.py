@@ -170,7 +170,7 @@ def image_prompts(model: PreTrainedModel) -> list[ImagePrompt]:
 
 def image_input(model: PreTrainedModel, seed: int) -> tuple[dict[str, torch.Tensor], int]:
     """Arguments of one image that the model takes, and how many tokens it becomes."""
-    why: Exception | None = None
+    why = ""
     read: Any = getattr(model.base_model, "get_image_features", None) or model.get_image_features
     names = inspect.signature(read).parameters
     for given in _candidates(model, seed, "image_grid_thw" in names):
@@ -181,17 +181,19 @@ def image_input(model: PreTrainedModel, seed: int) -> tuple[dict[str, torch.Tens
             parts = pooled if isinstance(pooled, (list, tuple)) else [pooled]
             return given, sum(each.numel() // each.shape[-1] for each in parts)
         except Exception as error:
-            why = why or error
-    raise why or ValueError("it takes no image")
+            why += f"{_line(error)}; "
+    raise ValueError(f"it takes no image: {why[-200:]}")
 
 
 def _candidates(model: PreTrainedModel, seed: int, flat: bool) -> Iterator[dict[str, torch.Tensor]]:
+    """Arguments that models take for an image, in the shapes that are usual.
+
+    Args:
+        flat: patches of all images one behind the other, and a grid that says how they lie.
+    """
     config: Any = model.config
-    vision = next(
-        (each for name in config.sub_configs if name.startswith("vision") and (each := getattr(config, name))), config
-    )
-    patch = getattr(vision, "patch_size", 8)
-    patch = patch if isinstance(patch, int) else patch[0]
+    vision = _vision_of(config)
+    patch = _first(getattr(vision, "patch_size", None)) or _first(getattr(config, "patch_size", None)) or 8
     merge = getattr(vision, "spatial_merge_size", None) or getattr(config, "spatial_merge_size", None) or 2
     channels = getattr(vision, "in_channels", None) or getattr(vision, "num_channels", None) or 3
     generator = torch.Generator().manual_seed(seed)
@@ -200,32 +202,78 @@ def _candidates(model: PreTrainedModel, seed: int, flat: bool) -> Iterator[dict[
         return torch.rand(shape, generator=generator) * 2 - 1
 
     side = 2 * merge
-    for depth in (getattr(vision, "temporal_patch_size", 1), 1, 2) if flat else ():
-        grid = torch.tensor([[1, side, side]])
+    count, grid = side * side, torch.tensor([[1, side, side]])
+    for shape in _flat_shapes(vision, count, channels, patch) if flat else ():
         yield {
-            "pixel_values": random_values(side * side, channels * depth * patch * patch), "image_grid_thw": grid,
+            "pixel_values": random_values(*shape),
+            "image_grid_thw": grid,
             "image_merge_sizes": torch.tensor([merge]),
+        }
+    for depth in (1, 2):
+        yield {
+            "pixel_values": random_values(1, count, channels * depth * patch * patch),
+            "spatial_shapes": torch.tensor([[side, side]]), "pixel_attention_mask": torch.ones(1, count, dtype=torch.long),
+            "image_position_ids": torch.cartesian_prod(torch.arange(side), torch.arange(side))[None],
         }  # fmt: skip
-    if flat:
-        values = random_values(side * side, channels, patch, patch)
-        yield {"pixel_values": values, "image_grid_thw": torch.tensor([[1, side, side]])}
-    sizes = [getattr(vision, "image_size", None), 32, 64, 16]
-    for size in dict.fromkeys(each if isinstance(each, int) else each[0] for each in sizes if each):
+    sizes = [_first(getattr(vision, "image_size", None)), 32, 64, 16]
+    for size in dict.fromkeys(each for each in sizes if each):
         for shape in ((1,), (1, 1), (1, 2), (1, 3), (1, 5)):
-            yield {
-                "pixel_values": random_values(*shape, channels, size, size),
-                "image_sizes": torch.tensor([[size, size]]),
+            values = random_values(*shape, channels, size, size)
+            beside = {
+                "high_res_pixel_values": random_values(1, channels, 2 * size, 2 * size),
+                "pixel_attention_mask": torch.ones(*shape, size, size, dtype=torch.long),
             }
+            yield {"pixel_values": values, **beside}
+            yield {"pixel_values": values, "image_sizes": torch.tensor([[size, size]]), **beside}
+
+
+def _flat_shapes(vision: Any, count: int, channels: int, patch: int) -> Iterator[tuple[int, ...]]:
+    for depth in dict.fromkeys((getattr(vision, "temporal_patch_size", 1), 1, 2)):
+        yield count, channels * depth * patch * patch
+    yield count, channels, patch, patch
+
+
+def _first(value: Any) -> int | None:
+    """The first number of what may be a number or a sequence of them."""
+    while isinstance(value, (list, tuple)) and value:
+        value = value[0]
+    return value if isinstance(value, int) else None
 
 
 def _fit_parts(config: Any) -> None:
-    """What the sizes' names do not tell: a tower's windows hold the patches that are merged, an image has a token at least."""
+    """What the sizes' names do not tell: how many tokens an image has, which layers are read, how wide features are."""
+    text = config.get_text_config()
+    vision: Any = _vision_of(config)
+    size = getattr(vision, "image_size", None)
     if hasattr(config, "mm_tokens_per_image"):
         config.mm_tokens_per_image = 4
-    for name in config.sub_configs:
-        vision = getattr(config, name)
-        if name.startswith("vision") and isinstance(getattr(vision, "window_size", None), int):
-            vision.window_size = max(vision.window_size, 4 * vision.patch_size)
+    if isinstance(getattr(vision, "window_size", None), int):
+        vision.window_size = max(vision.window_size, 4 * vision.patch_size)
+    if hasattr(config, "image_grid_pinpoints") and isinstance(size, int):
+        config.image_grid_pinpoints = [[size, size], [size, 2 * size]]
+    if hasattr(config, "vision_feature_layers"):
+        config.vision_feature_layers = [-1, -2]
+    if hasattr(config, "projector_patch_to_query_dict"):
+        config.projector_patch_to_query_dict = {16: 4}
+    for part in (config, vision):
+        if isinstance(getattr(part, "projection_dim", None), int):
+            part.projection_dim = text.hidden_size
+    rope = getattr(text, "rope_parameters", None) or {}
+    if isinstance(rope, dict) and rope.get("mrope_section") and sum(rope["mrope_section"]) > _HALF_HEAD:
+        rope["mrope_section"] = [2, 3, 3]
+    if config.model_type == "ernie4_5_vl_moe":  # height and width take turns
+        rope["mrope_section"] = [3, 3, 2]
+    for number, name in enumerate(("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id")):
+        if config.model_type.endswith("_thinker") and not hasattr(config, name):
+            setattr(config, name, 5 + number)
+
+
+_HALF_HEAD = 8
+
+
+def _vision_of(config: Any) -> Any:
+    found = [getattr(config, name) for name in config.sub_configs if name.startswith("vision")]
+    return next((each for each in found if each is not None), config)
 
 
 def same_kind(image: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:

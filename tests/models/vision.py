@@ -87,3 +87,78 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
 def film(num_frames: int, width: int, height: int, seed: int = 0) -> np.ndarray:
     """Random frames, `(num_frames, height, width, 3)`."""
     return np.random.default_rng(seed).integers(0, 256, (num_frames, height, width, 3), dtype=np.uint8)
+
+
+# -- other models ------------------------------------------------------------------------------------
+
+_TEXT: dict[str, Any] = {**tiny.ARCHITECTURES["qwen2"].config, "model_type": "qwen2", "max_position_embeddings": 1024}
+_TOWER: dict[str, Any] = dict(
+    hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8
+)
+
+
+def _with_tokens(**names: str) -> PreTrainedTokenizerFast:
+    """A tokenizer with tokens of its own, which are its attributes too."""
+    plain = tokenizers.byte_level()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=plain.backend_tokenizer, eos_token=plain.eos_token, pad_token=plain.pad_token,
+        extra_special_tokens=names,
+    )  # fmt: skip
+
+
+def llava(folder: Path) -> tuple[Path, Any]:
+    """A LLaVA with random weights, and transformers' processor for it."""
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    tokens = _with_tokens(image_token="<image>")
+    size = {"height": 32, "width": 32}
+    processor = transformers.LlavaProcessor(
+        CLIPImageProcessorPil(size=size, crop_size=size), tokens, patch_size=8, vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )  # fmt: skip
+    config = transformers.LlavaConfig(
+        text_config={**_TEXT, "vocab_size": len(tokens)}, vision_config={**_TOWER, "model_type": "clip_vision_model"},
+        image_token_index=tokens.convert_tokens_to_ids("<image>"), vision_feature_layer=-1,
+    )  # fmt: skip
+    return _saved(transformers.LlavaForConditionalGeneration(config), processor, folder), processor
+
+
+def gemma3(folder: Path) -> tuple[Path, Any]:
+    """A Gemma 3, whose images see themselves both ways, and transformers' processor for it."""
+    from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+
+    tokens = _with_tokens(image_token="<image_soft_token>", boi_token="<start_of_image>", eoi_token="<end_of_image>")
+    images = Gemma3ImageProcessorPil(size={"height": 32, "width": 32})
+    processor = transformers.Gemma3Processor(images, tokens, image_seq_length=4)
+    text = {**tiny.ARCHITECTURES["gemma2"].config, "max_position_embeddings": 1024, "vocab_size": len(tokens)}
+    config = transformers.Gemma3Config(
+        text_config={**text, "layer_types": ["sliding_attention", "sliding_attention", "full_attention"]},
+        vision_config={**_TOWER, "model_type": "siglip_vision_model"}, mm_tokens_per_image=4,
+        image_token_index=tokens.convert_tokens_to_ids("<image_soft_token>"),
+        boi_token_index=tokens.convert_tokens_to_ids("<start_of_image>"),
+        eoi_token_index=tokens.convert_tokens_to_ids("<end_of_image>"),
+    )  # fmt: skip
+    return _saved(transformers.Gemma3ForConditionalGeneration(config), processor, folder), processor
+
+
+def idefics3(folder: Path) -> tuple[Path, Any]:
+    """An Idefics3, which cuts images into tiles, and transformers' processor for it."""
+    from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+
+    rows = {f"row_{row}_{column}": f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2)}
+    tokens = _with_tokens(
+        fake="<fake_token_around_image>", image_token="<image>", end="<end_of_utterance>", tag="<global-img>", **rows
+    )
+    images = Idefics3ImageProcessorPil(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
+    processor = transformers.Idefics3Processor(images, tokens, image_seq_len=4)
+    config = transformers.Idefics3Config(
+        text_config={**_TEXT, "vocab_size": len(tokens)}, vision_config={**_TOWER, "model_type": "idefics3_vision"},
+        image_token_id=tokens.convert_tokens_to_ids("<image>"), scale_factor=2,
+    )  # fmt: skip
+    return _saved(transformers.Idefics3ForConditionalGeneration(config), processor, folder), processor
+
+
+def _saved(model: Any, processor: Any, folder: Path) -> Path:
+    tiny.randomize(model).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder

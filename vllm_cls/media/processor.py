@@ -256,7 +256,9 @@ class MediaProcessor:
 
     def _types(self, ids: Sequence[int]) -> list[int]:
         """Of each token, the number of the modality that it stands for; 0 of text."""
-        (types,) = self._processor.create_mm_token_type_ids([list(ids)])
+        from transformers import ProcessorMixin
+
+        (types,) = ProcessorMixin.create_mm_token_type_ids(self._processor, [list(ids)])  # some want more in their own
         return list(types)
 
     def _token_id(self, modality: str) -> int:

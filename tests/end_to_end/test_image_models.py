@@ -1,0 +1,64 @@
+"""Models for images beside Qwen's, through transformers' own processors, held to transformers' own models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+import vllm_cls
+from vllm_cls import LLM
+
+from ..models import vision
+
+MODELS = {"llava": vision.llava, "gemma3": vision.gemma3, "idefics3": vision.idefics3}
+PLACES = {"llava": "<image>", "gemma3": "<start_of_image>", "idefics3": "<image>"}
+
+
+def prompts(place: str) -> list[Any]:
+    one, wide, other = vision.picture(40, 40, 1), vision.picture(64, 20, 2), vision.picture(30, 50, 3)
+    return [
+        {"prompt": f"What is {place} this? good", "multi_modal_data": {"image": one}},
+        "The film was good and the music was great.",
+        {"prompt": f"What is {place} this? good", "multi_modal_data": {"image": other}},
+        {"prompt": f"{place} and {place} are the best practices", "multi_modal_data": {"image": [wide, one]}},
+        {"prompt": f"What is {place} this? bad", "multi_modal_data": {"image": one}},
+        {"prompt": f"Review: a terrible plot {place}", "multi_modal_data": {"image": wide}},
+    ]
+
+
+def expected(folder: Path, processor: Any, prompt: Any) -> torch.Tensor:
+    """The last token's state, as transformers' model hands it to its output layer, of what its processor gives."""
+    model: Any = transformers.AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    text, images = (
+        (prompt, None) if isinstance(prompt, str) else (prompt["prompt"], prompt["multi_modal_data"]["image"])
+    )
+    if images is not None and not isinstance(images, list):
+        images = [images]
+    nested = [images] if images and type(processor).__name__ == "Idefics3Processor" else images
+    given = processor(images=nested, text=[text], return_tensors="pt")
+    seen: list[torch.Tensor] = []
+    model.get_output_embeddings().register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        model(**given, use_cache=False)
+    return seen[-1][0, -1]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_reads_images_as_transformers_does(name: str, tmp_path: Path) -> None:
+    source, processor = MODELS[name](tmp_path / "lm")
+    vllm_cls.convert(str(source), tmp_path / "out", head="random", num_labels=3, seed=0)
+    asked = prompts(PLACES[name])
+    with LLM(str(tmp_path / "out"), dtype="float32") as llm:
+        outputs = llm.classify(asked)
+        again = [llm.classify(prompt)[0] for prompt in asked]
+        form = llm._open.engine.runner.media_form
+        head = llm.model.get_parameter("score.weight").clone()
+    wanted = torch.stack([expected(source, processor, prompt) for prompt in asked]) @ head.T
+    assert form == "packed"
+    for found in (outputs, again):
+        rows = torch.tensor([output.outputs.logits for output in found])
+        torch.testing.assert_close(rows, wanted, atol=1e-4, rtol=1e-4)
