@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .refused import NEEDS
@@ -44,7 +44,11 @@ Every other model type of transformers. `vcls convert` and `LLM` refuse them by 
 
 
 def report(
-    rows: Iterable[dict[str, Any]], refused: Mapping[str, list[str]], versions: dict[str, str], tolerance: float
+    rows: Iterable[dict[str, Any]],
+    refused: Mapping[str, list[str]],
+    versions: dict[str, str],
+    tolerance: float,
+    images: Sequence[dict[str, Any]] = (),
 ) -> str:
     """The document.
 
@@ -53,10 +57,12 @@ def report(
         refused: what the others would need → their model types.
         versions: of transformers and torch.
         tolerance: between logits.
+        images: one row a model for images and texts.
     """
     listed = list(rows)
     parts = [_INTRODUCTION.format(tolerance=f"{tolerance:g}", **versions), _counts(listed)]
     parts += [_section(title, [row for row in listed if row["mapping"] == name]) for name, title in _TITLES.items()]
+    parts += [_with_images(images, tolerance)] if images else []
     parts += [_REFUSED, *(f"{_listed(need, names)}\n" for need, names in refused.items())]
     return "\n".join(parts)
 
@@ -104,6 +110,43 @@ def _section(title: str, rows: list[dict[str, Any]]) -> str:
         )
         parts += [words, listed] if listed else []
     return "\n\n".join(parts) + "\n"
+
+
+def _with_images(rows: Sequence[dict[str, Any]], tolerance: float) -> str:
+    """Models that read images: how prompts with them run."""
+    exact = [row for row in rows if row["status"] == "exact"]
+    forms = {form: [row["model_type"] for row in exact if row["form"] == form] for form in _FORMS}
+    shares = sum(row["shares"] for row in exact)
+    parts = [
+        "## Models for images, on prompts with images",
+        _IMAGES.format(
+            tolerance=f"{tolerance:g}", entries=len(rows), exact=len(exact), packed=len(forms["packed"]), shares=shares,
+            error=f"{max((row['error'] for row in exact), default=0.0):.0e}",
+        ),
+    ]  # fmt: skip
+    parts += [_listed(words, forms[form]) for form, words in _FORMS.items() if forms[form]]
+    for status, words in _NOT_WITH_IMAGES.items():
+        listed = "\n".join(f"- {row['model_type']}: {_cell(row['why'])}" for row in rows if row["status"] == status)
+        parts += [words, listed] if listed else []
+    return "\n\n".join(parts) + "\n"
+
+
+_FORMS = {
+    "packed": "packed, with texts in the same row",
+    "padded": "padded, prompts with images in batches of their own",
+    "single": "one at a time",
+    "pixels": "one at a time, the tower within the model's forward",
+}
+_NOT_WITH_IMAGES = {
+    "fails": "Refused or different here, though transformers runs them:",
+    "cannot": "What transformers does not build from a small config, or what takes images that this does not make, with its own error:",
+}
+_IMAGES = """transformers' mapping of models from images and texts to texts has {entries} entries. {exact} of them were built
+small, converted, and run in one call on prompts with one image, with two, with one at the end and with none; logits agree
+within {tolerance} with the state that transformers' own model hands to its output layer, and the head (largest error
+{error}). {packed} share rows with texts, {shares} go on from the keys and values of an image that several prompts begin with.
+
+    python -m benchmarks.coverage.images_run"""
 
 
 def _need(row: dict[str, Any]) -> str:

@@ -28,6 +28,7 @@ from .report import report
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "coverage.json"
+IMAGES = ROOT / "benchmarks" / "results" / "coverage_images.json"
 DOCS = ROOT / "docs" / "coverage.md"
 MAPPINGS = ("causal", "classifier", "base")
 
@@ -138,7 +139,8 @@ def _document(path: Path) -> str:
 
     content = json.loads(path.read_text())
     tried = {row["model_type"] for row in content["rows"]}
-    return report(content["rows"], refused_types(but=tried), content["versions"], TOLERANCE)
+    images = json.loads(IMAGES.read_text()) if IMAGES.is_file() else []
+    return report(content["rows"], refused_types(but=tried), content["versions"], TOLERANCE, images)
 
 
 def _read(path: Path) -> dict[str, Any]:

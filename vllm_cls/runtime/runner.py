@@ -287,10 +287,15 @@ class Runner:
 
     def _outside_towers(self, name: str) -> str | dict[str, str]:
         """An attention for all of the backbone but its towers, which read no row of tokens."""
-        parts = self.backbone.config.sub_configs
-        if not any(key.startswith(_TOWERS) for key in parts):
+        config = self.backbone.config
+        if not any(key.startswith(_TOWERS) for key in config.sub_configs):
             return name
-        return {"": name, **{key: self._stock if key.startswith(_TOWERS) else name for key in parts}}
+        reads_tokens = (config.get_text_config(), config.get_text_config(decoder=True))
+        parts = {key: getattr(config, key, None) for key in config.sub_configs}
+        return {
+            "": name,
+            **{key: name if any(part is each for each in reads_tokens) else self._stock for key, part in parts.items()},
+        }
 
     def _forward(  # type: ignore[no-untyped-def]  # a ModelOutput
         self, module: PreTrainedModel, batch: Batch, works: Sequence[ForwardItem], row: PackedRow | None = None
