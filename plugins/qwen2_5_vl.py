@@ -1,4 +1,4 @@
-"""Qwen2.5-VL: the text path; transformers has no classifier class, so `as_seq_cls_model` makes it."""
+"""Qwen2.5-VL; transformers has no classifier class, so `as_seq_cls_model` makes it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 
 class Qwen2_5_VL(Decoder):  # the family's own spelling
-    """Texts run through the language model alone: its three rotary axes then all count tokens."""
+    """Texts run through the language model alone: its three rotary axes then all count tokens.
+
+    Rows with images run through the whole model, which puts the towers' outputs in their places.
+    """
 
     name = "qwen2_5_vl"
     model_types = ("qwen2_5_vl",)

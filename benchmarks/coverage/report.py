@@ -139,7 +139,7 @@ _FORMS = {
 }
 _NOT_WITH_IMAGES = {
     "fails": "Refused or different here, though transformers runs them:",
-    "cannot": "What transformers does not build from a small config, or what takes images that this does not make, with its own error:",
+    "cannot": "What transformers does not build so small, or whose images this does not make, with its own error:",
 }
 _IMAGES = """transformers' mapping of models from images and texts to texts has {entries} entries. {exact} of them were built
 small, converted, and run in one call on prompts with one image, with two, with one at the end and with none; logits agree

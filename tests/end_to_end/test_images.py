@@ -308,3 +308,37 @@ def test_a_model_of_texts_says_that_it_reads_no_images(tmp_path: Path) -> None:
     model = str(tiny.classifier("qwen2", tmp_path))
     with LLM(model, dtype="float32") as llm, pytest.raises(PromptError, match="this model reads texts alone"):
         llm.classify(PROMPTS["one image"])
+
+
+def test_few_images_are_held_at_once(llm: LLM) -> None:
+    """However long a stream of prompts is: their pixels take more memory than texts."""
+    drawn = 0
+
+    def prompts() -> Iterator[Any]:
+        nonlocal drawn
+        for index in range(80):
+            drawn += 1
+            yield PROMPTS["text"] if index % 2 else {"messages": [{"role": "user", "content": [PART]}]}
+
+    seen = [drawn for _ in llm.classify_iter(prompts())]
+    assert len(seen) == 80
+    assert seen[0] <= 4
+    assert max(drawn - index for index, drawn in enumerate(seen)) <= 32
+
+
+PART = {"type": "image", "image": PICTURES[0]}
+
+
+def test_a_prompt_that_fails_first_does_not_decide_how_others_run(
+    converted: Path, wanted: dict[str, torch.Tensor]
+) -> None:
+    """The form of prompts with images is found by those that run."""
+    broken = {
+        "image_embeds": torch.zeros(1, 7),
+        "image_grid_thw": torch.tensor([[1, 2, 2]]),
+    }  # of another model's width
+    with LLM(str(converted), dtype="float32") as llm:
+        with pytest.raises(PromptError, match="refuses this prompt"):
+            llm.classify({"prompt": IMAGE, "multi_modal_data": {"image_embeds": broken}})
+        torch.testing.assert_close(logits(llm, [PROMPTS["one image"]])[0], wanted["one image"], atol=1e-4, rtol=0)
+        assert llm._open.engine.runner.media_form == "packed"

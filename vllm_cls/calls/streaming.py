@@ -8,12 +8,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from ..errors import PromptError
+from ..inputs.media_parts import holds_media
 from ..inputs.tokenization import Tokenized
 from .output_processor import NextId
 from .tasks import Output, TaskCall
 
 # Prompts looked at together, to batch by length: few at first, so that answers come soon.
 _FIRST_WINDOW, _WINDOW = 64, 4096
+_AS_MANY = 32  # texts: what a prompt with images or videos takes of a window
 
 
 def stream_outputs(
@@ -53,6 +55,16 @@ def _tokenized_windows(
 
 def _windows(call: TaskCall[Output], prompts: Iterator[Any]) -> Iterator[TaskCall[Output]]:
     size = _FIRST_WINDOW
-    while window := list(itertools.islice(prompts, size)):
+    take = itertools.islice if call.processor.media is None else _first_of
+    while window := list(take(prompts, size)):
         size = min(2 * size, _WINDOW)
         yield call.with_prompts(window)
+
+
+def _first_of(prompts: Iterator[Any], size: int) -> Iterator[Any]:
+    """As `islice`, where a prompt with images or videos, whose pixels are held, counts as many."""
+    for prompt in prompts:
+        yield prompt
+        size -= _AS_MANY if holds_media(prompt) else 1
+        if size <= 0:
+            return

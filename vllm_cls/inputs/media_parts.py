@@ -20,6 +20,17 @@ def has_media(messages: Sequence[Mapping[str, Any]]) -> bool:
     return any(_key(part) for each in messages for part in _parts(each))
 
 
+def holds_media(prompt: Any) -> bool:
+    """Whether a prompt, in any of its forms, has images or videos."""
+    if isinstance(prompt, Mapping):
+        if prompt.get("multi_modal_data"):
+            return True
+        prompt = prompt.get("messages")
+    if not isinstance(prompt, (list, tuple)):
+        return False
+    return has_media([each for each in prompt if isinstance(each, Mapping)])
+
+
 def without_media(messages: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, list[Any]]]:
     """Messages as chat templates take them, and what their parts held, by the names of `multi_modal_data`.
 

@@ -40,7 +40,8 @@ def choose_media_form(runner: Runner, sequences: Sequence[TokenSequence]) -> Non
     works.insert(1, ForwardItem(_text(runner)))
     try:
         expected = [_states(runner, [each])[0] for each in works]
-    except FAILURES:  # which each prompt is told of when it runs
+    except FAILURES:  # which each prompt is told of when it runs; the next ones decide
+        runner.media_form = ""
         return
     for form, by_row in _forms(runner):
         runner.media_form, runner.masks_by_row = form, by_row
