@@ -333,7 +333,10 @@ def _labelled_rows(
     """Prompts and labels of a file; messages on the file and on skipped rows become warnings."""
     prompts = job.processor
     fields = PromptFields(
-        head_options.text_field, head_options.text_pair_field, image=head_options.image_field, video=head_options.video_field
+        head_options.text_field,
+        head_options.text_pair_field,
+        image=head_options.image_field,
+        video=head_options.video_field,
     ).reading(prompts.media, prompts.template is not None or prompts.chat_template_prompt)
     rows = read_training_rows(path, fields, head_options.label_field, option, problem_type)
     job.warnings += rows.notes
