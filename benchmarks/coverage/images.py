@@ -16,6 +16,7 @@ from transformers.models.auto import modeling_auto
 
 import vllm_cls
 from vllm_cls import LLM
+from vllm_cls.architecture import decoder_start
 from vllm_cls.media.features import MediaInput, placed
 from vllm_cls.runtime.batch import TokenSequence, token_sequence
 
@@ -131,6 +132,9 @@ def last_state(model: PreTrainedModel, prompt: ImagePrompt) -> torch.Tensor:
             given[name] = torch.tensor([prompt.types])
     for name in prompt.images[0] if prompt.images else ():
         given[name] = torch.cat([each[name] for each in prompt.images])
+    start = decoder_start(model.config)
+    if start is not None:
+        given["decoder_input_ids"] = torch.tensor([[start, *prompt.ids[:-1]]])
     try:
         with torch.no_grad():
             model(**given, use_cache=False)
@@ -215,12 +219,13 @@ def _candidates(model: PreTrainedModel, seed: int, flat: bool) -> Iterator[dict[
             "spatial_shapes": torch.tensor([[side, side]]), "pixel_attention_mask": torch.ones(1, count, dtype=torch.long),
             "image_position_ids": torch.cartesian_prod(torch.arange(side), torch.arange(side))[None],
         }  # fmt: skip
+    high = _first(getattr(getattr(config, "high_res_vision_config", None), "image_size", None)) or 64
     sizes = [_first(getattr(vision, "image_size", None)), 32, 64, 16]
     for size in dict.fromkeys(each for each in sizes if each):
         for shape in ((1,), (1, 1), (1, 2), (1, 3), (1, 5)):
             values = random_values(*shape, channels, size, size)
             beside = {
-                "high_res_pixel_values": random_values(1, channels, 2 * size, 2 * size),
+                "high_res_pixel_values": random_values(1, channels, high, high),
                 "pixel_attention_mask": torch.ones(*shape, size, size, dtype=torch.long),
             }
             yield {"pixel_values": values, **beside}
@@ -255,7 +260,7 @@ def _fit_parts(config: Any) -> None:
     if hasattr(config, "mm_tokens_per_image"):
         config.mm_tokens_per_image = 4
     if isinstance(getattr(vision, "window_size", None), int):
-        vision.window_size = max(vision.window_size, 4 * vision.patch_size)
+        vision.window_size = max(vision.window_size, 4 * (_first(vision.patch_size) or 8))
     if hasattr(config, "image_grid_pinpoints") and isinstance(size, int):
         config.image_grid_pinpoints = [[size, size], [size, 2 * size]]
     if hasattr(config, "vision_feature_layers"):
@@ -270,6 +275,10 @@ def _fit_parts(config: Any) -> None:
         rope["mrope_section"] = [2, 3, 3]
     if config.model_type == "ernie4_5_vl_moe":  # height and width take turns
         rope["mrope_section"] = [3, 3, 2]
+    if getattr(text, "num_key_value_heads", 0) > getattr(text, "num_attention_heads", 0):
+        text.num_key_value_heads = 2
+    if config.model_type == "step3p7":
+        text.sliding_window = 8
     for number, name in enumerate(("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id")):
         if config.model_type.endswith("_thinker") and not hasattr(config, name):
             setattr(config, name, 5 + number)
