@@ -99,7 +99,7 @@ def _compare(row: ImageRow, prompts: list[ImagePrompt], expected: torch.Tensor, 
     row.pooling = report.pooling
     with LLM(str(folder / "out"), dtype="float32", num_threads=1) as llm:
         engine: Any = llm._open.engine
-        wanted = expected @ llm.model.get_parameter("score.weight").float().T
+        wanted = expected @ llm.model.get_parameter("score.weight").detach().float().T
         sequences = [sequence_of(engine.runner, each) for each in prompts]
         results = engine.logits(sequences)
         failed = [each for each in results if isinstance(each, Exception)]

@@ -1,6 +1,6 @@
 """Which of transformers' models for images and texts become classifiers of both, and how they run.
 
-    python -m benchmarks.coverage.images_run                   all of them: results/coverage_images.json, docs/coverage.md
+    python -m benchmarks.coverage.images_run                   all of them: docs/coverage-images.md and its counts
     python -m benchmarks.coverage.images_run --types llava     these alone, into the same files
 
 Each is built small with random weights, converted (`--head random --seed 0`) and run on prompts with one image, with two,
@@ -20,12 +20,16 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from .run import IMAGES
+from .report import images_page
+from .run import DOCS, IMAGES
 from .run import main as write_docs
+
+PAGE = DOCS.with_name("coverage-images.md")
 
 
 def main(given: Sequence[str] | None = None) -> int:
     """Run what is asked for, and write what is known. Returns 1 where something fails that transformers can run."""
+    from .case import TOLERANCE
     from .images import model_types
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -37,6 +41,7 @@ def main(given: Sequence[str] | None = None) -> int:
         row = known[model_type] = _in_own_process(model_type, options.limit)
         print(f"{model_type:<28}{row['status']:<7} {row['form'] or row['why']}", flush=True)
         IMAGES.write_text(json.dumps([known[name] for name in sorted(known)], indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text(images_page([known[name] for name in sorted(known)], TOLERANCE), encoding="utf-8")
     write_docs(["--report-only"])
     return int(any(row["status"] == "fails" for row in known.values()))
 

@@ -62,7 +62,9 @@ def report(
     listed = list(rows)
     parts = [_INTRODUCTION.format(tolerance=f"{tolerance:g}", **versions), _counts(listed)]
     parts += [_section(title, [row for row in listed if row["mapping"] == name]) for name, title in _TITLES.items()]
-    parts += [_with_images(images, tolerance)] if images else []
+    if images:
+        summary = _images_summary(images, tolerance)
+        parts.append(f"## Models for images\n\n{summary} [coverage-images.md](coverage-images.md) names them.\n")
     parts += [_REFUSED, *(f"{_listed(need, names)}\n" for need, names in refused.items())]
     return "\n".join(parts)
 
@@ -112,18 +114,32 @@ def _section(title: str, rows: list[dict[str, Any]]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _with_images(rows: Sequence[dict[str, Any]], tolerance: float) -> str:
-    """Models that read images: how prompts with them run."""
+def _images_summary(rows: Sequence[dict[str, Any]], tolerance: float) -> str:
+    exact = [row for row in rows if row["status"] == "exact"]
+    return _IMAGES.format(
+        tolerance=f"{tolerance:g}",
+        entries=len(rows),
+        exact=len(exact),
+        packed=sum(row["form"] == "packed" for row in exact),
+        shares=sum(row["shares"] for row in exact),
+        error=f"{max((row['error'] for row in exact), default=0.0):.0e}",
+    )
+
+
+def images_page(rows: Sequence[dict[str, Any]], tolerance: float) -> str:
+    """Models that read images: how prompts with them run, the whole document.
+
+    Args:
+        rows: one a model.
+        tolerance: between logits.
+    """
     exact = [row for row in rows if row["status"] == "exact"]
     forms = {form: [row["model_type"] for row in exact if row["form"] == form] for form in _FORMS}
-    shares = sum(row["shares"] for row in exact)
     parts = [
-        "## Models for images, on prompts with images",
-        _IMAGES.format(
-            tolerance=f"{tolerance:g}", entries=len(rows), exact=len(exact), packed=len(forms["packed"]), shares=shares,
-            error=f"{max((row['error'] for row in exact), default=0.0):.0e}",
-        ),
-    ]  # fmt: skip
+        "# Models for images, on prompts with images",
+        _images_summary(rows, tolerance),
+        "    python -m benchmarks.coverage.images_run\n\nwrote this file and `benchmarks/results/coverage_images.json`.",
+    ]
     parts += [_listed(words, forms[form]) for form, words in _FORMS.items() if forms[form]]
     for status, words in _NOT_WITH_IMAGES.items():
         listed = "\n".join(f"- {row['model_type']}: {_cell(row['why'])}" for row in rows if row["status"] == status)
@@ -144,9 +160,7 @@ _NOT_WITH_IMAGES = {
 _IMAGES = """transformers' mapping of models from images and texts to texts has {entries} entries. {exact} of them were built
 small, converted, and run in one call on prompts with one image, with two, with one at the end and with none; logits agree
 within {tolerance} with the state that transformers' own model hands to its output layer, and the head (largest error
-{error}). {packed} share rows with texts, {shares} go on from the keys and values of an image that several prompts begin with.
-
-    python -m benchmarks.coverage.images_run"""
+{error}). {packed} share rows with texts, {shares} go on from the keys and values of an image that several prompts begin with."""
 
 
 def _need(row: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.coverage.case import run_case
+from benchmarks.coverage.images import run_case as run_image_case
 from benchmarks.coverage.refused import NEEDS, refused_types
 from benchmarks.coverage.run import DOCS, RESULTS
 
@@ -58,3 +59,17 @@ def test_the_page_says_what_each_refused_class_would_need() -> None:
     for need, names in refused.items():
         assert f"{need[0].upper()}{need[1:]} (" in page
         assert set(names) <= listed
+
+
+WITH_IMAGES = {
+    "qwen2_vl": "packed", "qwen3_vl": "packed", "llava_next": "packed", "internvl": "packed", "mistral3": "packed",
+    "gemma4": "packed", "idefics2": "packed", "qwen3_5": "padded", "paligemma": "single",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model_type", WITH_IMAGES)
+def test_a_sample_of_the_models_for_images(model_type: str, tmp_path: Path) -> None:
+    row = run_image_case(model_type, tmp_path)
+    assert row.status == "exact", row.why
+    assert row.form == WITH_IMAGES[model_type]
+    assert row.pooling == "LAST"
