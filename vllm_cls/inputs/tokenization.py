@@ -140,7 +140,9 @@ class PromptProcessor:
         rendered: list[tuple[int, Prompt, Rendered]] = []
         for index, each in enumerate(prompts):
             try:
-                prompt = self._read(each)
+                prompt = parse(each)
+                if prompt.text_pair is not None or prompt.multi_modal_data:
+                    prompt = self._read(prompt)
                 if prompt.token_ids is not None:
                     results[index] = self._from_ids(prompt, prompt.token_ids, limit, truncation)
                 else:
@@ -161,7 +163,7 @@ class PromptProcessor:
         Raises:
             PromptError: the prompt is bad.
         """
-        text = self.render(self._read(prompt), add_special_tokens)
+        text = self.render(self._read(parse(prompt)), add_special_tokens)
         joined = Rendered(
             text.text + suffix if text.text_pair is None else text.text, text.text_pair, text.add_special_tokens
         )
@@ -170,27 +172,19 @@ class PromptProcessor:
             raise encoding
         return list(encoding[0])
 
-    def _read(self, prompt: Any) -> Prompt:
-        """A prompt, its texts shortened and its media read."""
-        parsed = parse(prompt)
-        if parsed.text_pair is not None:
-            parsed = self._within_limits(parsed)
-        if not parsed.multi_modal_data:
-            return parsed
+    def _read(self, prompt: Prompt) -> Prompt:
+        """A prompt with the texts of a pair shortened, and its media read."""
+        prompt = self._within_limits(prompt)
+        if not prompt.multi_modal_data:
+            return prompt
         if self.media is None:
             raise PromptError("this model reads texts alone; leave images and videos out.", "multi_modal_data")
-        return self.media.read(parsed)
+        return self.media.read(prompt)
 
     def render(self, prompt: Prompt, add_special_tokens: bool | None) -> Rendered:
         """The text that the tokenizer gets."""
-        made = self._rendered(prompt, add_special_tokens)
-        if prompt.media is None or self.media is None:
-            return made
-        if made.text_pair is not None:
-            raise PromptError("a pair of texts takes no images or videos; give one text.")
-        return replace(made, text=self.media.processor.expanded(made.text, prompt.media))
-
-    def _rendered(self, prompt: Prompt, add_special_tokens: bool | None) -> Rendered:
+        if prompt.media is not None:
+            return self._expanded(prompt, add_special_tokens)
         if self.tokenizer is None:
             raise PromptError("this model has no tokenizer; give token ids, or a tokenizer with --tokenizer.")
         if prompt.messages is not None:
@@ -224,6 +218,14 @@ class PromptProcessor:
             return text
         parts = [{"type": name} for name, texts in prompt.media.replacements.items() for _ in texts]
         return [*parts, {"type": "text", "text": text}] if text else parts
+
+    def _expanded(self, prompt: Prompt, add_special_tokens: bool | None) -> Rendered:
+        """The text of a prompt with media, their tokens written out."""
+        made = self.render(replace(prompt, media=None), add_special_tokens)
+        if made.text_pair is not None:
+            raise PromptError("a pair of texts takes no images or videos; give one text.")
+        assert prompt.media is not None and self.media is not None
+        return replace(made, text=self.media.processor.expanded(made.text, prompt.media))
 
     def _pair(self, prompt: Prompt, add_special_tokens: bool | None) -> Rendered:
         """Two texts, as the model wants them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -114,6 +115,9 @@ class ForwardItem:
 
     def __len__(self) -> int:
         return self.num_tokens
+
+
+media_of: Callable[[ForwardItem], SequenceMedia | None] = operator.attrgetter("sequence.media")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import operator
 import sys
 import threading
 import time
@@ -17,7 +18,7 @@ import torch
 
 from ..errors import ConfigError, EngineDeadError, PromptError, RunError
 from ..pooler.sequences import SequenceScorer
-from .batch import ForwardItem, TokenSequence, fetch
+from .batch import ForwardItem, TokenSequence, fetch, media_of
 from .cuda.pipeline import look_ahead
 from .loadtime.equivalence import FAILURES
 from .loadtime.media_form import choose_media_form
@@ -134,7 +135,7 @@ class Engine:
         with self._lock:
             if self._closed:
                 raise ConfigError("this LLM is closed; make a new one.")
-            if not self.runner.media_form and any(each.media for each in unique):
+            if not self.runner.media_form and any(map(_media_of, unique)):
                 choose_media_form(self.runner, unique)
             shares = share and self.prefix_cache.max_bytes > 0
             for wave in self._shared(unique) if shares else [list(enumerate(map(ForwardItem, unique)))]:
@@ -212,7 +213,7 @@ class Engine:
         batches = self._plan(works)
         filled = [[works[index] for index in batch] for batch in batches]
         parallel = self.runner.parallel
-        if any(each.sequence.media for each in works):
+        if any(map(media_of, works)):
             parallel = parallel and self.runner.packs_media
             held = self._encode(works)  # noqa: F841  # until they have run
         if self._looks_ahead:
@@ -365,6 +366,7 @@ class Engine:
 
 
 _NOTHING = torch.empty(0)
+_media_of = operator.attrgetter("media")
 _STATES_BYTES = 1 << 28  # of the states behind label texts that are held at once; those of one prompt at least
 _FEWEST_TOKENS = 8  # a batch is not made smaller for want of memory: who else uses it may stop
 

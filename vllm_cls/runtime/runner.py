@@ -17,7 +17,7 @@ from .adapter import AdapterRows, LoRAAdapter
 from .attention import packed_attention
 from .attention.positions import restart_positions
 from .attention.rope import RopeRule, reset_grown_frequencies, rope_rule
-from .batch import Batch, ForwardItem, PooledRowLayout, packed_batch, padded_batch, to_device
+from .batch import Batch, ForwardItem, PooledRowLayout, media_of, packed_batch, padded_batch, to_device
 from .context import running
 from .counters import Counters
 from .native import attention as native
@@ -166,7 +166,9 @@ class Runner:
             pooled_only: states of other than the pooled positions may be left at zero.
             probe: the row says afterwards whether every mask was causal.
         """
-        if self._packs(works):
+        limit = self.mode.checked_up_to
+        packed = self.mode.form == "packed" and (self.media_form == "packed" or not any(map(media_of, works)))
+        if packed and (limit is None or all(len(each.sequence) <= limit for each in works)):
             batch, row = self._packed(works)
             row.causal = True if probe else None
             places = pooled_places(self.pool, batch.layout.starts, batch.layout.lengths) if pooled_only else None
@@ -192,7 +194,7 @@ class Runner:
     def states(self, works: Sequence[ForwardItem]) -> torch.Tensor:
         """Pooled states `(num_sequences, hidden)`, float32."""
         recorded = None
-        if self.graphs is not None and not any(each.sequence.media for each in works):
+        if self.graphs is not None and not any(map(media_of, works)):
             recorded = self.graphs.states(works)
         return self.eager_states(works) if recorded is None else recorded
 
@@ -257,17 +259,11 @@ class Runner:
         with self._one_at_a_time:  # a replayed head holds the states it runs on
             return head(states.to(self.head_dtype)).float()
 
-    def _packs(self, works: Sequence[ForwardItem]) -> bool:
-        if self.mode.form != "packed" or (not self.packs_media and any(each.sequence.media for each in works)):
-            return False
-        limit = self.mode.checked_up_to
-        return limit is None or all(len(each.sequence) <= limit for each in works)
-
     def _packed(self, works: Sequence[ForwardItem]) -> tuple[Batch, PackedRow]:
         self._use_attention(packed_attention.NAME)
         batch = packed_batch(works, self.device)
         kernel, positions = self.kernel or self._default_kernel, batch.inputs["position_ids"][0]
-        by_row = self.masks_by_row and any(each.sequence.media for each in works)
+        by_row = self.masks_by_row and any(map(media_of, works))
         return batch, PackedRow(batch.spans, kernel=kernel, positions=positions, masks_by_row=by_row)
 
     def _with_media(
@@ -301,7 +297,7 @@ class Runner:
         self, module: PreTrainedModel, batch: Batch, works: Sequence[ForwardItem], row: PackedRow | None = None
     ):
         """A forward of these, within their row, their adapters, and the precision that they ask for."""
-        if any(each.sequence.media for each in works):
+        if any(map(media_of, works)):
             module, batch = self._with_media(module, batch, works, packed=row is not None)
         if self.rope.alone:
             reset_grown_frequencies(module)
