@@ -197,6 +197,11 @@ def test_containers_that_are_not_listed_are_refused() -> None:
         sampled(video(greys(3), format="avi", codec="wmv1"))
 
 
+def test_a_codec_that_nobody_knows() -> None:
+    with pytest.raises(PromptError, match="coded as nothing known is not read"):
+        sampled(video(greys(3), format="avi").replace(b"FMP4", b"ZZZZ"))
+
+
 def test_frames_are_taken_as_they_are() -> None:
     frames = greys(5)
     array = np.stack(frames)

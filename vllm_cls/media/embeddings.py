@@ -169,5 +169,5 @@ def _hashed(data: torch.Tensor, grid: torch.Tensor | None) -> Embeddings:
     digest = hashlib.blake2b(
         f"embeddings {tuple(data.shape)} {None if grid is None else grid.tolist()}".encode(), digest_size=16
     )
-    digest.update(data.numpy())
+    digest.update(data.numpy().data)
     return Embeddings(data, grid, digest.hexdigest())

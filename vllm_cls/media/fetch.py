@@ -115,7 +115,7 @@ def get(address: WebAddress, allowance: Allowance) -> tuple[bytes, str | None]:
     )
     left = allowance.seconds_left()
     timeouts = {"connect": left, "read": left, "write": left, "pool": left}
-    headers = {"Host": address.host_header, **_HEADERS}
+    headers: list[tuple[bytes | str, bytes | str]] = [("Host", address.host_header), *_HEADERS.items()]
     with (
         httpcore.ConnectionPool(ssl_context=_ssl_context(), network_backend=_CheckedBackend(allowance)) as pool,
         pool.stream("GET", url, headers=headers, extensions={"timeout": timeouts}) as response,

@@ -48,8 +48,9 @@ def from_bytes(data: bytes, allowance: Allowance) -> Image:
     try:
         with _decoding(), PILImage.open(io.BytesIO(data), formats=FORMATS) as image:
             allowance.check_size(*image.size)
-            if image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
-                raise PromptError(f"a TIFF with {image.n_frames} pages is not one image; give each page by itself.")
+            pages = getattr(image, "n_frames", 1)
+            if image.format == "TIFF" and pages > 1:
+                raise PromptError(f"a TIFF with {pages} pages is not one image; give each page by itself.")
             image.load()
             return from_pil(image, allowance)
     except UnidentifiedImageError:

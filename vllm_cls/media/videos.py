@@ -134,8 +134,11 @@ def _opened(data: bytes, allowance: Allowance) -> Iterator[tuple[Any, Any]]:
                 raise PromptError("there is no video in it.")
             stream = container.streams.video[0]
             codec = stream.codec_context
-            if codec is None or codec.name not in _CODECS:
-                raise PromptError(f"a video coded as {codec.name if codec else 'nothing known'} is not read.")
+            name = getattr(
+                codec, "name", "nothing known"
+            )  # None where FFmpeg has no decoder, whatever PyAV's types say
+            if name not in _CODECS:
+                raise PromptError(f"a video coded as {name} is not read.")
             allowance.check_size(codec.width, codec.height)
             # Before it makes room for a frame; coded sizes are rounded up, and the size itself is checked behind it.
             codec.options = {"max_pixels": str(4 * allowance.policy.max_pixels + 65536)}
@@ -203,5 +206,5 @@ def _video(frames: np.ndarray, metadata: VideoMetadata, allowance: Allowance) ->
         )
     allowance.check_size(frames.shape[2], frames.shape[1])
     digest = hashlib.blake2b(f"video {frames.shape} {metadata}".encode(), digest_size=16)
-    digest.update(frames)
+    digest.update(frames.data)
     return Video(frames, metadata, digest.hexdigest())
