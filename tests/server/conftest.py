@@ -10,7 +10,8 @@ import pytest
 import transformers
 from starlette.testclient import TestClient
 
-from tests.models import tiny
+import vllm_cls
+from tests.models import tiny, vision
 from vllm_cls import LLM
 from vllm_cls.server import ServerSettings, create_app
 
@@ -56,6 +57,25 @@ def chatty(folders: Path) -> Iterator[LLM]:
 def tagger(folders: Path) -> Iterator[LLM]:
     """A token classifier."""
     with LLM(str(tiny.token_classifier("bert", folders / "tagger")), device="cpu") as llm:
+        yield llm
+
+
+@pytest.fixture(scope="session")
+def seeing(folders: Path) -> Path:
+    """A decoder that reads images and videos."""
+    vllm_cls.convert(
+        str(vision.qwen2_5_vl(folders / "seeing-base")),
+        folders / "seeing",
+        head="random",
+        labels=[*LABELS.values()],
+        seed=0,
+    )
+    return folders / "seeing"
+
+
+@pytest.fixture(scope="session")
+def sees(seeing: Path) -> Iterator[LLM]:
+    with LLM(str(seeing), dtype="float32", device="cpu") as llm:
         yield llm
 
 

@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import save
 from starlette.testclient import TestClient
 
-import vllm_cls
 from tests.media.samples import encoded, greys, one, video
 from tests.models import vision
 from vllm_cls import LLM, ConfigError, PromptError
@@ -42,20 +41,6 @@ def image(number: int = 0) -> dict[str, Any]:
 
 def said(*parts: Any, role: str = "user") -> list[dict[str, Any]]:
     return [{"role": role, "content": list(parts)}]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("vision")
-    source = vision.qwen2_5_vl(folder / "lm")
-    vllm_cls.convert(str(source), folder / "out", head="random", num_labels=3, seed=0)
-    return folder / "out"
-
-
-@pytest.fixture(scope="module")
-def sees(folder: Path) -> Iterator[LLM]:
-    with LLM(str(folder), dtype="float32") as llm:
-        yield llm
 
 
 @pytest.fixture(scope="module")
@@ -233,8 +218,8 @@ def test_a_limit_that_cannot_be(sees: LLM) -> None:
         client_of(sees, limit_mm_per_prompt={"images": 1})
 
 
-def test_a_model_without_the_files_of_its_processor(folder: Path, tmp_path: Path) -> None:
-    shutil.copytree(folder, tmp_path / "m", ignore=shutil.ignore_patterns("*processor*"))
+def test_a_model_without_the_files_of_its_processor(seeing: Path, tmp_path: Path) -> None:
+    shutil.copytree(seeing, tmp_path / "m", ignore=shutil.ignore_patterns("*processor*"))
     with LLM(str(tmp_path / "m"), dtype="float32") as llm, client_of(llm) as client:
         assert "not read here" in refusal(client, said(image()))["message"]
         assert client.get("/openapi.json").status_code == 200
@@ -286,14 +271,14 @@ def test_the_description_says_what_a_part_may_be(seer: TestClient, talker: TestC
     assert kinds(seer) == {"text", "image_url", "input_image", "video_url", "image_embeds", "video_embeds"}
 
 
-def test_options_of_llm(folder: Path, tmp_path: Path) -> None:
+def test_options_of_llm(seeing: Path, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encoded(PICTURES[0]))
     small = {"size": {"shortest_edge": 64, "longest_edge": 128}}
     options: dict[str, Any] = dict(
         allowed_local_media_path=str(tmp_path), limit_mm_per_prompt={"image": 1}, mm_processor_kwargs=small,
         allowed_media_domains=["localhost"],
     )  # fmt: skip
-    with LLM(str(folder), dtype="float32", **options) as llm:
+    with LLM(str(seeing), dtype="float32", **options) as llm:
 
         def asked(value: Any, **more: Any) -> Any:
             (found,) = llm.classify([{"prompt": IMAGE, "multi_modal_data": {"image": value}, **more}])
@@ -304,7 +289,7 @@ def test_options_of_llm(folder: Path, tmp_path: Path) -> None:
         assert by_path != asked(PICTURES[0], mm_processor_kwargs={"size": vision.SIZE})
         for value, message in (
             ([PICTURES[0], PICTURES[0]], "2 items of 'image' are more than the 1"),
-            (str(folder / "config.json"), "is not a file under"),
+            (str(seeing / "config.json"), "is not a file under"),
             ("http://localhost/a", "not of the public internet"),
             ("http://other.test/a", "host 'other.test' is not allowed"),
         ):
@@ -321,6 +306,6 @@ def test_options_of_llm(folder: Path, tmp_path: Path) -> None:
         ({"mm_processor_kwargs": [1]}, r"mm_processor_kwargs=\[1\]"),
     ],
 )
-def test_wrong_options_of_llm(folder: Path, options: dict[str, Any], message: str) -> None:
+def test_wrong_options_of_llm(seeing: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        LLM(str(folder), **options)
+        LLM(str(seeing), **options)

@@ -134,16 +134,17 @@ def _limits(model: ServedModel) -> dict[str, Mapping[str, Any]]:
         "task": {"type": "string", "enum": list(llm.supported_tasks)},
         "head_name": {"type": "string", "enum": list(llm.heads)} if llm.heads else {"type": "null"},
         "instruction": {} if takes_instruction(llm) else {"type": "null"},
-        "content_part": parts.schema(_modalities(model)),
+        "content_part": parts.schema(readable(model)),
         "mm_kwargs": {"type": "object", **({} if settings.trust_request_mm_kwargs else {"maxProperties": 0, **mm_off})},
         "chat_template": {"type": "string"} if trusted else {"type": "null", **off},
         "chat_template_kwargs": {"type": "object"} if trusted else {"type": "object", "maxProperties": 0, **off},
     }
 
 
-def _modalities(model: ServedModel) -> tuple[str, ...]:
+def readable(model: ServedModel) -> tuple[str, ...]:
+    """What conversations may hold beside texts."""
     try:
-        return model.modalities
+        return model.modalities if model.chats else ()
     except RequestError:  # which tells those who send images why
         return ()
 

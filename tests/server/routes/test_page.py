@@ -17,7 +17,8 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 import vllm_cls.server
-from tests.models import tiny
+from tests.media.samples import encoded
+from tests.models import tiny, vision
 from vllm_cls import LLM
 from vllm_cls.server import create_app
 
@@ -76,12 +77,12 @@ def test_the_policy_allows_its_own_style_and_script_alone(critic: LLM) -> None:
     assert not re.search(r"""(?:src|href)="(?!data:,)|https?:|\bon\w+="|innerHTML|\bstyle=""", shell.text)
 
 
-def test_what_the_model_is(critic: LLM, ranker: LLM, tagger: LLM) -> None:
+def test_what_the_model_is(critic: LLM, ranker: LLM, tagger: LLM, sees: LLM) -> None:
     with client_of(critic) as client:
         assert client.get("/model").json() == {
             "id": "critic", "task": "classify", "labels": list(LABELS.values()), "problem_type": None,
             "heads": [], "use_activation": True, "gives_probabilities": True, "scores": False,
-            "takes_instruction": False, "prompt_template": None,
+            "takes_instruction": False, "modalities": [], "prompt_template": None,
             "max_model_len": critic.max_model_len, "card": CARD,
         }  # fmt: skip
         unknown = client.get("/model", params={"model": "other"})
@@ -91,6 +92,8 @@ def test_what_the_model_is(critic: LLM, ranker: LLM, tagger: LLM) -> None:
         assert described["scores"] is True and described["card"] is None
     with client_of(tagger) as client:
         assert client.get("/model").json()["task"] == "token_classify"
+    with client_of(sees) as client:
+        assert client.get("/model").json()["modalities"] == ["image", "video"]
 
 
 def test_an_adapter_is_described_by_its_own_labels(llm: LLM, folders: Path) -> None:
@@ -227,6 +230,75 @@ def test_the_card_is_text(critic: LLM, page: Any) -> None:
         assert card.locator("img, script, a, b").count() == 0
         assert "license" not in card.inner_text()
         assert page.title() == "critic"
+
+
+# Puts images of the page's own making into an event, as a browser does with those of a user.
+HAND_OVER = """([name, text]) => {
+  const files = new DataTransfer();
+  files.items.add(new File([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))], "a.png", {type: "image/png"}));
+  files.items.add(new File(["x"], "a.txt", {type: "text/plain"}));
+  const event = name === "paste" ? new ClipboardEvent(name, {clipboardData: files, bubbles: true, cancelable: true})
+    : new DragEvent(name, {dataTransfer: files, bubbles: true, cancelable: true});
+  return !document.getElementById("text").dispatchEvent(event);
+}"""
+
+
+def test_images_are_chosen_dropped_and_pasted(sees: LLM, page: Any, tmp_path: Path) -> None:
+    pictures = [vision.picture(24, 16, 0), vision.picture(40, 32, 1), vision.picture(16, 16, 2)]
+    datas = [encoded(each) for each in pictures]
+    (tmp_path / "a.png").write_bytes(datas[0])
+
+    def wanted(numbers: list[int], text: str = "") -> list[tuple[str, str]]:
+        parts = [{"type": "image", "image": pictures[number]} for number in numbers]
+        content = [*parts, {"type": "text", "text": text}] if text else parts
+        return expected(sees, {"messages": [{"role": "user", "content": content}]})
+
+    def asked() -> list[tuple[str, str]]:
+        page.click("#go")
+        page.locator("#go:enabled").wait_for()
+        return shown(page)
+
+    with served(sees) as url:
+        page.goto(url)
+        page.locator("#name", has_text="seeing").wait_for()
+        page.set_input_files("#image", tmp_path / "a.png")
+        images = page.locator("#chosen img")
+        images.nth(0).wait_for()
+        assert asked() == wanted([0])
+        for name, data in (("drop", datas[1]), ("paste", datas[2])):
+            before = images.count()
+            assert page.evaluate(
+                HAND_OVER, [name, base64.b64encode(data).decode()]
+            )  # not to be opened in place of the page
+            images.nth(before).wait_for()
+        assert images.count() == 3
+        assert [each.evaluate("e => [e.naturalWidth, e.naturalHeight]") for each in images.all()] == [
+            [24, 16],
+            [40, 32],
+            [16, 16],
+        ]
+        page.fill("#text", "What is it?")
+        assert asked() == wanted([0, 1, 2], "What is it?")
+        page.get_by_label("Remove image 2").click()
+        assert asked() == wanted([0, 2], "What is it?")
+        (tmp_path / "broken.png").write_bytes(datas[0][:60])
+        page.set_input_files("#image", tmp_path / "broken.png")
+        images.nth(2).wait_for()
+        page.click("#go")
+        page.locator("#error", has_text="the image is broken").wait_for()
+        page.check("[value=lines]", force=True)
+        assert not page.is_visible("#pictures")
+        page.click("#go")  # the lines alone
+        page.locator(".line").wait_for()
+
+
+def test_a_model_of_texts_takes_no_images(critic: LLM, page: Any) -> None:
+    with served(critic) as url:
+        page.goto(url)
+        page.locator("#name", has_text="critic").wait_for()
+        assert not page.is_visible("#pictures")
+        assert not page.evaluate(HAND_OVER, ["paste", base64.b64encode(b"x").decode()])
+        assert page.locator("#chosen img").count() == 0 and page.evaluate("document.getElementById('text').required")
 
 
 def test_light_and_dark(critic: LLM, page: Any) -> None:

@@ -8,6 +8,7 @@ const base = location.pathname.replace(/\/?$/, "/");
 const $ = (id) => document.getElementById(id);
 
 let model = null;
+let images = []; // addresses that hold the chosen images themselves
 let key = stored();
 
 function stored(value) {
@@ -61,6 +62,7 @@ async function open() {
   $("modes").hidden = tags;
   $("ask").hidden = !["classify", "token_classify"].includes(model.task);
   if (model.scores && model.problem_type !== "regression") choose("pair");
+  arrange();
   if (model.card) {
     $("card-text").replaceChildren(...markdown(model.card));
     $("card").hidden = false;
@@ -98,11 +100,60 @@ function choose(value) {
 
 function arrange() {
   const pair = mode() === "pair";
+  $("pictures").hidden = !takesImages();
+  $("text").required = !takesImages() || !images.length;
   $("second").hidden = !pair;
   $("text-pair").required = pair;
   $("text-label").textContent = !pair ? (mode() === "lines" ? "Texts, one a line" : "Text")
     : model?.scores ? "Query" : "First text";
   $("pair-label").textContent = model?.scores ? "Document" : "Second text";
+}
+
+// Images
+
+const takesImages = () => Boolean(model?.modalities.includes("image") && mode() === "text" && model.task === "classify");
+
+function read(file) {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result);
+    reader.onerror = () => reject(new Error(`${file.name} cannot be read.`));
+    reader.readAsDataURL(file);
+  });
+}
+
+async function add(files) {
+  const found = Array.from(files).filter((file) => file.type.startsWith("image/"));
+  if (!takesImages() || !found.length) return;
+  tell(null);
+  try {
+    images.push(...await Promise.all(found.map(read)));
+  } catch (error) {
+    tell(error);
+  }
+  showImages();
+}
+
+function showImages() {
+  $("chosen").replaceChildren(...images.map((address, i) => {
+    const picture = element("img");
+    picture.src = address;
+    picture.alt = `Image ${i + 1}`;
+    const away = element("button", "away", "×");
+    away.type = "button";
+    away.setAttribute("aria-label", `Remove image ${i + 1}`);
+    away.addEventListener("click", () => {
+      images.splice(i, 1);
+      showImages();
+    });
+    return element("li", "", picture, away);
+  }));
+  arrange();
+}
+
+function conversation(text) {
+  const parts = images.map((url) => ({ type: "image_url", image_url: { url } }));
+  return [{ role: "user", content: text.trim() ? [...parts, { type: "text", text }] : parts }];
 }
 
 async function ask() {
@@ -118,6 +169,10 @@ async function ask() {
     const { usage, data } = await call("score", { text_1: text, text_2: pair, ...cut });
     return { usage, shown: [bars([data[0].score])] };
   }
+  if (takesImages() && images.length) {
+    const { usage, data } = await call("classify", { messages: conversation(text), truncated: true, ...cut });
+    return { usage, shown: [bars(data[0].probs)], truncated: data.filter((each) => each.truncated).length };
+  }
   const input = mode() === "lines" ? lines : mode() === "pair" ? { text, text_pair: pair } : text;
   const { usage, data } = await call("classify", { input, truncated: true, ...cut });
   const shown = mode() === "lines" ? data.map((each, i) => line(lines[i], each)) : [bars(data[0].probs)];
@@ -127,7 +182,7 @@ async function ask() {
 async function submit(event) {
   event.preventDefault();
   if (!model) return open();
-  if (!$("text").value.trim()) return tell(new Error("There is no text to classify yet."));
+  if (!$("text").value.trim() && !(takesImages() && images.length)) return tell(new Error("There is no text to classify yet."));
   $("go").disabled = true;
   tell(null);
   const began = performance.now();
@@ -275,6 +330,21 @@ function inline(text) {
 
 $("ask").addEventListener("submit", submit);
 $("modes").addEventListener("change", arrange);
+$("image").addEventListener("change", () => {
+  add($("image").files).finally(() => ($("image").value = ""));
+});
+document.addEventListener("paste", (event) => {
+  if (!takesImages() || !event.clipboardData.files.length) return;
+  event.preventDefault();
+  add(event.clipboardData.files);
+});
+for (const kind of ["dragover", "drop"]) {
+  document.addEventListener(kind, (event) => {
+    if (!takesImages() || !event.dataTransfer.types.includes("Files")) return;
+    event.preventDefault(); // the browser would open the file in place of the page
+    if (kind === "drop") add(event.dataTransfer.files);
+  });
+}
 $("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   key = stored($("key").value.trim());

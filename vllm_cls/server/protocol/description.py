@@ -22,6 +22,7 @@ class ModelDescription(TypedDict):
     `scores` is whether /score answers for it; `takes_instruction` is whether its pairs have a place for one;
     `use_activation` is whether answers are what the activation gives, not logits, where a request does not say;
     `gives_probabilities` is whether those are probabilities: not for a regression, nor where the config names an identity;
+    `modalities` are what conversations may hold beside texts: `image`, `video`;
     `prompt_template` is written round each text; `card` is its README.md, in Markdown.
     """
 
@@ -34,6 +35,7 @@ class ModelDescription(TypedDict):
     gives_probabilities: bool
     scores: bool
     takes_instruction: bool
+    modalities: list[str]
     prompt_template: str | None
     max_model_len: int
     card: str | None

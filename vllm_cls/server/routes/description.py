@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from ..openapi import ERRORS, takes_instruction
+from ..openapi import ERRORS, readable, takes_instruction
 from ..protocol.description import HeadDescription, ModelDescription
 from ..served_model import ServedModel
 
@@ -50,6 +50,7 @@ def routes(model: ServedModel) -> APIRouter:
             gives_probabilities=bool(labels) and head.gives_probabilities,
             scores=model.classifies and len(labels) == 1,
             takes_instruction=instructed,
+            modalities=list(readable(model)),
             prompt_template=described["prompt_template"],
             max_model_len=llm.max_model_len,
             card=card if adapter is None else None,
