@@ -208,8 +208,7 @@ class PromptProcessor:
         else:
             text = self.prefix + prompt.text
         if self.chat_template_prompt:
-            content = self._content(text, prompt)
-            return Rendered(self._chat([{"role": "user", "content": content}]), None, add_special_tokens is True)
+            return Rendered(self._chat([{"role": "user", "content": text}]), None, add_special_tokens is True)
         return Rendered(text, None, add_special_tokens is not False)
 
     def _content(self, text: str, prompt: Prompt) -> str | list[dict[str, str]]:
@@ -221,7 +220,11 @@ class PromptProcessor:
 
     def _expanded(self, prompt: Prompt, add_special_tokens: bool | None) -> Rendered:
         """The text of a prompt with media, their tokens written out."""
-        made = self.render(replace(prompt, media=None), add_special_tokens)
+        plain = replace(prompt, media=None)
+        if self.chat_template_prompt and prompt.messages is None:
+            text = prompt.text or "" if self.template is None else self.template.render(prompt.values)
+            plain = replace(plain, messages=({"role": "user", "content": self._content(text, prompt)},))
+        made = self.render(plain, add_special_tokens)
         if made.text_pair is not None:
             raise PromptError("a pair of texts takes no images or videos; give one text.")
         assert prompt.media is not None and self.media is not None
