@@ -437,7 +437,7 @@ class Architecture:
     def pooling_method(
         self, model: PreTrainedModel, method: Callable[..., torch.Tensor]
     ) -> Callable[..., torch.Tensor]:
-        """What is done for a pooling method; a model may put a part of its head before the mean."""
+        """The function that pools, given the usual one; override it where a part of the head runs before pooling."""
         return method
 
     def max_positions(self, config: PreTrainedConfig) -> int | None:

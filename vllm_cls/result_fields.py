@@ -175,7 +175,7 @@ RESULT_FIELDS: tuple[ResultField, ...] = (
         python=("PoolingRequestOutput",),
         http={POOLING: ON_REQUEST},
     ),
-    ResultField("embedding", list[float], "The numbers that the text comes to.", python=("EmbeddingOutput",)),
+    ResultField("embedding", list[float], "The embedding of the text.", python=("EmbeddingOutput",)),
     ResultField("hidden_size", int, "How many numbers `embedding` has.", python=("EmbeddingOutput",)),
     ResultField(
         "document",

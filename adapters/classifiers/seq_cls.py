@@ -18,7 +18,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from vllm_cls.architecture import LinearHead, decoder_start
 from vllm_cls.pooler.heads import softcapped
-from vllm_cls.pooler.methods import SEQUENCE_METHODS, named
+from vllm_cls.pooler.methods import named
 from vllm_cls.registry import registry
 
 _SUFFIXES = ("Model", "ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
@@ -137,7 +137,7 @@ class SequenceClassifier(LinearClassifier):
         if attention_mask is None:
             attention_mask = hidden.new_ones(hidden.shape[:2], dtype=torch.long)
         mask = attention_mask.to(hidden.device).long()
-        if self.pooling not in SEQUENCE_METHODS:
+        if self.pooling not in ("CLS", "LAST", "MEAN"):  # those are done on padded batches
             lengths = mask.sum(dim=1)
             method = named(self.pooling, registry().pooling_methods())
             return method(hidden[mask.bool()], lengths.cumsum(0) - lengths, lengths)

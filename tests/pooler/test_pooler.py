@@ -13,7 +13,7 @@ from transformers import BertConfig
 from tests.models import tiny
 from vllm_cls import LLM, ConfigError, ModelError, PoolerConfig, PoolingParams
 from vllm_cls.pooler.activations import activation_for
-from vllm_cls.pooler.methods import POOLING_METHODS, SEQUENCE_METHODS, named, step_rows
+from vllm_cls.pooler.methods import POOLING_METHODS, named, step_rows
 
 HIDDEN = torch.arange(24.0).view(8, 3)
 STARTS, LENGTHS = torch.tensor([0, 4]), torch.tensor([2, 4])  # two rows of padding after the first
@@ -28,7 +28,7 @@ STARTS, LENGTHS = torch.tensor([0, 4]), torch.tensor([2, 4])  # two rows of padd
     ],
 )
 def test_methods_never_read_padding(method: str, expected: torch.Tensor) -> None:
-    assert torch.equal(SEQUENCE_METHODS[method](HIDDEN, STARTS, LENGTHS), expected)
+    assert torch.equal(POOLING_METHODS[method](HIDDEN, STARTS, LENGTHS), expected)
 
 
 @pytest.mark.parametrize(

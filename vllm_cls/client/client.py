@@ -48,7 +48,7 @@ def _describe(method: Any, call: Callable[..., Any]) -> None:
 class Client(ClientConnection):
     """A client that waits for each answer; safe for several threads. Close it, or use it in a `with`.
 
-    The arguments are those of `Connection`.
+    The arguments are those of `ClientConnection`.
     """
 
     _http: httpx.Client
@@ -100,7 +100,7 @@ class Client(ClientConnection):
 
 
 class AsyncClient(ClientConnection):
-    """The same with `await`. Close it with `aclose`, or use it in an `async with`."""
+    """`Client` for asyncio: the same methods, awaited. Close it with `aclose`, or use it in an `async with`."""
 
     _http: httpx.AsyncClient
 

@@ -53,9 +53,10 @@ def weighted_mean_pool(hidden: torch.Tensor, starts: torch.Tensor, lengths: torc
     return torch.stack(pooled)
 
 
-SEQUENCE_METHODS: dict[str, PoolingMethod] = {"CLS": cls_pool, "LAST": last_pool, "MEAN": mean_pool}
 POOLING_METHODS: dict[str, PoolingMethod] = {
-    **SEQUENCE_METHODS,
+    "CLS": cls_pool,
+    "LAST": last_pool,
+    "MEAN": mean_pool,
     "MAX": max_pool,
     "MEAN_SQRT_LEN": mean_sqrt_len_pool,
     "WEIGHTED_MEAN": weighted_mean_pool,

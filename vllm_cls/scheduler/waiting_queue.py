@@ -78,7 +78,7 @@ class Window(NamedTuple):
 class WaitingQueue:
     """Requests in flight and, of these, the sequences that wait; safe from any thread.
 
-    Whose request would be done first, if all shared the device equally, has the next turn (see `EqualShares`): one of a
+    Whose request would be done first, if all shared the device equally, has the next turn (see `FairQueue`): one of a
     thousand sequences gives way to small ones, without being starved by them.
 
     Args:
