@@ -16,6 +16,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 import vllm_cls
 from vllm_cls import LLM, PromptError
 
+from ..media import samples
 from ..models import tiny, vision
 
 IMAGE, VIDEO = vision.IMAGE, vision.VIDEO
@@ -265,6 +266,15 @@ def test_chat_messages_and_token_ids_with_images(llm: LLM, tmp_path: Path) -> No
     torch.testing.assert_close(found, found[:1].expand(4, -1))
 
 
+ONE = {"prompt": IMAGE, "multi_modal_data": {"image": PICTURES[0]}}
+SEEN = {"prompt": VIDEO, "multi_modal_data": {"video": samples.video(samples.greys(8))}}
+
+
+def embedded(rows: torch.Tensor, grid: list[int] | None = None) -> dict[str, Any]:
+    value: Any = rows if grid is None else {"image_embeds": rows, "image_grid_thw": torch.tensor([grid])}
+    return {"prompt": IMAGE, "multi_modal_data": {"image_embeds": value}}
+
+
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
@@ -288,6 +298,18 @@ def test_chat_messages_and_token_ids_with_images(llm: LLM, tmp_path: Path) -> No
             {"prompt": IMAGE, "multi_modal_data": {"image": vision.picture(1, 300)}},
             "aspect ratio must be smaller than 200",
         ),
+        (
+            {**ONE, "mm_processor_kwargs": {"max_pixles": 64}},
+            "processor has no 'max_pixles'. Did you mean 'max_pixels'",
+        ),
+        ({**ONE, "mm_processor_kwargs": {"max_pixels": "x"}}, "processor refuses this image: .*expected int, got str"),
+        ({**ONE, "mm_processor_kwargs": {"patch_size": 0}}, "processor refuses this image: "),
+        ({**SEEN, "mm_processor_kwargs": {"num_frames": "x"}}, "num_frames takes a number above 0; got 'x'"),
+        ({**SEEN, "mm_processor_kwargs": {"fps": -1}}, "fps takes a number above 0; got -1"),
+        ({**SEEN, "mm_processor_kwargs": {"fps": float("nan")}}, "fps takes a number above 0; got nan"),
+        (embedded(torch.zeros(4, 32)), "image_embeds: this model needs image_grid_thw with them"),
+        (embedded(torch.zeros(4, 7), [1, 4, 4]), "image_embeds has rows of 7 numbers, and this model reads rows of 32"),
+        (embedded(torch.zeros(1, 32), [1, 1, 4]), "rows and columns of patches are multiples of 2"),
     ],
 )
 def test_what_does_not_fit_is_refused(llm: LLM, prompt: Any, message: str) -> None:
@@ -302,6 +324,25 @@ def test_an_image_that_truncation_would_cut_is_refused(llm: LLM) -> None:
     long = {**PROMPTS["one image"], "prompt": PROMPTS["one image"]["prompt"] + " good" * 50}
     (output,) = llm.classify(long, tokenization_kwargs={"truncate_prompt_tokens": 30})
     assert len(output.prompt_token_ids) == 30
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_text_is_cut_beside_its_image_wherever_that_is(llm: LLM, side: str) -> None:
+    """The search for how much of a message fits tries texts that have lost the image's place."""
+    words, tokenizer = " good" * 100, llm.get_tokenizer()
+    text = {"right": f"{words}{words}{words}{IMAGE}{words}", "left": f"{words}{IMAGE}{words}{words}{words}"}[side]
+    prompt = {
+        "messages": [{"role": "user", "content": text}],
+        "multi_modal_data": {"image": PICTURES[0]},
+    }
+    (whole,) = llm.classify(prompt)
+    limit = len(whole.prompt_token_ids) - 40
+    (cut,) = llm.classify(prompt, tokenization_kwargs={"truncate_prompt_tokens": limit, "truncation_side": side})
+    assert limit - 5 <= len(cut.prompt_token_ids) <= limit
+    pad = tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    assert list(cut.prompt_token_ids).count(pad) == list(whole.prompt_token_ids).count(pad)
+    with pytest.raises(PromptError, match="template and the images do not fit in 60 tokens"):
+        llm.classify(prompt, tokenization_kwargs={"truncate_prompt_tokens": 60, "truncation_side": side})
 
 
 def test_a_model_of_texts_says_that_it_reads_no_images(tmp_path: Path) -> None:
@@ -333,12 +374,9 @@ def test_a_prompt_that_fails_first_does_not_decide_how_others_run(
     converted: Path, wanted: dict[str, torch.Tensor]
 ) -> None:
     """The form of prompts with images is found by those that run."""
-    broken = {
-        "image_embeds": torch.zeros(1, 7),
-        "image_grid_thw": torch.tensor([[1, 2, 2]]),
-    }  # of another model's width
+    broken = {**about(PICTURES[0], ""), "mm_processor_kwargs": {"patch_size": 8}}  # which the tower was not made for
     with LLM(str(converted), dtype="float32") as llm:
         with pytest.raises(PromptError, match="refuses this prompt"):
-            llm.classify({"prompt": IMAGE, "multi_modal_data": {"image_embeds": broken}})
+            llm.classify(broken)
         torch.testing.assert_close(logits(llm, [PROMPTS["one image"]])[0], wanted["one image"], atol=1e-4, rtol=0)
         assert llm._open.engine.runner.media_form == "packed"

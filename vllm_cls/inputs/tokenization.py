@@ -73,6 +73,8 @@ _Encoding = tuple[list[int], "list[int] | None", Any]
 
 
 def _no_room(prompt: Prompt, limit: int) -> str:
+    if prompt.media is not None:
+        return f"the template and the images do not fit in {limit} tokens; give fewer or smaller images, or raise max_model_len."
     if prompt.text_pair is None:
         return f"the template alone is longer than {limit} tokens; shorten it, or raise max_model_len."
     return (
@@ -376,7 +378,13 @@ class PromptProcessor:
         best = None
         while low <= high:
             middle = (low + high) // 2
-            encoding = self._encode([self.render(cut(middle, side), special)])[0]
+            try:
+                encoding = self._encode([self.render(cut(middle, side), special)])[0]
+            except PromptError:  # a place for an image is cut off
+                if prompt.media is None:
+                    raise
+                low = middle + 1
+                continue
             if len(encoding[0]) <= limit:
                 best, low = encoding, middle + 1
             else:

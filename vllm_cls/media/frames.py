@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import PromptError
+from ..errors import PromptError, shown
+from ..parsing.json_fields import NUMBER
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,12 +105,15 @@ class FramesProcessor:
             asked: `fps` or `num_frames`, for this prompt.
 
         Raises:
-            PromptError: both are asked for, or more frames than there are.
+            PromptError: both are asked for, one is no number, or more frames than there are.
         """
         total = metadata.total_num_frames
         rate, count = asked.get("fps"), asked.get("num_frames")
         if rate is not None and count is not None:
             raise PromptError("mm_processor_kwargs: fps and num_frames exclude each other; give one.")
+        for name, value in (("fps", rate), ("num_frames", count)):
+            if value is not None and not (NUMBER.holds(value) and 0 < value < math.inf):
+                raise PromptError(f"mm_processor_kwargs: {name} takes a number above 0; got {shown(value)}.")
         settings = self._merged(self._settings, asked)
         if rate is None and count is None:
             if not settings["do_sample_frames"]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..compat.transformers_calls import model_errors, reason
-from ..errors import ConfigError, ModelError, PromptError
+from ..errors import ConfigError, ModelError, PromptError, nearest
 from .features import MODALITIES, MediaInput, SequenceMedia, placed
 from .frames import PROCESSORS, FramesProcessor
 from .items import Embeddings, FrameSampling, Image, MediaItem, MediaItems, Video
@@ -136,11 +136,12 @@ class MediaProcessor:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return [self._kept[key]]
+        self._check_names(kwargs)
         try:
             read = self._processed(modality, item, kwargs, " ".join(key[1:]))
         except PromptError:
             raise
-        except (ValueError, TypeError, KeyError, IndexError, RuntimeError, AttributeError) as error:
+        except Exception as error:  # of transformers, at options and sizes that it was not written for
             raise PromptError(f"the model's processor refuses this {modality}: {reason(error)}") from error
         with self._lock:
             if key not in self._kept:
@@ -149,6 +150,16 @@ class MediaProcessor:
             while self._num_bytes > _KEPT_BYTES:
                 self._num_bytes -= _num_bytes(self._kept.popitem(last=False)[1][0])
         return [read]
+
+    def _check_names(self, kwargs: Mapping[str, Any]) -> None:
+        """Raise `PromptError` for options that no part of the processor has; transformers would ignore them."""
+        known = _option_names(self._processor)
+        for name in kwargs:
+            if name not in known:
+                raise PromptError(
+                    f"mm_processor_kwargs: the model's processor has no {name!r}.{nearest(str(name), sorted(known))}",
+                    "mm_processor_kwargs",
+                )
 
     def _processed(
         self, modality: str, item: Image | Video, kwargs: Mapping[str, Any], key: str
@@ -174,11 +185,12 @@ class MediaProcessor:
     def _given(self, modality: str, item: Embeddings) -> list[tuple[MediaInput, str]]:
         """Embeddings, one input an image."""
         token = getattr(self._processor, f"{modality}_token")
+        reader = getattr(self._processor, f"{modality}_processor", None)
+        self._check_embeddings(modality, item, reader)
         if item.grid_thw is None:
             made = MediaInput(modality, item.content_hash, {}, len(item.data), features=item.data)
             return [(made, token * len(item.data))]
-        merged = getattr(self._processor, f"{modality}_processor").merge_size ** 2
-        counts = [int(each) // merged for each in item.grid_thw.prod(-1)]
+        counts = [int(each) // reader.merge_size**2 for each in item.grid_thw.prod(-1)]
         if sum(counts) != len(item.data):
             raise PromptError(
                 f"{modality}_embeds has {len(item.data)} rows, and its grid_thw speaks of {sum(counts)}; give a row a token."
@@ -196,6 +208,25 @@ class MediaProcessor:
             )
             for index, part in enumerate(item.data.split(counts))
         ]
+
+    def _check_embeddings(self, modality: str, item: Embeddings, reader: Any) -> None:
+        """Raise `PromptError` for embeddings of another model: of another width, or with a grid that is not this one's."""
+        width, own = item.data.shape[1], self._config.get_text_config().hidden_size
+        if width != own:
+            raise PromptError(f"{modality}_embeds has rows of {width} numbers, and this model reads rows of {own}.")
+        grid = f"{modality}_grid_thw"
+        needed = grid in getattr(reader, "model_input_names", ())
+        if item.grid_thw is None:
+            if needed:
+                raise PromptError(
+                    f"{modality}_embeds: this model needs {grid} with them; give {{'{modality}_embeds': …, '{grid}': …}}."
+                )
+        elif not needed:
+            raise PromptError(f"{modality}_embeds: this model reads no {grid}; leave it out.")
+        elif (item.grid_thw[:, 1:] % reader.merge_size).any():
+            raise PromptError(
+                f"{grid} {item.grid_thw.tolist()}: rows and columns of patches are multiples of {reader.merge_size}."
+            )
 
     def _num_tokens(self, modality: str, text: str) -> int:
         ids = self._processor.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -263,6 +294,16 @@ class MediaProcessor:
 
     def _token_id(self, modality: str) -> int:
         return int(getattr(self._processor, f"{modality}_token_id"))
+
+
+def _option_names(processor: Any) -> set[str]:
+    """What a processor and its parts can be told, as transformers looks it up."""
+    given = processor.valid_processor_kwargs.__annotations__
+    names = set(given)
+    for part in MODALITIES:
+        own = getattr(getattr(processor, f"{part}_processor", None), "valid_kwargs", None)
+        names |= {*given[f"{part}s_kwargs"].__annotations__, *getattr(own, "__annotations__", ())}
+    return names
 
 
 _ADVICE = (
