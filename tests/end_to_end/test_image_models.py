@@ -10,7 +10,7 @@ import torch
 import transformers
 
 import vllm_cls
-from vllm_cls import LLM
+from vllm_cls import LLM, PromptError
 
 from ..models import vision
 
@@ -62,3 +62,43 @@ def test_a_model_reads_images_as_transformers_does(name: str, tmp_path: Path) ->
     for found in (outputs, again):
         rows = torch.tensor([output.outputs.logits for output in found])
         torch.testing.assert_close(rows, wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_the_first_prompt_may_have_images_of_different_numbers_of_tiles(tmp_path: Path) -> None:
+    """Idefics3 cuts a large image into more tiles: the model's own forward takes both, filled up with zeros."""
+    source, processor = vision.idefics3(tmp_path / "lm")
+    vllm_cls.convert(str(source), tmp_path / "out", head="random", num_labels=3, seed=0)
+    pictures = [vision.picture(64, 20, 2), vision.picture(30, 50, 3)]
+    prompt = {"prompt": "a <image> and <image> good", "multi_modal_data": {"image": pictures}}
+    with LLM(str(tmp_path / "out"), dtype="float32") as llm:
+        (output,) = llm.classify(prompt)
+        head = llm.model.get_parameter("score.weight").clone()
+    wanted = expected(source, processor, prompt) @ head.T
+    torch.testing.assert_close(torch.tensor(output.outputs.logits), wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_embeddings_equal_pixels_or_are_refused(name: str, tmp_path: Path) -> None:
+    """Gemma 3 and Idefics3 write more for an image than its tokens, of which embeddings say nothing."""
+    source, processor = MODELS[name](tmp_path / "lm")
+    vllm_cls.convert(str(source), tmp_path / "out", head="random", num_labels=3, seed=0)
+    text, picture = f"What is {PLACES[name]} this?", vision.picture(40, 40, 1)
+    model: Any = transformers.AutoModelForImageTextToText.from_pretrained(source, dtype=torch.float32).eval().model
+    with torch.no_grad():
+        given = processor.image_processor(picture, return_tensors="pt")
+        rows = model.get_image_features(pixel_values=given["pixel_values"]).pooler_output
+    rows = (rows if isinstance(rows, torch.Tensor) else torch.stack(list(rows))).flatten(0, 1)
+    embedded = {"prompt": text, "multi_modal_data": {"image_embeds": rows}}
+    with LLM(str(tmp_path / "out"), dtype="float32") as llm:
+        (pixels,) = llm.classify({"prompt": text, "multi_modal_data": {"image": picture}})
+        if name != "llava":
+            with pytest.raises(
+                PromptError, match="writes more than their tokens for images; give these, not image_embeds"
+            ):
+                llm.classify(embedded)
+            return
+        (output,) = llm.classify(embedded)
+        torch.testing.assert_close(output.outputs.logits, pixels.outputs.logits, atol=1e-5, rtol=0)
+        embedded["multi_modal_data"] = {"image_embeds": {"image_embeds": rows, "image_grid_thw": [[1, 4, 4]]}}
+        with pytest.raises(PromptError, match="this model reads no image_grid_thw; leave it out"):
+            llm.classify(embedded)

@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from ..compat.transformers_calls import model_errors, reason
 from ..errors import ConfigError, ModelError, PromptError, nearest
 from .features import MODALITIES, MediaInput, SequenceMedia, placed
 from .frames import PROCESSORS, FramesProcessor
-from .items import Embeddings, FrameSampling, Image, MediaItem, MediaItems, Video
+from .items import Embeddings, FrameSampling, Image, MediaItem, MediaItems, Video, VideoMetadata
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -185,7 +186,7 @@ class MediaProcessor:
     def _given(self, modality: str, item: Embeddings) -> list[tuple[MediaInput, str]]:
         """Embeddings, one input an image."""
         token = getattr(self._processor, f"{modality}_token")
-        reader = getattr(self._processor, f"{modality}_processor", None)
+        reader: Any = getattr(self._processor, f"{modality}_processor", None)
         self._check_embeddings(modality, item, reader)
         if item.grid_thw is None:
             made = MediaInput(modality, item.content_hash, {}, len(item.data), features=item.data)
@@ -211,6 +212,10 @@ class MediaProcessor:
 
     def _check_embeddings(self, modality: str, item: Embeddings, reader: Any) -> None:
         """Raise `PromptError` for embeddings of another model: of another width, or with a grid that is not this one's."""
+        if not self._writes_tokens_alone(modality):
+            raise PromptError(
+                f"{self.name} writes more than their tokens for {modality}s; give these, not {modality}_embeds."
+            )
         width, own = item.data.shape[1], self._config.get_text_config().hidden_size
         if width != own:
             raise PromptError(f"{modality}_embeds has rows of {width} numbers, and this model reads rows of {own}.")
@@ -227,6 +232,19 @@ class MediaProcessor:
             raise PromptError(
                 f"{grid} {item.grid_thw.tolist()}: rows and columns of patches are multiples of {reader.merge_size}."
             )
+
+    def _writes_tokens_alone(self, modality: str) -> bool:
+        """Whether nothing but its tokens stands for an image or a video, so that their number says what is written."""
+        from PIL import Image as PILImage
+
+        blank = np.zeros((2, 64, 64, 3), np.uint8)
+        item = (
+            Image(PILImage.fromarray(blank[0]), "")
+            if modality == "image"
+            else Video(blank, VideoMetadata(2, 1.0, 2.0, (0, 1)), "")
+        )
+        (made, text), *_ = self._read(modality, item, {})
+        return text == str(getattr(self._processor, f"{modality}_token")) * made.num_tokens
 
     def _num_tokens(self, modality: str, text: str) -> int:
         ids = self._processor.tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -152,7 +152,7 @@ class Towers:
     def _pixels(self, read: Sequence[MediaInput]) -> dict[str, torch.Tensor]:
         names = dict.fromkeys(name for each in read for name in each.tensors)
         return {
-            name: self._to_model(torch.cat([each.tensors[name] for each in read if name in each.tensors]))
+            name: self._to_model(_stacked([each.tensors[name] for each in read if name in each.tensors]))
             for name in names
             if name in self._accepted
         }
@@ -217,6 +217,19 @@ def _groups(inputs: Sequence[MediaInput]) -> Iterable[list[MediaInput]]:
 
 def _size(inputs: Sequence[MediaInput]) -> int:
     return sum(tensor.numel() * tensor.element_size() for each in inputs for tensor in each.tensors.values())
+
+
+def _stacked(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Along the first axis, each filled with zeros to the largest: so transformers' processors join images of other sizes."""
+    largest = [max(sizes) for sizes in zip(*(each.shape[1:] for each in tensors), strict=True)]
+    return torch.cat([_filled(each, largest) for each in tensors])
+
+
+def _filled(tensor: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+    missing = [(0, size - own) for size, own in zip(sizes, tensor.shape[1:], strict=True)]
+    if not any(each for _, each in missing):
+        return tensor
+    return torch.nn.functional.pad(tensor, [each for pair in reversed(missing) for each in pair])
 
 
 def _tensors(value: Any) -> Iterable[torch.Tensor]:
