@@ -17,6 +17,7 @@ Examples:
   vcls classify my-classifier reviews.jsonl -o classified.jsonl
   vcls classify my-classifier 'data/*.csv.gz' -o all.parquet --text-field body
   vcls classify my-classifier test.csv -o out.csv --label-field label    # and accuracy
+  vcls classify my-classifier reviews.jsonl -o classified.jsonl --overwrite --max-errors 100
   vcls classify my-tagger news.jsonl -o names.jsonl --aggregation first
   echo '{"text": "Well done!"}' | vcls classify my-classifier -
   vcls classify my-vision-classifier photos.parquet -o classified.jsonl --image-field image
@@ -39,6 +40,9 @@ that has the name of a column of the results, such as "label", is kept as "input
 INPUT is .jsonl, .json, .csv, .tsv, .parquet or .txt (a line a text), the texts also as .gz or .zst, a glob,
 or - for JSON lines on standard input. Blank lines are no rows, but a blank line of .txt keeps its place.
 In CSV, lists and maps are JSON text. In .txt, a row is its label, empty where it failed.
+
+\b
+With -o, a job that ended early goes on with the same command; other inputs, options or models are refused.
 
 \b
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some rows failed, 130 interrupted.

@@ -14,23 +14,31 @@ from .options import console, running_names, say, with_options
 from .show import show_metrics
 
 if TYPE_CHECKING:
-    from vllm_cls.jobs.classify import JobReport
     from vllm_cls.jobs.remote import RemoteModel
+    from vllm_cls.jobs.report import JobReport
 
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 SECONDS_FOR_A_SERVER = 600.0  # that it may be overloaded or away before a job gives up
 TRIES_OF_A_SERVER = 200
+_SHOWN_CAUSES = 10
 
 _FILES: list[Callable[[Any], Any]] = [
     click.argument("paths", nargs=-1, required=True, metavar="MODEL INPUT..."),
     click.option("-o", "--output", metavar="FILE", help="Its name tells the format; without it, JSON lines on stdout."),
     click.option("--format", metavar="NAME", help="Format of INPUT, where its name does not tell it."),
+    click.option("--overwrite", is_flag=True, help="Replace the file of -o if it is there."),
+    click.option("--restart", is_flag=True, help="Begin anew, where a run that ended early would be gone on with."),
+    click.option(
+        "--on-error", type=click.Choice(["continue", "fail"]), default="continue", show_default=True,
+        help="At a bad row: keep its place with an error, or end.",
+    ),
+    click.option("--max-errors", type=click.IntRange(0), metavar="N", help="End when more rows than this are bad."),
     click.option("--server", metavar="URL", help="Ask a running `vcls serve`; there is no MODEL before INPUT then."),
     click.option("--server-model", metavar="NAME", help="One of the server's names, such as an adapter's."),
     click.option("--api-key", metavar="KEY", help="Of the server; else VCLS_API_KEY of the environment."),
-]
+]  # fmt: skip
 
 
 def files_of_a_job(*local: str) -> Callable[[F], F]:
@@ -99,6 +107,8 @@ def show_report(report: JobReport, quiet: bool) -> None:
         line = f"{report.rows:,} rows in {report.seconds:.1f} s ({rate:,.1f} rows/s), {report.failed:,} failed, "
         line += f"{report.truncated:,} truncated" + (f" → {report.output}" if report.output else "")
         out.print(line, markup=False, soft_wrap=True)
+        for cause, count in sorted(report.causes.items(), key=lambda each: -each[1])[:_SHOWN_CAUSES]:
+            out.print(f"{count:,} failed: {cause}", markup=False, soft_wrap=True)
         for note in report.notes:
             say(f"note: {note}", style="yellow")
     if report.metrics is not None:

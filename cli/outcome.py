@@ -41,8 +41,8 @@ def outcome(run: Callable[[], Any], state: State) -> int:
             error = click.NoSuchOption(error.option_name, error.message, near, error.ctx)
         error.show()
         return error.exit_code
-    except click.Abort:
-        say("interrupted", style="red")
+    except click.Abort as error:
+        say(str(error.__cause__ or "") or "interrupted", style="red")
         return 130
     except SystemExit:
         raise

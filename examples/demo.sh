@@ -17,7 +17,7 @@ say "2. The base model becomes a classifier: a linear head is fitted on its stat
 run vcls convert demo/minilm demo/injection-classifier --head fit --train demo/train.jsonl --overwrite
 
 say "3. The classifier classifies a file it has not seen."
-run vcls classify demo/injection-classifier demo/test.jsonl -o demo/predictions.jsonl --label-field label
+run vcls classify demo/injection-classifier demo/test.jsonl -o demo/predictions.jsonl --label-field label --overwrite
 
 say "4. Some of its rows."
 run python examples/show_predictions.py demo/predictions.jsonl --rows 6

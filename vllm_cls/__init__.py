@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     )
     from .head_source import HeadOption, HeadSource
     from .hookspecs import hookimpl
-    from .jobs.classify import JobReport, classify_file
+    from .jobs.classify import classify_file
+    from .jobs.report import JobReport
     from .jobs.score import score_file
     from .llm import LLM
     from .outputs import (
@@ -60,7 +61,7 @@ _HOMES = {
     "HeadResult": "architecture",
     "HeadSource": "head_source",
     "JobError": "errors",
-    "JobReport": "jobs.classify",
+    "JobReport": "jobs.report",
     "LLM": "llm",
     "LinearHead": "architecture",
     "LoRARequest": "params",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from vllm_cls.calls.scoring import ScoreOptions, check_num_labels
@@ -40,10 +41,11 @@ class FakeLLM:
         self.num_labels, self.problem_type = len(labels), problem_type
         self.max_model_len, self._window, self._template = max_model_len or 50, window, template
         self.seen: list[dict[str, Any]] = []
-        self.most_ahead = 0
+        self.most_ahead = self.parts = 0
         self.closed = False
         FakeLLM.made.append(self)
 
+    checkpoint_files: tuple[Path, ...] = ()
     use_activation = gives_probabilities = True
     heads: dict[str, Any] = {}
 
@@ -99,6 +101,9 @@ class FakeLLM:
             check_num_labels(count)
         if options.instruction == "BOOM":
             raise ConfigError("no place for an instruction")
+
+    def reset_prefix_cache(self) -> None:
+        self.parts += 1
 
     def close(self) -> None:
         self.closed = True

@@ -13,7 +13,7 @@ import pytest
 
 import vllm_cls.llm
 from vllm_cls.errors import ConfigError, JobError
-from vllm_cls.jobs import classify
+from vllm_cls.jobs import answers
 from vllm_cls.jobs.classify import classify_file
 
 from .fake import FakeLLM
@@ -78,7 +78,7 @@ BAD_LINES = [
 def test_a_bad_row_keeps_its_place_and_harms_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int, bad_in_a_row: int
 ) -> None:
-    monkeypatch.setattr(classify, "_BAD_IN_A_ROW", bad_in_a_row)
+    monkeypatch.setattr(answers, "BAD_IN_A_ROW", bad_in_a_row)
     path = write(tmp_path / "in.jsonl", "\n".join(BAD_LINES * 3))
     report = classify_file(FakeLLM(window=window), path, tmp_path / "out.jsonl")
     found = read(tmp_path / "out.jsonl")
@@ -99,7 +99,7 @@ def test_a_bad_row_keeps_its_place_and_harms_no_other(
 
 def test_rows_without_a_prompt_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are written while the file is still being read."""
-    monkeypatch.setattr(classify, "_BAD_IN_A_ROW", 10)
+    monkeypatch.setattr(answers, "BAD_IN_A_ROW", 10)
     path = jsonl(tmp_path / "in.jsonl", [{"text": ""}] * 100 + [{"text": "good"}])
     written_at: list[float] = []
     classify_file(FakeLLM(), path, tmp_path / "out.jsonl", on_progress=lambda rows, done: written_at.append(done or 0))
@@ -200,9 +200,9 @@ def test_a_template_may_make_do_without_a_text(tmp_path: Path, suffix: str) -> N
     assert report.failed == 0
     if suffix == "csv":
         with pytest.raises(JobError, match=r"no field 'text'; there is 'title'.*--text-field"):
-            classify_file(FakeLLM(template="{text} of {title}"), path, tmp_path / "out.jsonl")
+            classify_file(FakeLLM(template="{text} of {title}"), path, tmp_path / "both.jsonl")
     else:
-        assert classify_file(FakeLLM(template="{text} of {title}"), path, tmp_path / "out.jsonl").failed == 1
+        assert classify_file(FakeLLM(template="{text} of {title}"), path, tmp_path / "both.jsonl").failed == 1
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_kinds_of_results(
 def test_threshold(rows: Path, tmp_path: Path) -> None:
     llm = FakeLLM(problem_type="multi_label_classification")
     for threshold, labels in ((0.5, ["negative", "positive"]), (0.6, ["positive"]), (0.99, [])):
-        classify_file(llm, rows, tmp_path / "out.jsonl", threshold=threshold)
+        classify_file(llm, rows, tmp_path / "out.jsonl", threshold=threshold, overwrite=True)
         assert read(tmp_path / "out.jsonl")[0]["labels"] == labels
 
 
@@ -274,7 +274,7 @@ def test_a_model_by_its_name_is_loaded_with_its_options_and_closed(
     llm = FakeLLM.made[-1]
     assert (llm.model, llm.options, llm.closed) == (str(tmp_path), {"dtype": "float32"}, True)
     with pytest.raises(ConfigError, match="dtype: options of LLM"):
-        classify_file(FakeLLM(), rows, tmp_path / "out.jsonl", dtype="float32")
+        classify_file(FakeLLM(), rows, tmp_path / "no.jsonl", dtype="float32")
 
 
 def test_a_field_that_no_row_has_is_said(rows: Path, tmp_path: Path) -> None:
@@ -296,12 +296,14 @@ def test_rows_that_lack_the_label_among_others_are_not_measured(tmp_path: Path) 
     bare = jsonl(tmp_path / "bare.jsonl", [{"text": "bad"}] * 3)
     some = jsonl(tmp_path / "some.jsonl", [{"text": "bad"}] * 3 + [{"text": "good", "label": "positive"}])
     for inputs, unknown in ((some, 3), ([bare, some], 6)):
-        report = classify_file(FakeLLM(), inputs, tmp_path / "out.jsonl", label_field="label")  # type: ignore[arg-type]
+        report = classify_file(FakeLLM(), inputs, tmp_path / f"{unknown}.jsonl", label_field="label")  # type: ignore[arg-type]
         assert report.metrics is not None
         assert (report.metrics.rows, report.metrics.unknown, report.metrics.accuracy) == (1, unknown, 1.0)
         assert f"{unknown} rows are not measured" in report.notes[-1]  # and no note of a field that no row has
     for nothing in ("", "broken\n"):
-        report = classify_file(FakeLLM(), write(bare, nothing), tmp_path / "out.jsonl", label_field="label")
+        report = classify_file(
+            FakeLLM(), write(bare, nothing), tmp_path / "out.jsonl", label_field="label", overwrite=True
+        )
         assert report.metrics is not None and report.metrics.rows == 0
 
 
@@ -317,7 +319,7 @@ def test_a_damaged_file_leaves_the_old_output(tmp_path: Path) -> None:
     output = write(tmp_path / "out.jsonl", "old")
     path = write(tmp_path / "in.json", '[{"text": "a"}, {"text": ')
     with pytest.raises(JobError, match="row 2 is not JSON"):
-        classify_file(FakeLLM(window=1), path, output)
+        classify_file(FakeLLM(window=1), path, output, overwrite=True)
     assert output.read_text() == "old"
     assert sorted(os.listdir(tmp_path)) == ["in.json", "out.jsonl"]
 

@@ -160,7 +160,7 @@ def test_stars_are_fitted_and_calibrated_as_they_are_measured(bert: Path, tmp_pa
         again = file_of(tmp_path / f"again-{path.name}", texts, stars if path == by_index else [n + 1 for n in stars])
         told.append(convert(str(out), tmp_path / f"{path.stem} out", calibrate=str(again)).report["calibration"])
         with LLM(str(out)) as llm:
-            metrics = classify_file(llm, path, tmp_path / "out.jsonl", label_field="label").metrics
+            metrics = classify_file(llm, path, tmp_path / f"{path.stem}.out.jsonl", label_field="label").metrics
         assert metrics is not None and metrics.accuracy == 1.0
         assert any("read as indices" in warning for warning in report.warnings) is (path == by_index)
     assert weights[0].equal(weights[1])
@@ -178,7 +178,7 @@ def test_one_label_is_calibrated_as_it_is_measured(tmp_path: Path) -> None:
         report = convert(str(lm), tmp_path / name, calibrate=str(path), **options)
         told.append(report.report["calibration"])
         with LLM(str(tmp_path / "plain")) as llm:
-            measured.append(classify_file(llm, path, tmp_path / "out.jsonl", label_field="label").metrics)
+            measured.append(classify_file(llm, path, tmp_path / f"{name}.out.jsonl", label_field="label").metrics)
     assert told[0] == told[1] == told[2]
     for metrics in measured:
         assert metrics is not None and metrics.rows == 20

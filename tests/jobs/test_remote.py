@@ -127,10 +127,10 @@ def test_pairs_chats_and_options_reach_the_server(tmp_path: Path) -> None:
     assert served.asked.pop() == ("/classify", expected | common)
     chats = jsonl(tmp_path / "chats.jsonl", [{"m": [{"role": "user", "content": text}]} for text in ("good", "bad")])
     model = RemoteModel(served.client(), "adapter")
-    classify_file(model, chats, tmp_path / "o.jsonl", messages_field="m", long_text="error", use_activation=False)
+    classify_file(model, chats, tmp_path / "chatted.jsonl", messages_field="m", long_text="error", use_activation=False)
     expected = {"messages": [{"role": "user", "content": "good"}], "model": "adapter", "use_activation": False}
     assert ("/classify", expected | common) in served.asked and len(served.asked) == 2
-    labels = [json.loads(line)["label"] for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+    labels = [json.loads(line)["label"] for line in (tmp_path / "chatted.jsonl").read_text().splitlines()]
     assert labels == ["positive", "negative"]
 
 

@@ -50,7 +50,7 @@ def test_options_reach_the_prompts(tmp_path: Path) -> None:
     assert (prompt["max_tokens_per_query"], prompt["max_tokens_per_doc"]) == (0, 5)
     assert prompt["fields"] == {"q": "good", "d": "x", "instruction": "own", "extra": 1}
     assert (tmp_path / "out.csv").read_text().splitlines()[1] == "good,x,own,1,2.0,false,"
-    score_file(llm, path, tmp_path / "out.csv", instruction="of the call", **options)
+    score_file(llm, path, tmp_path / "again.csv", instruction="of the call", **options)
     assert llm.seen[-1]["fields"]["instruction"] == "of the call"
 
 

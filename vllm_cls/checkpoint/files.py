@@ -28,6 +28,10 @@ _OF_TRAINING = re.compile(r"(optimizer|scheduler|scaler|rng_state.*|training_arg
 # What torch.compile, FSDP and activation checkpointing put into names, wherever they wrap a module.
 _WRAPPERS = r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 _PARALLEL = r"^module\."  # what DataParallel puts before all names
+_OF_A_MODEL = (
+    "*.safetensors", "*.bin", "*config*.json", "*.index.json", "modules.json", "*token*.json", "vocab*", "merges.txt",
+    "*.model", "*.tiktoken", "*.jinja", "*.py",
+)  # fmt: skip
 _HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py", "*.md"]
 
 
@@ -65,6 +69,14 @@ class Checkpoint:
             return [single]
         indexed = self._indexed("model.safetensors.index.json")
         return indexed if indexed is not None else sorted(set(self.folder.glob("*.safetensors")) - {self.adapter_file})
+
+    @functools.cached_property
+    def files(self) -> list[Path]:
+        """What a model is read from: weights, settings, tokenizer, those of Sentence Transformers' modules too."""
+        if self.gguf is not None:
+            return [self.folder / self.gguf]
+        found = {path for name in _OF_A_MODEL for inner in ("", "[0-9]*_*/") for path in self.folder.glob(inner + name)}
+        return sorted(path for path in found if path.is_file())
 
     @property
     def adapter_file(self) -> Path:

@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from ..compat import lazy_imports
-from ..errors import ConfigError, JobError, PromptError
-from ..evaluation import ClassificationMetrics, Tally
-from ..parsing.labels import is_number
+from ..errors import ConfigError, JobError
+from ..evaluation import Tally
+from .answers import Columns, answers_of, results_of, stream_of
 from .files import InputFile, OutputFile, find_sources, find_target
 from .head_columns import HeadColumns
 from .readers import columns_of, read_rows
+from .report import JobReport, notes_of
 from .results import (
     ADDED_TYPES,
     ERROR,
-    NO_PROBABILITIES,
     TRUNCATED,
     KeptFields,
     ResultColumns,
+    RowResults,
     SpanColumns,
     StepColumns,
 )
+from .resume.fingerprints import of_inputs, of_model, of_versions
+from .resume.parts import PART_ROWS, Answered, in_parts
+from .resume.work_folder import WorkFolder, open_work_folder
 from .rows import InputRow, PromptFields, missing
 from .tables import FIRST_ROWS, OutputSchema
 from .writers import Writer, open_writer
@@ -36,45 +40,10 @@ from .writers import Writer, open_writer
 if TYPE_CHECKING:
     from ..client import Client
     from ..llm import LLM
-    from ..outputs import ClassificationOutput, RequestOutput
     from .remote import RemoteModel
-
-_SHOWN_FAILURES = 5
-_BAD_IN_A_ROW = 10_000  # rows without a prompt that are held before they are written, which bounds the memory
 
 _Known = Sequence[tuple[InputFile, Sequence[str]]]
 OnProgress = Callable[[int, float | None], None]
-Stream = Callable[..., "Iterator[Any]"]  # prompts → their outputs
-
-
-@dataclass
-class JobReport:
-    """What a job did.
-
-    Args:
-        rows: rows read and written, bad ones included.
-        failed: rows with an `error`.
-        truncated: rows whose text was cut to the model's length.
-        seconds: spent on the rows, without loading the model.
-        metrics: what was measured against `label_field`, or None.
-        output: the file that was written, or None for standard output.
-        failures: the first few bad rows, each with its place and reason.
-        notes: what the reader should know: fields renamed, fields that no row had.
-    """
-
-    rows: int = 0
-    failed: int = 0
-    truncated: int = 0
-    seconds: float = 0.0
-    metrics: ClassificationMetrics | None = None
-    output: str | None = None
-    failures: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def fail(self, row: InputRow, reason: str) -> None:
-        self.failed += 1
-        if len(self.failures) < _SHOWN_FAILURES:
-            self.failures.append(f"{row.place}: {reason}")
 
 
 _NEEDS_PROBABILITIES = "label_field needs probabilities, and without activation there are none; drop one."
@@ -102,6 +71,10 @@ def classify_file(
     aggregation: str | None = None,
     long_text: str = "truncate",
     truncation_side: str | None = None,
+    overwrite: bool = False,
+    restart: bool = False,
+    on_error: str = "continue",
+    max_errors: int | None = None,
     on_progress: OnProgress | None = None,
     prompts: PromptFields | None = None,
     results: type[ResultColumns] = ResultColumns,
@@ -134,13 +107,18 @@ def classify_file(
             "average" or "max", as in transformers' pipeline.
         long_text: "truncate" cuts what is longer than the model takes and says so; "error" fails the row.
         truncation_side: "left" or "right", the side that is cut off; None is the tokenizer's own.
+        overwrite: the output may be replaced, if it is there.
+        restart: forget what a run that ended early has finished of this output; else the job goes on from there.
+        on_error: "continue" keeps a bad row in its place; "fail" ends the job at the first.
+        max_errors: end the job when more rows than this fail; what is finished is kept. None is any number.
         on_progress: called after each row with the rows so far and the share of the input, where it is known.
         prompts: how a row's prompt is read, where the three fields do not say it all.
         results: what a row of results holds, of a model that classifies texts.
         llm_options: options of `LLM`.
 
     Raises:
-        JobError: no input, an output that cannot be, a file damaged as a whole.
+        JobError: no input, an output that cannot be, a file damaged as a whole; inputs, options or a model that are not
+            those of the run that the job would go on with; too many bad rows.
         ConfigError: an option is wrong.
         ModelError: the model cannot be loaded.
     """
@@ -148,6 +126,7 @@ def classify_file(
         raise ConfigError(f"long_text={long_text!r} is unknown; use 'truncate' or 'error'.")
     if truncation_side not in (None, "left", "right"):
         raise ConfigError(f"truncation_side={truncation_side!r} is unknown; use 'left' or 'right'.")
+    most_errors = _most_errors(on_error, max_errors)
     sources = find_sources(inputs, format)
     target = find_target(output, sources, format)
     prompts = prompts or PromptFields(text_field, text_pair_field, messages_field, image_field, video_field)
@@ -171,8 +150,27 @@ def classify_file(
     _check_columns(known, [prompts.pair, prompts.messages, image_field, video_field, label_field, *_named(keep_fields)])
     if not known:
         _check_first_rows(sources, label_field)
-    with _opened(model, llm_options) as llm:
+    options = {
+        "model": os.fspath(model) if isinstance(model, str | os.PathLike) else None,
+        "keep_fields": keep_fields,
+        "fields": asdict(prompts),
+        "results": results.__name__,
+        "aggregation": aggregation,
+        "long_text": long_text,
+        "truncation_side": truncation_side,
+        "threshold": threshold,
+        "top_k": top_k,
+        "scores": scores,
+        "logits": logits,
+        "use_activation": use_activation,
+        "label_field": label_field,
+        "head_name": head_name,
+        **llm_options,
+    }
+    with _work_on(target, sources, options, overwrite, restart) as work, _opened(model, llm_options) as llm:
         _refuse_embedder(llm)
+        if work is not None:
+            work.agree(model=of_model(llm))
         prompts = _fitting(prompts, llm, known)
         use_activation = llm.use_activation if use_activation is None else use_activation
         of_head = llm if head_name is None else llm.head(head_name)
@@ -200,23 +198,34 @@ def classify_file(
         began = time.perf_counter()
         report = JobReport(output=None if target.path is None else str(target.path))
         stream = functools.partial(
-            _stream(llm, shape, head_name, aggregation),
+            stream_of(llm, shape, head_name, aggregation),
             truncate=long_text == "truncate",
             truncation_side=truncation_side,
         )
-        answers = _answers(stream, read_rows(sources, report.notes), prompts)
+
+        def compute(rows: Iterator[InputRow]) -> Iterator[Answered]:
+            llm.reset_prefix_cache()  # whose hits change the last digits
+            for row, output in answers_of(stream, rows, prompts):
+                yield Answered(row, results_of(row, output, columns, tally is not None))
+
+        rows = read_rows(sources, report.notes)
+        once = any(source.size is None for source in sources)  # and never again
+        answers = compute(rows) if work is None or once else in_parts(rows, compute, work)
         labelled = False
-        with open_writer(target, layout) as writer:
-            for row, answer in answers:
-                _finish(row, answer, columns, kept, writer, report)
-                if tally is not None and label_field is not None and row.error is None and answer is not None:
+        with open_writer(target, layout, work) as writer:
+            for row, found in answers:
+                _finish(row, found, columns, kept, writer, report)
+                if report.failed > most_errors:
+                    kept_so_far = "" if work is None else work.hint
+                    raise JobError(f"more than {most_errors} rows failed: {report.failures[-1]}.{kept_so_far}")
+                if tally is not None and label_field is not None and found.measured is not None:
                     labelled = labelled or label_field in row.fields
-                    _measure(tally, answer.outputs, row.fields.get(label_field))
+                    tally.add(found.measured, row.fields.get(label_field))
                 if on_progress is not None:
                     on_progress(report.rows, row.done)
         report.seconds = time.perf_counter() - began
     report.metrics = None if tally is None else tally.metrics()
-    report.notes += _notes(kept, report, shape)
+    report.notes += notes_of(kept, report, shape)
     if report.metrics is not None and report.metrics.unknown and not labelled:
         report.notes.append(f"no row has the field {label_field!r}, which was to be measured against")
     return report
@@ -319,7 +328,7 @@ def _columns(
     aggregation: str | None,
     target: OutputFile,
     strays: Sequence[str],
-) -> ResultColumns | HeadColumns | SpanColumns | StepColumns:
+) -> Columns:
     """The result columns of what the model does."""
     if llm.judges_steps:
         strange = [name for name in strays if name not in ("messages_field", "use_activation")]
@@ -341,120 +350,47 @@ def _columns(
     return SpanColumns()
 
 
-def _stream(llm: Any, shape: ResultColumns, head_name: str | None, aggregation: str | None) -> Stream:
-    if llm.judges_steps:
-        return functools.partial(llm.step_iter, use_activation=shape.with_probabilities)
-    if llm.task == "token_classify":
-        return functools.partial(llm.token_classify_iter, aggregation_strategy=aggregation or "simple")
-    named = {} if head_name is None else {"head_name": head_name}
-    return functools.partial(llm.classify_iter, use_activation=shape.use_activation, **named)
-
-
 def _tally(shape: ResultColumns) -> Tally:
     if shape.regression and len(shape.id2label) > 1:
         raise ConfigError("label_field: a regression with several numbers has no metrics here; leave it out.")
     return Tally(shape.id2label, shape.problem_type, threshold=shape.threshold)
 
 
-def _measure(tally: Tally, answer: ClassificationOutput, gold: Any) -> None:
-    """Count a row; what is measured of labels are their probabilities, whatever the row shows."""
-    tally.add(answer.probs if answer.probabilities is None else answer.probabilities, gold)
-
-
-def _answers(
-    stream: Stream, rows: Iterator[InputRow], fields: PromptFields
-) -> Iterator[tuple[InputRow, RequestOutput[Any] | None]]:
-    """Rows in their order, each with the model's answer, or None where the row has no prompt.
-
-    The model looks ahead, so rows wait here until their answer comes. Rows without a prompt are never shown
-    to it; after many of them in a row the look-ahead is ended, so that they do not pile up.
-    """
-    waiting: deque[InputRow] = deque()
-    ended = False
-
-    def prompts() -> Iterator[dict[str, Any]]:
-        nonlocal ended
-        bad = 0
-        for row in rows:
-            prompt = None
-            if row.error is None:
-                try:
-                    prompt = fields.prompt(row.fields, row.folder)
-                except PromptError as error:
-                    row.error = str(error)
-            waiting.append(row)
-            bad = bad + 1 if prompt is None else 0
-            if prompt is not None:
-                yield prompt
-            elif bad >= _BAD_IN_A_ROW:
-                return
-        ended = True
-
-    while not ended:
-        for answer in stream(prompts()):
-            while waiting[0].error is not None:
-                yield waiting.popleft(), None
-            yield waiting.popleft(), answer
-        while waiting:
-            if waiting[0].error is None:
-                raise JobError(f"the model gave no answer for {waiting[0].place}; this is a fault of vllm-cls.")
-            yield waiting.popleft(), None
-
-
 def _finish(
-    row: InputRow,
-    answer: RequestOutput[Any] | None,
-    shape: ResultColumns | HeadColumns | SpanColumns | StepColumns,
-    kept: KeptFields,
-    writer: Writer,
-    report: JobReport,
+    row: InputRow, results: RowResults, columns: Columns, kept: KeptFields, writer: Writer, report: JobReport
 ) -> None:
     """Write one row and count it."""
     report.rows += 1
-    results = shape.empty()
-    if answer is not None:
-        row.error = answer.error
-        if row.error is None:
-            try:
-                results = shape.row(answer)
-            except ValueError as error:
-                row.error = str(error)
-    record = {**kept.output_fields(row.fields), **results}
-    if answer is not None and answer.truncated:
+    record = {**kept.output_fields(row.fields), **(results.columns or columns.empty())}
+    if results.truncated:
         record[TRUNCATED] = True
         report.truncated += 1
-    if row.error is not None:
-        record[ERROR] = row.error
+    if results.error is not None:
+        record[ERROR] = results.error
     problem = writer.write(record)
-    if row.error is not None or problem is not None:
-        report.fail(row, row.error or problem or "")
+    if results.error is not None or problem is not None:
+        report.fail(row.place, results.error or problem or "")
 
 
-def _notes(kept: KeptFields, report: JobReport, shape: ResultColumns) -> list[str]:
-    notes = [
-        f"the input's field {old!r} is kept as {new!r}, because {old!r} is a column of the results"
-        for old, new in kept.renamed.items()
-    ]
-    if report.rows:
-        notes += [f"no row has the field {name!r}, which was to be kept" for name in kept.never_seen]
-    if shape.use_activation and not (shape.gives_probabilities or shape.regression or type(shape) is not ResultColumns):
-        notes.append(f"rows have logits in place of probabilities: {NO_PROBABILITIES}")
-    return notes if report.metrics is None else notes + _notes_of_labels(report.metrics, shape)
+@contextmanager
+def _work_on(
+    target: OutputFile, sources: Sequence[InputFile], options: Mapping[str, Any], overwrite: bool, restart: bool
+) -> Iterator[WorkFolder | None]:
+    """The work folder of an output, begun or taken up again; None for standard output."""
+    if target.path is None:
+        yield None
+        return
+    with open_work_folder(target.path, overwrite=overwrite, restart=restart) as work:
+        work.agree(versions=of_versions(), inputs=of_inputs(sources), options={**options, "rows of a part": PART_ROWS})
+        yield work
 
 
-def _notes_of_labels(metrics: ClassificationMetrics, shape: ResultColumns) -> list[str]:
-    """What is to be said of the true labels: how they were read, and which of them are none."""
-    if not metrics.unknown:
-        return metrics.notes
-    told = f"{metrics.unknown} rows are not measured, because their true label is none of the model's: "
-    told += ", ".join(metrics.unknown_labels)
-    bare = {each: each.strip("' ") for each in metrics.unknown_labels}  # they are told with quotes
-    names = {name.casefold(): name for name in shape.id2label.values()}
-    near = [
-        f"{each} differs from {names[text.casefold()]!r} in upper and lower case"
-        for each, text in bare.items()
-        if text.casefold() in names and text not in names.values()
-    ]
-    if not shape.regression and any(map(is_number, bare.values())):
-        near.append(f"indices are 0 to {max(1, len(shape.id2label) - 1)}")
-    return [*metrics.notes, told + (f" ({'; '.join(near)})" if near else "")]
+def _most_errors(on_error: str, max_errors: int | None) -> float:
+    """How many rows may fail."""
+    if on_error not in ("continue", "fail"):
+        raise ConfigError(f"on_error={on_error!r} is unknown; use 'continue' or 'fail'.")
+    if max_errors is None:
+        return 0 if on_error == "fail" else math.inf
+    if max_errors < 0 or on_error == "fail":
+        raise ConfigError(f"max_errors={max_errors} must be 0 or more, and on_error='fail' is max_errors=0; drop one.")
+    return max_errors

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..calls.scoring import ScoreOptions, check_num_labels
@@ -53,6 +54,7 @@ class RemoteModel:
     """
 
     judges_steps = False
+    checkpoint_files: Sequence[Path] = ()  # they are the server's
 
     def __init__(self, client: Client, model: str | None = None) -> None:
         self._client, self._name = client, model
@@ -102,7 +104,15 @@ class RemoteModel:
 
     def describe(self) -> dict[str, Any]:
         """The values that a job needs of `LLM.describe`."""
-        return {"prompt_template": self._info.prompt_template, "id2label": self.id2label}
+        return {
+            "server": self._client.base_url,
+            "model": self._name,
+            "prompt_template": self._info.prompt_template,
+            "id2label": self.id2label,
+        }
+
+    def reset_prefix_cache(self) -> None:
+        """The server keeps its own."""
 
     def score_processor(self, options: ScoreOptions, num_labels: Iterable[int] = ()) -> None:
         """Raise `ConfigError` if the model scores no pairs, or not so; `num_labels` as for `LLM.score_processor`."""

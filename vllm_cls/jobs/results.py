@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ConfigError
 from ..result_fields import ANY_ROW, MULTI, REGRESSION, SINGLE, STEPS, TOKENS, row_types
@@ -22,6 +22,22 @@ TRUNCATED = "truncated"
 ERROR = "error"
 ADDED_TYPES = row_types(ANY_ROW)
 """Of `truncated` and `error`, which rows have on top where they are needed."""
+
+
+class RowResults(NamedTuple):
+    """What a job found of one row, as JSON holds it.
+
+    Args:
+        columns: of the results; None of a row that has none.
+        error: why it has none, or None.
+        truncated: whether its text was cut.
+        measured: probabilities, or the value of a regression, to compare with the true label; None where nothing is measured.
+    """
+
+    columns: dict[str, Any] | None
+    error: str | None = None
+    truncated: bool = False
+    measured: list[float] | None = None
 
 
 @dataclass(frozen=True)

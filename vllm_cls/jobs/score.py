@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..calls.scoring import ScoreOptions
 from ..result_fields import PAIR
-from .classify import JobReport, OnProgress, classify_file
+from .classify import OnProgress, classify_file
+from .report import JobReport
 from .results import ResultColumns
 from .rows import PromptFields
 
@@ -72,6 +73,10 @@ def score_file(
     head_name: str | None = None,
     long_text: str = "truncate",
     truncation_side: str | None = None,
+    overwrite: bool = False,
+    restart: bool = False,
+    on_error: str = "continue",
+    max_errors: int | None = None,
     on_progress: OnProgress | None = None,
     **llm_options: Any,
 ) -> JobReport:
@@ -106,6 +111,10 @@ def score_file(
         head_name=head_name,
         long_text=long_text,
         truncation_side=truncation_side,
+        overwrite=overwrite,
+        restart=restart,
+        on_error=on_error,
+        max_errors=max_errors,
         on_progress=on_progress,
         **llm_options,
     )

@@ -150,23 +150,42 @@ def compressed(raw: IO[bytes], compression: str | None) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def replacing(path: os.PathLike[str] | str) -> Iterator[str]:
-    """The name of a new file beside `path`, which takes its place at the end; after an error it is removed."""
+def replacing(path: os.PathLike[str] | str, folder: os.PathLike[str] | str | None = None) -> Iterator[str]:
+    """The name of a new file, which takes the place of `path` at the end; after an error it is removed.
+
+    Args:
+        folder: where it is until then, in the same file system; None is beside `path`.
+    """
     target = os.path.realpath(path)  # a link stays a link
-    folder, name = os.path.split(target)
-    temporary = os.path.join(folder, f".tmp-{os.urandom(4).hex()}-{name}")
+    beside, name = os.path.split(target)
+    temporary = os.path.join(folder or beside, f".tmp-{os.urandom(4).hex()}-{name}")
     try:
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield temporary
-        descriptor = os.open(temporary, os.O_RDWR)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with open(temporary, "r+b") as written:
+            flush(written)
         if os.path.exists(target):
             os.chmod(temporary, os.stat(target).st_mode & 0o777)
         os.replace(temporary, target)
+        flush_folder(beside)
     except BaseException:
         if os.path.exists(temporary):
             os.unlink(temporary)
         raise
+
+
+def flush(file: IO[bytes]) -> None:
+    """Wait until what was written is on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def flush_folder(folder: os.PathLike[str] | str) -> None:
+    """Wait until the names of a folder's files are on the disk."""
+    if os.name != "posix":  # elsewhere a folder cannot be opened
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -9,13 +9,16 @@ import json
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import IO, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from ..errors import JobError
 from .csv_reader import DELIMITERS
 from .files import FORMATS, OutputFile
 from .streams import compressed, reason, replacing
 from .tables import OutputSchema, Table, json_text, plain_value
+
+if TYPE_CHECKING:
+    from .resume.work_folder import WorkFolder
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -27,8 +30,11 @@ class Writer(Protocol):
 
 
 @contextmanager
-def open_writer(target: OutputFile, layout: OutputSchema) -> Iterator[Writer]:
+def open_writer(target: OutputFile, layout: OutputSchema, work: WorkFolder | None = None) -> Iterator[Writer]:
     """A writer of `target`; the file is in its place when the context ends without an error.
+
+    Args:
+        work: where it is written until then, and what is kept if the context ends early; None is beside `target`.
 
     Raises:
         JobError: the file cannot be written.
@@ -37,12 +43,17 @@ def open_writer(target: OutputFile, layout: OutputSchema) -> Iterator[Writer]:
         yield _JsonLines(sys.stdout.buffer, flush=True)
         return
     try:
-        with replacing(target.path) as path, _opened(path, target, layout) as writer:
-            yield writer
+        with replacing(target.path, None if work is None else work.path) as path:
+            with _opened(path, target, layout) as writer:
+                yield writer
+            if work is not None:
+                work.finishing(path)
     except OSError as error:
         if error.errno not in _UNWRITABLE:  # not of the output
             raise
-        raise JobError(f"{target.path} cannot be written: {reason(error)}.") from error
+        raise JobError(f"{target.path} cannot be written: {reason(error)}.{work.hint if work else ''}") from error
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted.{work.hint}" if work and work.hint else "interrupted") from None
 
 
 @contextmanager

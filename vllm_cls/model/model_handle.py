@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..checkpoint.files import Checkpoint
 from ..config import labels_of
 from ..errors import ConfigError
 from ..params import LoRARequest, PoolingParams
@@ -121,6 +123,13 @@ class OpenModel:
         """transformers' config of an adapter, as `labels_of` its labels."""
         (adapter,) = self._open.adapters_for(lora_request, 1)
         return self._open.config_of(adapter)
+
+    @property
+    def checkpoint_files(self) -> list[Path]:
+        """The files that the model was read from, and those of an adapter that is merged into it."""
+        source = self._open.classifier.source
+        merged = [] if source.adapter is None else Checkpoint(Path(source.adapter.name).expanduser()).files
+        return source.checkpoint.files + merged
 
     def model_card(self) -> str | None:
         """The model card (README.md of the checkpoint), or None."""

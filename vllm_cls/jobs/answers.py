@@ -1,0 +1,92 @@
+"""The model's answers to the rows of files, in their order."""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from ..errors import JobError, PromptError
+from .head_columns import HeadColumns
+from .results import ResultColumns, RowResults, SpanColumns, StepColumns
+from .rows import InputRow, PromptFields
+
+if TYPE_CHECKING:
+    from ..outputs import RequestOutput
+
+BAD_IN_A_ROW = 10_000
+"""Rows without a prompt that are held before they are written, which bounds the memory."""
+
+Stream = Callable[..., "Iterator[Any]"]  # prompts → their outputs
+Columns = ResultColumns | HeadColumns | SpanColumns | StepColumns
+
+
+def stream_of(llm: Any, shape: ResultColumns, head_name: str | None, aggregation: str | None) -> Stream:
+    """What the model does with prompts."""
+    if llm.judges_steps:
+        return functools.partial(llm.step_iter, use_activation=shape.with_probabilities)
+    if llm.task == "token_classify":
+        return functools.partial(llm.token_classify_iter, aggregation_strategy=aggregation or "simple")
+    named = {} if head_name is None else {"head_name": head_name}
+    return functools.partial(llm.classify_iter, use_activation=shape.use_activation, **named)
+
+
+def answers_of(
+    stream: Stream, rows: Iterator[InputRow], fields: PromptFields
+) -> Iterator[tuple[InputRow, RequestOutput[Any] | None]]:
+    """Rows in their order, each with the model's answer, or None where the row has no prompt.
+
+    The model looks ahead, so rows wait here until their answer comes. Rows without a prompt are never shown
+    to it; after many of them in a row the look-ahead is ended, so that they do not pile up.
+    """
+    waiting: deque[InputRow] = deque()
+    ended = False
+
+    def prompts() -> Iterator[dict[str, Any]]:
+        nonlocal ended
+        bad = 0
+        for row in rows:
+            prompt = None
+            if row.error is None:
+                try:
+                    prompt = fields.prompt(row.fields, row.folder)
+                except PromptError as error:
+                    row.error = str(error)
+            waiting.append(row)
+            bad = bad + 1 if prompt is None else 0
+            if prompt is not None:
+                yield prompt
+            elif bad >= BAD_IN_A_ROW:
+                return
+        ended = True
+
+    while not ended:
+        for answer in stream(prompts()):
+            while waiting[0].error is not None:
+                yield waiting.popleft(), None
+            yield waiting.popleft(), answer
+        while waiting:
+            if waiting[0].error is None:
+                raise JobError(f"the model gave no answer for {waiting[0].place}; this is a fault of vllm-cls.")
+            yield waiting.popleft(), None
+
+
+def results_of(row: InputRow, output: RequestOutput[Any] | None, columns: Columns, measured: bool) -> RowResults:
+    """What a part keeps of a row.
+
+    Args:
+        output: the model's answer; None where the row has no prompt.
+        measured: keep what is compared with the true label: of labels their probabilities, whatever the row shows.
+    """
+    if output is None:
+        return RowResults(None, row.error)
+    if output.error is not None:
+        return RowResults(None, output.error, output.truncated)
+    try:
+        found = columns.row(output)
+    except ValueError as error:
+        return RowResults(None, str(error), output.truncated)
+    answer = output.outputs
+    numbers = list(answer.probs if answer.probabilities is None else answer.probabilities) if measured else None
+    return RowResults(found, None, output.truncated, numbers)
