@@ -32,6 +32,7 @@ def killed(folder: Path, model: Path | str, kills: int, outputs: tuple[str, ...]
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_a_killed_job_gives_the_bytes_of_a_clean_one(tmp_path: Path) -> None:
     for found in killed(tmp_path, "fake", 30, OUTPUTS, rows=160):
         assert found["killed"] == 40

@@ -51,7 +51,7 @@ def folder(tmp_path: Path) -> Path:
 
 def classified(llm: Any, path: Path, **options: Any) -> list[dict[str, Any]]:
     out = path.parent / "out.jsonl"
-    classify_file(llm, path, out, keep_fields="none", **options)
+    classify_file(llm, path, out, keep_fields="none", overwrite=True, **options)
     return [json.loads(line) for line in out.read_text().splitlines()]
 
 
@@ -94,7 +94,7 @@ def test_paths_begin_at_the_folder_of_their_file(llm: LLM, folder: Path, monkeyp
     (folder / "other" / "a.png").write_bytes(PNGS[1])
     monkeypatch.chdir(folder)
     rows = [lines(folder / name, {"text": "x", "image": "a.png"}) for name in ("in.jsonl", "other/in.jsonl")]
-    classify_file(llm, ["in.jsonl", str(rows[1])], "out.jsonl", image_field="image")
+    classify_file(llm, ["in.jsonl", str(rows[1])], "out.jsonl", image_field="image", overwrite=True)
     found = [json.loads(line)["probs"] for line in (folder / "out.jsonl").read_text().splitlines()]
     assert found == [probs(llm, IMAGE + "x", image=each) for each in PICTURES]
 
@@ -120,7 +120,7 @@ def test_parquet(llm: LLM, folder: Path, form: str) -> None:
     found = [row["probs"] for row in classified(llm, folder / "in.parquet", image_field="image")]
     assert found == [probs(llm, IMAGE + "x", image=each) for each in PICTURES]
     for name in ("out.parquet", "out.jsonl", "out.csv"):
-        report = classify_file(llm, folder / "in.parquet", folder / name, image_field="image")
+        report = classify_file(llm, folder / "in.parquet", folder / name, image_field="image", overwrite=True)
         assert report.failed == 0, report.failures
     kept = pyarrow.parquet.read_table(folder / "out.parquet").to_pylist()
     assert [row["image"] for row in kept] == cells
@@ -207,7 +207,9 @@ def test_a_head_is_fitted_on_images(source: Path, folder: Path) -> None:
     )
     assert report.report["rows"] == 24
     with LLM(str(folder / "m"), dtype="float32") as llm:
-        measured = classify_file(llm, path, folder / "out.jsonl", image_field="image", label_field="label")
+        measured = classify_file(
+            llm, path, folder / "out.jsonl", image_field="image", label_field="label", overwrite=True
+        )
     assert measured.metrics is not None and measured.metrics.accuracy > 0.9
 
 

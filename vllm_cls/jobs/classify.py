@@ -7,8 +7,8 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -203,7 +203,7 @@ def classify_file(
             truncation_side=truncation_side,
         )
 
-        def compute(rows: Iterator[InputRow]) -> Iterator[Answered]:
+        def compute(rows: Iterator[InputRow]) -> Generator[Answered, None, None]:
             llm.reset_prefix_cache()  # whose hits change the last digits
             for row, output in answers_of(stream, rows, prompts):
                 yield Answered(row, results_of(row, output, columns, tally is not None))
@@ -212,7 +212,7 @@ def classify_file(
         once = any(source.size is None for source in sources)  # and never again
         answers = compute(rows) if work is None or once else in_parts(rows, compute, work)
         labelled = False
-        with open_writer(target, layout, work) as writer:
+        with open_writer(target, layout, work) as writer, closing(rows), closing(answers):
             for row, found in answers:
                 _finish(row, found, columns, kept, writer, report)
                 if report.failed > most_errors:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 from ..errors import JobError
@@ -19,7 +19,7 @@ from .streams import LINE_LIMIT, InputLine, Stream, open_stream, without_mark
 _MOST_NOTES = 5
 
 
-def read_rows(sources: Iterable[InputFile], notes: list[str] | None = None) -> Iterator[InputRow]:
+def read_rows(sources: Iterable[InputFile], notes: list[str] | None = None) -> Generator[InputRow, None, None]:
     """The rows of all sources, in order, each with its place and the share of the bytes read so far.
 
     Args:

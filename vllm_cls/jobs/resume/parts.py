@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ class Answered(NamedTuple):
 
 def in_parts(
     rows: Iterator[InputRow], compute: Callable[[Iterator[InputRow]], Iterable[Answered]], work: WorkFolder
-) -> Iterator[Answered]:
+) -> Generator[Answered, None, None]:
     """All rows in their order with their results.
 
     Args:
