@@ -188,6 +188,7 @@ def test_restart_begins_anew(rows: Path, tmp_path: Path) -> None:
     llm.seen.clear()
     classify_file(llm, rows, out, top_k=1, restart=True)
     assert len(llm.seen) == 9
+    assert llm.parts == 6  # of each part, the prefix cache begins empty
     assert json.loads(out.read_text().splitlines()[0])["top_k"]
 
 
