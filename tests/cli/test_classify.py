@@ -161,3 +161,33 @@ def test_a_server_that_is_not_there(run: Run, monkeypatch: pytest.MonkeyPatch) -
     assert result.exit_code == 1
     assert result.stderr.startswith("error: the server at http://127.0.0.1:9 gave no answer")
     assert run("classify", "--server", "127.0.0.1:9", "-").stderr.startswith("error: '127.0.0.1:9' is no address")
+
+
+def test_a_job_that_ends_early_says_how_it_goes_on(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vllm_cls.jobs.resume.parts.PART_ROWS", 2)
+    path = jsonl(
+        tmp_path / "in.jsonl", [{"text": "good"}, {"text": ""}, {"text": ""}, {"text": "BOOM"}, {"text": "INT"}]
+    )
+    job = ("classify", "model", path, "-o", tmp_path / "out.jsonl")
+    answer = FakeLLM._answer
+
+    def interrupted(self: FakeLLM, prompt: dict[str, object], *rest: object) -> object:
+        if prompt["prompt"] == "INT":
+            raise KeyboardInterrupt
+        return answer(self, prompt, *rest)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FakeLLM, "_answer", interrupted)
+        result = run(*job)
+    assert result.exit_code == 130
+    (said,) = [line for line in result.stderr.splitlines() if line]
+    assert said.startswith("interrupted. ") and said.endswith(": the same command goes on from there.")
+    result = run(*job, "--max-errors", 2)
+    assert result.exit_code == 1 and "more than 2 rows failed" in result.stderr
+    result = run(*job, "--top-k", 1)
+    assert result.exit_code == 1 and "options top_k: null → 1" in result.stderr
+    result = run(*job)
+    assert result.exit_code == 3
+    assert "2 failed: the field 'text' is empty\n1 failed: the tokenizer refuses this text\n" in result.stdout
+    assert run(*job).exit_code == 1
+    assert run(*job, "--overwrite", "--on-error", "fail").exit_code == 1
