@@ -22,6 +22,7 @@ from vllm_cls.runtime.batch import TokenSequence, token_sequence
 
 from .case import TOLERANCE, _error, _line, randomize
 from .small_configs import FIRST_TOKEN, VOCABULARY, small_config
+from .small_images import IMAGES, PARTS
 
 MAPPING = modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
@@ -74,7 +75,7 @@ def run_case(model_type: str, folder: Path) -> ImageRow:
     row = ImageRow(model_type)
     try:
         torch.manual_seed(0)
-        config = small_config(model_type, **_PARTS.get(model_type, {}))
+        config = small_config(model_type, **PARTS.get(model_type, {}))
         _fit_parts(config)
         model = randomize(MAPPING[type(config)](config))
         prompts = image_prompts(model)
@@ -116,12 +117,9 @@ def _compare(row: ImageRow, prompts: list[ImagePrompt], expected: torch.Tensor, 
 
 
 def last_state(model: PreTrainedModel, prompt: ImagePrompt) -> torch.Tensor:
-    """The last token's state `(hidden,)`, as transformers' language model hands it to its output layer."""
+    """The last token's state `(hidden,)` of transformers' model below its output layer, which some scale in between."""
     seen: list[torch.Tensor] = []
-    output: Any = model.get_output_embeddings()
-    if output is None:
-        raise ValueError("it has no output layer")
-    hook = output.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    hook = model.base_model.register_forward_hook(lambda module, inputs, output: seen.append(output[0]))
     given: dict[str, Any] = {
         "input_ids": torch.tensor([prompt.ids]),
         "attention_mask": torch.ones(1, len(prompt.ids), dtype=torch.long),
@@ -177,16 +175,36 @@ def image_input(model: PreTrainedModel, seed: int) -> tuple[dict[str, torch.Tens
     why = ""
     read: Any = getattr(model.base_model, "get_image_features", None) or model.get_image_features
     names = inspect.signature(read).parameters
-    for given in _candidates(model, seed, "image_grid_thw" in names):
-        given = {name: value for name, value in given.items() if name in names}
+    crafted = IMAGES.get(model.config.model_type)
+    candidates = _candidates(model, seed, "image_grid_thw" in names) if crafted is None else [_made(crafted, seed)]
+    for given in candidates:
+        given = {name: value for name, value in given.items() if name in names or crafted}
         try:
             with torch.no_grad():
-                pooled = read(**given, return_dict=True).pooler_output
-            parts = pooled if isinstance(pooled, (list, tuple)) else [pooled]
-            return given, sum(each.numel() // each.shape[-1] for each in parts)
+                output = read(**given, return_dict=True)
+            return given, _num_tokens(output)
         except Exception as error:
             why += f"{_line(error)}; "
     raise ValueError(f"it takes no image: {why[-200:]}")
+
+
+def _num_tokens(output: Any) -> int:
+    """How many tokens a tower's output has, in the field that the model's forward reads."""
+    found = output.get("pooler_output")
+    if found is None:
+        found = output.get("last_hidden_state")
+    if found is None:  # only layers that go on beside the text's (Granite 4 Vision), each with its number
+        found = output["deepstack_features"][0][1]
+    parts = found if isinstance(found, (list, tuple)) else [found]
+    return sum(each.numel() // each.shape[-1] for each in parts)
+
+
+def _made(crafted: dict[str, Any], seed: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.rand(value, generator=generator) * 2 - 1 if isinstance(value, tuple) else torch.tensor(value)
+        for name, value in crafted.items()
+    }
 
 
 def _candidates(model: PreTrainedModel, seed: int, flat: bool) -> Iterator[dict[str, torch.Tensor]]:
@@ -243,13 +261,6 @@ def _first(value: Any) -> int | None:
     while isinstance(value, (list, tuple)) and value:
         value = value[0]
     return value if isinstance(value, int) else None
-
-
-# Parts that a config leaves out by default.
-_PARTS: dict[str, dict[str, Any]] = {
-    "gemma4": {"vision_config": small_config("gemma4_vision").to_dict()},
-    "exaone4_5": {"text_config": small_config("exaone4").to_dict()},
-}
 
 
 def _fit_parts(config: Any) -> None:

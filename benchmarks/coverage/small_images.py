@@ -1,0 +1,73 @@
+"""What the names of sizes do not tell of a model for images: parts of its small config, and the tensors of an image.
+
+An entry names a model type. `PARTS` are values of its config beside the small sizes. `IMAGES` are the arguments of one image
+of this config: a tuple is the shape of random values, a list whole numbers as they are.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from .small_configs import small_config
+
+_TOKEN = 7  # of an image, where the config has none
+
+# Parts that a config leaves out by default, or that must agree with another.
+PARTS: dict[str, dict[str, Any]] = {
+    "gemma4": {"vision_config": small_config("gemma4_vision").to_dict()},
+    "exaone4_5": {"text_config": small_config("exaone4").to_dict()},
+    "blip-2": {"image_token_index": _TOKEN, "num_query_tokens": 4},
+    "instructblip": {"image_token_index": _TOKEN, "num_query_tokens": 4},
+    "kimi_k25": {"projection_hidden_size": 64},
+    "muse_glimmer": {"out_hidden_size": 256},
+    "llama4": {"vision_config": {"intermediate_size": 256, "vision_output_dim": 64}},
+    "deepseek_vl_hybrid": {"high_res_vision_config": {"image_size": 64, "global_attn_indexes": [1], "scale": 4}},
+    "muse_spark": {"out_hidden_size": 256, "audio_config": {"num_hidden_layers": 4}},
+    "inkling2": {"vision_config": {"text_hidden_size": 64}},
+    "nemotron_h_omni": {"image_token_id": _TOKEN, "vision_config": {"video_temporal_patch_size": 2}, "projector_hidden_size": 64, "vision_hidden_size": 64},
+    "diffusion_gemma": {"text_config": {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 64, "per_layer_config": {}}},
+    "chameleon": {"vocabulary_map": {"<image>": 7, **{f"IMGIMG{chr(65 + index)}Z": 20 + index for index in range(8)}}, "vq_config": {"num_embeddings": 8, "resolution": 32, "base_channels": 32, "latent_channels": 32, "channel_multiplier": [1, 2]}},
+    "emu3": {"vocabulary_map": {"<image>": 7, "<|extra_200|>": 8, **{f"<|visual token {index:06}|>": 20 + index for index in range(16)}}, "vq_config": {"codebook_size": 16, "base_channels": 32, "channel_multiplier": [1, 2]}},
+    "granite4_vision": {"downsample_rate": "2/4", "deepstack_layer_map": [[-2, 0]], "spatial_target_layers": [0, 1], "qformer_config": {"num_hidden_layers": 2}},
+    "paddleocr_vl": {
+        "text_config": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}}
+    },
+    "unlimited_ocr": {
+        "vision_config": {
+            "sam_config": {**small_config("unlimited_ocr_sam_vision_model").to_dict(), "downsample_channels": [32, 64], "image_size": 64},
+            "encoder_config": {**small_config("unlimited_ocr_vision_encoder").to_dict(), "image_size": 64},
+        }
+    },
+    "gemma4_unified": {
+        "vision_config": {"patch_size": 4, "pooling_kernel_size": 2, "mm_embed_dim": 64, "mm_posemb_size": 64, "output_proj_dims": 64}
+    },
+    "molmo2": {
+        "adapter_config": {"vision_feature_layer": [1, 0], "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16, "intermediate_size": 64, "text_hidden_size": 64}
+    },
+    "minicpm_ocr": {"image_token_id": _TOKEN},
+    "minicpmv4_6": {"image_token_id": _TOKEN},
+    "minicpmv4_7": {"image_token_id": _TOKEN},
+}
+
+_FLAT = {"pixel_values": (16, 3 * 8 * 8), "image_grid_thw": [[1, 4, 4]]}
+_PLACES = [[list(place) for place in itertools.product(range(4), range(4))]]
+
+IMAGES: dict[str, dict[str, Any]] = {
+    "kimi_k25": {"pixel_values": (16, 3, 8, 8), "image_grid_thw": [[1, 4, 4]]},
+    "llama4": {"pixel_values": (1, 3, 32, 32)},
+    "deepseek_vl_hybrid": {"pixel_values": (1, 3, 32, 32), "high_res_pixel_values": (1, 3, 64, 64)},
+    "muse_glimmer": {"pixel_values": (16, 3 * 2 * 8 * 8), "image_grid_thw": [[1, 4, 4]]},
+    "muse_spark": {"pixel_values": (16, 3 * 2 * 8 * 8), "image_grid_thw": [[1, 4, 4]]},
+    "minicpm_ocr": {"pixel_values": (1, 3, 8, 128), "target_sizes": [[4, 4]]},
+    "minicpmv4_6": {"pixel_values": (1, 3, 8, 128), "target_sizes": [[4, 4]]},
+    "minicpmv4_7": {"pixel_values": (1, 3, 8, 128), "target_sizes": [[4, 4]]},
+    "paddleocr_vl": {"pixel_values": (16, 3, 8, 8), "image_grid_thw": [[1, 4, 4]]},
+    "unlimited_ocr": {"pixel_values": (1, 3, 64, 64)},
+    "inkling_mm_model": {"pixel_values": (4, 2, 8, 8, 3)},
+    "granite_docling": {"pixel_values": (1, 1, 3, 32, 32), "pixel_attention_mask": [[True]]},
+    "inkling2": {"pixel_values": (16, 3 * 8 * 8), "image_grid_thw": [[1, 4, 4]]},
+    "nemotron_h_omni": {"pixel_values": (16, 3 * 8 * 8), "image_grid_hw": [[4, 4]]},
+    "granite4_vision": {"pixel_values": (1, 2, 3, 32, 32), "image_sizes": [[32, 32]]},
+    "gemma4_unified": {"pixel_values": (1, 16, 192), "image_position_ids": _PLACES},
+}
