@@ -128,8 +128,7 @@ def last_state(model: PreTrainedModel, prompt: ImagePrompt) -> torch.Tensor:
     for name in ("mm_token_type_ids", "token_type_ids"):
         if name in names:
             given[name] = torch.tensor([prompt.types])
-    for name in prompt.images[0] if prompt.images else ():
-        given[name] = torch.cat([each[name] for each in prompt.images])
+    given |= _of_all(prompt.images)
     start = decoder_start(model.config)
     if start is not None:
         given["decoder_input_ids"] = torch.tensor([[start, *prompt.ids[:-1]]])
@@ -141,11 +140,24 @@ def last_state(model: PreTrainedModel, prompt: ImagePrompt) -> torch.Tensor:
     return seen[-1][0, -1]
 
 
+def _of_all(images: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The arguments of several images, as the processors of transformers make them."""
+    made = {name: torch.cat([each[name] for each in images]) for name in (images[0] if images else ())}
+    if "target_sizes" in made:  # MiniCPM-V: patches side by side
+        made["pixel_values"] = torch.cat([each["pixel_values"] for each in images], dim=-1)
+    if "image_token_pooling" in made:  # Molmo 2: places among all patches
+        patches = images[0]["pixel_values"].shape[:2].numel()
+        made["image_token_pooling"] = torch.cat(
+            [each["image_token_pooling"] + index * patches for index, each in enumerate(images)]
+        )
+    return made
+
+
 def image_prompts(model: PreTrainedModel) -> list[ImagePrompt]:
     """Two prompts of the same tokens and other images, one of two images, one that ends with one, and a text."""
     config = model.config
-    token = getattr(config, "image_token_id", None)
-    token = getattr(config, "image_token_index", None) if token is None else token
+    named = [getattr(config, name, None) for name in ("image_token_id", "image_token_index", "image_patch_id")]
+    token = next((each for each in named if each is not None), None)
     if not isinstance(token, int) or not 0 <= token < VOCABULARY:
         raise ValueError(f"its image token is {token}")
     first, count = image_input(model, 0)

@@ -39,15 +39,24 @@ PARTS: dict[str, dict[str, Any]] = {
             "encoder_config": {**small_config("unlimited_ocr_vision_encoder").to_dict(), "image_size": 64},
         }
     },
+    "deepseek_ocr2": {
+        "text_config": {"mlp_layer_types": ["dense", "sparse"], "num_experts_per_tok": 2},
+        "vision_config": {
+            "sam_config": {**small_config("deepseek_ocr2_sam_vision_model").to_dict(), "downsample_channels": [32, 64], "image_size": 384},
+        },
+    },
     "gemma4_unified": {
         "vision_config": {"patch_size": 4, "pooling_kernel_size": 2, "mm_embed_dim": 64, "mm_posemb_size": 64, "output_proj_dims": 64}
     },
     "molmo2": {
+        "image_patch_id": _TOKEN,
+        "vision_config": {"num_key_value_heads": 4, "image_size": [32, 32], "num_position_embeddings": 16},
         "adapter_config": {"vision_feature_layer": [1, 0], "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16, "intermediate_size": 64, "text_hidden_size": 64}
     },
-    "minicpm_ocr": {"image_token_id": _TOKEN},
-    "minicpmv4_6": {"image_token_id": _TOKEN},
-    "minicpmv4_7": {"image_token_id": _TOKEN},
+    "minicpm_ocr": {"image_token_id": _TOKEN, "insert_layer_id": 0},
+    "minicpmv4_6": {"image_token_id": _TOKEN, "insert_layer_id": 0},
+    "minicpmv4_7": {"image_token_id": _TOKEN, "insert_layer_id": 0},
+    "fuyu": {"patch_size": 8},
 }
 
 _FLAT = {"pixel_values": (16, 3 * 8 * 8), "image_grid_thw": [[1, 4, 4]]}
@@ -63,11 +72,17 @@ IMAGES: dict[str, dict[str, Any]] = {
     "minicpmv4_6": {"pixel_values": (1, 3, 8, 128), "target_sizes": [[4, 4]]},
     "minicpmv4_7": {"pixel_values": (1, 3, 8, 128), "target_sizes": [[4, 4]]},
     "paddleocr_vl": {"pixel_values": (16, 3, 8, 8), "image_grid_thw": [[1, 4, 4]]},
+    "deepseek_ocr2": {"pixel_values": (1, 3, 384, 384)},
     "unlimited_ocr": {"pixel_values": (1, 3, 64, 64)},
     "inkling_mm_model": {"pixel_values": (4, 2, 8, 8, 3)},
     "granite_docling": {"pixel_values": (1, 1, 3, 32, 32), "pixel_attention_mask": [[True]]},
-    "inkling2": {"pixel_values": (16, 3 * 8 * 8), "image_grid_thw": [[1, 4, 4]]},
+    "inkling2": {"pixel_values": (4, 16, 16, 3), "image_grid_thw": [[1, 2, 2]]},
     "nemotron_h_omni": {"pixel_values": (16, 3 * 8 * 8), "image_grid_hw": [[4, 4]]},
+    "molmo2": {
+        "pixel_values": (1, 16, 192), "image_token_pooling": [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]],
+        "image_grids": [[1, 2, 1, 2]],
+    },
+    "fuyu": {"pixel_values": (1, 4, 192)},
     "granite4_vision": {"pixel_values": (1, 2, 3, 32, 32), "image_sizes": [[32, 32]]},
     "gemma4_unified": {"pixel_values": (1, 16, 192), "image_position_ids": _PLACES},
 }

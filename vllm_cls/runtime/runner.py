@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .cuda.varlen import Varlen
     from .towers import Towers
 
-_TOWERS = ("vision", "audio")  # how a config names its parts for them
+_TOWERS = ("vision", "audio", "vq_")  # how a config names its parts for them
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 _CACHE_BYTES = 1 << 28
 _TOWER_BYTES = 1 << 26  # of pixels that a tower reads at once; of one image at least
-_FIELDS = ("pooler_output", "deepstack_features")
+_TOKENS = ("pooler_output", "last_hidden_state")  # the first that is there has the tokens of images
+_LAYERS = "deepstack_features"
 OUTPUTS = "mm_encoder_outputs"
 
 
@@ -99,13 +100,12 @@ class Towers:
         read = getattr(self.model, f"get_{group[0].modality}_features")
         names = inspect.signature(read).parameters
         tensors = {
-            name: self._to_model(torch.cat([each.tensors[name] for each in group]))
-            for name in group[0].tensors
-            if name in names
+            name: self._to_model(_behind_each_other(name, group)) for name in group[0].tensors if name in names
         }
         output = read(**tensors, return_dict=True)
         self._counters.add(num_encoded=len(group))
-        fields = {name: output[name] for name in _FIELDS if output.get(name) is not None}
+        fields = {name: output[name] for name in (*_TOKENS, _LAYERS) if output.get(name) is not None}
+        fields = {name: fields[name] for name in (_tokens_name(fields), _LAYERS) if name in fields}
         counts = [each.count for each in group]
         if len(group) > 1 and any(len(each) != sum(counts) for each in _by_image(fields)):
             self._counters.add(num_encoded=-len(group))
@@ -152,7 +152,7 @@ class Towers:
     def _pixels(self, read: Sequence[MediaInput]) -> dict[str, torch.Tensor]:
         names = dict.fromkeys(name for each in read for name in each.tensors)
         return {
-            name: self._to_model(_stacked([each.tensors[name] for each in read if name in each.tensors]))
+            name: self._to_model(_behind_each_other(name, [each for each in read if name in each.tensors]))
             for name in names
             if name in self._accepted
         }
@@ -240,9 +240,28 @@ def _tensors(value: Any) -> Iterable[torch.Tensor]:
             yield from _tensors(each)
 
 
+def _behind_each_other(name: str, inputs: Sequence[MediaInput]) -> torch.Tensor:
+    """A tensor of several inputs, as the model's processor would make it of them all: most go along the first axis."""
+    tensors = [each.tensors[name] for each in inputs]
+    if name in _PLACES:  # among the patches of all
+        patches = [each.tensors[_PLACES[name]].shape[:2].numel() for each in inputs]
+        starts = [sum(patches[:index]) for index in range(len(inputs))]
+        tensors = [torch.where(each < 0, each, each + start) for each, start in zip(tensors, starts, strict=True)]
+    in_one_image = name.startswith("pixel_values") and _SIZES_IN_ONE_IMAGE in inputs[0].tensors
+    return torch.cat(tensors, dim=-1) if in_one_image else _stacked(tensors)
+
+
+_PLACES = {"image_token_pooling": "pixel_values", "video_token_pooling": "pixel_values_videos"}  # Molmo 2
+_SIZES_IN_ONE_IMAGE = "target_sizes"  # MiniCPM-V: patches of all images side by side
+
+
+def _tokens_name(fields: Mapping[str, Any]) -> str:
+    return next((name for name in _TOKENS if name in fields), _TOKENS[0])
+
+
 def _by_image(fields: Mapping[str, Any]) -> list[Any]:
     """What has one part an image: the output itself, and of each layer that goes on beside it (Qwen3-VL) its own."""
-    return [fields["pooler_output"], *fields.get("deepstack_features", ())]
+    return [fields[_tokens_name(fields)], *fields.get(_LAYERS, ())]
 
 
 def _split(fields: Mapping[str, Any], counts: Sequence[int]) -> list[dict[str, Any]]:
@@ -253,9 +272,10 @@ def _split(fields: Mapping[str, Any], counts: Sequence[int]) -> list[dict[str, A
     for count in counts:
         here = slice(start, start + count)
         start += count
-        one: dict[str, Any] = {"pooler_output": _part(fields["pooler_output"], here)}
-        if "deepstack_features" in fields:
-            one["deepstack_features"] = [_part(layer, here) for layer in fields["deepstack_features"]]
+        name = _tokens_name(fields)
+        one: dict[str, Any] = {name: _part(fields[name], here)}
+        if _LAYERS in fields:
+            one[_LAYERS] = [_part(layer, here) for layer in fields[_LAYERS]]
         made.append(one)
     return made
 
@@ -267,10 +287,11 @@ def _part(value: Any, here: slice) -> Any:
 
 def _joined(parts: Sequence[Encoded]) -> Any:
     """One output of several."""
-    fields: dict[str, Any] = {"pooler_output": _together([each.fields["pooler_output"] for each in parts])}
-    if "deepstack_features" in parts[0].fields:
-        layers = zip(*(each.fields["deepstack_features"] for each in parts), strict=True)
-        fields["deepstack_features"] = [_together(list(layer)) for layer in layers]
+    name = _tokens_name(parts[0].fields)
+    fields: dict[str, Any] = {name: _together([each.fields[name] for each in parts])}
+    if _LAYERS in parts[0].fields:
+        layers = zip(*(each.fields[_LAYERS] for each in parts), strict=True)
+        fields[_LAYERS] = [_together(list(layer)) for layer in layers]
     return parts[0].kind(**fields)
 
 
