@@ -63,9 +63,13 @@ def base_class(config_class: type[PreTrainedConfig]) -> type[PreTrainedModel]:
     Raises:
         ModelError: transformers has none.
     """
-    from transformers import MODEL_MAPPING
+    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_MAPPING
 
-    found = _mapped(MODEL_MAPPING, config_class) or _inside_language_model(config_class)
+    found = (
+        _mapped(MODEL_MAPPING, config_class)
+        or _inside_language_model(config_class)
+        or _inside_generator(_mapped(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, config_class))
+    )
     if found is None:
         raise ModelError(
             f"transformers has no base model for {config_class.__name__} (model_type {config_class.model_type!r}); "
@@ -146,6 +150,14 @@ def _inside_language_model(config_class: type[PreTrainedConfig]) -> type[PreTrai
             if getattr(found, "config_class", None) is config_class:
                 return found
     return None
+
+
+def _inside_generator(generator: Any) -> type[PreTrainedModel] | None:
+    """The base model inside a generator that reads images, which may be of another family (`ShieldGemma2Config`), or None."""
+    stem = getattr(generator, "__name__", "").removesuffix("ForConditionalGeneration")
+    module = vars(sys.modules[generator.__module__]) if generator is not None else {}
+    found: type[PreTrainedModel] | None = module.get(f"{stem}Model")
+    return found
 
 
 def _causal_classes(config_class: type[PreTrainedConfig]) -> list[Any]:

@@ -195,7 +195,10 @@ def _made(model_class: Any, kind: type[LinearClassifier], ending: str) -> type[P
 
     def __init__(self: Any, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
         super(made, self).__init__(config, *args, **kwargs)
-        setattr(self, prefix, model_class(config))
+        backbone = model_class(config)
+        if backbone.get_output_embeddings() is not None:  # a whole generator (Llama 4): its states come out, not its logits
+            backbone.set_output_embeddings(nn.Identity())
+        setattr(self, prefix, backbone)
         self.build_head()
         self.post_init()
 

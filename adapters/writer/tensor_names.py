@@ -142,6 +142,10 @@ def _destination(key: str, reader: Reader, family: Family, moved: Mapping[str, s
         inner = relative.inner_target(key)
         if inner is not None and reader.inside + inner in reader.parameters:
             return Destination(reader.inside + inner, reader.inside + inner, False)
+        renamed = relative.renamed(key)  # one of several that are merged, each under its own name
+        target, fused = reader.target(renamed)
+        if target is not None:
+            return Destination(renamed, target, fused)
     return None
 
 

@@ -119,7 +119,11 @@ def _compare(row: ImageRow, prompts: list[ImagePrompt], expected: torch.Tensor, 
 def last_state(model: PreTrainedModel, prompt: ImagePrompt) -> torch.Tensor:
     """The last token's state `(hidden,)` of transformers' model below its output layer, which some scale in between."""
     seen: list[torch.Tensor] = []
-    hook = model.base_model.register_forward_hook(lambda module, inputs, output: seen.append(output[0]))
+    if model.base_model is not model:
+        hook = model.base_model.register_forward_hook(lambda module, inputs, output: seen.append(output[0]))
+    else:
+        output_layer: Any = model.get_output_embeddings()
+        hook = output_layer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     given: dict[str, Any] = {
         "input_ids": torch.tensor([prompt.ids]),
         "attention_mask": torch.ones(1, len(prompt.ids), dtype=torch.long),
@@ -298,7 +302,8 @@ def _fit_parts(config: Any) -> None:
         rope["mrope_section"] = [2, 3, 3]
     if config.model_type == "ernie4_5_vl_moe":  # height and width take turns
         rope["mrope_section"] = [3, 3, 2]
-    if getattr(text, "num_key_value_heads", 0) > getattr(text, "num_attention_heads", 0):
+    by_layer = getattr(text, "per_layer_config", None)  # such a config has no number of its own
+    if not by_layer and getattr(text, "num_key_value_heads", 0) > getattr(text, "num_attention_heads", 0):
         text.num_key_value_heads = 2
     if config.model_type == "step3p7":
         text.sliding_window = 8

@@ -29,6 +29,10 @@ PARTS: dict[str, dict[str, Any]] = {
     "diffusion_gemma": {"text_config": {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 64, "per_layer_config": {}}},
     "chameleon": {"vocabulary_map": {"<image>": 7, **{f"IMGIMG{chr(65 + index)}Z": 20 + index for index in range(8)}}, "vq_config": {"num_embeddings": 8, "resolution": 32, "base_channels": 32, "latent_channels": 32, "channel_multiplier": [1, 2]}},
     "emu3": {"vocabulary_map": {"<image>": 7, "<|extra_200|>": 8, **{f"<|visual token {index:06}|>": 20 + index for index in range(16)}}, "vq_config": {"codebook_size": 16, "base_channels": 32, "channel_multiplier": [1, 2]}},
+    "t5gemma2": {"encoder": {**small_config("t5gemma2_encoder").to_dict(), "mm_tokens_per_image": 4, "image_token_index": 8}},
+    # Towers of transformers in the place of timm's, which is not installed.
+    "perception_lm": {"vision_config": {**small_config("clip_vision_model").to_dict(), "model_args": {"embed_dim": 64}}},
+    "fast_vlm": {"vision_config": {**small_config("resnet").to_dict(), "embedding_size": 32, "hidden_sizes": [32, 64], "depths": [1, 1], "hidden_size": 64, "out_features": None, "out_indices": None}},
     "granite4_vision": {"downsample_rate": "2/4", "deepstack_layer_map": [[-2, 0]], "spatial_target_layers": [0, 1], "qformer_config": {"num_hidden_layers": 2}},
     "paddleocr_vl": {
         "text_config": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}}
@@ -82,6 +86,9 @@ IMAGES: dict[str, dict[str, Any]] = {
         "pixel_values": (1, 16, 192), "image_token_pooling": [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]],
         "image_grids": [[1, 2, 1, 2]],
     },
+    "perception_lm": {"pixel_values": (1, 1, 3, 32, 32)},
+    "fast_vlm": {"pixel_values": (1, 3, 32, 32)},
+    "t5gemma2": {"pixel_values": (1, 3, 32, 32)},
     "fuyu": {"pixel_values": (1, 4, 192)},
     "granite4_vision": {"pixel_values": (1, 2, 3, 32, 32), "image_sizes": [[32, 32]]},
     "gemma4_unified": {"pixel_values": (1, 16, 192), "image_position_ids": _PLACES},

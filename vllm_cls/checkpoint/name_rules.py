@@ -82,6 +82,13 @@ class Reader:
             return None
         return target.removeprefix(self.inside)
 
+    def renamed(self, name: str) -> str:
+        """A name on disk as the class reads it, before tensors are merged or split."""
+        from transformers.core_model_loading import rename_source_key
+
+        target: str = rename_source_key(name, self.renamings, [])[0]
+        return target
+
     def part(self, name: str) -> str:
         """The part of the model that a name on disk belongs to, whether or not the model has it."""
         return (self.target(name)[0] or name).partition(".")[0]
