@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from vllm_cls.architecture import LinearHead, decoder_start
@@ -196,7 +196,7 @@ def _made(model_class: Any, kind: type[LinearClassifier], ending: str) -> type[P
     def __init__(self: Any, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
         super(made, self).__init__(config, *args, **kwargs)
         backbone = model_class(config)
-        if backbone.get_output_embeddings() is not None:  # a whole generator (Llama 4): its states come out, not its logits
+        if isinstance(backbone, GenerationMixin):  # a whole generator (Llama 4): its states come out, not its logits
             backbone.set_output_embeddings(nn.Identity())
         setattr(self, prefix, backbone)
         self.build_head()

@@ -11,18 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import CONFIG_MAPPING, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
 import vllm_cls
 from vllm_cls import LLM
 from vllm_cls.architecture import decoder_start
+from vllm_cls.errors import ModelError
 from vllm_cls.media.features import MediaInput, placed
+from vllm_cls.model.prompt_processor import refuse_without_features
+from vllm_cls.registry import registry
 from vllm_cls.runtime.batch import TokenSequence, token_sequence
 
 from .case import TOLERANCE, _error, _line, randomize
 from .small_configs import FIRST_TOKEN, VOCABULARY, small_config
-from .small_images import IMAGES, PARTS
+from .small_images import IMAGES, NO_IMAGES, PARTS
 
 MAPPING = modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
@@ -32,7 +35,8 @@ class ImageRow:
     """What became of one model type.
 
     Args:
-        status: "exact"; "fails" (ours is wrong or refuses); "cannot" (transformers cannot build it so small, or run it).
+        status: "exact"; "refused" (by name, in our words); "fails" (ours is wrong, or refuses what it should not); "cannot"
+            (transformers cannot build it so small, or run it).
         why: of a status that is not "exact".
         form: how prompts with images run: "packed" (with texts), "padded", "single", or "pixels" (one at a time, towers in it).
         shares: whether prompts go on from the keys and values of an image.
@@ -87,12 +91,29 @@ def run_case(model_type: str, folder: Path) -> ImageRow:
         model.save_pretrained(folder / "source")
     except Exception as error:  # every class refuses in its own way
         row.why = _line(error)
+        refusal = refused(model_type)
+        if refusal is not None:
+            row.status, row.why = "refused", refusal
         return row
     try:
         _compare(row, prompts, expected, folder)
     except Exception as error:
         row.status, row.why = "fails", _line(error)
     return row
+
+
+def refused(model_type: str) -> str | None:
+    """With which words such a model is refused, when it is converted or gets the first image; None where it is not."""
+    config_class = CONFIG_MAPPING[model_type]
+    if model_type in NO_IMAGES:
+        return NO_IMAGES[model_type]
+    try:
+        architecture = registry().find(model_type)
+        architecture.classifier_class(config_class)
+        refuse_without_features(architecture, small_config(model_type, **PARTS.get(model_type, {})), model_type)
+    except ModelError as error:
+        return str(error).removeprefix(f"{model_type}: ")
+    return None
 
 
 def _compare(row: ImageRow, prompts: list[ImagePrompt], expected: torch.Tensor, folder: Path) -> None:
@@ -302,8 +323,8 @@ def _fit_parts(config: Any) -> None:
         rope["mrope_section"] = [2, 3, 3]
     if config.model_type == "ernie4_5_vl_moe":  # height and width take turns
         rope["mrope_section"] = [3, 3, 2]
-    by_layer = getattr(text, "per_layer_config", None)  # such a config has no number of its own
-    if not by_layer and getattr(text, "num_key_value_heads", 0) > getattr(text, "num_attention_heads", 0):
+    own = vars(text)  # what differs from layer to layer is not read of the config itself
+    if own.get("num_key_value_heads", 0) > own.get("num_attention_heads", 0):
         text.num_key_value_heads = 2
     if config.model_type == "step3p7":
         text.sliding_window = 8

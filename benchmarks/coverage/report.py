@@ -154,7 +154,8 @@ _FORMS = {
     "pixels": "one at a time, the tower within the model's forward",
 }
 _NOT_WITH_IMAGES = {
-    "fails": "Refused or different here, though transformers runs them:",
+    "refused": "Refused by name, when they are converted or when the first prompt with an image comes, with these words:",
+    "fails": "Different here, though transformers runs them:",
     "cannot": "What transformers does not build so small, or whose images this does not make, with its own error:",
 }
 _IMAGES = """transformers' mapping of models from images and texts to texts has {entries} entries. {exact} of them were built

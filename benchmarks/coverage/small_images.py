@@ -13,83 +13,121 @@ from .small_configs import small_config
 
 _TOKEN = 7  # of an image, where the config has none
 
+
+def _small(model_type: str, **values: Any) -> dict[str, Any]:
+    """A part inside a part, whole."""
+    return {**small_config(model_type).to_dict(), **values}
+
+
 # Parts that a config leaves out by default, or that must agree with another.
 PARTS: dict[str, dict[str, Any]] = {
-    "gemma4": {"vision_config": small_config("gemma4_vision").to_dict()},
-    "exaone4_5": {"text_config": small_config("exaone4").to_dict()},
-    "blip-2": {"image_token_index": _TOKEN, "num_query_tokens": 4},
-    "instructblip": {"image_token_index": _TOKEN, "num_query_tokens": 4},
-    "kimi_k25": {"projection_hidden_size": 64},
-    "muse_glimmer": {"out_hidden_size": 256},
-    "llama4": {"vision_config": {"intermediate_size": 256, "vision_output_dim": 64}},
-    "deepseek_vl_hybrid": {"high_res_vision_config": {"image_size": 64, "global_attn_indexes": [1], "scale": 4}},
-    "muse_spark": {"out_hidden_size": 256, "audio_config": {"num_hidden_layers": 4}},
-    "inkling2": {"vision_config": {"text_hidden_size": 64}},
-    "nemotron_h_omni": {"image_token_id": _TOKEN, "vision_config": {"video_temporal_patch_size": 2}, "projector_hidden_size": 64, "vision_hidden_size": 64},
-    "diffusion_gemma": {"text_config": {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 64, "per_layer_config": {}}},
-    "chameleon": {"vocabulary_map": {"<image>": 7, **{f"IMGIMG{chr(65 + index)}Z": 20 + index for index in range(8)}}, "vq_config": {"num_embeddings": 8, "resolution": 32, "base_channels": 32, "latent_channels": 32, "channel_multiplier": [1, 2]}},
-    "emu3": {"vocabulary_map": {"<image>": 7, "<|extra_200|>": 8, **{f"<|visual token {index:06}|>": 20 + index for index in range(16)}}, "vq_config": {"codebook_size": 16, "base_channels": 32, "channel_multiplier": [1, 2]}},
-    "t5gemma2": {"encoder": {**small_config("t5gemma2_encoder").to_dict(), "mm_tokens_per_image": 4, "image_token_index": 8}},
-    # Towers of transformers in the place of timm's, which is not installed.
-    "perception_lm": {"vision_config": {**small_config("clip_vision_model").to_dict(), "model_args": {"embed_dim": 64}}},
-    "fast_vlm": {"vision_config": {**small_config("resnet").to_dict(), "embedding_size": 32, "hidden_sizes": [32, 64], "depths": [1, 1], "hidden_size": 64, "out_features": None, "out_indices": None}},
-    "granite4_vision": {"downsample_rate": "2/4", "deepstack_layer_map": [[-2, 0]], "spatial_target_layers": [0, 1], "qformer_config": {"num_hidden_layers": 2}},
-    "paddleocr_vl": {
-        "text_config": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}}
-    },
-    "unlimited_ocr": {
-        "vision_config": {
-            "sam_config": {**small_config("unlimited_ocr_sam_vision_model").to_dict(), "downsample_channels": [32, 64], "image_size": 64},
-            "encoder_config": {**small_config("unlimited_ocr_vision_encoder").to_dict(), "image_size": 64},
-        }
+    "chameleon": {
+        "vocabulary_map": {"<image>": _TOKEN, **{f"IMGIMG{chr(65 + index)}Z": 20 + index for index in range(8)}},
+        "vq_config": {
+            "num_embeddings": 8, "resolution": 32, "base_channels": 32, "latent_channels": 32, "channel_multiplier": [1, 2],
+        },
     },
     "deepseek_ocr2": {
         "text_config": {"mlp_layer_types": ["dense", "sparse"], "num_experts_per_tok": 2},
         "vision_config": {
-            "sam_config": {**small_config("deepseek_ocr2_sam_vision_model").to_dict(), "downsample_channels": [32, 64], "image_size": 384},
+            "sam_config": _small("deepseek_ocr2_sam_vision_model", downsample_channels=[32, 64], image_size=384),
         },
     },
+    "deepseek_vl_hybrid": {"high_res_vision_config": {"image_size": 64, "global_attn_indexes": [1], "scale": 4}},
+    "diffusion_gemma": {
+        "text_config": {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 64, "per_layer_config": {}},
+    },
+    "emu3": {
+        "vocabulary_map": {
+            "<image>": _TOKEN, "<|extra_200|>": 8, **{f"<|visual token {index:06}|>": 20 + index for index in range(16)},
+        },
+        "vq_config": {"codebook_size": 16, "base_channels": 32, "channel_multiplier": [1, 2]},
+    },
+    "exaone4_5": {"text_config": _small("exaone4")},
+    # A tower of transformers in the place of timm's, which is not installed.
+    "fast_vlm": {
+        "vision_config": _small(
+            "resnet", embedding_size=32, hidden_sizes=[32, 64], depths=[1, 1], hidden_size=64, out_features=None,
+            out_indices=None,
+        ),
+    },
+    "fuyu": {"patch_size": 8},
+    "gemma4": {"vision_config": _small("gemma4_vision")},
     "gemma4_unified": {
-        "vision_config": {"patch_size": 4, "pooling_kernel_size": 2, "mm_embed_dim": 64, "mm_posemb_size": 64, "output_proj_dims": 64}
+        "vision_config": {
+            "patch_size": 4, "pooling_kernel_size": 2, "mm_embed_dim": 64, "mm_posemb_size": 64, "output_proj_dims": 64,
+        },
     },
-    "molmo2": {
-        "image_patch_id": _TOKEN,
-        "vision_config": {"num_key_value_heads": 4, "image_size": [32, 32], "num_position_embeddings": 16},
-        "adapter_config": {"vision_feature_layer": [1, 0], "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16, "intermediate_size": 64, "text_hidden_size": 64}
+    "granite4_vision": {
+        "downsample_rate": "2/4", "deepstack_layer_map": [[-2, 0]], "spatial_target_layers": [0, 1],
+        "qformer_config": {"num_hidden_layers": 2},
     },
+    "inkling2": {"vision_config": {"text_hidden_size": 64}},
+    "kimi_k25": {"projection_hidden_size": 64},
+    "llama4": {"vision_config": {"intermediate_size": 256, "vision_output_dim": 64}},
     "minicpm_ocr": {"image_token_id": _TOKEN, "insert_layer_id": 0},
     "minicpmv4_6": {"image_token_id": _TOKEN, "insert_layer_id": 0},
     "minicpmv4_7": {"image_token_id": _TOKEN, "insert_layer_id": 0},
-    "fuyu": {"patch_size": 8},
-}
+    "molmo2": {
+        "image_patch_id": _TOKEN,
+        "vision_config": {"num_key_value_heads": 4, "image_size": [32, 32], "num_position_embeddings": 16},
+        "adapter_config": {
+            "vision_feature_layer": [1, 0], "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4,
+            "head_dim": 16, "intermediate_size": 64, "text_hidden_size": 64,
+        },
+    },
+    "muse_glimmer": {"out_hidden_size": 256},
+    "muse_spark": {"out_hidden_size": 256, "audio_config": {"num_hidden_layers": 4}},
+    "nemotron_h_omni": {"image_token_id": _TOKEN, "vision_config": {"video_temporal_patch_size": 2}},
+    "paddleocr_vl": {
+        "text_config": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}},
+    },
+    # As of FastVLM.
+    "perception_lm": {"vision_config": _small("clip_vision_model", model_args={"embed_dim": 64})},
+    "unlimited_ocr": {
+        "vision_config": {
+            "sam_config": _small("unlimited_ocr_sam_vision_model", downsample_channels=[32, 64], image_size=64),
+            "encoder_config": _small("unlimited_ocr_vision_encoder", image_size=64),
+        },
+    },
+}  # fmt: skip
 
-_FLAT = {"pixel_values": (16, 3 * 8 * 8), "image_grid_thw": [[1, 4, 4]]}
-_PLACES = [[list(place) for place in itertools.product(range(4), range(4))]]
+_PLACES = [[list(place) for place in itertools.product(range(4), range(4))]]  # of 4 × 4 patches
 
 IMAGES: dict[str, dict[str, Any]] = {
+    "deepseek_ocr2": {"pixel_values": (1, 3, 384, 384)},
+    "deepseek_vl_hybrid": {"pixel_values": (1, 3, 32, 32), "high_res_pixel_values": (1, 3, 64, 64)},
+    "fast_vlm": {"pixel_values": (1, 3, 32, 32)},
+    "fuyu": {"pixel_values": (1, 4, 3 * 8 * 8)},
+    "gemma4_unified": {"pixel_values": (1, 16, 3 * 8 * 8), "image_position_ids": _PLACES},
+    "granite4_vision": {"pixel_values": (1, 2, 3, 32, 32), "image_sizes": [[32, 32]]},
+    "granite_docling": {"pixel_values": (1, 1, 3, 32, 32), "pixel_attention_mask": [[True]]},
+    "inkling2": {"pixel_values": (4, 16, 16, 3), "image_grid_thw": [[1, 2, 2]]},
+    "inkling_mm_model": {"pixel_values": (4, 2, 8, 8, 3)},
     "kimi_k25": {"pixel_values": (16, 3, 8, 8), "image_grid_thw": [[1, 4, 4]]},
     "llama4": {"pixel_values": (1, 3, 32, 32)},
-    "deepseek_vl_hybrid": {"pixel_values": (1, 3, 32, 32), "high_res_pixel_values": (1, 3, 64, 64)},
-    "muse_glimmer": {"pixel_values": (16, 3 * 2 * 8 * 8), "image_grid_thw": [[1, 4, 4]]},
-    "muse_spark": {"pixel_values": (16, 3 * 2 * 8 * 8), "image_grid_thw": [[1, 4, 4]]},
     "minicpm_ocr": {"pixel_values": (1, 3, 8, 128), "target_sizes": [[4, 4]]},
     "minicpmv4_6": {"pixel_values": (1, 3, 8, 128), "target_sizes": [[4, 4]]},
     "minicpmv4_7": {"pixel_values": (1, 3, 8, 128), "target_sizes": [[4, 4]]},
-    "paddleocr_vl": {"pixel_values": (16, 3, 8, 8), "image_grid_thw": [[1, 4, 4]]},
-    "deepseek_ocr2": {"pixel_values": (1, 3, 384, 384)},
-    "unlimited_ocr": {"pixel_values": (1, 3, 64, 64)},
-    "inkling_mm_model": {"pixel_values": (4, 2, 8, 8, 3)},
-    "granite_docling": {"pixel_values": (1, 1, 3, 32, 32), "pixel_attention_mask": [[True]]},
-    "inkling2": {"pixel_values": (4, 16, 16, 3), "image_grid_thw": [[1, 2, 2]]},
-    "nemotron_h_omni": {"pixel_values": (16, 3 * 8 * 8), "image_grid_hw": [[4, 4]]},
     "molmo2": {
-        "pixel_values": (1, 16, 192), "image_token_pooling": [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]],
+        "pixel_values": (1, 16, 3 * 8 * 8),
+        "image_token_pooling": [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]],
         "image_grids": [[1, 2, 1, 2]],
     },
+    "muse_glimmer": {"pixel_values": (16, 3 * 2 * 8 * 8), "image_grid_thw": [[1, 4, 4]]},
+    "muse_spark": {"pixel_values": (16, 3 * 2 * 8 * 8), "image_grid_thw": [[1, 4, 4]]},
+    "paddleocr_vl": {"pixel_values": (16, 3, 8, 8), "image_grid_thw": [[1, 4, 4]]},
     "perception_lm": {"pixel_values": (1, 1, 3, 32, 32)},
-    "fast_vlm": {"pixel_values": (1, 3, 32, 32)},
-    "t5gemma2": {"pixel_values": (1, 3, 32, 32)},
-    "fuyu": {"pixel_values": (1, 4, 192)},
-    "granite4_vision": {"pixel_values": (1, 2, 3, 32, 32), "image_sizes": [[32, 32]]},
-    "gemma4_unified": {"pixel_values": (1, 16, 192), "image_position_ids": _PLACES},
+    "unlimited_ocr": {"pixel_values": (1, 3, 64, 64)},
+}
+
+# Prompts with images get the answer of a model for texts alone.
+NO_IMAGES = {
+    name: f"this model reads texts alone; leave images and videos out ({why})."
+    for name, why in {
+        "evolla": "it reads proteins beside texts, and no images",
+        "mistral4": "transformers lists it for images, and has its text model alone",
+        "t5gemma2": "its encoder reads images, and its classifier hands it texts alone",
+        "udop": "its images are spread over the boxes of its tokens, which prompts do not have",
+    }.items()
 }

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmarks.coverage.case import run_case
+import vllm_cls
+from benchmarks.coverage.case import _build, run_case
 from benchmarks.coverage.images import run_case as run_image_case
 from benchmarks.coverage.refused import NEEDS, refused_types
-from benchmarks.coverage.run import DOCS, RESULTS
+from benchmarks.coverage.run import DOCS, IMAGES, RESULTS
+from vllm_cls import LLM
+from vllm_cls.errors import ModelError
 
 # How each runs is a part of the claim: an architecture that stops packing fails here.
 SAMPLE = {
@@ -64,6 +69,12 @@ def test_the_page_says_what_each_refused_class_would_need() -> None:
 WITH_IMAGES = {
     "qwen2_vl": "packed", "qwen3_vl": "packed", "llava_next": "packed", "internvl": "packed", "mistral3": "packed",
     "gemma4": "packed", "idefics2": "packed", "qwen3_5": "padded", "paligemma": "single",
+    "llama4": "packed",  # transformers has a whole generator for its base model, and features before its projector
+    "shieldgemma2": "packed",  # its model is that of another family
+    "emu3": "packed",  # its tower is an image tokenizer with attention
+    "qwen3_omni_moe_thinker": "padded",  # experts whose names the generator's class alone explains
+    "minicpmv4_6": "padded",  # patches of all images side by side
+    "molmo2": "padded",  # places among the patches of all images
 }  # fmt: skip
 
 
@@ -73,3 +84,22 @@ def test_a_sample_of_the_models_for_images(model_type: str, tmp_path: Path) -> N
     assert row.status == "exact", row.why
     assert row.form == WITH_IMAGES[model_type]
     assert row.pooling == "LAST"
+
+
+@pytest.mark.parametrize("model_type", ["git", "idefics"])
+def test_images_that_do_not_take_the_place_of_tokens_are_refused(model_type: str, tmp_path: Path) -> None:
+    _build("causal", model_type).save_pretrained(tmp_path / "source")
+    vllm_cls.convert(str(tmp_path / "source"), tmp_path / "out", head="random", num_labels=3, seed=0)
+    prompt = {"prompt_token_ids": [20, 21, 22], "multi_modal_data": {"image": np.zeros((8, 8, 3), np.uint8)}}
+    with LLM(str(tmp_path / "out"), dtype="float32") as llm:
+        with pytest.raises(ModelError, match="no features of images that take the place of tokens"):
+            llm.classify(prompt)
+        assert len(llm.classify([prompt["prompt_token_ids"]])) == 1
+
+
+def test_the_count_of_models_for_images() -> None:
+    rows = json.loads(IMAGES.read_text())
+    status = Counter(row["status"] for row in rows)
+    assert len(rows) == 97 and status["exact"] >= 75 and status["exact"] + status["refused"] == 97
+    assert sum(row["form"] == "packed" for row in rows if row["status"] == "exact") >= 43
+    assert all(row["why"] for row in rows if row["status"] == "refused")

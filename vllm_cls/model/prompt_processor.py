@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..compat.transformers_calls import on_meta
 from ..config import ModelConfig
 from ..errors import ConfigError, ModelError, shown
 from ..inputs.media_reader import MediaReader
@@ -14,6 +15,9 @@ from .loading.source import ModelSource
 from .pair_form import pair_form
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+    from ..architecture import Architecture
     from ..media.processor import MediaProcessor
 
 _UNBOUNDED = 1 << 20  # tokens, for models that nothing bounds
@@ -61,9 +65,25 @@ def _media_reader(source: ModelSource, options: ModelConfig) -> MediaReader | No
     def open_() -> MediaProcessor:
         from ..media.processor import MediaProcessor
 
+        refuse_without_features(source.architecture, config, source.checkpoint.name)
         return MediaProcessor(source.checkpoint.folder, config, source.tokenizer, source.checkpoint.name)
 
     return MediaReader(open_, options.media_options(), options.mm_processor_kwargs)
+
+
+def refuse_without_features(architecture: Architecture, config: PreTrainedConfig, name: str) -> None:
+    """Raise `ModelError` where a model reads images in another way than in the place of tokens (Mllama, Idefics, GIT).
+
+    Args:
+        config: of the part behind the head.
+        name: what the error calls the model.
+    """
+    backbone = architecture.media_backbone(on_meta(architecture.classifier_class(type(config)), config))
+    if not any(hasattr(backbone, f"get_{modality}_features") for modality in ("image", "video")):
+        raise ModelError(
+            f"{name}: {type(backbone).__name__} has no features of images that take the place of tokens: what it reads of "
+            "an image goes into its layers by a way of its own, which is not run here. Leave images out, or convert another model."
+        )
 
 
 def max_model_len(options: ModelConfig, source: ModelSource) -> int:

@@ -99,9 +99,7 @@ class Towers:
             return [self._given(each.features) for each in group if each.features is not None]
         read = getattr(self.model, f"get_{group[0].modality}_features")
         names = inspect.signature(read).parameters
-        tensors = {
-            name: self._to_model(_behind_each_other(name, group)) for name in group[0].tensors if name in names
-        }
+        tensors = {name: self._to_model(_behind_each_other(name, group)) for name in group[0].tensors if name in names}
         output = read(**tensors, return_dict=True)
         self._counters.add(num_encoded=len(group))
         fields = {name: output[name] for name in (*_TOKENS, _LAYERS) if output.get(name) is not None}
