@@ -139,10 +139,13 @@ def images_page(rows: Sequence[dict[str, Any]], tolerance: float) -> str:
         "# Models for images, on prompts with images",
         _images_summary(rows, tolerance),
         "    python -m benchmarks.coverage.images_run\n\nwrote this file and `benchmarks/results/coverage_images.json`.",
+        "The towers of fast_vlm and perception_lm are of transformers here, a ResNet and a CLIP: timm's are not installed.",
     ]
     parts += [_listed(words, forms[form]) for form, words in _FORMS.items() if forms[form]]
     for status, words in _NOT_WITH_IMAGES.items():
-        listed = "\n".join(f"- {row['model_type']}: {_cell(row['why'])}" for row in rows if row["status"] == status)
+        listed = "\n".join(
+            f"- {row['model_type']}: {_cell(row['why'], 400)}" for row in rows if row["status"] == status
+        )
         parts += [words, listed] if listed else []
     return "\n\n".join(parts) + "\n"
 
@@ -160,7 +163,7 @@ _NOT_WITH_IMAGES = {
 }
 _IMAGES = """transformers' mapping of models from images and texts to texts has {entries} entries. {exact} of them were built
 small, converted, and run in one call on prompts with one image, with two, with one at the end and with none; logits agree
-within {tolerance} with the state that transformers' own model hands to its output layer, and the head (largest error
+within {tolerance} with the state of transformers' own model below its output layer, and the head (largest error
 {error}). {packed} share rows with texts, {shares} go on from the keys and values of an image that several prompts begin with."""
 
 
@@ -169,5 +172,5 @@ def _need(row: dict[str, Any]) -> str:
     return f". *It would need {need}.*" if need else ""
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "/").replace("<", "&lt;")[:200]
+def _cell(text: str, longest: int = 200) -> str:
+    return text.replace("|", "/").replace("<", "&lt;")[:longest]

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 import vllm_cls
-from benchmarks.coverage.case import _build, run_case
+from benchmarks.coverage.case import run_case
+from benchmarks.coverage.images import MAPPING
 from benchmarks.coverage.images import run_case as run_image_case
 from benchmarks.coverage.refused import NEEDS, refused_types
 from benchmarks.coverage.run import DOCS, IMAGES, RESULTS
+from benchmarks.coverage.small_configs import small_config
 from vllm_cls import LLM
 from vllm_cls.errors import ModelError
 
@@ -88,7 +90,8 @@ def test_a_sample_of_the_models_for_images(model_type: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("model_type", ["git", "idefics"])
 def test_images_that_do_not_take_the_place_of_tokens_are_refused(model_type: str, tmp_path: Path) -> None:
-    _build("causal", model_type).save_pretrained(tmp_path / "source")
+    config = small_config(model_type)
+    MAPPING[type(config)](config).save_pretrained(tmp_path / "source")
     vllm_cls.convert(str(tmp_path / "source"), tmp_path / "out", head="random", num_labels=3, seed=0)
     prompt = {"prompt_token_ids": [20, 21, 22], "multi_modal_data": {"image": np.zeros((8, 8, 3), np.uint8)}}
     with LLM(str(tmp_path / "out"), dtype="float32") as llm:
