@@ -2,9 +2,9 @@
 
     python -m benchmarks.codebase.call_path [--list] [--shape tiny-bert] [--results FOLDER]
 
-Counted in every thread by `sys.setprofile`, after a warm-up, of one text in one call; the request comes to the app in
-process, without a socket. A call is the start of a function, a lambda or a generator; that a generator or a coroutine goes
-on is none, and neither is a comprehension, which some versions of Python run in a frame of its own.
+Counted in every thread by `sys.setprofile`, after a warm-up, of one text in one call, the shortest of five; the request
+comes to the app in process, without a socket. A call is the start of a function, a lambda or a generator; that a generator
+or a coroutine goes on is none, and neither is a comprehension, which some versions of Python run in a frame of its own.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from vllm_cls.server import create_app
 
 TEXT = "a text like any other"
 WARM_UP = 3  # calls
+TRIES = 5  # of which the shortest counts: on a busy machine a thread may wait once more for another
 SETTLES = 0.1  # seconds after an answer in which other threads finish what belongs to it
 OPTIONS: dict[str, Any] = {"device": "cpu", "num_threads": 1}  # the same path on every machine
 COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>")
@@ -89,9 +90,12 @@ def by_python(llm: LLM, calls: Calls) -> Counter[str]:
     """The path of a text through `LLM.classify`."""
     for _ in range(WARM_UP):
         llm.classify(TEXT)
-    with calls.counting() as found:
-        llm.classify(TEXT)
-    return found
+    tries = []
+    for _ in range(TRIES):
+        with calls.counting() as found:
+            llm.classify(TEXT)
+        tries.append(found)
+    return min(tries, key=Counter.total)
 
 
 async def by_http(llm: LLM, calls: Calls) -> Counter[str]:
@@ -102,9 +106,12 @@ async def by_http(llm: LLM, calls: Calls) -> Counter[str]:
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             for _ in range(WARM_UP):
                 await ask(client)
-            with calls.counting() as found:
-                await ask(client)
-    return found
+            tries = []
+            for _ in range(TRIES):
+                with calls.counting() as found:
+                    await ask(client)
+                tries.append(found)
+    return min(tries, key=Counter.total)
 
 
 async def ask(client: httpx.AsyncClient) -> None:

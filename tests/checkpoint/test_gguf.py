@@ -81,9 +81,12 @@ def test_a_terminal_sees_it_where_bars_are_wanted(
     )
     seen = b""
     # Our end of theirs stays open: what a terminal holds when its last writer goes may be lost.
-    while select.select([ours], [], [], 0.2)[0] or process.poll() is None:
-        if select.select([ours], [], [], 0)[0]:
+    while True:
+        ended = process.poll() is not None  # before the look, so that what was written last is seen
+        if select.select([ours], [], [], 0.2)[0]:
             seen += os.read(ours, 4096)
+        elif ended:
+            break
     os.close(theirs)
     os.close(ours)
     assert process.wait() == 0
