@@ -103,7 +103,7 @@ def run_case(model_type: str, folder: Path) -> ImageRow:
 
 
 def refused(model_type: str) -> str | None:
-    """With which words such a model is refused, when it is converted or gets the first image; None where it is not."""
+    """With which words such a model is refused, when it is converted, opened or gets an image; None where it is not."""
     config_class = CONFIG_MAPPING[model_type]
     if model_type in NO_IMAGES:
         return NO_IMAGES[model_type]

@@ -157,7 +157,7 @@ _FORMS = {
     "pixels": "one at a time, the tower within the model's forward",
 }
 _NOT_WITH_IMAGES = {
-    "refused": "Refused by name, when they are converted or when the first prompt with an image comes, with these words:",
+    "refused": "Refused by name, when they are converted, opened or get the first image, with these words:",
     "fails": "Different here, though transformers runs them:",
     "cannot": "What transformers does not build so small, or whose images this does not make, with its own error:",
 }

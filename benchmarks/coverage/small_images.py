@@ -121,13 +121,14 @@ IMAGES: dict[str, dict[str, Any]] = {
     "unlimited_ocr": {"pixel_values": (1, 3, 64, 64)},
 }
 
-# Prompts with images get the answer of a model for texts alone.
+# What is said of others, which are refused when they are converted, opened or get an image, and why.
+_TEXTS = "this model reads texts alone; leave images and videos out ({})."
+_ALONE = "the model's own forward fails on a text of 5 tokens ({})."
 NO_IMAGES = {
-    name: f"this model reads texts alone; leave images and videos out ({why})."
-    for name, why in {
-        "evolla": "it reads proteins beside texts, and no images",
-        "mistral4": "transformers lists it for images, and has its text model alone",
-        "t5gemma2": "its encoder reads images, and its classifier hands it texts alone",
-        "udop": "its images are spread over the boxes of its tokens, which prompts do not have",
-    }.items()
+    "diffusion_gemma": _ALONE.format("its decoder reads a canvas of 256 tokens beside it"),
+    "evolla": _TEXTS.format("it reads proteins beside texts, and no images"),
+    "idefics": _ALONE.format("Exactly 1 of pixel_values, image_encoder_embeddings or perceiver_embeddings has to be not-None"),
+    "mistral4": _TEXTS.format("transformers lists it for images, and has its text model alone"),
+    "udop": "the source lacks transformer.decoder.relative_bias.biases.0.relative_attention_bias.weight, which "
+    "UdopForSequenceClassification needs (its generator stores it once; and its images lie in the boxes of its tokens).",
 }

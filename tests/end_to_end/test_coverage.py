@@ -88,7 +88,7 @@ def test_a_sample_of_the_models_for_images(model_type: str, tmp_path: Path) -> N
     assert row.pooling == "LAST"
 
 
-@pytest.mark.parametrize("model_type", ["git", "idefics"])
+@pytest.mark.parametrize("model_type", ["git", "mllama"])
 def test_images_that_do_not_take_the_place_of_tokens_are_refused(model_type: str, tmp_path: Path) -> None:
     config = small_config(model_type)
     MAPPING[type(config)](config).save_pretrained(tmp_path / "source")

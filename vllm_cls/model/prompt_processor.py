@@ -72,7 +72,7 @@ def _media_reader(source: ModelSource, options: ModelConfig) -> MediaReader | No
 
 
 def refuse_without_features(architecture: Architecture, config: PreTrainedConfig, name: str) -> None:
-    """Raise `ModelError` where a model reads images in another way than in the place of tokens (Mllama, Idefics, GIT).
+    """Raise `ModelError` where a model reads images in another way than in the place of tokens (Mllama, GIT).
 
     Args:
         config: of the part behind the head.
