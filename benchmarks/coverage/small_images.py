@@ -127,7 +127,9 @@ _ALONE = "the model's own forward fails on a text of 5 tokens ({})."
 NO_IMAGES = {
     "diffusion_gemma": _ALONE.format("its decoder reads a canvas of 256 tokens beside it"),
     "evolla": _TEXTS.format("it reads proteins beside texts, and no images"),
-    "idefics": _ALONE.format("Exactly 1 of pixel_values, image_encoder_embeddings or perceiver_embeddings has to be not-None"),
+    "idefics": _ALONE.format(
+        "Exactly 1 of pixel_values, image_encoder_embeddings or perceiver_embeddings has to be not-None"
+    ),
     "mistral4": _TEXTS.format("transformers lists it for images, and has its text model alone"),
     "udop": "the source lacks transformer.decoder.relative_bias.biases.0.relative_attention_bias.weight, which "
     "UdopForSequenceClassification needs (its generator stores it once; and its images lie in the boxes of its tokens).",
