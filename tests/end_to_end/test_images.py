@@ -345,10 +345,13 @@ def test_a_text_is_cut_beside_its_image_wherever_that_is(llm: LLM, side: str) ->
         llm.classify(prompt, tokenization_kwargs={"truncate_prompt_tokens": 60, "truncation_side": side})
 
 
-def test_a_model_of_texts_says_that_it_reads_no_images(tmp_path: Path) -> None:
+def test_a_model_of_texts_says_that_it_reads_no_images(llm: LLM, tmp_path: Path) -> None:
+    assert llm.describe()["reads_images"]
     model = str(tiny.classifier("qwen2", tmp_path))
-    with LLM(model, dtype="float32") as llm, pytest.raises(PromptError, match="this model reads texts alone"):
-        llm.classify(PROMPTS["one image"])
+    with LLM(model, dtype="float32") as texts:
+        assert not texts.describe()["reads_images"]
+        with pytest.raises(PromptError, match="this model reads texts alone"):
+            texts.classify(PROMPTS["one image"])
 
 
 def test_few_images_are_held_at_once(llm: LLM) -> None:

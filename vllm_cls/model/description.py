@@ -35,6 +35,7 @@ def describe(loaded: LoadedModel) -> dict[str, Any]:
         "prompt_template": template.source if template else None,
         "chat_template_prompt": loaded.processor.chat_template_prompt,
         "score_template": loaded.processor.pairs.name if int(classifier.config.num_labels) == 1 else None,
+        "reads_images": loaded.processor.media is not None,
         "execution": "whole forward, " + mode.form if mode.whole else mode.form,
         "why_not_packed": mode.reason or None,
         "packed_up_to": mode.checked_up_to,
