@@ -197,6 +197,8 @@ def classify_file(
         layout = OutputSchema(names, columns.types, sources)
         began = time.perf_counter()
         report = JobReport(output=None if target.path is None else str(target.path))
+        if work is not None and work.rows:
+            report.notes.append(f"{work.rows:,} rows that an earlier run has finished are not run again")
         stream = functools.partial(
             stream_of(llm, shape, head_name, aggregation),
             truncate=long_text == "truncate",
