@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -32,3 +33,14 @@ def _quiet_and_single_threaded(tmp_path_factory: pytest.TempPathFactory) -> Iter
         # dtype="auto" is float32, in which results are compared, on processors that are good at bfloat16 too.
         patch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _process_as_it_was() -> Iterator[None]:
+    """A command that a test runs in this process says for the whole of it what is logged and drawn: not for the next test."""
+    shown, environment = warnings.showwarning, dict(os.environ)
+    yield
+    warnings.showwarning = shown
+    if os.environ != environment:
+        os.environ.clear()
+        os.environ.update(environment)

@@ -1,10 +1,8 @@
-"""Commands run against the fake classifier, and leave the process as they found it."""
+"""Commands run against the fake classifier."""
 
 from __future__ import annotations
 
-import os
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from click.testing import CliRunner, Result
@@ -15,13 +13,8 @@ from vllm_cls.cli.main import vcls
 
 
 @pytest.fixture(autouse=True)
-def fake_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def fake_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm_cls.llm, "LLM", FakeLLM)
-    shown, environment = warnings.showwarning, dict(os.environ)
-    yield
-    warnings.showwarning = shown
-    os.environ.clear()
-    os.environ.update(environment)
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ def test_top_k_of_files(name: str, problem: str, tmp_path: Path) -> None:
     source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     for top_k in (1, 3, 5):
-        classify_file(str(folder), source, out, text_pair_field="text_pair", top_k=top_k)
+        classify_file(str(folder), source, out, text_pair_field="text_pair", top_k=top_k, overwrite=True)
         for row, line in zip(rows, out.read_text().splitlines(), strict=True):
             expected, found = pipeline(row, top_k=top_k), json.loads(line)["top_k"]
             assert [each["label"] for each in found] == [each["label"] for each in expected]

@@ -265,8 +265,8 @@ def test_a_job_over_a_server_gives_the_file_of_a_job_here(
     assert (there.rows, there.failed, there.truncated) == (here.rows, here.failed, here.truncated)
     assert there.failed == 1 and there.truncated > 0
     with Client(ranking) as client:
-        score_file(client, tmp_path / "pairs.json", tmp_path / "there.json", max_tokens_per_doc=2)
-    score_file(ranker, tmp_path / "pairs.json", tmp_path / "here.json", max_tokens_per_doc=2)
+        score_file(client, tmp_path / "pairs.json", tmp_path / "there.json", max_tokens_per_doc=2, overwrite=True)
+    score_file(ranker, tmp_path / "pairs.json", tmp_path / "here.json", max_tokens_per_doc=2, overwrite=True)
     assert numbers(tmp_path / "there.json") == numbers(tmp_path / "here.json")
 
 

@@ -152,6 +152,6 @@ def test_a_job_scores_with_a_head(several: LLM, remote: Client, tmp_path: Path) 
     for model in (several, remote):
         with pytest.raises(ConfigError, match="this one has 3"):
             score_file(model, tmp_path / "in.jsonl", tmp_path / "no.jsonl")
-        score_file(model, tmp_path / "in.jsonl", tmp_path / "out.jsonl", head_name="verdict")
+        score_file(model, tmp_path / "in.jsonl", tmp_path / "out.jsonl", head_name="verdict", overwrite=True)
         rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
         assert [row["score"] for row in rows] == pytest.approx([each.outputs.score for each in wanted], abs=1e-6)

@@ -20,6 +20,7 @@ WHOLE = 16 << 20
 """Bytes of the largest file that is hashed whole; of a larger one, this much of its beginning and of its end."""
 
 _DISTRIBUTIONS = ("vllm-cls", "torch", "transformers", "tokenizers", "numpy", "pyarrow")
+_LONGEST = 160  # of a value in a message; a path keeps its end
 _ABSENT = object()
 
 
@@ -88,4 +89,4 @@ def _shown(value: Any) -> str:
     if value is _ABSENT:
         return "nothing"
     text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else f"{text[:76]} …"
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
