@@ -36,7 +36,7 @@ def stated(data: str, head: str) -> float:
 
 
 def measured(model: Path, rows: Path, out: Path) -> vllm_cls.JobReport:
-    report = vllm_cls.classify_file(str(model), rows, out, label_field="label")
+    report = vllm_cls.classify_file(str(model), rows, out, label_field="label", overwrite=True)
     assert report.failed == 0
     written = [json.loads(line) for line in out.read_text().splitlines()]
     right = sum(row["label"] == row["input_label"] for row in written)
