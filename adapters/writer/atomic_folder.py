@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from vllm_cls.compat.disk import flush_path
 from vllm_cls.errors import ModelError
 
 
@@ -58,7 +59,7 @@ def new_folder(place: Path, *, overwrite: bool) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _flush_one(place.parent)
+    flush_path(place.parent)
 
 
 def _move(temporary: Path, place: Path, old: Path, overwrite: bool) -> None:
@@ -79,15 +80,5 @@ def _move(temporary: Path, place: Path, old: Path, overwrite: bool) -> None:
 def _flush(folder: Path) -> None:
     """Wait until all that is below `folder` is on the disk."""
     for path in folder.rglob("*"):
-        _flush_one(path)
-    _flush_one(folder)
-
-
-def _flush_one(path: Path) -> None:
-    if os.name != "posix":  # elsewhere a folder cannot be opened
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        flush_path(path)
+    flush_path(folder)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any, NamedTuple
 
+from ..compat.disk import flush_path
 from ..errors import JobError
 from .files import STDIO, InputFile
 
@@ -167,7 +168,7 @@ def replacing(path: os.PathLike[str] | str, folder: os.PathLike[str] | str | Non
         if os.path.exists(target):
             os.chmod(temporary, os.stat(target).st_mode & 0o777)
         os.replace(temporary, target)
-        flush_folder(beside)
+        flush_path(beside)
     except BaseException:
         if os.path.exists(temporary):
             os.unlink(temporary)
@@ -178,14 +179,3 @@ def flush(file: IO[bytes]) -> None:
     """Wait until what was written is on the disk."""
     file.flush()
     os.fsync(file.fileno())
-
-
-def flush_folder(folder: os.PathLike[str] | str) -> None:
-    """Wait until the names of a folder's files are on the disk."""
-    if os.name != "posix":  # elsewhere a folder cannot be opened
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -10,8 +10,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from ...compat.disk import flush_path
 from ...errors import JobError
-from ..streams import flush, flush_folder, replacing
+from ..streams import flush, replacing
 from .fingerprints import differences, plain
 from .lock import LOCK, locked
 
@@ -53,7 +54,7 @@ class WorkFolder:
         with open(self.path / _JOURNAL, "ab") as file:
             file.write(b"\n" + json.dumps(entry).encode() + b"\n")  # what is torn before it does not spoil it
             flush(file)
-        flush_folder(self.path)
+        flush_path(self.path)
 
     def clean(self) -> None:
         """Remove what no finished part needs; all but the lock where there is none."""
@@ -125,7 +126,7 @@ class WorkFolder:
                 digest.update(line)
                 rows += 1
         os.replace(part.name, file)
-        flush_folder(self.path)
+        flush_path(self.path)
         entry = {"part": index, "rows": rows, "bytes": size, "sha256": digest.hexdigest()}
         self._append(entry)
         self._parts[index] = entry
