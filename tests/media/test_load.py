@@ -281,3 +281,19 @@ print([name for name in libraries if name in sys.modules])
 """
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.splitlines() == ["[]", "['PIL']"]
+
+
+def test_a_processor_without_pillow_names_the_extra() -> None:
+    code = """
+import sys
+from pathlib import Path
+sys.modules["PIL"] = None
+from vllm_cls.errors import ConfigError
+from vllm_cls.media.processor import MediaProcessor
+try:
+    MediaProcessor(Path("."), None, None, "model")
+except ConfigError as error:
+    print(error)
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out == "images and videos need the extra vision: pip install 'vllm-cls[vision]'.\n"

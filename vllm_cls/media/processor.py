@@ -55,6 +55,7 @@ class MediaProcessor:
 
     Raises:
         ModelError: the checkpoint has no processor, or none that runs here.
+        ConfigError: Pillow is missing.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class MediaProcessor:
     ) -> None:
         self.name = name
         self._config = config
+        check_installed()  # before transformers names another way to install it
         with model_errors(f"{name}: its processor of images cannot be read", advice=_ADVICE):
             self._processor: Any = _own_processor(folder, config, tokenizer)
         self._kept: OrderedDict[Any, tuple[MediaInput, str]] = OrderedDict()
