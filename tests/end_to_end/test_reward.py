@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from vllm_cls import LLM, ConfigError, PoolerConfig, PoolingParams, classify_file, convert, load_classifier
-from vllm_cls.jobs.files import find_sources
-from vllm_cls.jobs.readers import read_rows
+from vllm_cls.jobs.formats.files import find_sources
+from vllm_cls.jobs.formats.readers import read_rows
 
 from ..models import tiny
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from vllm_cls.jobs.files import find_sources
-from vllm_cls.jobs.readers import read_rows
+from vllm_cls.jobs.formats.files import find_sources
+from vllm_cls.jobs.formats.readers import read_rows
 from vllm_cls.jobs.rows import InputRow
 
 

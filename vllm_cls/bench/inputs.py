@@ -10,8 +10,8 @@ from ..config import ModelConfig
 from ..errors import ConfigError, PromptError
 from ..inputs.prompts import parse
 from ..inputs.tokenization import PromptProcessor
-from ..jobs.files import find_sources
-from ..jobs.readers import read_rows
+from ..jobs.formats.files import find_sources
+from ..jobs.formats.readers import read_rows
 from ..jobs.rows import PromptFields
 from ..model.loading.source import ModelSource
 from ..model.prompt_processor import max_model_len, prompt_processor

@@ -1,8 +1,11 @@
-"""Waiting for the disk, on systems that allow it."""
+"""Files that are whole or not there at all; waiting for the disk, on systems that allow it."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
 
 
 def flush_path(path: os.PathLike[str] | str) -> None:
@@ -14,3 +17,34 @@ def flush_path(path: os.PathLike[str] | str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def replacing(path: os.PathLike[str] | str, folder: os.PathLike[str] | str | None = None) -> Iterator[str]:
+    """The name of a new file, which takes the place of `path` at the end; after an error it is removed.
+
+    Args:
+        folder: where it is until then, in the same file system; None is beside `path`.
+    """
+    target = os.path.realpath(path)  # a link stays a link
+    beside, name = os.path.split(target)
+    temporary = os.path.join(folder or beside, f".tmp-{os.urandom(4).hex()}-{name}")
+    try:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        yield temporary
+        with open(temporary, "r+b") as written:
+            flush(written)
+        if os.path.exists(target):
+            os.chmod(temporary, os.stat(target).st_mode & 0o777)
+        os.replace(temporary, target)
+        flush_path(beside)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+
+
+def flush(file: IO[bytes]) -> None:
+    """Wait until what was written is on the disk."""
+    file.flush()
+    os.fsync(file.fileno())

@@ -16,9 +16,12 @@ from ..compat import lazy_imports
 from ..errors import ConfigError, JobError
 from ..evaluation import Tally
 from .answers import Columns, answers_of, results_of, stream_of
-from .files import InputFile, OutputFile, find_sources, find_target
+from .formats.files import InputFile, OutputFile, find_sources, find_target
+from .formats.readers import columns_of, read_rows
+from .formats.tables import FIRST_ROWS, OutputSchema
+from .formats.writers import Writer
 from .head_columns import HeadColumns
-from .readers import columns_of, read_rows
+from .output import open_output
 from .report import JobReport, notes_of
 from .results import (
     ADDED_TYPES,
@@ -34,8 +37,6 @@ from .resume.fingerprints import of_inputs, of_model, of_versions
 from .resume.parts import PART_ROWS, Answered, in_parts
 from .resume.work_folder import WorkFolder, open_work_folder
 from .rows import InputRow, PromptFields, missing
-from .tables import FIRST_ROWS, OutputSchema
-from .writers import Writer, open_writer
 
 if TYPE_CHECKING:
     from ..client import Client
@@ -214,7 +215,7 @@ def classify_file(
         once = any(source.size is None for source in sources)  # and never again
         answers = compute(rows) if work is None or once else in_parts(rows, compute, work)
         labelled = False
-        with open_writer(target, layout, work) as writer, closing(rows), closing(answers):
+        with open_output(target, layout, work) as writer, closing(rows), closing(answers):
             for row, found in answers:
                 _finish(row, found, columns, kept, writer, report)
                 if report.failed > most_errors:

@@ -20,8 +20,8 @@ from ..parsing.labels import (
     number_of,
     text_of,
 )
-from .files import find_sources
-from .readers import read_rows
+from .formats.files import find_sources
+from .formats.readers import read_rows
 from .rows import PromptFields, missing
 
 MULTI_LABEL = "multi_label_classification"

@@ -10,7 +10,7 @@ import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..files import InputFile
+from ..formats.files import InputFile
 
 if TYPE_CHECKING:
     from ...llm import LLM

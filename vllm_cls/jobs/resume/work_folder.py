@@ -10,9 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from ...compat.disk import flush_path
+from ...compat.disk import flush, flush_path, replacing
 from ...errors import JobError
-from ..streams import flush, replacing
 from .fingerprints import differences, plain
 from .lock import LOCK, locked
 

@@ -11,13 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.jobs.files import fields_of, jsonl, rows_of, write
 from vllm_cls.errors import JobError
-from vllm_cls.jobs import readers
-from vllm_cls.jobs.files import find_sources
-from vllm_cls.jobs.readers import columns_of, read_json, read_jsonl, read_rows
-from vllm_cls.jobs.streams import Stream
-
-from .files import fields_of, jsonl, rows_of, write
+from vllm_cls.jobs.formats import readers
+from vllm_cls.jobs.formats.files import find_sources
+from vllm_cls.jobs.formats.readers import columns_of, read_json, read_jsonl, read_rows
+from vllm_cls.jobs.formats.streams import Stream
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

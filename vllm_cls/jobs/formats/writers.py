@@ -1,26 +1,18 @@
-"""Writes rows to files: under a temporary name, renamed at the end, so there is never half a file."""
+"""Writes rows, each format in its own way."""
 
 from __future__ import annotations
 
 import csv
-import errno
 import io
 import json
-import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, Any, Protocol
 
-from ..errors import JobError
 from .csv_reader import DELIMITERS
 from .files import FORMATS, OutputFile
-from .streams import compressed, reason, replacing
+from .streams import compressed
 from .tables import OutputSchema, Table, json_text, plain_value
-
-if TYPE_CHECKING:
-    from .resume.work_folder import WorkFolder
-
-_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class Writer(Protocol):
@@ -30,36 +22,10 @@ class Writer(Protocol):
 
 
 @contextmanager
-def open_writer(target: OutputFile, layout: OutputSchema, work: WorkFolder | None = None) -> Iterator[Writer]:
-    """A writer of `target`; the file is in its place when the context ends without an error.
-
-    Args:
-        work: where it is written until then, and what is kept if the context ends early; None is beside `target`.
-
-    Raises:
-        JobError: the file cannot be written.
-    """
-    if target.path is None:
-        yield _JsonLines(sys.stdout.buffer, flush=True)
-        return
-    try:
-        with replacing(target.path, None if work is None else work.path) as path:
-            with _opened(path, target, layout) as writer:
-                yield writer
-            if work is not None:
-                work.finishing(path)
-    except OSError as error:
-        if error.errno not in _UNWRITABLE:  # not of the output
-            raise
-        raise JobError(f"{target.path} cannot be written: {reason(error)}.{work.hint if work else ''}") from error
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"interrupted.{work.hint}" if work and work.hint else "interrupted") from None
-
-
-@contextmanager
-def _opened(path: str, target: OutputFile, layout: OutputSchema) -> Iterator[Writer]:
+def open_writer(path: str, target: OutputFile, layout: OutputSchema) -> Iterator[Writer]:
+    """A writer of the format of `target` into the file `path`, which is whole when the context ends without an error."""
     if target.format not in FORMATS:
-        from ..registry import registry
+        from ...registry import registry
 
         with registry().collect("vcls_writers")[target.format](path) as writer:
             yield writer
@@ -82,7 +48,7 @@ def _text(stream: IO[bytes], target: OutputFile, layout: OutputSchema) -> Abstra
         return _Csv(stream, DELIMITERS[target.format], layout)
     if target.format == "json":
         return _JsonArray(stream)
-    return nullcontext(_JsonLines(stream) if target.format == "jsonl" else _Labels(stream, layout.results))
+    return nullcontext(JsonLines(stream) if target.format == "jsonl" else _Labels(stream, layout.results))
 
 
 def _json_bytes(record: Mapping[str, Any]) -> bytes:
@@ -92,7 +58,9 @@ def _json_bytes(record: Mapping[str, Any]) -> bytes:
         return json.dumps(record, default=plain_value).encode()
 
 
-class _JsonLines:
+class JsonLines:
+    """A row on each line."""
+
     def __init__(self, stream: IO[bytes], flush: bool = False) -> None:
         self._stream, self._flush = stream, flush
 

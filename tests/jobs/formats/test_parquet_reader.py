@@ -7,11 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.jobs.files import fields_of, jsonl, rows_of, write
 from vllm_cls.errors import JobError
-from vllm_cls.jobs.files import find_sources
-from vllm_cls.jobs.parquet_reader import merged_schema
-
-from .files import fields_of, jsonl, rows_of, write
+from vllm_cls.jobs.formats.files import find_sources
+from vllm_cls.jobs.formats.parquet_reader import merged_schema
 
 
 def parquet(path: Path, table: pa.Table) -> Path:

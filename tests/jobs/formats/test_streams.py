@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.jobs.files import write
+from vllm_cls.compat.disk import replacing
 from vllm_cls.errors import JobError
-from vllm_cls.jobs import streams
-from vllm_cls.jobs.files import InputFile
-from vllm_cls.jobs.streams import Stream, compressed, open_stream, replacing
-
-from .files import write
+from vllm_cls.jobs.formats import streams
+from vllm_cls.jobs.formats.files import InputFile
+from vllm_cls.jobs.formats.streams import Stream, compressed, open_stream
 
 TEXT = b"one\r\ntwo\nthree"
 

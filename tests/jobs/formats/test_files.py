@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.jobs.files import write
 from vllm_cls.errors import ConfigError, JobError
-from vllm_cls.jobs.files import InputFile, find_sources, find_target, split_name
-
-from .files import write
+from vllm_cls.jobs.formats.files import InputFile, find_sources, find_target, split_name
 
 
 @pytest.mark.parametrize(

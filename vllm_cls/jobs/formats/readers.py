@@ -11,9 +11,9 @@ import json
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
-from ..errors import JobError
+from ...errors import JobError
+from ..rows import InputRow, json_type
 from .files import FORMATS, STDIO, InputFile
-from .rows import InputRow, json_type
 from .streams import LINE_LIMIT, InputLine, Stream, open_stream, without_mark
 
 _MOST_NOTES = 5
@@ -84,7 +84,7 @@ def _text_reader(kind: str, note: Callable[[str], None]) -> Callable[[Stream], I
 
 
 def _plugin_rows(source: InputFile) -> Iterator[InputRow]:
-    from ..registry import registry
+    from ...registry import registry
 
     for number, fields in enumerate(registry().collect("vcls_readers")[source.format](source.path), 1):
         if isinstance(fields, dict):

@@ -12,15 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_cls.jobs import parquet_writer, tables
-from vllm_cls.jobs.files import find_sources, find_target
-from vllm_cls.jobs.parquet_writer import arrow_type, fitted, infer
-from vllm_cls.jobs.readers import read_rows
-from vllm_cls.jobs.tables import OutputSchema
-from vllm_cls.jobs.writers import open_writer
+from tests.jobs.files import fields_of
+from vllm_cls.jobs.formats import parquet_writer, tables
+from vllm_cls.jobs.formats.files import find_sources, find_target
+from vllm_cls.jobs.formats.parquet_writer import arrow_type, fitted, infer
+from vllm_cls.jobs.formats.readers import read_rows
+from vllm_cls.jobs.formats.tables import OutputSchema
+from vllm_cls.jobs.output import open_output
 from vllm_cls.result_fields import RESULT_FIELDS
-
-from .files import fields_of
 
 RESULTS = {
     "label": "a",
@@ -61,7 +60,7 @@ OF_PARQUET = {
 
 
 def write(path: Path, records: Sequence[Mapping[str, Any]], layout: OutputSchema | None = None) -> list[str | None]:
-    with open_writer(find_target(path, []), layout or OutputSchema(None, {})) as writer:
+    with open_output(find_target(path, []), layout or OutputSchema(None, {})) as writer:
         return [writer.write(record) for record in records]
 
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..results import ADDED_TYPES, ERROR, TRUNCATED
 from .files import InputFile
-from .results import ADDED_TYPES, ERROR, TRUNCATED
 
 FIRST_ROWS = 10_000
 

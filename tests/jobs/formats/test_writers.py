@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.jobs.files import fields_of, rows_of
 from vllm_cls.errors import JobError
-from vllm_cls.jobs import tables
-from vllm_cls.jobs.files import find_target
-from vllm_cls.jobs.tables import OutputSchema
-from vllm_cls.jobs.writers import open_writer
+from vllm_cls.jobs.formats import tables
+from vllm_cls.jobs.formats.files import find_target
+from vllm_cls.jobs.formats.tables import OutputSchema
+from vllm_cls.jobs.output import open_output
 
-from .files import fields_of, rows_of
 from .test_readers import VALUES
 
 RESULTS = {"label": str, "score": float}
@@ -30,7 +30,7 @@ ANY = OutputSchema(None, RESULTS)
 
 
 def write(path: Path, records: Iterable[Mapping[str, Any]], layout: OutputSchema = ANY) -> list[str | None]:
-    with open_writer(find_target(path, []), layout) as writer:
+    with open_output(find_target(path, []), layout) as writer:
         return [writer.write(record) for record in records]
 
 
@@ -138,14 +138,14 @@ def test_text_is_a_label_on_each_line(
 def test_standard_output_is_json_lines_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = io.BytesIO()
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BufferedWriter(raw)))  # type: ignore[type-var]
-    with open_writer(find_target(None, []), ANY) as writer:
+    with open_output(find_target(None, []), ANY) as writer:
         writer.write(GOOD)
         assert json.loads(raw.getvalue()) == GOOD
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json.gz", "a.csv", "a.tsv.zst", "a.parquet", "a.txt"])
 def test_an_error_leaves_no_file(tmp_path: Path, name: str) -> None:
-    with pytest.raises(RuntimeError, match="mine"), open_writer(find_target(tmp_path / name, []), ANY) as writer:
+    with pytest.raises(RuntimeError, match="mine"), open_output(find_target(tmp_path / name, []), ANY) as writer:
         writer.write(GOOD)
         raise RuntimeError("mine")
     assert os.listdir(tmp_path) == []
@@ -153,9 +153,9 @@ def test_an_error_leaves_no_file(tmp_path: Path, name: str) -> None:
 
 def test_a_full_disk_is_said_of_the_output(tmp_path: Path) -> None:
     target = find_target(tmp_path / "a.jsonl", [])
-    with pytest.raises(JobError, match=r"a\.jsonl cannot be written: No space left"), open_writer(target, ANY):
+    with pytest.raises(JobError, match=r"a\.jsonl cannot be written: No space left"), open_output(target, ANY):
         raise OSError(errno.ENOSPC, "No space left on device")
-    with pytest.raises(ConnectionError), open_writer(target, ANY):
+    with pytest.raises(ConnectionError), open_output(target, ANY):
         raise ConnectionError("not of the output")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ConfigError, JobError, nearest
+from ...errors import ConfigError, JobError, nearest
 
 FORMATS = ("jsonl", "json", "csv", "tsv", "parquet", "txt")
 ALIASES = {"ndjson": "jsonl", "pq": "parquet"}
@@ -146,7 +146,7 @@ def _known(kind: str | None, role: str, name: str) -> str:
     kind = ALIASES.get(kind.lower(), kind.lower()) if kind else None
     if kind in FORMATS:
         return kind
-    from ..registry import registry
+    from ...registry import registry
 
     known = [*FORMATS, *registry().collect(f"vcls_{role}")]
     if kind in known:

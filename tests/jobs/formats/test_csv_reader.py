@@ -8,15 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.jobs.files import fields_of, rows_of, write
 from vllm_cls.errors import JobError
-from vllm_cls.jobs import csv_reader
-from vllm_cls.jobs.csv_reader import read_csv
-from vllm_cls.jobs.files import find_sources
-from vllm_cls.jobs.readers import columns_of, read_rows
+from vllm_cls.jobs.formats import csv_reader
+from vllm_cls.jobs.formats.csv_reader import read_csv
+from vllm_cls.jobs.formats.files import find_sources
+from vllm_cls.jobs.formats.readers import columns_of, read_rows
+from vllm_cls.jobs.formats.streams import Stream
 from vllm_cls.jobs.rows import InputRow
-from vllm_cls.jobs.streams import Stream
-
-from .files import fields_of, rows_of, write
 
 
 def rows(data: bytes | str, kind: str = "csv") -> list[InputRow]:

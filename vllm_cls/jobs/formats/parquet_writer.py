@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from typing_extensions import get_type_hints
 
+from ..results import ERROR
 from .parquet_reader import merged_schema
-from .results import ERROR
 from .tables import OutputSchema, Table, json_text
 
 GROUP_ROWS = 10_000

@@ -13,8 +13,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from ..errors import JobError
-from .rows import InputRow
+from ...errors import JobError
+from ..rows import InputRow
 from .streams import LINE_LIMIT, Stream
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import gzip
 import io
-import os
 import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any, NamedTuple
 
-from ..compat.disk import flush_path
-from ..errors import JobError
+from ...errors import JobError
 from .files import STDIO, InputFile
 
 LINE_LIMIT = 64 * 2**20
@@ -148,34 +146,3 @@ def compressed(raw: IO[bytes], compression: str | None) -> Iterator[IO[bytes]]:
             yield native
     else:
         yield raw
-
-
-@contextmanager
-def replacing(path: os.PathLike[str] | str, folder: os.PathLike[str] | str | None = None) -> Iterator[str]:
-    """The name of a new file, which takes the place of `path` at the end; after an error it is removed.
-
-    Args:
-        folder: where it is until then, in the same file system; None is beside `path`.
-    """
-    target = os.path.realpath(path)  # a link stays a link
-    beside, name = os.path.split(target)
-    temporary = os.path.join(folder or beside, f".tmp-{os.urandom(4).hex()}-{name}")
-    try:
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        yield temporary
-        with open(temporary, "r+b") as written:
-            flush(written)
-        if os.path.exists(target):
-            os.chmod(temporary, os.stat(target).st_mode & 0o777)
-        os.replace(temporary, target)
-        flush_path(beside)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
-
-
-def flush(file: IO[bytes]) -> None:
-    """Wait until what was written is on the disk."""
-    file.flush()
-    os.fsync(file.fileno())

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..errors import JobError
+from ...errors import JobError
+from ..rows import InputRow
 from .files import InputFile
-from .rows import InputRow
 
 if TYPE_CHECKING:
     import pyarrow

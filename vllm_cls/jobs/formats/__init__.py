@@ -1,0 +1,1 @@
+"""Files of every format: found by their names, read as rows, written."""

@@ -1,0 +1,45 @@
+"""The output of a job: under a temporary name, renamed at the end, so there is never half a file."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..compat.disk import replacing
+from ..errors import JobError
+from .formats.files import OutputFile
+from .formats.streams import reason
+from .formats.tables import OutputSchema
+from .formats.writers import JsonLines, Writer, open_writer
+from .resume.work_folder import WorkFolder
+
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+@contextmanager
+def open_output(target: OutputFile, layout: OutputSchema, work: WorkFolder | None = None) -> Iterator[Writer]:
+    """A writer of `target`; the file is in its place when the context ends without an error.
+
+    Args:
+        work: where it is written until then, and what is kept if the context ends early; None is beside `target`.
+
+    Raises:
+        JobError: the file cannot be written.
+    """
+    if target.path is None:
+        yield JsonLines(sys.stdout.buffer, flush=True)
+        return
+    try:
+        with replacing(target.path, None if work is None else work.path) as path:
+            with open_writer(path, target, layout) as writer:
+                yield writer
+            if work is not None:
+                work.finishing(path)
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:  # not of the output
+            raise
+        raise JobError(f"{target.path} cannot be written: {reason(error)}.{work.hint if work else ''}") from error
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted.{work.hint}" if work and work.hint else "interrupted") from None
