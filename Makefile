@@ -12,7 +12,7 @@ BIN := $(abspath $(VENV))/bin
 STAMP := $(VENV)/.vllm-cls
 CONSTRAINED := -c constraints.txt
 SELF := -e ".[gguf]"
-SELF_DEV := -e ".[dev,gguf,vision]"
+SELF_DEV := -e ".[dev,gguf,vision,report,ray]"
 LINT := .lint
 
 # A registry can fail for a moment: three tries.
