@@ -4,32 +4,69 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..errors import JobError, PromptError
-from .head_columns import HeadColumns
-from .results import ResultColumns, RowResults, SpanColumns, StepColumns
+from .options import JobOptions
+from .plan import Columns, Plan
+from .results import RowResults
+from .resume.fingerprints import of_model
+from .resume.parts import Answered
 from .rows import InputRow, PromptFields
 
 if TYPE_CHECKING:
+    from ..llm import LLM
     from ..outputs import RequestOutput
+    from .remote import RemoteModel
 
 BAD_IN_A_ROW = 10_000
 """Rows without a prompt that are held before they are written, which bounds the memory."""
 
 Stream = Callable[..., "Iterator[Any]"]  # prompts → their outputs
-Columns = ResultColumns | HeadColumns | SpanColumns | StepColumns
 
 
-def stream_of(llm: Any, shape: ResultColumns, head_name: str | None, aggregation: str | None) -> Stream:
+class Worker:
+    """A model at work on a job: rows in, rows with their results out.
+
+    It needs an open model and the options alone, and rows and results can be sent, so that any process can hold one.
+
+    Args:
+        llm: stays the caller's to close.
+
+    Raises:
+        ConfigError: the model does not do what the options ask.
+    """
+
+    def __init__(self, llm: LLM | RemoteModel, options: JobOptions) -> None:
+        self._llm = llm
+        self.plan = Plan.of(llm, options)
+        self._stream = functools.partial(
+            _stream_of(llm, self.plan),
+            truncate=options.long_text == "truncate",
+            truncation_side=options.truncation_side,
+        )
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the results depend on of the model."""
+        return of_model(self._llm)
+
+    def compute(self, rows: Iterator[InputRow]) -> Generator[Answered, None, None]:
+        """The rows of one part with their results, in their order; they depend on no other part."""
+        self._llm.reset_prefix_cache()  # whose hits change the last digits
+        plan, measured = self.plan, self.plan.options.label_field is not None
+        for row, output in answers_of(self._stream, rows, plan.prompts):
+            yield Answered(row, results_of(row, output, plan.columns, measured))
+
+
+def _stream_of(llm: Any, plan: Plan) -> Stream:
     """What the model does with prompts."""
     if llm.judges_steps:
-        return functools.partial(llm.step_iter, use_activation=shape.with_probabilities)
+        return functools.partial(llm.step_iter, use_activation=plan.shape.with_probabilities)
     if llm.task == "token_classify":
-        return functools.partial(llm.token_classify_iter, aggregation_strategy=aggregation or "simple")
-    named = {} if head_name is None else {"head_name": head_name}
-    return functools.partial(llm.classify_iter, use_activation=shape.use_activation, **named)
+        return functools.partial(llm.token_classify_iter, aggregation_strategy=plan.options.aggregation or "simple")
+    named = {} if plan.options.head_name is None else {"head_name": plan.options.head_name}
+    return functools.partial(llm.classify_iter, use_activation=plan.shape.use_activation, **named)
 
 
 def answers_of(

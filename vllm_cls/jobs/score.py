@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..calls.scoring import ScoreOptions
 from ..result_fields import PAIR
-from .classify import OnProgress, classify_file
+from .options import JobOptions
 from .report import JobReport
 from .results import ResultColumns
 from .rows import PromptFields
+from .run import OnProgress, RunOptions, run_job
 
 if TYPE_CHECKING:
     from ..client import Client
@@ -98,23 +99,20 @@ def score_file(
         JobError, ConfigError, ModelError: as for `classify_file`; also for a model with several labels, and for a causal
             reranker whose score template is not known.
     """
-    options = ScoreOptions(None, instruction, max_tokens_per_query, max_tokens_per_doc)
-    return classify_file(
-        model,
-        inputs,
-        output,
-        prompts=PairFields(text_field, text_pair_field, options=options, head_name=head_name),
-        results=ScoreColumns,
-        keep_fields=keep_fields,
-        format=format,
+    prompts = PairFields(
+        text_field,
+        text_pair_field,
+        options=ScoreOptions(None, instruction, max_tokens_per_query, max_tokens_per_doc),
+        head_name=head_name,
+    )
+    options = JobOptions(
+        prompts,
+        ScoreColumns,
+        keep_fields,
         use_activation=use_activation,
         head_name=head_name,
         long_text=long_text,
         truncation_side=truncation_side,
-        overwrite=overwrite,
-        restart=restart,
-        on_error=on_error,
-        max_errors=max_errors,
-        on_progress=on_progress,
-        **llm_options,
     )
+    how = RunOptions(format, overwrite, restart, on_error, max_errors, on_progress)
+    return run_job(model, inputs, output, options, how, llm_options)

@@ -1,0 +1,67 @@
+"""Rows with their results are written, counted and measured."""
+
+from __future__ import annotations
+
+from ..errors import JobError
+from .formats.writers import Writer
+from .plan import Plan
+from .report import JobReport, notes_of
+from .results import ERROR, TRUNCATED, KeptFields, RowResults
+from .resume.parts import Answered
+from .resume.work_folder import WorkFolder
+from .rows import InputRow
+
+
+class Recorder:
+    """Writes rows, and says in a report what became of them.
+
+    Args:
+        most_errors: the job ends when more rows than this fail.
+        work: what is kept then.
+    """
+
+    def __init__(
+        self, plan: Plan, kept: KeptFields, report: JobReport, most_errors: float, work: WorkFolder | None
+    ) -> None:
+        self._plan, self._kept, self._report, self._work = plan, kept, report, work
+        self._most_errors = most_errors
+        self._tally = plan.tally()
+        self._labelled = False
+
+    def record(self, answered: Answered, writer: Writer) -> None:
+        """Write one row, count it, and compare it with its true label.
+
+        Raises:
+            JobError: too many rows have failed.
+        """
+        row, results = answered
+        self._write(row, results, writer)
+        if self._report.failed > self._most_errors:
+            kept = "" if self._work is None else self._work.hint
+            raise JobError(f"more than {self._most_errors} rows failed: {self._report.failures[-1]}.{kept}")
+        label_field = self._plan.options.label_field
+        if self._tally is not None and label_field is not None and results.measured is not None:
+            self._labelled = self._labelled or label_field in row.fields
+            self._tally.add(results.measured, row.fields.get(label_field))
+
+    def _write(self, row: InputRow, results: RowResults, writer: Writer) -> None:
+        report = self._report
+        report.rows += 1
+        found = results.columns or self._plan.columns.empty()
+        record = {**self._kept.output_fields(row.fields), **found}
+        if results.truncated:
+            record[TRUNCATED] = True
+            report.truncated += 1
+        if results.error is not None:
+            record[ERROR] = results.error
+        problem = writer.write(record)
+        if results.error is not None or problem is not None:
+            report.fail(row.place, results.error or problem or "")
+
+    def conclude(self) -> None:
+        """Add the metrics, and what is to be said of the whole job."""
+        report, label_field = self._report, self._plan.options.label_field
+        report.metrics = None if self._tally is None else self._tally.metrics()
+        report.notes += notes_of(self._kept, report, self._plan.shape)
+        if report.metrics is not None and report.metrics.unknown and not self._labelled:
+            report.notes.append(f"no row has the field {label_field!r}, which was to be measured against")
