@@ -73,7 +73,7 @@ test-avx2: export MKL_ENABLE_INSTRUCTIONS = AVX2
 test-avx2: test
 
 test-slow: venv
-	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "slow and not exhaustive" $(PYTEST_ARGS)
 
 test-exhaustive: venv
 	$(BIN)/python -m pytest -m exhaustive $(PYTEST_ARGS)
