@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -38,14 +39,8 @@ class EncoderDecoder(Decoder):
     def decoder_ids(self, config: PreTrainedConfig, input_ids: Sequence[int]) -> Sequence[int] | None:
         return [input_ids[-1], *input_ids[:-1]] if self._wraps else super().decoder_ids(config, input_ids)
 
-    def pooled_tokens(self, config: PreTrainedConfig, input_ids: Sequence[int]) -> int:
-        if not self._at_eos:
-            return len(input_ids)
-        if config.eos_token_id not in input_ids:
-            raise PromptError(
-                f"this model classifies a text at its end-of-text token {config.eos_token_id}, which the prompt lacks; add it."
-            )
-        return len(input_ids) - list(reversed(input_ids)).index(config.eos_token_id)
+    def pooled_count(self, config: PreTrainedConfig) -> Callable[[Sequence[int]], int] | None:
+        return functools.partial(_up_to_last, config.eos_token_id) if self._at_eos else None
 
     def layers(self, backbone: PreTrainedModel) -> Sequence[nn.Module]:
         return ()  # the last layer reads the encoder's states of all tokens
@@ -104,6 +99,19 @@ class ProphetNet(Decoder):
 
     def max_positions(self, config: PreTrainedConfig) -> int | None:
         return _positions(config, super().max_positions(config))
+
+
+def _up_to_last(token: int, input_ids: Sequence[int]) -> int:
+    """How many tokens there are up to the last one that is `token`.
+
+    Raises:
+        PromptError: there is none.
+    """
+    if token not in input_ids:
+        raise PromptError(
+            f"this model classifies a text at its end-of-text token {token}, which the prompt lacks; add it."
+        )
+    return len(input_ids) - list(reversed(input_ids)).index(token)
 
 
 def _positions(config: PreTrainedConfig, longest: int | None) -> int | None:

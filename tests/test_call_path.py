@@ -12,7 +12,7 @@ import pytest
 
 from vllm_cls.runtime.native.attention import compiled
 
-MOST = {"LLM.classify": (24, 118), "/classify": (44, 228)}
+MOST = {"LLM.classify": (17, 107), "/classify": (37, 217)}
 
 
 @pytest.fixture(scope="module")

@@ -413,9 +413,12 @@ class Architecture:
         """A reason never to try packing, or None; the equivalence check decides in any case."""
         return None
 
-    def position_ids(self, config: PreTrainedConfig, input_ids: Sequence[int]) -> Sequence[int]:
-        """Position ids of one sequence as the model itself would number it."""
-        return range(len(input_ids))
+    def numbering(self, config: PreTrainedConfig) -> Callable[[Sequence[int]], Sequence[int]] | None:
+        """How the model numbers one sequence: token ids → position ids; None numbers them 0, 1, 2, …
+
+        Asked once, when a model is opened.
+        """
+        return None
 
     def decoder_ids(self, config: PreTrainedConfig, input_ids: Sequence[int]) -> Sequence[int] | None:
         """What the decoder of an encoder-decoder reads for one sequence: the same text behind a start token.
@@ -426,13 +429,13 @@ class Architecture:
         start = decoder_start(config)
         return None if start is None else [start, *input_ids[:-1]]
 
-    def pooled_tokens(self, config: PreTrainedConfig, input_ids: Sequence[int]) -> int:
-        """How many of a sequence's tokens are pooled: all, but where the model classifies at an end-of-text token.
+    def pooled_count(self, config: PreTrainedConfig) -> Callable[[Sequence[int]], int] | None:
+        """How many of a sequence's tokens are pooled, from the first on: token ids → their number; None pools all.
 
-        Raises:
-            PromptError: it has no such token.
+        Asked once, when a model is opened. The function raises `PromptError` for a sequence that has no such token as the
+        model classifies at.
         """
-        return len(input_ids)
+        return None
 
     def pooling_method(
         self, model: PreTrainedModel, method: Callable[..., torch.Tensor]

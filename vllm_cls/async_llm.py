@@ -389,7 +389,7 @@ class AsyncLLM:
         )
 
     def _run(self, task: str, sequences: Sequence[TokenSequence]) -> Sequence[Result]:
-        return self.llm._open.run(task, sequences)
+        return self.llm._open.runs[task](sequences)
 
     def _window(self) -> Window:
         """What keeps the device busy once; where that takes long, since who comes next waits for it, half as much."""

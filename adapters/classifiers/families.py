@@ -208,8 +208,8 @@ class _ForTokens(_Family):
     def pooling(self, config: PreTrainedConfig) -> str:
         return "ALL"
 
-    def pooled_tokens(self, config: PreTrainedConfig, input_ids: Sequence[int]) -> int:
-        return len(input_ids)
+    def pooled_count(self, config: PreTrainedConfig) -> None:
+        return None
 
     def decoder_ids(self, config: PreTrainedConfig, input_ids: Sequence[int]) -> None:
         return None  # its own forward makes them, where it has a decoder
@@ -258,6 +258,15 @@ def _pad(config: PreTrainedConfig) -> int:
     return config.pad_token_id
 
 
+def _behind_pad(pad: int, input_ids: Sequence[int]) -> list[int]:
+    """Positions from `pad + 1`; a pad token inside a prompt gets the pad's, as in transformers."""
+    position, numbered = pad, []
+    for token in input_ids:
+        position += token != pad
+        numbered.append(pad if token == pad else position)
+    return numbered
+
+
 class Encoder(_Family):
     """A bidirectional model: the state of the first token, and transformers' own head code.
 
@@ -292,14 +301,8 @@ class Encoder(_Family):
             return nn.Sequential(FirstToken(), pooler, activation)
         return pooler
 
-    def position_ids(self, config: PreTrainedConfig, input_ids: Sequence[int]) -> Sequence[int]:
-        if not self.offset_positions:
-            return range(len(input_ids))
-        pad, position, numbered = _pad(config), _pad(config), []
-        for token in input_ids:  # a pad token inside a prompt gets the pad's position, as in transformers
-            position += token != pad
-            numbered.append(pad if token == pad else position)
-        return numbered
+    def numbering(self, config: PreTrainedConfig) -> Callable[[Sequence[int]], Sequence[int]] | None:
+        return functools.partial(_behind_pad, _pad(config)) if self.offset_positions else None
 
     def max_positions(self, config: PreTrainedConfig) -> int | None:
         longest = super().max_positions(config)

@@ -21,7 +21,7 @@ from vllm_cls.errors import ModelError
 from vllm_cls.media.features import MediaInput, placed
 from vllm_cls.model.prompt_processor import refuse_without_features
 from vllm_cls.registry import registry
-from vllm_cls.runtime.batch import TokenSequence, token_sequence
+from vllm_cls.runtime.batch import TokenSequence
 
 from .case import TOLERANCE, _error, _line, randomize
 from .small_configs import FIRST_TOKEN, VOCABULARY, small_config
@@ -350,7 +350,7 @@ def same_kind(image: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tens
 
 def sequence_of(runner: Any, prompt: ImagePrompt) -> TokenSequence:
     """What our engine runs for a prompt."""
-    made = token_sequence(runner.architecture, runner.backbone.config, prompt.ids, None)
+    made = runner.sequence_form.sequence(prompt.ids, None)
     if not prompt.images:
         return made
     inputs = [

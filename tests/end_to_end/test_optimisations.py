@@ -93,10 +93,9 @@ class Case:
                 vars(module)["forward"] = forward
 
     def sequence(self, ids: Sequence[int], types: bool = False, salt: str | None = None) -> TokenSequence:
-        positions = self.runner.architecture.position_ids(self.runner.backbone.config, ids)
         takes_types = self.runner.architecture.takes_token_type_ids(self.runner.backbone.config)
         marks = tuple(int(types and place >= len(ids) // 2) for place in range(len(ids))) if takes_types else None
-        return TokenSequence(tuple(ids), tuple(positions), marks, salt)
+        return self.runner.sequence_form.sequence(ids, marks, salt)
 
     def _expected(self, ids: tuple[int, ...], types: tuple[int, ...] | None) -> torch.Tensor:
         """`(num_labels,)`; a decoder is pooled at its end whatever the token there."""

@@ -19,11 +19,11 @@ from tests.models import tiny
 from vllm_cls import LLM
 from vllm_cls.calls import tasks
 from vllm_cls.runtime.attention import sdpa
-from vllm_cls.runtime.batch import ForwardItem
+from vllm_cls.runtime.batch import ForwardItem, spans_of
 from vllm_cls.runtime.cuda import fp8, varlen
 from vllm_cls.runtime.loadtime import equivalence
 from vllm_cls.runtime.mask import PackedMask
-from vllm_cls.runtime.row import KeyValues, PackedRow, SequenceSpan, spans_of
+from vllm_cls.runtime.row import KeyValues, PackedRow, SequenceSpan
 
 pytestmark = [
     pytest.mark.gpu,

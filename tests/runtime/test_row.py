@@ -1,4 +1,4 @@
-"""Rows: where each sequence's queries, keys and earlier keys are."""
+"""Rows: the keys that are kept, and who sees which row."""
 
 from __future__ import annotations
 
@@ -7,28 +7,9 @@ import threading
 import pytest
 import torch
 
+from vllm_cls.runtime.batch import spans_of
 from vllm_cls.runtime.context import current, running
-from vllm_cls.runtime.row import KeyValues, PackedRow, spans_of
-
-
-def past_of(num_tokens: int) -> KeyValues:
-    states = torch.zeros(1, 2, num_tokens, 4)
-    return KeyValues(num_tokens, [(states, states)])
-
-
-def test_sequences_lie_one_behind_the_other() -> None:
-    past, keep = past_of(5), KeyValues(2)
-    first, second, third = spans_of([3, 1, 2], [None, past, None], [None, None, keep])
-    assert (first.queries, first.keys, first.offset, first.num_keys) == (slice(0, 3), slice(0, 3), 0, 3)
-    assert (second.queries, second.offset, second.num_queries, second.num_keys) == (slice(3, 4), 5, 1, 6)
-    assert second.past is past and third.keep is keep and third.queries == slice(4, 6)
-
-
-def test_the_pooled_token_is_the_only_query_and_knows_its_place_in_the_prompt() -> None:
-    row = PackedRow(spans_of([3, 2], [None, past_of(5)]), torch.tensor([0, 4]), [0, 4])
-    first, last = row.pooled_spans()
-    assert (first.queries, first.keys, first.offset, first.num_keys) == (slice(0, 1), slice(0, 3), 0, 3)
-    assert (last.queries, last.keys, last.offset, last.num_keys) == (slice(1, 2), slice(3, 5), 6, 7)
+from vllm_cls.runtime.row import KeyValues, PackedRow
 
 
 def test_kept_keys_and_values_are_copies_of_the_first_tokens_alone() -> None:

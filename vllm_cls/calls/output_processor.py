@@ -17,6 +17,7 @@ from . import scoring
 
 if TYPE_CHECKING:
     from ..inputs.tokenization import Tokenized
+    from ..model.heads.output_heads import RunningHead
     from ..model.loaded_model import LoadedModel
     from ..runtime.adapter import LoRAAdapter
     from ..runtime.engine import Result
@@ -71,11 +72,28 @@ def _by_head(
         asked = [params[index].use_activation for index in members]
         activated = [unasked if each is None else each for each in asked]
         heads = loaded.heads if adapter is None else [head.with_adapter(adapter) for head in loaded.heads]
-        found = {head.name: head.outputs(logits[:, head.columns], activated) for head in heads}
+        found = {head.name: _of_head(head, logits[:, head.columns], activated) for head in heads}
         for row, index in enumerate(members):
             by_head = {name: outputs_of[row] for name, outputs_of in found.items()}
             outputs[index] = by_head if finite[row] else not_finite()
     return outputs
+
+
+def _of_head(head: RunningHead, logits: torch.Tensor, activated: Sequence[bool]) -> list[ClassificationOutput]:
+    """What a head gives each request of its calibrated logits `(n, num_labels)`.
+
+    Args:
+        activated: whether a request gets what the activation makes of them.
+    """
+    probs, raw, labels = head.activation(logits).tolist(), logits.tolist(), dict(head.id2label)
+    likely = probs
+    if not head.gives_probabilities:
+        found = head.probabilities(logits)
+        likely = [None] * len(raw) if found is None else found.tolist()
+    return [
+        ClassificationOutput(probs[row] if each else raw[row], raw[row], labels, likely[row])
+        for row, each in enumerate(activated)
+    ]
 
 
 def not_finite() -> PromptError:

@@ -104,7 +104,7 @@ class TaskCall(Generic[Output]):
         """Run prompts at once: an output for each, or why there is none."""
         good = [each for each in tokenized if isinstance(each, Tokenized)]
         params = [asked for each, asked in zip(tokenized, self.params, strict=True) if isinstance(each, Tokenized)]
-        results = self.loaded.run(self.kind.task, [each.sequence for each in good])
+        results = self.loaded.runs[self.kind.task]([each.sequence for each in good])
         outputs = iter(self.kind.finish(self.loaded, good, results, params, next_id))
         return (next(outputs) if isinstance(each, Tokenized) else each for each in tokenized)
 
@@ -123,7 +123,7 @@ class TaskCall(Generic[Output]):
             PromptError: a prompt is bad, or has no answer; the first of them.
         """
         tokenized = self.tokenize()
-        results = self.loaded.run(self.kind.task, [each.sequence for each in tokenized])
+        results = self.loaded.runs[self.kind.task]([each.sequence for each in tokenized])
         return self.outputs(tokenized, results, next_id)
 
     def with_prompts(self, prompts: Sequence[Any]) -> TaskCall[Output]:

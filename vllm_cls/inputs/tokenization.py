@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..architecture import Architecture
 from ..errors import ConfigError, PromptError, PromptTooLongError
-from ..runtime.batch import TokenSequence, token_sequence
+from ..runtime.batch import SequenceForm, TokenSequence
 from .media_reader import MediaReader
 from .pair_template import PairForm
 from .prompt_template import PromptTemplate
@@ -433,6 +433,10 @@ class PromptProcessor:
         )
 
     @functools.cached_property
+    def _form(self) -> SequenceForm:
+        return SequenceForm(self.architecture, self.config)
+
+    @functools.cached_property
     def _vocab_size(self) -> int:
         return self.architecture.vocab_size(self.config)
 
@@ -451,7 +455,7 @@ class PromptProcessor:
             types = None
         elif types is None:
             types = (0,) * len(ids)
-        made = token_sequence(self.architecture, self.config, ids, types, prompt.cache_salt)
+        made = self._form.sequence(ids, types, prompt.cache_salt)
         if self.skipped_pad is not None:
             made = made.skipping(self.skipped_pad)
         if prompt.media is None or self.media is None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +70,7 @@ class LoadedModel:
 
     @property
     def supported_tasks(self) -> tuple[str, ...]:
-        """What `run` takes; first what the model was made for."""
+        """What of `runs` it can do; first what the model was made for."""
         if self.task == "token_classify":
             return ("token_classify",)
         if not self.classifier.has_head and not self.classifier.missing:
@@ -97,14 +97,11 @@ class LoadedModel:
             skipped_pad=self.processor.skipped_pad,
         )
 
-    def run(self, task: str, sequences: Sequence[TokenSequence]) -> list[Result]:
-        """Rows before calibration and activation: logits, logits of tokens, or pooled states.
+    @functools.cached_property
+    def runs(self) -> Mapping[str, Callable[[Sequence[TokenSequence]], list[Result]]]:
+        """What runs each task: sequences → rows before calibration and activation, where `check_task` allows it.
 
-        Args:
-            task: "classify", "token_classify" or "embed", which `check_task` allows.
+        Of "classify" these are logits, of "token_classify" logits of tokens, of "embed" pooled states.
         """
-        if task == "embed":
-            return self.engine.states(sequences)
-        if task == "token_classify":
-            return self.engine.token_logits([dataclasses.replace(each, num_behind=0) for each in sequences])
-        return (self.fallback or self.engine).logits(sequences)
+        logits = (self.fallback or self.engine).logits
+        return {"classify": logits, "token_classify": self.engine.token_logits, "embed": self.engine.states}

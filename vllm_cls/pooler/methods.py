@@ -78,13 +78,6 @@ def named(pooling: str, methods: Mapping[str, PoolingMethod]) -> PoolingMethod:
     return lambda hidden, starts, lengths: torch.cat([each(hidden, starts, lengths) for each in chosen], dim=-1)
 
 
-def pooled_places(method: PoolingMethod, starts: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor | None:
-    """The indices of the rows that a method reads, one for each sequence; None where it may read all."""
-    if method is cls_pool:
-        return starts
-    return starts + lengths - 1 if method is last_pool else None
-
-
 def all_tokens(hidden: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor) -> list[torch.Tensor]:
     """Every token's row: one `(num_tokens, width)` a sequence."""
     return [hidden[start : start + length] for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)]

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .row import KeyValues, SequenceSpan, spans_of
+from ..pooler.methods import PoolingMethod, cls_pool, last_pool
+from .row import KeyValues, SequenceSpan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -63,27 +64,36 @@ class TokenSequence:
         return replace(self, num_behind=min(behind, len(self) - 1))  # of nothing but pad tokens, the first
 
 
-def token_sequence(
-    architecture: Architecture,
-    config: PreTrainedConfig,
-    ids: Sequence[int],
-    types: Sequence[int] | None,
-    cache_salt: str | None = None,
-) -> TokenSequence:
-    """A prompt with all that an architecture derives of its token ids.
+class SequenceForm:
+    """What a model reads beside token ids, as its architecture derives it of them: the same of every prompt, so asked once.
 
     Args:
-        types: token types, or None where the model takes none.
+        config: the backbone's.
     """
-    decoder_ids = architecture.decoder_ids(config, ids) if config.is_encoder_decoder else None
-    return TokenSequence(
-        tuple(ids),
-        tuple(architecture.position_ids(config, ids)),
-        None if types is None else tuple(types),
-        cache_salt,
-        decoder_ids=None if decoder_ids is None else tuple(decoder_ids),
-        num_behind=len(ids) - architecture.pooled_tokens(config, ids),
-    )
+
+    def __init__(self, architecture: Architecture, config: PreTrainedConfig) -> None:
+        self._positions = architecture.numbering(config)
+        self._pooled = architecture.pooled_count(config) or len
+        self._decoder = functools.partial(architecture.decoder_ids, config) if config.is_encoder_decoder else None
+
+    def sequence(self, ids: Sequence[int], types: Sequence[int] | None, cache_salt: str | None = None) -> TokenSequence:
+        """A prompt of these tokens.
+
+        Args:
+            types: token types, or None where the model takes none.
+
+        Raises:
+            PromptError: there is nothing to pool.
+        """
+        decoder_ids = None if self._decoder is None else self._decoder(ids)
+        return TokenSequence(
+            tuple(ids),
+            tuple(range(len(ids)) if self._positions is None else self._positions(ids)),
+            None if types is None else tuple(types),
+            cache_salt,
+            decoder_ids=None if decoder_ids is None else tuple(decoder_ids),
+            num_behind=len(ids) - self._pooled(ids),
+        )
 
 
 @dataclass(frozen=True)
@@ -127,6 +137,12 @@ class PooledRowLayout:
     starts: torch.Tensor
     lengths: torch.Tensor
 
+    def places(self, pool: PoolingMethod) -> torch.Tensor | None:
+        """The indices of the rows that a pooling method reads, one for each sequence; None where it may read all."""
+        if pool is cls_pool:
+            return self.starts
+        return self.starts + self.lengths - 1 if pool is last_pool else None
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -165,6 +181,37 @@ def packed_batch(works: Sequence[ForwardItem], device: torch.device) -> Batch:
     spans = spans_of([each.num_tokens for each in works], [each.past for each in works], [each.keep for each in works])
     starts = torch.tensor([span.queries.start for span in spans])
     return Batch(inputs, PooledRowLayout(starts, _pooled_lengths(works)), spans)
+
+
+def spans_of(
+    lengths: Sequence[int],
+    pasts: Sequence[KeyValues | None] | None = None,
+    keeps: Sequence[KeyValues | None] | None = None,
+) -> list[SequenceSpan]:
+    """Spans of sequences laid one behind the other.
+
+    Args:
+        lengths: tokens of each that the row holds.
+        pasts: keys and values that precede each; None for none.
+        keeps: where each one's keys and values are kept; None for nowhere.
+    """
+    made, start = [], 0
+    for index, length in enumerate(lengths):
+        here = slice(start, start + length)
+        past = pasts[index] if pasts else None
+        keep = keeps[index] if keeps else None
+        made.append(SequenceSpan(here, here, past.num_tokens if past else 0, past, keep))
+        start += length
+    return made
+
+
+def pooled_spans(spans: Sequence[SequenceSpan], places: Sequence[int]) -> list[SequenceSpan]:
+    """The spans again, each with its pooled token as its only query; `places` are the row indices of these tokens."""
+    made = []
+    for index, (span, place) in enumerate(zip(spans, places, strict=True)):
+        offset = span.offset + place - span.queries.start
+        made.append(SequenceSpan(slice(index, index + 1), span.keys, offset, span.past))
+    return made
 
 
 def padded_batch(works: Sequence[ForwardItem], device: torch.device, pad_token_id: int) -> Batch:

@@ -11,7 +11,7 @@ import time
 import traceback
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -107,8 +107,9 @@ class Engine:
         return self._run(sequences, functools.partial(self._execute, step=self.runner.states))
 
     def token_logits(self, sequences: Sequence[TokenSequence]) -> list[Result]:
-        """Each `(num_tokens, num_labels)`."""
-        return self._run(sequences, functools.partial(self._execute, step=self.runner.token_logits), share=False)
+        """Each `(num_tokens, num_labels)`: of all tokens, those behind what is pooled too."""
+        whole = [replace(each, num_behind=0) for each in sequences]
+        return self._run(whole, functools.partial(self._execute, step=self.runner.token_logits), share=False)
 
     def close(self) -> None:
         """End the worker threads and let go of the prefix cache, once what runs is done."""
@@ -162,7 +163,7 @@ class Engine:
 
     def _scored(self, scorer: SequenceScorer, works: Sequence[ForwardItem]) -> list[Result]:
         """Logits of label texts: the states behind each prompt and behind each beginning of a text, then their scores."""
-        texts = Continuations(scorer.beginnings, self.runner.architecture, self.runner.backbone.config)
+        texts = Continuations(scorer.beginnings, self.runner.sequence_form)
         results: list[Result] = []
         # Without keys and values to hold, the states alone say how many prompts go together.
         most_tokens = self._sharing.max_tokens if self.prefix_cache.max_bytes > 0 else sys.maxsize
@@ -231,6 +232,8 @@ class Engine:
 
     def _plan(self, works: Sequence[ForwardItem]) -> list[list[int]]:
         """Which works share a forward, by their indices; of different adapters only where rows are packed."""
+        if len(works) == 1:  # as most calls of a server have it
+            return [[0]]
         with self.counters.timed("plan"):
             packed = self.runner.mode.form == "packed"
             lengths = [each.num_tokens for each in works]

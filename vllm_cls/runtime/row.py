@@ -129,7 +129,7 @@ class PackedRow:
     Args:
         spans: one a sequence, in the order of the row.
         pooled: row indices of the tokens whose states are wanted; None wants all.
-        places: the same indices as the host knows them, which need not wait for the device.
+        pooled_spans: the spans again, each with its pooled token as its only query.
         layer: how many attention layers have run.
         causal: None does not look; True becomes False once a mask lets a token see what follows it.
         wants_keys_only: the last layer runs for the first time, for keys and values of all tokens; it runs again for the
@@ -147,7 +147,7 @@ class PackedRow:
 
     spans: Sequence[SequenceSpan]
     pooled: torch.Tensor | None = None
-    places: Sequence[int] = ()
+    pooled_spans: Sequence[SequenceSpan] = ()
     layer: int = 0
     causal: bool | None = None
     wants_keys_only: bool = False
@@ -160,33 +160,3 @@ class PackedRow:
     static: bool = False
     masks_by_row: bool = False
     positions: torch.Tensor | None = None
-
-    def pooled_spans(self) -> list[SequenceSpan]:
-        """The spans again, each with its pooled token as its only query."""
-        made = []
-        for index, (span, place) in enumerate(zip(self.spans, self.places, strict=True)):
-            offset = span.offset + place - span.queries.start
-            made.append(SequenceSpan(slice(index, index + 1), span.keys, offset, span.past))
-        return made
-
-
-def spans_of(
-    lengths: Sequence[int],
-    pasts: Sequence[KeyValues | None] | None = None,
-    keeps: Sequence[KeyValues | None] | None = None,
-) -> list[SequenceSpan]:
-    """Spans of sequences laid one behind the other.
-
-    Args:
-        lengths: tokens of each that the row holds.
-        pasts: keys and values that precede each; None for none.
-        keeps: where each one's keys and values are kept; None for nowhere.
-    """
-    made, start = [], 0
-    for index, length in enumerate(lengths):
-        here = slice(start, start + length)
-        past = pasts[index] if pasts else None
-        keep = keeps[index] if keeps else None
-        made.append(SequenceSpan(here, here, past.num_tokens if past else 0, past, keep))
-        start += length
-    return made

@@ -12,12 +12,22 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from ..architecture import Architecture
-from ..pooler.methods import PoolingMethod, all_tokens, every_token, last_pool, pooled_places
+from ..pooler.methods import PoolingMethod, all_tokens, cls_pool, every_token, last_pool
 from .adapter import AdapterRows, LoRAAdapter
 from .attention import packed_attention
 from .attention.positions import restart_positions
 from .attention.rope import RopeRule, reset_grown_frequencies, rope_rule
-from .batch import Batch, ForwardItem, PooledRowLayout, media_of, packed_batch, padded_batch, to_device
+from .batch import (
+    Batch,
+    ForwardItem,
+    PooledRowLayout,
+    SequenceForm,
+    media_of,
+    packed_batch,
+    padded_batch,
+    pooled_spans,
+    to_device,
+)
 from .context import running
 from .counters import Counters
 from .native import attention as native
@@ -86,6 +96,7 @@ class Runner:
         self.architecture = architecture
         self.device: torch.device = model.device
         self.backbone = architecture.backbone(model)
+        self.sequence_form = SequenceForm(architecture, self.backbone.config)
         self.options = forward_options(self.backbone)
         self.head = head
         self.pool = pool
@@ -121,6 +132,11 @@ class Runner:
     def parallel(self) -> bool:
         """Whether several threads may run batches at once: nothing of the model changes from batch to batch."""
         return self.mode.form == "packed" and self.mode.checked_up_to is None and self.rope.switch is None
+
+    @property
+    def pools_one(self) -> bool:
+        """Whether pooling reads one token's state of each sequence."""
+        return self.pool in (cls_pool, last_pool)
 
     @property
     def shares(self) -> bool:
@@ -171,9 +187,10 @@ class Runner:
         if packed and (limit is None or all(len(each.sequence) <= limit for each in works)):
             batch, row = self._packed(works)
             row.causal = True if probe else None
-            places = pooled_places(self.pool, batch.layout.starts, batch.layout.lengths) if pooled_only else None
+            places = batch.layout.places(self.pool) if pooled_only else None
             if places is not None:
-                row.pooled, row.places = to_device(places, self.device), places.tolist()
+                row.pooled = to_device(places, self.device)
+                row.pooled_spans = pooled_spans(row.spans, places.tolist())  # of the host, which waits for no device
             output = self._forward(self.backbone, batch, works, row)
             self._suits_c |= row.suits_c
         else:
@@ -204,7 +221,7 @@ class Runner:
         hidden, layout, row = self.hidden(works, pooled_only=self.mode.pruned)
         if row is not None and row.pooled is not None:
             return hidden[row.pooled].float()
-        places = pooled_places(self.pool, layout.starts, layout.lengths)
+        places = layout.places(self.pool)
         if places is not None:  # an index on the host would have to be waited for
             return hidden[to_device(places, self.device)].float()
         return self.pool(hidden, layout.starts, layout.lengths).float()

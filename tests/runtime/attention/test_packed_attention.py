@@ -12,9 +12,10 @@ from transformers.masking_utils import (
 )
 
 from vllm_cls.runtime.attention.packed_attention import NotPackable, packed_attention
+from vllm_cls.runtime.batch import pooled_spans, spans_of
 from vllm_cls.runtime.context import running
 from vllm_cls.runtime.mask import SEES_ALL, PackedMask
-from vllm_cls.runtime.row import PackedRow, StopAfterKeyValues, spans_of
+from vllm_cls.runtime.row import PackedRow, StopAfterKeyValues
 
 LENGTHS = [3, 1, 7]
 
@@ -99,7 +100,7 @@ def test_what_it_cannot_do_is_refused(extra: str) -> None:
 
 def test_the_last_layers_first_pass_leaves_its_keys_and_values_for_the_second() -> None:
     query, key, value = (torch.randn(1, 2, 5, 4, generator=torch.Generator().manual_seed(i)) for i in range(3))
-    row = PackedRow(spans_of([3, 2]), torch.tensor([0, 3]), [0, 3])
+    row = PackedRow(spans := spans_of([3, 2]), torch.tensor([0, 3]), pooled_spans(spans, [0, 3]))
     row.wants_keys_only = True
     with running(row=row):
         with pytest.raises(StopAfterKeyValues):

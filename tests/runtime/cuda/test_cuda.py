@@ -24,7 +24,7 @@ from tests.runtime import reference
 from vllm_cls import LLM, ConfigError
 from vllm_cls.runtime.attention import sdpa
 from vllm_cls.runtime.attention.packed_attention import attend
-from vllm_cls.runtime.batch import fetch
+from vllm_cls.runtime.batch import fetch, spans_of
 from vllm_cls.runtime.cuda import fp8, varlen, windows
 from vllm_cls.runtime.cuda.pipeline import look_ahead
 from vllm_cls.runtime.layers.fusion import fuse
@@ -32,7 +32,7 @@ from vllm_cls.runtime.loadtime import cuda_graphs, equivalence
 from vllm_cls.runtime.machine import device as devices
 from vllm_cls.runtime.mask import PackedMask
 from vllm_cls.runtime.native import attention
-from vllm_cls.runtime.row import KeyValues, PackedRow, SequenceSpan, spans_of
+from vllm_cls.runtime.row import KeyValues, PackedRow, SequenceSpan
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 

@@ -17,10 +17,11 @@ from torch.nn import functional as F
 
 from tests.models import tiny
 from vllm_cls import LLM
+from vllm_cls.runtime.batch import pooled_spans, spans_of
 from vllm_cls.runtime.context import running
 from vllm_cls.runtime.layers import fusion
 from vllm_cls.runtime.layers.fusion import Product, fuse, tanh_gelu, unfuse
-from vllm_cls.runtime.row import PackedRow, spans_of
+from vllm_cls.runtime.row import PackedRow
 
 
 class Block(nn.Module):
@@ -105,7 +106,7 @@ def test_the_last_layer_computes_no_queries_for_keys_and_values() -> None:
     x, block = torch.randn(1, 5, 8), Block()
     expected = block(x)
     block, calls = fused(block)
-    row = PackedRow(spans_of([5]), torch.tensor([0]), [0], wants_keys_only=True)
+    row = PackedRow(spans := spans_of([5]), torch.tensor([0]), pooled_spans(spans, [0]), wants_keys_only=True)
     with running(row=row):
         first, *rest = block(x)
     assert close(rest, expected[1:])

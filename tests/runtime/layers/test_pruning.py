@@ -15,9 +15,10 @@ from torch import nn
 
 from tests.models import tiny
 from vllm_cls import LLM, load_classifier
+from vllm_cls.runtime.batch import spans_of
 from vllm_cls.runtime.context import running
 from vllm_cls.runtime.layers.pruning import _cut, prune_last_layer
-from vllm_cls.runtime.row import PackedRow, spans_of
+from vllm_cls.runtime.row import PackedRow
 
 PROMPTS = [[20 + i for i in range(n)] for n in (5, 1, 17, 9)]
 TOKENS = sum(map(len, PROMPTS))

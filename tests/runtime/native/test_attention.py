@@ -18,9 +18,10 @@ from transformers.masking_utils import causal_mask_function, sliding_window_caus
 from tests.models import tiny
 from vllm_cls import LLM
 from vllm_cls.runtime.attention import sdpa
+from vllm_cls.runtime.batch import pooled_spans, spans_of
 from vllm_cls.runtime.mask import PackedMask
 from vllm_cls.runtime.native import attention, compiler
-from vllm_cls.runtime.row import KeyValues, PackedRow, SequenceSpan, spans_of
+from vllm_cls.runtime.row import KeyValues, PackedRow, SequenceSpan
 
 pytestmark = pytest.mark.skipif(attention.compiled() is None, reason="there is no C compiler")
 
@@ -136,8 +137,7 @@ def test_pooled_positions_alone(mask: PackedMask) -> None:
     """A query of each sequence: its last, its first, or one between, which sees what precedes it."""
     lengths, places = [7, 20, 33], [6, 0 + 7, 15 + 27]
     q, k, v = tensors(sum(lengths), 4, 4, 32, 32)
-    row = PackedRow(spans_of(lengths), places=places)
-    spans = row.pooled_spans()
+    spans = pooled_spans(spans_of(lengths), places)
     whole, _ = both((q, k, v), spans_of(lengths), mask)
     ours, torchs = both((q[:, :, places], k, v), spans, mask)
     assert torch.allclose(ours, torchs, atol=2e-6, rtol=1e-5)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 
 from vllm_cls.architecture import Architecture
-from vllm_cls.runtime.batch import ForwardItem, TokenSequence
+from vllm_cls.runtime.batch import ForwardItem, SequenceForm, TokenSequence
 from vllm_cls.runtime.prefixes.continuations import Continuations, chunks
 
-CONFIG = SimpleNamespace(is_encoder_decoder=False)
+FORM = SequenceForm(Architecture(), SimpleNamespace(is_encoder_decoder=False))
 TEXTS = list(itertools.product(range(6), repeat=4))
 BEGINNINGS = sorted({text[:count] for text in TEXTS for count in range(4)}, key=lambda ids: (len(ids), ids))
 
@@ -23,7 +23,7 @@ def answered(works: Sequence[ForwardItem]) -> list[str]:
 
 
 def test_each_continuation_runs_once_whatever_is_held() -> None:
-    texts = Continuations(BEGINNINGS, Architecture(), CONFIG)
+    texts = Continuations(BEGINNINGS, FORM)
     prompts = [work(*range(100, 110)), work(*range(200, 220))]
     whole = texts.whole(prompts, answered)
     for most_tokens in (1, 100, 10**6):
@@ -48,7 +48,7 @@ def test_keys_and_values_held_at_once_are_bounded() -> None:
         most = max(most, sum(keep.num_tokens for keep in alive))
         return answered(works)
 
-    texts = Continuations(BEGINNINGS, Architecture(), CONFIG)
+    texts = Continuations(BEGINNINGS, FORM)
     texts.shared([work(*range(10))], execute, bool, 300)
     assert most <= 300 + 10  # beside the prompt's own
     texts.shared([work(*range(10))], execute, bool, 10**6)
@@ -56,7 +56,7 @@ def test_keys_and_values_held_at_once_are_bounded() -> None:
 
 
 def test_what_goes_on_from_a_failure_fails_like_it() -> None:
-    texts = Continuations([(), (1,), (2,), (1, 3), (1, 3, 4)], Architecture(), CONFIG)
+    texts = Continuations([(), (1,), (2,), (1, 3), (1, 3, 4)], FORM)
 
     def execute(works: Sequence[ForwardItem]) -> list[str]:
         return ["" if each.sequence.token_ids[-1] == 1 else "ran" for each in works]

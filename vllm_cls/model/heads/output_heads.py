@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from ...config import labels_of
 from ...errors import ConfigError, nearest
-from ...outputs import ClassificationOutput
 from ...pooler.activations import Activation, activation_for, probabilities_by, settled
 from ...registry import registry
 
@@ -48,34 +47,20 @@ class RunningHead:
     @functools.cached_property
     def gives_probabilities(self) -> bool:
         """Whether its activation does: not where the config names an identity or its like, nor that of a regression."""
-        return self._by is self._activation
+        return self._by is self.activation
 
     @functools.cached_property
-    def _activation(self) -> Activation:
+    def activation(self) -> Activation:
+        """What it makes of calibrated logits `(…, num_labels)`."""
         return settled(self.pooler.activation, len(self.id2label))
 
     @functools.cached_property
     def _by(self) -> Activation | None:
-        return probabilities_by(self._activation, self.problem_type, len(self.id2label))
+        return probabilities_by(self.activation, self.problem_type, len(self.id2label))
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor | None:
         """Of its labels, by calibrated logits `(…, num_labels)`, whatever its activation is; None for a regression."""
         return None if self._by is None else self._by(logits)
-
-    def outputs(self, logits: torch.Tensor, activated: Sequence[bool]) -> list[ClassificationOutput]:
-        """What this head gives each request of its calibrated logits `(n, num_labels)`, all at once.
-
-        Args:
-            activated: whether a request gets what the activation makes of them.
-        """
-        probs, raw, labels = self._activation(logits).tolist(), logits.tolist(), dict(self.id2label)
-        likely = (
-            [None] * len(raw) if self._by is None else probs if self.gives_probabilities else self._by(logits).tolist()
-        )
-        return [
-            ClassificationOutput(probs[row] if each else raw[row], raw[row], labels, likely[row])
-            for row, each in enumerate(activated)
-        ]
 
     def with_adapter(self, adapter: LoRAAdapter | None) -> RunningHead:
         """The head of an adapter in place of this one."""

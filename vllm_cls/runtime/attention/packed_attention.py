@@ -107,7 +107,7 @@ def _masks_nothing(mask: torch.Tensor) -> bool:
 def _spans_now(row: PackedRow, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> Sequence[SequenceSpan]:
     """The spans of this call, once the keys and values that are wanted later have been kept."""
     if row.last_keys is not None:
-        return row.pooled_spans()
+        return row.pooled_spans
     length = row.spans[-1].queries.stop
     if key.shape[0] != 1 or key.shape[2] != length or query.shape[2] not in (length, 0):
         raise NotPackable("its attention reshapes the sequence")

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...pooler.methods import last_pool, pooled_places
-from ..batch import ForwardItem, to_device
+from ...pooler.methods import last_pool
+from ..batch import ForwardItem, PooledRowLayout, pooled_spans, spans_of, to_device
 from ..context import running
-from ..row import PackedRow, VarlenLayout, spans_of
+from ..row import PackedRow, VarlenLayout
 from .equivalence import FAILURES, check_sequences, relative_error, tolerance
 
 if TYPE_CHECKING:
@@ -93,8 +93,7 @@ class Graphs:
     @classmethod
     def on_cuda(cls, runner: Runner) -> Graphs | None:
         """For a runner on a GPU; None where its forward cannot be recorded."""
-        pools_one = pooled_places(runner.pool, torch.zeros(1), torch.ones(1)) is not None
-        if runner.device.type != "cuda" or runner.kernel is None or not runner.parallel or not pools_one:
+        if runner.device.type != "cuda" or runner.kernel is None or not runner.parallel or not runner.pools_one:
             return None
         pool = torch.cuda.graph_pool_handle()
 
@@ -204,7 +203,7 @@ class _Inputs:
             values = [value for each in works for value in getattr(each.sequence, name)]
             rows[index, : len(values)] = torch.tensor(values)
         device = self.runner.device
-        places = pooled_places(self.runner.pool, ends[:-1], ends.diff())
+        places = PooledRowLayout(ends[:-1], ends.diff()).places(self.runner.pool)
         assert places is not None
         self._rows.copy_(to_device(rows, device), non_blocking=True)
         self.places.copy_(to_device(places, device), non_blocking=True)
@@ -218,7 +217,7 @@ class _Inputs:
         row = PackedRow(spans_of(lengths), kernel=self.runner.kernel, static=True)
         row.plans[False] = VarlenLayout(self._ends, self._ends, num_tokens, num_tokens, aligned=True)
         if pruned:
-            row.pooled, row.places = self.places, [0] * num_sequences
+            row.pooled, row.pooled_spans = self.places, pooled_spans(row.spans, [0] * num_sequences)
             at_end = self.runner.pool is last_pool
             row.plans[True] = VarlenLayout(self._ones, self._ends, 1, num_tokens, aligned=at_end)
         return row

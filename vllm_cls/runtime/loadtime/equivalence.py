@@ -18,7 +18,7 @@ from ...compat.transformers_calls import hints
 from ...errors import ModelError
 from ...pooler.methods import every_token
 from ..attention import packed_attention
-from ..batch import ForwardItem, TokenSequence, token_sequence
+from ..batch import ForwardItem, SequenceForm, TokenSequence
 from ..cuda.varlen import kernels_for
 from ..mask import PackedMask
 from ..runner import Mode, Runner
@@ -89,13 +89,13 @@ def check_sequences(
     special = {value for name, value in vars(text).items() if name.endswith("_token_id") and isinstance(value, int)}
     generator = torch.Generator().manual_seed(0)
     allowed = torch.tensor([i for i in range(min(architecture.vocab_size(config), 4096)) if i not in special])
-    made = []
+    form, made = SequenceForm(architecture, config), []
     for length in lengths:
         ids = allowed[torch.randint(len(allowed), (length,), generator=generator)].tolist()
         if ending is not None:
             ids[-1] = ending  # BART and its kin pool there, and refuse texts without it
         types = tuple(int(i >= length // 2) for i in range(length)) if with_token_types else None
-        made.append(token_sequence(architecture, config, ids, types))
+        made.append(form.sequence(ids, types))
     return made
 
 
@@ -286,7 +286,7 @@ def skipped_pad(runner: Runner, sequence: TokenSequence) -> int | None:
     if not 0 <= pad < runner.architecture.vocab_size(config):
         return None
     types = None if sequence.token_type_ids is None else (*sequence.token_type_ids, 0)
-    behind = token_sequence(runner.architecture, config, (*sequence.token_ids, pad), types)
+    behind = runner.sequence_form.sequence((*sequence.token_ids, pad), types)
     mode = runner.mode
     alone = run_alone(runner, [behind], with_head=True)
     runner.mode = mode

@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 
 from ...errors import ConfigError
-from ...pooler.methods import last_pool, pooled_places
+from ...pooler.methods import last_pool
 from ..batch import ForwardItem, TokenSequence
 from ..cuda.fp8 import apply_fp8
 from ..layers.fusion import MakeProduct, fuse, joined, linear, unfuse
@@ -71,7 +71,7 @@ def prunes(
     runner: Runner, layers: Sequence[torch.nn.Module], sequences: Sequence[TokenSequence], alone: ReferenceStates
 ) -> bool:
     """Whether the last layer can run for the pooled positions alone; `runner.mode` is the packed one."""
-    if pooled_places(runner.pool, torch.zeros(1), torch.ones(1)) is None:
+    if not runner.pools_one:
         return False
     prune_last_layer(layers)
     try:

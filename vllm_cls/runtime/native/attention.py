@@ -18,7 +18,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from ..mask import PackedMask
-from ..row import KeyValues, PackedRow, SequenceSpan, spans_of
+from ..row import KeyValues, PackedRow, SequenceSpan
 from .compiler import library, log_absence
 
 _FLAGS = ("-fno-signed-zeros", "-ffp-contract=fast")
@@ -64,7 +64,8 @@ def _is_right(made: ctypes.CDLL) -> bool:
     """Whether the library agrees with torch: the check of a model may run with more threads, and so without it."""
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, 2, 21, 24, generator=generator, dtype=torch.float32, device="cpu") for _ in range(3))
-    spans, offsets = spans_of([4, 17]), [0, _ALL]
+    spans = [SequenceSpan(rows, rows) for rows in (slice(0, 4), slice(4, 21))]
+    offsets = [0, _ALL]
     ours = _call(q, k, v, SpanStructs(made, spans, offsets), 1.0, layer=0)
     for span, offset in zip(spans, offsets, strict=True):
         query, key, value = (each[:, :, span.queries] for each in (q, k, v))

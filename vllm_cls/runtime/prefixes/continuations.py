@@ -5,10 +5,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from ...architecture import Architecture
-from ..batch import ForwardItem, TokenSequence, token_sequence
+from ..batch import ForwardItem, SequenceForm, TokenSequence
 from ..row import KeyValues
 
 T = TypeVar("T")
@@ -21,13 +20,11 @@ class Continuations:
 
     Args:
         ids: shortest first, the empty ones (the prompt itself) among them; with each, all that it begins with.
-        architecture: numbers positions.
-        config: the backbone's.
+        form: of the model's sequences.
     """
 
     ids: Sequence[tuple[int, ...]]
-    architecture: Architecture
-    config: Any
+    form: SequenceForm
 
     @property
     def longest(self) -> int:
@@ -40,7 +37,7 @@ class Continuations:
             return prompt
         types = prompt.token_type_ids
         types = None if types is None else (*types, *[types[-1]] * len(ids))
-        made = token_sequence(self.architecture, self.config, (*prompt.token_ids, *ids), types)
+        made = self.form.sequence((*prompt.token_ids, *ids), types)
         media = None if prompt.media is None else prompt.media.behind(ids)
         return replace(made, cache_salt=prompt.cache_salt, adapter=prompt.adapter, exact=prompt.exact, media=media)
 
