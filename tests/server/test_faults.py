@@ -20,8 +20,8 @@ from vllm_cls.async_llm import AsyncLLM
 from vllm_cls.calls.tasks import TaskCall
 from vllm_cls.errors import ModelError
 from vllm_cls.inputs.tokenization import PromptProcessor
-from vllm_cls.model.loaded_model import LoadedModel
 from vllm_cls.registry import PluginInfo, Registry
+from vllm_cls.runtime import engine
 from vllm_cls.server import ServerSettings, create_app, errors
 from vllm_cls.server.middleware import auth, instrumentation, limits
 from vllm_cls.server.observability import logs
@@ -108,7 +108,7 @@ def test_of_every_route(
     ("owner", "name"),
     [
         (PromptProcessor, "tokenize"),  # in a thread for tokenizing
-        (LoadedModel, "run"),  # in the engine's thread
+        (engine, "ForwardItem"),  # in the engine's thread
         (TaskCall, "outputs"),  # in the thread that makes outputs
         (ServerMetrics, "predicted"),
         (json_bodies, "to_json"),

@@ -261,10 +261,12 @@ def refuse_unread_heads(names: Iterable[str], model_class: type[PreTrainedModel]
 
     Args:
         names: of the tensors on disk.
-        model_class: that the checkpoint was saved from.
+        model_class: that the checkpoint was saved from; it takes a `backbone`.
         source: what the user calls it.
     """
-    read = on_meta(model_class, config).state_dict()
+    from torch import nn
+
+    read = on_meta(model_class, config, backbone=nn.Identity()).state_dict()  # its heads alone are asked about
     unread = sorted(name for name in names if name.startswith(_OWN_PARTS) and name not in read)
     if unread:
         raise ModelError(

@@ -51,8 +51,11 @@ def _is_ours(error: BaseException) -> bool:
     return str(frame.f_globals.get("__name__")).partition(".")[0] == __name__.partition(".")[0]
 
 
-def on_meta(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:
+def on_meta(model_class: type[PreTrainedModel], config: PreTrainedConfig, **parts: Any) -> PreTrainedModel:
     """A model on the meta device, from a copy of a config.
+
+    Args:
+        parts: what its class takes ready-made.
 
     Raises:
         ModelError: no model can be built from the config.
@@ -63,7 +66,7 @@ def on_meta(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> Pre
         without_memory(f"{model_class.__name__} cannot be made from the model's config.json", config),
         torch.device("meta"),
     ):
-        return model_class(copy.deepcopy(config))
+        return model_class(copy.deepcopy(config), **parts)
 
 
 @contextmanager

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..async_llm import AsyncLLM
 from ..errors import ConfigError, ModelError
@@ -19,6 +19,27 @@ from .observability.metrics import ServerMetrics
 from .settings import ServerSettings
 
 _MEDIA_THREADS = 4  # as many items are decoded at once, which bounds their memory
+
+
+class Named(NamedTuple):
+    """The model itself, or with an adapter.
+
+    Args:
+        name: in answers.
+    """
+
+    name: str
+    adapter: LoRARequest | None
+
+
+class _Names(dict[str | None, Named]):
+    """By the names that clients may give; `shown` are those that an error tells of."""
+
+    shown: Sequence[str] = ()
+
+    def __missing__(self, name: str) -> Named:
+        known = ", ".join(self.shown)
+        raise RequestError(f"The model {name[:100]!r} does not exist. Known: {known}.", "model", 404)
 
 
 @dataclass(frozen=True)
@@ -60,22 +81,13 @@ class ServedModel:
         own = Path(source).resolve().name if Path(source).exists() else source
         return cls(served, settings, source, settings.served_model_names or (own,), adapters)
 
-    def adapter(self, name: str | None) -> LoRARequest | None:
-        """What the `model` of a request means: an adapter, or None for the model itself.
-
-        Raises:
-            RequestError: it is no name of anything here.
-        """
-        if not name or name in (*self.names, self.source):
-            return None
-        if name not in self.adapters:
-            known = ", ".join((*self.names, *self.adapters))
-            raise RequestError(f"The model {name[:100]!r} does not exist. Known: {known}.", "model", 404)
-        return self.adapters[name]
-
-    def name_of(self, adapter: LoRARequest | None) -> str:
-        """What answers call it."""
-        return self.names[0] if adapter is None else adapter.lora_name
+    @functools.cached_property
+    def by_name(self) -> Mapping[str | None, Named]:
+        """What the `model` of a request means; any other name raises `RequestError`."""
+        found = _Names({name: Named(name, adapter) for name, adapter in self.adapters.items()})
+        found.shown = (*self.names, *self.adapters)
+        found.update(dict.fromkeys((None, "", self.source, *self.names), Named(self.names[0], None)))
+        return found
 
     def tokenizer(self) -> Any:
         """The model's tokenizer.

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from vllm_cls.server.middleware.instrumentation import safe_id
 from vllm_cls.server.observability import logs
 from vllm_cls.server.observability.metrics import ServerMetrics
 from vllm_cls.server.observability.tracing import Tracing
@@ -150,7 +151,7 @@ def test_text_lines_show_an_exception_without_its_message() -> None:
 
 @pytest.mark.parametrize("given", ["a\r\nX: y", "é" * 3, "a b", "x" * 1000])
 def test_ids_are_made_safe(given: str) -> None:
-    safe = logs.safe_id(given)
+    safe = safe_id(given)
     assert len(safe) <= 256 and safe.isascii() and not re.search(r"\s", safe)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 import uuid
 from contextlib import AbstractContextManager, nullcontext
@@ -16,12 +17,19 @@ from starlette.responses import Response
 
 from ..asgi import App, Message, Receive, Scope, Send, header, route_template, routed_path
 from ..errors import error_response
-from ..observability.logs import failure, logger, request_id, safe_id
+from ..observability.logs import failure, logger, request_id
 from ..observability.metrics import ServerMetrics, Stage, stages_of_request
 from ..observability.tracing import Tracing, describe
 
 _PROBES = frozenset({"/health", "/ping", "/ready", "/metrics", "/load"})
 """Asked every few seconds by machines: logged only where everything is."""
+_UNSAFE = re.compile(r"[^\x21-\x7e]+")
+_LONGEST_ID = 256
+
+
+def safe_id(text: str) -> str:
+    """What of a client's request id can stand in a header and in a line of a log: at most 256 printable ASCII characters."""
+    return _UNSAFE.sub("", text)[:_LONGEST_ID]
 
 
 class Instrumentation:

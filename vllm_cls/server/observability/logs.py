@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import sys
 import traceback
 from contextvars import ContextVar
@@ -15,14 +14,6 @@ LogFormat = Literal["text", "json"]
 
 logger = logging.getLogger("vllm_cls.server")
 request_id: ContextVar[str | None] = ContextVar("vllm_cls_request_id", default=None)
-
-_UNSAFE = re.compile(r"[^\x21-\x7e]+")
-_LONGEST_ID = 256
-
-
-def safe_id(text: str) -> str:
-    """What of a client's request id can stand in a header and in a line of a log: at most 256 printable ASCII characters."""
-    return _UNSAFE.sub("", text)[:_LONGEST_ID]
 
 
 def failure(error: BaseException) -> str:

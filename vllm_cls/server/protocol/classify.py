@@ -7,7 +7,6 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, with_config
 from typing_extensions import NotRequired, TypedDict
 
-from ...outputs import ClassificationOutput, ClassificationRequestOutput
 from ...result_fields import LabelScore, add_descriptions
 from .common import WHOLE, ResponseHeader, UsageInfo
 from .prompts import ChatRequest, CompletionRequest, EncodingFields, PromptRequest
@@ -62,42 +61,3 @@ class ClassifyResponse(ResponseHeader):
 
     data: list[ClassificationData]
     usage: UsageInfo
-
-
-def classification(
-    index: int, output: ClassificationRequestOutput, request: ClassifyRequest, threshold: float | None
-) -> ClassificationData:
-    """One entry of `data`.
-
-    Args:
-        threshold: from which probability the label of a model of one label is given; None gives none.
-    """
-    answer = _answer(output.outputs, request, threshold)
-    found: ClassificationData = {"index": index, **answer}  # type: ignore[typeddict-item]  # it wants the other keys too
-    if request.truncated:
-        found["truncated"] = output.truncated
-    if request.heads:
-        found["heads"] = {name: _answer(each, request, threshold) for name, each in output.heads.items()}
-    return found
-
-
-def numbers_in(answer: ClassificationData) -> int:
-    """How many numbers there are to write."""
-    return answer["num_classes"] + sum([each["num_classes"] for each in answer.get("heads", {}).values()])
-
-
-def _answer(answer: ClassificationOutput, request: ClassifyRequest, threshold: float | None) -> HeadAnswer:
-    label, num_classes = answer.label, len(answer.probs)
-    names = [answer.id2label.get(each, f"LABEL_{each}") for each in range(num_classes)]
-    sure = answer.probabilities  # whatever `probs` holds
-    if num_classes == 1 and threshold is not None and sure is not None and sure[0] >= threshold:
-        label = names[0]
-    found = HeadAnswer(label=label, probs=answer.probs, num_classes=num_classes)
-    if request.top_k is not None:
-        ranked = sorted(zip(names, answer.probs, strict=True), key=lambda item: -item[1])[: request.top_k]
-        found["top_k"] = [LabelScore(label=name, score=score) for name, score in ranked]
-    if request.scores:
-        found["scores"] = answer.scores
-    if request.logits:
-        found["logits"] = answer.logits
-    return found

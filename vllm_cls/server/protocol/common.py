@@ -1,4 +1,4 @@
-"""Base classes of requests: common fields, and how unknown ones are refused."""
+"""What the requests and the responses of several routes hold."""
 
 from __future__ import annotations
 
@@ -6,13 +6,8 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
-from typing_extensions import Self, TypedDict
+from typing_extensions import TypedDict
 
-from ...errors import nearest
-from ...params import PoolingParams
-from ..errors import RequestError
-
-_REMOVED = ("softmax", "activation", "normalize")
 _OF_OPENAI = frozenset(
     "frequency_penalty logit_bias logprobs max_completion_tokens max_tokens metadata modalities n parallel_tool_calls "
     "presence_penalty prompt_cache_key reasoning_effort response_format safety_identifier seed service_tier stop store stream "
@@ -72,22 +67,6 @@ class BaseRequest(BaseModel):
         """`fields`, of what this request gives."""
         return self.fields
 
-    @classmethod
-    def read(cls, given: dict[str, Any]) -> Self:
-        """A request of this form.
-
-        Raises:
-            RequestError: a field is unknown.
-            ValidationError: a field has a bad value.
-        """
-        known = cls.model_fields
-        for name in given:
-            if name in _REMOVED:
-                raise RequestError(f"{name} was removed; use use_activation (true or false).", name)
-            if name not in known and name not in cls.without_meaning:
-                raise RequestError(f"There is no field {name[:100]!r} here.{nearest(name, known)}", name[:100])
-        return cls.model_validate({name: value for name, value in given.items() if name in known})
-
 
 class CommonRequest(BaseRequest):
     """Fields of every route that runs the model; the names are vLLM's."""
@@ -106,29 +85,6 @@ class CommonRequest(BaseRequest):
     head_name: Annotated[str, marked("head_name")] | None = None
     add_special_tokens: bool = True
 
-    @property
-    def pooling_params(self) -> PoolingParams | None:
-        """The options of the model's head; None where there are none."""
-        if self.use_activation is None and self.head_name is None:
-            return None
-        return PoolingParams(use_activation=self.use_activation, head_name=self.head_name)
-
-    @property
-    def tokenization(self) -> dict[str, Any]:
-        """`tokenization_kwargs` of `AsyncLLM`.
-
-        Raises:
-            RequestError: nothing would be left of a prompt.
-        """
-        if self.truncate_prompt_tokens == 0:
-            raise RequestError("The decoder prompt cannot be empty.", "truncate_prompt_tokens")
-        given = {
-            "truncate_prompt_tokens": self.truncate_prompt_tokens,
-            "truncation_side": self.truncation_side,
-            "add_special_tokens": self.add_special_tokens,
-        }
-        return {name: value for name, value in given.items() if value is not None}
-
 
 class ResponseHeader(TypedDict):
     """The first fields of a response."""
@@ -146,9 +102,3 @@ class UsageInfo(TypedDict):
     total_tokens: int
     completion_tokens: int
     prompt_tokens_details: None
-
-
-def usage(outputs: Any) -> UsageInfo:
-    """The tokens of the prompts of some outputs."""
-    tokens = sum([len(each.prompt_token_ids) for each in outputs])
-    return UsageInfo(prompt_tokens=tokens, total_tokens=tokens, completion_tokens=0, prompt_tokens_details=None)

@@ -11,6 +11,7 @@ from pydantic_core import from_json, to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ...errors import nearest
 from ..errors import RequestError, format_errors
 from ..protocol.common import BaseRequest
 
@@ -19,6 +20,7 @@ T = TypeVar("T", bound=BaseRequest)
 Choice = Callable[[dict[str, Any]], type[T]]
 """Tells the form of a JSON object from its fields."""
 
+_REMOVED = ("softmax", "activation", "normalize")  # fields of vLLM's requests
 _LARGE_BODY = 1 << 15  # bytes
 _LARGE_ANSWER = 1 << 14  # numbers
 
@@ -31,7 +33,7 @@ async def read(request: Request, choose: Choice[T]) -> T:
     """
     body = await request.body()
     parsed = parse(body, choose) if len(body) < _LARGE_BODY else await asyncio.to_thread(parse, body, choose)
-    request.scope["state"]["fields"] = parsed.names()
+    request.scope["state"]["fields"] = parsed.names
     return parsed
 
 
@@ -44,9 +46,20 @@ def parse(body: bytes, choose: Choice[T]) -> T:
     if not isinstance(value, dict):
         raise RequestError("The body must be a JSON object.")
     try:
-        return choose(value).read(value)
+        return _validated(choose(value), value)
     except ValidationError as error:
         raise RequestError(*_describe_error(error)) from error
+
+
+def _validated(form: type[T], given: dict[str, Any]) -> T:
+    """A request of this form, all of whose fields are known."""
+    known = form.model_fields
+    for name in given:
+        if name in _REMOVED:
+            raise RequestError(f"{name} was removed; use use_activation (true or false).", name)
+        if name not in known and name not in form.without_meaning:
+            raise RequestError(f"There is no field {name[:100]!r} here.{nearest(name, known)}", name[:100])
+    return form.model_validate({name: value for name, value in given.items() if name in known})
 
 
 def _describe_error(error: ValidationError) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""The context of one request: its id, its LoRA adapter, the arguments of `AsyncLLM` besides the prompts."""
+"""The context of one request: its id, its LoRA adapter, the arguments of `AsyncLLM` besides the prompts; what all answers say."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 
 from starlette.requests import Request
 
-from ...params import LoRARequest
-from ..protocol.common import CommonRequest, ResponseHeader
+from ...params import PoolingParams
+from ..errors import RequestError
+from ..protocol.common import CommonRequest, ResponseHeader, UsageInfo
 from ..served_model import ServedModel
 
 
@@ -41,9 +42,9 @@ class RequestContext:
         """The context of a request.
 
         Raises:
-            RequestError: the model that it names does not exist.
+            RequestError: the model that it names does not exist, or nothing would be left of a prompt.
         """
-        adapter: LoRARequest | None = model.adapter(body.model)
+        asked = model.by_name[body.model]
         state = request.scope["state"]  # the header's id, or a new one
         if body.request_id is not None and "x-request-id" not in request.headers:
             state["request_id"] = body.request_id
@@ -51,14 +52,14 @@ class RequestContext:
         # Prompts of different keys are kept apart, and of one key those of different salts (which have no @).
         key, salt = state.get("key"), body.cache_salt
         keywords = {
-            "pooling_params": body.pooling_params,
-            "lora_request": adapter,
-            "tokenization_kwargs": body.tokenization,
+            "pooling_params": _pooling_params(body),
+            "lora_request": asked.adapter,
+            "tokenization_kwargs": _tokenization(body),
             "request_id": request_id,
             "cache_salt": salt if key is None else f"{key}@{salt or ''}",
             "max_tokens": model.settings.max_request_tokens,
         }
-        return cls(model.name_of(adapter), request_id, keywords, state)
+        return cls(asked.name, request_id, keywords, state)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -69,3 +70,28 @@ class RequestContext:
         """The first fields of the response, and the time from which it is written; `kind` is the prefix of the id."""
         self.state["answered_at"] = time.perf_counter()
         return ResponseHeader(id=f"{kind}-{self.request_id}", object="list", created=int(time.time()), model=self.name)
+
+
+def _pooling_params(body: CommonRequest) -> PoolingParams | None:
+    """The options of the model's head; None where there are none."""
+    if body.use_activation is None and body.head_name is None:
+        return None
+    return PoolingParams(use_activation=body.use_activation, head_name=body.head_name)
+
+
+def _tokenization(body: CommonRequest) -> dict[str, Any]:
+    """`tokenization_kwargs` of `AsyncLLM`."""
+    if body.truncate_prompt_tokens == 0:
+        raise RequestError("The decoder prompt cannot be empty.", "truncate_prompt_tokens")
+    given = {
+        "truncate_prompt_tokens": body.truncate_prompt_tokens,
+        "truncation_side": body.truncation_side,
+        "add_special_tokens": body.add_special_tokens,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def usage(outputs: Any) -> UsageInfo:
+    """The tokens of the prompts of some outputs."""
+    tokens = sum([len(each.prompt_token_ids) for each in outputs])
+    return UsageInfo(prompt_tokens=tokens, total_tokens=tokens, completion_tokens=0, prompt_tokens_details=None)

@@ -6,18 +6,19 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from ...outputs import ClassificationOutput, ClassificationRequestOutput
+from ...result_fields import LabelScore
 from ..openapi import documented
 from ..protocol.classify import (
+    ClassificationData,
     ClassifyChat,
     ClassifyInput,
     ClassifyRequest,
     ClassifyResponse,
-    classification,
-    numbers_in,
+    HeadAnswer,
 )
-from ..protocol.common import usage
 from ..requests.json_bodies import json_response, read
-from ..requests.request_context import RequestContext
+from ..requests.request_context import RequestContext, usage
 from ..requests.request_prompts import prompts_of
 from ..served_model import ServedModel
 
@@ -32,9 +33,48 @@ async def answer(model: ServedModel, request: Request, body: ClassifyRequest) ->
     call = RequestContext.from_request(model, request, body)
     outputs = await model.llm.classify(await prompts_of(model, request, body), **call.options)
     threshold = model.settings.threshold
-    data = [classification(index, each, body, threshold) for index, each in enumerate(outputs)]
+    data = [_data(index, each, body, threshold) for index, each in enumerate(outputs)]
     content: ClassifyResponse = {**call.head("classify"), "data": data, "usage": usage(outputs)}
-    return await json_response(content, sum(map(numbers_in, data)))
+    return await json_response(content, sum(map(_numbers_in, data)))
+
+
+def _data(
+    index: int, output: ClassificationRequestOutput, request: ClassifyRequest, threshold: float | None
+) -> ClassificationData:
+    """One entry of `data`.
+
+    Args:
+        threshold: from which probability the label of a model of one label is given; None gives none.
+    """
+    answer = _of_head(output.outputs, request, threshold)
+    found: ClassificationData = {"index": index, **answer}  # type: ignore[typeddict-item]  # it wants the other keys too
+    if request.truncated:
+        found["truncated"] = output.truncated
+    if request.heads:
+        found["heads"] = {name: _of_head(each, request, threshold) for name, each in output.heads.items()}
+    return found
+
+
+def _numbers_in(answer: ClassificationData) -> int:
+    """How many numbers there are to write."""
+    return answer["num_classes"] + sum([each["num_classes"] for each in answer.get("heads", {}).values()])
+
+
+def _of_head(answer: ClassificationOutput, request: ClassifyRequest, threshold: float | None) -> HeadAnswer:
+    label, num_classes = answer.label, len(answer.probs)
+    names = [answer.id2label.get(each, f"LABEL_{each}") for each in range(num_classes)]
+    sure = answer.probabilities  # whatever `probs` holds
+    if num_classes == 1 and threshold is not None and sure is not None and sure[0] >= threshold:
+        label = names[0]
+    found = HeadAnswer(label=label, probs=answer.probs, num_classes=num_classes)
+    if request.top_k is not None:
+        ranked = sorted(zip(names, answer.probs, strict=True), key=lambda item: -item[1])[: request.top_k]
+        found["top_k"] = [LabelScore(label=name, score=score) for name, score in ranked]
+    if request.scores:
+        found["scores"] = answer.scores
+    if request.logits:
+        found["logits"] = answer.logits
+    return found
 
 
 def routes(model: ServedModel) -> APIRouter:

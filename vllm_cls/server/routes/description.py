@@ -36,12 +36,12 @@ def routes(model: ServedModel) -> APIRouter:
         name: Annotated[str | None, Query(alias="model", description="Of an adapter.")] = None,
     ) -> ModelDescription:
         """The labels, the limits and the model card of the model or of an adapter."""
-        adapter = model.adapter(name)
+        shown, adapter = model.by_name[name]
         head = llm.head(lora_request=adapter)
         answers = adapter is not None or described["head"] is not None
         labels = list(head.id2label.values()) if answers else []  # an embedder's config has the labels of none
         return ModelDescription(
-            id=model.name_of(adapter),
+            id=shown,
             task=described["task"],
             labels=labels,
             problem_type=head.problem_type,

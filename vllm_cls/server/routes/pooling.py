@@ -13,11 +13,10 @@ from fastapi import APIRouter, Request, Response
 from ...outputs import PoolingRequestOutput
 from ..errors import RequestError
 from ..openapi import documented
-from ..protocol.common import usage
 from ..protocol.encoding import to_bytes
 from ..protocol.pooling import PoolingChat, PoolingData, PoolingInput, PoolingRequest, PoolingResponse
 from ..requests.json_bodies import json_response, read
-from ..requests.request_context import RequestContext
+from ..requests.request_context import RequestContext, usage
 from ..requests.request_prompts import prompts_of
 from ..served_model import ServedModel
 

@@ -9,7 +9,6 @@ from fastapi import APIRouter, Request, Response
 from ...calls.scoring import rank
 from ..errors import RequestError
 from ..openapi import documented
-from ..protocol.common import usage
 from ..protocol.score import (
     SCORE_FORMS,
     RerankRequest,
@@ -21,8 +20,8 @@ from ..protocol.score import (
     ScoreResponseData,
 )
 from ..requests.json_bodies import json_response, read
-from ..requests.request_context import RequestContext
-from ..requests.size_limits import check_pairs
+from ..requests.request_context import RequestContext, usage
+from ..requests.request_prompts import check_pairs
 from ..served_model import ServedModel
 
 PATHS = ("/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank")

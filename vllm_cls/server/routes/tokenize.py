@@ -19,8 +19,7 @@ from ..protocol.tokenize import (
 )
 from ..requests.json_bodies import json_response, read
 from ..requests.request_context import left
-from ..requests.request_prompts import conversation_of
-from ..requests.size_limits import check_prompts
+from ..requests.request_prompts import check_prompts, conversation_of
 from ..served_model import ServedModel
 
 
@@ -56,7 +55,7 @@ def routes(model: ServedModel) -> APIRouter:
     async def tokenize(request: Request) -> Response:
         """The tokens that the model would see, however many."""
         body = await read(request, form)
-        model.adapter(body.model)
+        model.by_name[body.model]
         prompt = await conversation_of(model, request, body) if isinstance(body, TokenizeChat) else body.prompt
         check_prompts(model, [prompt])
         tokens = await model.llm.token_ids(
@@ -74,7 +73,7 @@ def routes(model: ServedModel) -> APIRouter:
     async def detokenize(request: Request) -> Response:
         """The text that token ids stand for."""
         body = await read(request, detokenize_form)
-        model.adapter(body.model)
+        model.by_name[body.model]
         check_prompts(model, [body.tokens])
         text = await model.llm.tokenizing(partial(text_of, model, body.tokens), timeout=left(request.scope["state"]))
         return await json_response(DetokenizeResponse(prompt=text))
