@@ -11,7 +11,7 @@ import pytest
 
 from tests.jobs.fake import FakeLLM
 from vllm_cls.calls.scoring import ScoreOptions
-from vllm_cls.jobs.answers import Worker
+from vllm_cls.jobs.answers import RowWorker
 from vllm_cls.jobs.classify import classify_file
 from vllm_cls.jobs.formats.files import find_sources
 from vllm_cls.jobs.formats.readers import read_rows
@@ -39,7 +39,7 @@ def test_a_worker_elsewhere_gives_what_the_job_writes(tmp_path: Path, score: boo
     else:
         classify_file(FakeLLM(labels=labels), source, tmp_path / "out.jsonl", top_k=1)
         options = JobOptions(PromptFields(text), top_k=1)
-    worker = Worker(FakeLLM(labels=labels), sent(options))  # type: ignore[arg-type]
+    worker = RowWorker(FakeLLM(labels=labels), sent(options))  # type: ignore[arg-type]
     assert sent(worker.plan) == worker.plan
     part = sent(list(read_rows(find_sources(source))))
     written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]

@@ -26,7 +26,7 @@ BAD_IN_A_ROW = 10_000
 Stream = Callable[..., "Iterator[Any]"]  # prompts → their outputs
 
 
-class Worker:
+class RowWorker:
     """A model at work on a job: rows in, rows with their results out.
 
     It needs an open model and the options alone, and rows and results can be sent, so that any process can hold one.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..compat import lazy_imports
 from ..errors import ConfigError
-from .answers import Worker
+from .answers import RowWorker
 from .columns import KnownColumns
 from .formats.files import InputFile, OutputFile, find_sources, find_target
 from .formats.readers import read_rows
@@ -84,7 +84,7 @@ def run_job(
         **llm_options,
     }
     with _work_on(target, sources, noted, how) as work, _opened(model, llm_options) as llm:
-        worker = Worker(llm, options)
+        worker = RowWorker(llm, options)
         if work is not None:
             work.agree(model=worker.fingerprint())
         known.check_text(worker.plan.prompts)
@@ -93,7 +93,7 @@ def run_job(
 
 
 def _run(
-    worker: Worker, known: KnownColumns, target: OutputFile, work: WorkFolder | None, how: RunOptions
+    worker: RowWorker, known: KnownColumns, target: OutputFile, work: WorkFolder | None, how: RunOptions
 ) -> JobReport:
     """Read, answer, write, report."""
     sources, plan = known.sources, worker.plan
