@@ -322,6 +322,9 @@ def decoder_start(config: PreTrainedConfig) -> int | None:
     return next((each for each in stated if isinstance(each, int)), 0)
 
 
+_RENAMED = {"position_ids": "numbering", "pooled_tokens": "pooled_count"}
+
+
 class Architecture:
     """A family of models and how it becomes a classifier.
 
@@ -342,6 +345,14 @@ class Architecture:
     final_linear: str = "score"
     task: str = "classify"
     own_type: bool = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for old, new in _RENAMED.items():
+            if old in vars(cls):  # it would never be called, and the model would be numbered or pooled wrongly
+                raise PluginError(
+                    f"{cls.__name__}.{old} is of an earlier version; write {new}(config), asked once a model."
+                )
 
     def specificity(self, model_type: str, class_names: Sequence[str] = ()) -> int:
         """3 for a match by class name, 2 by model type, 1 for a generic one, 0 for none."""
