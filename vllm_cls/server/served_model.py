@@ -32,7 +32,7 @@ class Named(NamedTuple):
     adapter: LoRARequest | None
 
 
-class _Names(dict[str | None, Named]):
+class _NamedModels(dict[str | None, Named]):
     """By the names that clients may give; `shown` are those that an error tells of."""
 
     shown: Sequence[str] = ()
@@ -84,7 +84,7 @@ class ServedModel:
     @functools.cached_property
     def by_name(self) -> Mapping[str | None, Named]:
         """What the `model` of a request means; any other name raises `RequestError`."""
-        found = _Names({name: Named(name, adapter) for name, adapter in self.adapters.items()})
+        found = _NamedModels({name: Named(name, adapter) for name, adapter in self.adapters.items()})
         found.shown = (*self.names, *self.adapters)
         found.update(dict.fromkeys((None, "", self.source, *self.names), Named(self.names[0], None)))
         return found
