@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from .options import (
     running_options,
     say,
 )
-from .server_options import GUARDS, guard_options, guard_settings
+from .server_options import GUARDS, TLS, guard_options, guard_settings, tls_options
 
 EPILOG = """\b
 Examples:
@@ -39,7 +39,7 @@ Routes: /classify /pooling /score /rerank /tokenize /detokenize /invocations /v1
 /version /load /openapi.json /docs. Exit codes: 0 told to stop, and everything in flight answered; 1 failed.
 """
 
-_SERVED = ("host", "port", "uds", "root_path", "served_model_name", "threshold", "trust_request_chat_template")
+_SERVED = ("host", "port", "uds", "root_path", *TLS, "served_model_name", "threshold", "trust_request_chat_template")
 _QUEUE = ("max_num_seqs", "max_queued_requests", "max_queued_tokens")
 _MEDIA = (*MEDIA, "trust_request_mm_kwargs")
 _ADAPTERS = ("lora_modules", "max_loras", "max_lora_rank")
@@ -84,6 +84,7 @@ def _distinct(ctx: click.Context, param: click.Parameter, value: Sequence[tuple[
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
 @click.option("--uds", type=click.Path(path_type=Path), help="Listen on this Unix socket instead.")
 @click.option("--root-path", default="", metavar="PATH", help="What a proxy in front takes off the paths.")
+@tls_options
 @click.option(
     "--served-model-name", type=NameListParam(), default=(), metavar="A,B,…", help="What clients call the model."
 )
@@ -136,14 +137,14 @@ def serve(
 ) -> int:
     """Answer vLLM's classification API over HTTP.
 
-    MODEL is a folder, a hub id or a .gguf file. SIGTERM stops: what is in flight is answered first.
+    MODEL is a folder, a hub id or a .gguf file. /ready answers 503 until it is loaded. SIGTERM stops: what is in flight
+    is answered first.
     """
     configure_output(state)
-    from vllm_cls.async_llm import AsyncLLM
-    from vllm_cls.server import ServerSettings, create_app
+    from vllm_cls.server import ServerSettings
     from vllm_cls.server.observability import logs
     from vllm_cls.server.observability.metrics import ServerMetrics
-    from vllm_cls.server.transport import lifecycle, listening
+    from vllm_cls.server.transport import lifecycle, listening, starting, tls
 
     logs.configure(options.pop("log_format"), options.pop("log_level"))
     settings = ServerSettings(
@@ -156,11 +157,21 @@ def serve(
         **guard_settings(host, options),
     )
     options["use_template"] = not options.pop("no_template")
-    listener = listening.listen_at(uds) if uds else listening.listen(host, port)
+    context = tls.server_context(*(options.pop(name) for name in TLS))
     if lora_modules:
         options |= {"enable_lora": True, "max_loras": max_loras or len(lora_modules)}
-    with listener, closing(AsyncLLM(model, telemetry=ServerMetrics(), **options)) as llm:
-        app = create_app(llm, settings)
-        if not state.quiet:
-            say(f"serving {model} at {uds or listening.address(listener)}")
-        return lifecycle.run(app, settings, listener, lambda: llm.is_alive)
+    metrics = ServerMetrics()
+    listener = listening.listen_at(uds) if uds else listening.listen(host, port)
+    tell = (lambda text: None) if state.quiet else say
+    with starting.ended_by_sigterm(), listener, ExitStack() as opened:
+        place = str(uds) if uds else listening.address(listener, "https" if context else "http")
+        tell(f"loading {model}: {place.partition('//')[2] or place} answers 503 until it is ready")
+        meanwhile = starting.loading_app(settings.names_of(model)[0], settings, metrics)
+        with starting.answering(meanwhile, settings, listener, context):
+            from vllm_cls.async_llm import AsyncLLM  # takes seconds
+            from vllm_cls.server import create_app
+
+            llm = opened.enter_context(closing(AsyncLLM(model, telemetry=metrics, **options)))
+            app = create_app(llm, settings)
+        tell(f"serving {model} at {place}")
+        return lifecycle.run(app, settings, listener, lambda: llm.is_alive, context)

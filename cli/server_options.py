@@ -39,6 +39,20 @@ GUARDS = ("api_key", "api_key_file", "metrics_key_file", "allowed_host", "allowe
           "otlp_traces_endpoint")  # fmt: skip
 """The names of the options of `guard_options`."""
 
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+_TLS = [
+    click.option("--ssl-certfile", type=_FILE, help="Serve HTTPS with this certificate, PEM; see --ssl-keyfile."),
+    click.option("--ssl-keyfile", type=_FILE, help="Its private key, PEM, without a passphrase."),
+    click.option("--ssl-ca-certs", type=_FILE, help="Who issues certificates of clients, PEM."),
+    click.option(
+        "--ssl-cert-reqs", type=click.IntRange(0, 2), default=0, show_default=True,
+        help="Certificates of clients: 0 asks for none, 1 checks those that come, 2 requires one.",
+    ),
+]  # fmt: skip
+TLS = ("ssl_certfile", "ssl_keyfile", "ssl_ca_certs", "ssl_cert_reqs")
+"""The names of the options of `tls_options`, in the order of the arguments of `transport.tls.server_context`."""
+
 _DEFAULTS = {each.name: each.default for each in dataclasses.fields(ServerSettings)}
 
 _GUARDS = [
@@ -46,9 +60,9 @@ _GUARDS = [
         "--api-key", multiple=True, metavar="KEY",
         help="Asked of clients; may be repeated. Others of this machine can see it: better is --api-key-file or VCLS_API_KEY.",
     ),
-    click.option("--api-key-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="One key a line."),
+    click.option("--api-key-file", type=_FILE, help="One key a line."),
     click.option(
-        "--metrics-key-file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        "--metrics-key-file", type=_FILE,
         help="Keys that open /metrics and /load alone. With several API keys, these alone show there what tells of texts.",
     ),
     click.option(
@@ -70,6 +84,11 @@ _GUARDS = [
     ),
     click.option("--otlp-traces-endpoint", metavar="URL", help="Send OpenTelemetry traces there (OTLP over HTTP)."),
 ]  # fmt: skip
+
+
+def tls_options(function: F) -> F:
+    """The certificate, and what is asked of clients."""
+    return with_options(function, _TLS)
 
 
 def guard_options(function: F) -> F:

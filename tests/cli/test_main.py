@@ -294,7 +294,7 @@ def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "option", "meant"),
     [
-        ("serve", "--ssl-keyfile", None), ("serve", "--ssl-certfile", None), ("serve", "--keyfile", None),
+        ("serve", "--tls-key", None), ("serve", "--tls-cert", None), ("serve", "--keyfile", None),
         ("serve", "--api-keys", "--api-key"), ("serve", "--served-modelname", "--served-model-name"),
         ("serve", "--max-seqs", "--max-num-seqs"), ("classify", "--outptu", "--output"), ("convert", "--tain", "--train"),
     ],

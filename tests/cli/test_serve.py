@@ -16,6 +16,7 @@ import vllm_cls.async_llm
 import vllm_cls.server
 from tests.model.test_lora import train
 from tests.models import tiny
+from tests.server.certificates import Certificate, certificate  # noqa: F401  # a fixture
 from vllm_cls import LLM, ModelError
 from vllm_cls.server import ServerSettings
 from vllm_cls.server.transport import lifecycle, listening
@@ -32,8 +33,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         seen.update(model=name, options=options)
         return SimpleNamespace(is_alive=True, close=lambda: seen.update(closed=True))
 
-    def run(app: Any, settings: ServerSettings, listener: Any, is_alive: Any) -> int:
-        seen.update(address=listener.getsockname())
+    def run(app: Any, settings: ServerSettings, listener: Any, is_alive: Any, tls: Any) -> int:
+        seen.update(address=listener.getsockname(), tls=tls)
         listener.close()
         return 0
 
@@ -90,7 +91,7 @@ def test_adapters_are_merged_or_served_by_name(run: Run, monkeypatch: pytest.Mon
     first, second = (train(base, tmp_path / f"{n}", ["query", "value"], n, seed=n) for n in (2, 4))
     asked: dict[str, Any] = {}
 
-    def answered(app: Any, settings: ServerSettings, listener: Any, is_alive: Any) -> int:
+    def answered(app: Any, settings: ServerSettings, listener: Any, is_alive: Any, tls: Any) -> int:
         listener.close()
         with TestClient(app, base_url="http://127.0.0.1") as client:
             for name in asked:
@@ -133,6 +134,7 @@ def test_a_unix_socket(run: Run, seen: dict[str, Any], tmp_path: Path) -> None:
         (["--lora-modules", "a=b", "--lora-modules", "a=c"], "'a' twice"),
         (["--threshold", "2"], "0<=x<=1"),
         (["--port", "70000"], "65535"),
+        (["--ssl-certfile", "/no/such"], "/no/such"),
     ],
 )
 def test_wrong_usage(run: Run, seen: dict[str, Any], arguments: list[str], message: str) -> None:
@@ -184,3 +186,11 @@ def test_a_model_that_cannot_be_opened_leaves_no_socket_open(
 def test_wrong_options_of_media(run: Run, seen: dict[str, Any], arguments: list[str], message: str) -> None:
     result = run("serve", "model", "--port", "0", *arguments)
     assert result.exit_code == 2 and message in result.stderr
+
+
+def test_https(run: Run, seen: dict[str, Any], certificate: Certificate) -> None:  # noqa: F811
+    result = run("serve", "model", "--port", "0", "--ssl-certfile", certificate.cert, "--ssl-keyfile", certificate.key)
+    assert result.exit_code == 0 and seen["tls"] is not None
+    assert f"serving model at https://127.0.0.1:{seen['address'][1]}" in result.stderr
+    half = run("serve", "model", "--port", "0", "--ssl-keyfile", certificate.key)
+    assert half.exit_code == 1 and "--ssl-certfile" in half.stderr

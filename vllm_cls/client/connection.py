@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import json
 import os
+import ssl
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -30,6 +31,8 @@ class ClientConnection(abc.ABC):
         max_retries: how often a call is tried again when the server is overloaded or not ready (429, 503), or the
             connection fails. The header Retry-After is honoured; a call that has no time left for it ends at once.
         headers: to send with every request.
+        verify: the server's certificate: True takes the authorities that this machine trusts (or the file of SSL_CERT_FILE), a path
+            those of a PEM file, an `SSLContext` may show a certificate of one's own, and False checks nothing.
         transport: of httpx, in place of the network; for tests and for apps in the same process.
 
     Raises:
@@ -44,6 +47,7 @@ class ClientConnection(abc.ABC):
         timeout: float = 60.0,
         max_retries: int = 5,
         headers: Mapping[str, str] | None = None,
+        verify: bool | str | os.PathLike[str] | ssl.SSLContext = True,
         transport: Any = None,
     ) -> None:
         if not timeout > 0:
@@ -52,7 +56,7 @@ class ClientConnection(abc.ABC):
             raise ConfigError(f"max_retries={max_retries!r} must be 0 or more.")
         self.base_url = _checked_url(base_url)
         self.timeout, self.max_retries = timeout, max_retries
-        self._http = self._opened(transport=transport, headers=_headers(api_key, headers))
+        self._http = self._opened(transport=transport, verify=_trusted(verify), headers=_headers(api_key, headers))
 
     @abc.abstractmethod
     def _opened(self, **options: Any) -> Any:
@@ -116,6 +120,16 @@ def _checked_url(url: str) -> str:
     if not valid:
         raise ConfigError(f"{url!r} is no address of a server; write it as http://127.0.0.1:8000.")
     return url.rstrip("/").removesuffix("/v1")
+
+
+def _trusted(verify: bool | str | os.PathLike[str] | ssl.SSLContext) -> bool | ssl.SSLContext:
+    if isinstance(verify, bool | ssl.SSLContext):
+        return verify
+    try:
+        return ssl.create_default_context(cafile=os.fspath(verify))
+    except OSError as error:  # an SSLError is one
+        why = "it holds no certificate in PEM" if isinstance(error, ssl.SSLError) else error.strerror or error
+        raise ConfigError(f"verify={os.fspath(verify)!r}: {why}.") from error
 
 
 def _headers(api_key: str | None, more: Mapping[str, str] | None) -> dict[str, str]:

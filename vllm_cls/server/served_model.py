@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..async_llm import AsyncLLM
@@ -78,8 +77,7 @@ class ServedModel:
         for adapter in adapters.values():
             served.llm.labels_of(adapter)
         source = str(served.llm.describe()["model"])
-        own = Path(source).resolve().name if Path(source).exists() else source
-        return cls(served, settings, source, settings.served_model_names or (own,), adapters)
+        return cls(served, settings, source, settings.names_of(source), adapters)
 
     @functools.cached_property
     def by_name(self) -> Mapping[str | None, Named]:

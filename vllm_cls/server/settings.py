@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -71,3 +72,8 @@ class ServerSettings:
     max_inputs: int = 2048
     max_request_tokens: int = 1 << 20
     otlp_traces_endpoint: str | None = None
+
+    def names_of(self, model: str) -> tuple[str, ...]:
+        """What clients may call the model: of a folder no path, but its name."""
+        own = Path(model).resolve().name if Path(model).exists() else model
+        return self.served_model_names or (own,)

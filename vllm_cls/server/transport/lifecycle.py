@@ -7,10 +7,12 @@ import math
 import os
 import signal
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -18,6 +20,7 @@ from fastapi import FastAPI
 from ..observability.logs import logger
 from ..settings import ServerSettings
 from .connection import ConnectionLimits, connection_class
+from .tls import secured
 
 GOODBYE = 0.5
 """Seconds in which a stopping server goes on taking requests, and tells each client to close its connection."""
@@ -77,20 +80,14 @@ class Server(uvicorn.Server):
         deadline.start()
 
 
-def run(app: FastAPI, settings: ServerSettings, listener: socket.socket, is_alive: Callable[[], bool]) -> int:
-    """Serve until a signal comes or the engine dies.
-
-    Args:
-        listener: from `listening`.
-        is_alive: whether the engine is.
-
-    Returns:
-        The exit code: 0 after a signal, 1 if the engine died.
-    """
+def config_of(app: FastAPI, settings: ServerSettings, tls: ssl.SSLContext | None) -> uvicorn.Config:
+    """uvicorn's options: our connection, with its limits, and one event loop, whatever else is installed."""
     limits = ConnectionLimits(settings.header_timeout, settings.write_timeout, settings.max_connections)
-    config = uvicorn.Config(
+    connection: Any = connection_class(limits)
+    return uvicorn.Config(
         app,
-        http=connection_class(limits),
+        http=connection if tls is None else secured(connection, tls),
+        loop="asyncio",
         ws="none",
         log_config=None,
         access_log=False,
@@ -100,7 +97,26 @@ def run(app: FastAPI, settings: ServerSettings, listener: socket.socket, is_aliv
         timeout_graceful_shutdown=max(1, math.floor(settings.shutdown_timeout - 3 * GOODBYE)),
         h11_max_incomplete_event_size=settings.max_header_bytes,
     )
-    server = Server(config, app, is_alive, settings.shutdown_timeout)
+
+
+def run(
+    app: FastAPI,
+    settings: ServerSettings,
+    listener: socket.socket,
+    is_alive: Callable[[], bool],
+    tls: ssl.SSLContext | None = None,
+) -> int:
+    """Serve until a signal comes or the engine dies.
+
+    Args:
+        listener: from `listening`.
+        is_alive: whether the engine is.
+        tls: from `tls.server_context`; None is plain HTTP.
+
+    Returns:
+        The exit code: 0 after a signal, 1 if the engine died.
+    """
+    server = Server(config_of(app, settings, tls), app, is_alive, settings.shutdown_timeout)
     gc.collect()
     gc.freeze()  # the model's objects stay: no collection looks at them again
     server.run(sockets=[listener])
