@@ -1,4 +1,4 @@
-"""Common parts of `vcls classify` and `vcls score`: their options for files and servers, and the final report."""
+"""Common parts of `vcls classify`, `vcls score` and `vcls run-batch`: their options for files and servers, and the final report."""
 
 from __future__ import annotations
 
@@ -24,10 +24,7 @@ SECONDS_FOR_A_SERVER = 600.0  # that it may be overloaded or away before a job g
 TRIES_OF_A_SERVER = 200
 _SHOWN_CAUSES = 10
 
-_FILES: list[Callable[[Any], Any]] = [
-    click.argument("paths", nargs=-1, required=True, metavar="MODEL INPUT..."),
-    click.option("-o", "--output", metavar="FILE", help="Its name tells the format; without it, JSON lines on stdout."),
-    click.option("--format", metavar="NAME", help="Format of INPUT, where its name does not tell it."),
+_RUN: list[Callable[[Any], Any]] = [
     click.option("--overwrite", is_flag=True, help="Replace the file of -o if it is there."),
     click.option("--restart", is_flag=True, help="Begin anew, where a run that ended early would be gone on with."),
     click.option(
@@ -35,10 +32,21 @@ _FILES: list[Callable[[Any], Any]] = [
         help="At a bad row: keep its place with an error, or end.",
     ),
     click.option("--max-errors", type=click.IntRange(0), metavar="N", help="End when more rows than this are bad."),
+]  # fmt: skip
+_FILES: list[Callable[[Any], Any]] = [
+    click.argument("paths", nargs=-1, required=True, metavar="MODEL INPUT..."),
+    click.option("-o", "--output", metavar="FILE", help="Its name tells the format; without it, JSON lines on stdout."),
+    click.option("--format", metavar="NAME", help="Format of INPUT, where its name does not tell it."),
+    *_RUN,
     click.option("--server", metavar="URL", help="Ask a running `vcls serve`; there is no MODEL before INPUT then."),
     click.option("--server-model", metavar="NAME", help="One of the server's names, such as an adapter's."),
     click.option("--api-key", metavar="KEY", help="Of the server; else VCLS_API_KEY of the environment."),
 ]  # fmt: skip
+
+
+def run_of_a_job(function: F) -> F:
+    """What happens to an output that is there, to a run that ended early, and at bad rows."""
+    return with_options(function, _RUN)
 
 
 def files_of_a_job(*local: str) -> Callable[[F], F]:
@@ -98,14 +106,19 @@ def _remote(server: str, name: str | None, api_key: str | None) -> Iterator[Remo
         yield RemoteModel(client, name)
 
 
-def show_report(report: JobReport, quiet: bool) -> None:
-    """What a job did, and which rows failed; then the command ends with exit code 3."""
+def show_report(report: JobReport, quiet: bool, rows: str = "rows") -> None:
+    """What a job did, and which rows failed; then the command ends with exit code 3.
+
+    Args:
+        rows: what they are called.
+    """
     # rows on stdout are for the next program: what is said about them goes beside it
     out = console(stderr=report.output is None)
     if not quiet:
         rate = report.rows / report.seconds if report.seconds else 0.0
-        line = f"{report.rows:,} rows in {report.seconds:.1f} s ({rate:,.1f} rows/s), {report.failed:,} failed, "
-        line += f"{report.truncated:,} truncated" + (f" → {report.output}" if report.output else "")
+        line = f"{report.rows:,} {rows} in {report.seconds:.1f} s ({rate:,.1f} {rows}/s), {report.failed:,} failed"
+        line += f", {report.truncated:,} truncated" if rows == "rows" else ""
+        line += f" → {report.output}" if report.output else ""
         out.print(line, markup=False, soft_wrap=True)
         for cause, count in sorted(report.causes.items(), key=lambda each: -each[1])[:_SHOWN_CAUSES]:
             out.print(f"{count:,} failed: {cause}", markup=False, soft_wrap=True)

@@ -71,7 +71,7 @@ class NamedPathParam(ParamType):
         return name.strip(), path.strip()
 
 
-def _distinct(ctx: click.Context, param: click.Parameter, value: Sequence[tuple[str, str]]) -> dict[str, str]:
+def distinct(ctx: click.Context, param: click.Parameter, value: Sequence[tuple[str, str]]) -> dict[str, str]:
     for name, _ in value:
         if [each for each, _ in value].count(name) > 1:
             raise click.BadParameter(f"{name!r} twice; give each adapter a name of its own.", ctx, param)
@@ -112,7 +112,7 @@ def _distinct(ctx: click.Context, param: click.Parameter, value: Sequence[tuple[
     "--lora-modules",
     type=NamedPathParam(),
     multiple=True,
-    callback=_distinct,
+    callback=distinct,
     help="A LoRA adapter that clients may name as model; may be repeated.",
 )
 @click.option("--max-loras", type=click.IntRange(1), help="Adapters held in memory; else all of them.")

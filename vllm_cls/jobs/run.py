@@ -83,7 +83,7 @@ def run_job(
         **options.noted(),
         **llm_options,
     }
-    with _work_on(target, sources, noted, how) as work, _opened(model, llm_options) as llm:
+    with work_on(target, sources, noted, how) as work, _opened(model, llm_options) as llm:
         worker = RowWorker(llm, options)
         if work is not None:
             work.agree(model=worker.fingerprint())
@@ -143,13 +143,19 @@ def _remote(model: LLM | Client | RemoteModel) -> LLM | RemoteModel:
 
 
 @contextmanager
-def _work_on(
-    target: OutputFile, sources: Sequence[InputFile], noted: Mapping[str, Any], how: RunOptions
+def work_on(
+    target: OutputFile,
+    sources: Sequence[InputFile],
+    noted: Mapping[str, Any],
+    how: RunOptions,
+    rows_of_a_part: int = PART_ROWS,
 ) -> Iterator[WorkFolder | None]:
     """The work folder of an output, begun or taken up again; None for standard output."""
     if target.path is None:
         yield None
         return
     with open_work_folder(target.path, overwrite=how.overwrite, restart=how.restart) as work:
-        work.agree(versions=of_versions(), inputs=of_inputs(sources), options={**noted, "rows of a part": PART_ROWS})
+        work.agree(
+            versions=of_versions(), inputs=of_inputs(sources), options={**noted, "rows of a part": rows_of_a_part}
+        )
         yield work

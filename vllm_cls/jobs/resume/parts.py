@@ -25,7 +25,10 @@ class Answered(NamedTuple):
 
 
 def in_parts(
-    rows: Iterator[InputRow], compute: Callable[[Iterator[InputRow]], Iterable[Answered]], work: WorkFolder
+    rows: Iterator[InputRow],
+    compute: Callable[[Iterator[InputRow]], Iterable[Answered]],
+    work: WorkFolder,
+    rows_of_a_part: int | None = None,
 ) -> Generator[Answered, None, None]:
     """All rows in their order with their results.
 
@@ -33,12 +36,13 @@ def in_parts(
         compute: gives the results of the rows of one part; they depend on no other part, so that they are the same
             wherever the job was interrupted.
         work: where finished parts are kept.
+        rows_of_a_part: PART_ROWS where it is None.
     """
     for index in itertools.count():
         first = next(rows, None)
         if first is None:
             return
-        part = itertools.chain([first], itertools.islice(rows, PART_ROWS - 1))
+        part = itertools.chain([first], itertools.islice(rows, (rows_of_a_part or PART_ROWS) - 1))
         finished = work.part(index)
         if finished is not None:
             yield from _again(part, finished)

@@ -1,0 +1,172 @@
+"""`run_batch` and `vcls run-batch`: requests from a file, answered as the server answers them."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from fastapi import APIRouter
+from starlette.testclient import TestClient
+
+from tests.cli.conftest import run  # noqa: F401  # a fixture
+from tests.models import tiny
+from vllm_cls import LLM, ConfigError, JobError
+from vllm_cls.server import batch, create_app, run_batch
+
+from .test_plugins import install
+
+
+def request(n: int, url: str = "/classify", **body: Any) -> dict[str, Any]:
+    return {"custom_id": f"r{n}", "method": "POST", "url": url, "body": body}
+
+
+def written(path: Path, lines: list[Any]) -> Path:
+    path.write_text("".join(each if isinstance(each, str) else json.dumps(each) + "\n" for each in lines))
+    return path
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_answers_are_those_of_the_server(llm: LLM, tmp_path: Path) -> None:
+    texts = [f"The film {n} " + "good " * (n % 7) for n in range(40)]
+    lines = [request(n, input=text, logits=True) for n, text in enumerate(texts)]
+    lines += [
+        request(40, "/pooling", input="x", task="classify"),
+        {"custom_id": "r41", "method": "GET", "url": "/v1/models"},
+    ]
+    report = run_batch(llm, written(tmp_path / "in.jsonl", lines), tmp_path / "out.jsonl")
+    answers = read(tmp_path / "out.jsonl")
+    assert (report.rows, report.failed) == (42, 0) and not (tmp_path / "out.jsonl.parts").exists()
+    assert [each["custom_id"] for each in answers] == [f"r{n}" for n in range(42)]
+    assert len({each["id"] for each in answers}) == 42
+    with TestClient(create_app(llm)) as client:
+        for line, answer in zip(lines, answers, strict=True):
+            direct = client.request(line["method"], line["url"], json=line.get("body"))
+            response = answer["response"]
+            assert response["status_code"] == direct.status_code == 200 and answer["error"] is None
+            assert set(response["body"]) == set(direct.json()) and response["request_id"] == answer["id"]
+            if line["url"] == "/classify":
+                (found,), (expected,) = response["body"]["data"], direct.json()["data"]
+                assert found["label"] == expected["label"]
+                assert found["probs"] == pytest.approx(expected["probs"], abs=1e-5)
+
+
+def test_what_fails_keeps_its_place(llm: LLM, tmp_path: Path) -> None:
+    lines: list[Any] = [
+        request(0, input=""), "no JSON\n", request(2, input="good"), "[1]\n", {"url": "/classify", "body": {}},
+        request(5, "/nowhere"), request(6, "http://elsewhere/classify"), {**request(7), "method": "DELETE"},
+        {**request(8), "body": [1]}, request(9, "/pooling", input="x", task="embed", encoding_format="bytes"),
+    ]  # fmt: skip
+    report = run_batch(llm, written(tmp_path / "in.jsonl", lines), tmp_path / "out.jsonl")
+    answers = read(tmp_path / "out.jsonl")
+    statuses = [each["response"] and each["response"]["status_code"] for each in answers]
+    assert statuses == [400, None, 200, None, None, 404, None, None, None, None]
+    assert [each["custom_id"] for each in answers] == ["r0", None, "r2", None, None, *(f"r{n}" for n in range(5, 10))]
+    assert set(answers[0]["response"]["body"]["error"]) == {"message", "type", "param", "code"}
+    told = [each["error"]["message"] for each in answers if each["error"]]
+    for message, part in zip(
+        told, ["not JSON", "a list", "custom_id", "url", "DELETE", "body", "octet-stream"], strict=True
+    ):
+        assert part in message
+    assert report.failed == 9 and report.failures[0].endswith(
+        "400: " + answers[0]["response"]["body"]["error"]["message"]
+    )
+    with pytest.raises(JobError, match="more than 0 requests failed"):
+        run_batch(llm, tmp_path / "in.jsonl", tmp_path / "other.jsonl", on_error="fail")
+
+
+def meeting(monkeypatch: pytest.MonkeyPatch, guests: int) -> list[int]:
+    """Adds the route /meet, which answers nobody until so many are there; what it was asked."""
+    asked: list[int] = []
+
+    def routes(model: Any) -> APIRouter:
+        router, all_there = APIRouter(), asyncio.Event()
+
+        @router.post("/meet")
+        async def meet(body: dict[str, int]) -> int:
+            asked.append(body["number"])
+            if len(asked) >= guests:
+                all_there.set()
+            try:
+                await asyncio.wait_for(all_there.wait(), 10)
+            finally:
+                all_there.set()
+            return body["number"]
+
+        return router
+
+    install(monkeypatch, routes)
+    return asked
+
+
+def test_requests_are_in_flight_together_and_stay_in_order(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    meeting(monkeypatch, batch.IN_FLIGHT)
+    lines = [request(n, "/meet", number=n) for n in range(2 * batch.IN_FLIGHT)]
+    assert run_batch(llm, written(tmp_path / "in.jsonl", lines), tmp_path / "out.jsonl").failed == 0
+    assert [each["response"]["body"] for each in read(tmp_path / "out.jsonl")] == [*range(2 * batch.IN_FLIGHT)]
+
+
+def test_a_job_that_ended_early_goes_on(llm: LLM, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = meeting(monkeypatch, 1)
+    monkeypatch.setattr(batch, "PART", 4)
+    source, out = (
+        written(tmp_path / "in.jsonl", [request(n, "/meet", number=n) for n in range(10)]),
+        tmp_path / "out.jsonl",
+    )
+    run_batch(llm, source, tmp_path / "whole.jsonl")
+    asked.clear()
+
+    def stop(rows: int, done: Any) -> None:
+        if rows == 9:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match="8 finished rows are kept"):
+        run_batch(llm, source, out, on_progress=stop)
+    assert not out.exists()
+    asked.clear()
+    report = run_batch(llm, source, out)
+    assert asked == [8, 9] and out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert report.notes == ["8 requests that an earlier run has answered are not run again"]
+    with pytest.raises(JobError, match="--overwrite"):
+        run_batch(llm, source, out)
+
+
+def test_files_of_another_kind(llm: LLM, tmp_path: Path) -> None:
+    source = written(tmp_path / "in.jsonl", [request(0, input="good")])
+    with pytest.raises(ConfigError, match="JSON lines"):
+        run_batch(llm, source, tmp_path / "out.csv")
+    (tmp_path / "in.csv").write_text("custom_id\na\n")
+    with pytest.raises(ConfigError, match="JSON lines"):
+        run_batch(llm, tmp_path / "in.csv", tmp_path / "out.jsonl")
+
+
+def test_the_command(run: Callable[..., Result], tmp_path: Path) -> None:  # noqa: F811
+    model = tiny.classifier("bert", tmp_path / "critic")
+    with gzip.open(tmp_path / "in.jsonl.gz", "wt") as file:
+        file.write(json.dumps(request(0, model="sentiment", input="good")) + "\n")
+    done = run(
+        "run-batch",
+        model,
+        "-i",
+        tmp_path / "in.jsonl.gz",
+        "-o",
+        tmp_path / "o.jsonl",
+        "--served-model-name",
+        "sentiment",
+    )
+    assert done.exit_code == 0 and "1 requests in" in done.stdout
+    (answer,) = read(tmp_path / "o.jsonl")
+    assert answer["response"]["body"]["model"] == "sentiment"
+    bad = run("run-batch", model, "-i", written(tmp_path / "bad.jsonl", [request(0, input=3)]))
+    assert bad.exit_code == 3 and json.loads(bad.stdout)["response"]["status_code"] == 400
+    assert "failed" in bad.stderr

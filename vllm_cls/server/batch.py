@@ -1,0 +1,215 @@
+"""`run_batch`: a file of requests, in the form of OpenAI's batches, is answered by the server's own app."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
+from typing import Any
+
+import httpx
+
+from ..async_llm import AsyncLLM
+from ..errors import ConfigError, JobError
+from ..jobs.formats.files import find_sources, find_target
+from ..jobs.formats.readers import read_rows
+from ..jobs.formats.tables import OutputSchema
+from ..jobs.output import open_output
+from ..jobs.report import JobReport
+from ..jobs.results import RowResults
+from ..jobs.resume.fingerprints import of_model
+from ..jobs.resume.parts import Answered, in_parts
+from ..jobs.rows import InputRow, json_type
+from ..jobs.run import OnProgress, RunOptions, work_on
+from ..llm import LLM
+from .app import create_app
+from .settings import ServerSettings
+
+IN_FLIGHT = 256
+"""Requests at a time: what shares batches."""
+
+PART = 1024
+"""Requests that a job which ended early runs again at most."""
+
+_METHODS = ("GET", "POST")
+
+
+def run_batch(
+    model: str | os.PathLike[str] | LLM,
+    inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    settings: ServerSettings | None = None,
+    format: str | None = None,
+    overwrite: bool = False,
+    restart: bool = False,
+    on_error: str = "continue",
+    max_errors: int | None = None,
+    on_progress: OnProgress | None = None,
+    **llm_options: Any,
+) -> JobReport:
+    """Answer files of requests, each a line `{"custom_id", "method", "url", "body"}`, as the server would.
+
+    Each line of the output is `{"id", "custom_id", "response": {"status_code", "request_id", "body"}, "error"}`, in the
+    order of the requests. A line that is no request keeps its place, with `error` in place of `response`. A job that ended
+    early goes on as those of `classify_file` do.
+
+    Args:
+        model: a folder, a hub id, a `.gguf` file, or an `LLM`, which stays open.
+        inputs: paths, globs or "-", of JSON lines, or a JSON array of the same.
+        output: a path of JSON lines; None is standard output.
+        settings: of the server; a request's time is not limited, nor is their number.
+        llm_options: options of `AsyncLLM`.
+
+    All else, and what is raised, is as for `classify_file`.
+    """
+    how = RunOptions(format, overwrite, restart, on_error, max_errors, on_progress)
+    settings = settings or ServerSettings(request_timeout=None)
+    sources = find_sources(inputs, format)
+    target = find_target(output, sources, format)
+    for each in (*sources, target):
+        if each.format not in ("jsonl", "json") or (each is target and each.format != "jsonl"):
+            raise ConfigError("requests and answers are JSON lines: name files .jsonl, .jsonl.gz or .jsonl.zst.")
+    noted = {"model": None if isinstance(model, LLM) else os.fspath(model), "settings": _told(settings), **llm_options}
+    with work_on(target, sources, noted, how, PART) as work, _opened(model, llm_options) as llm:
+        if work is not None:
+            work.agree(model=of_model(llm.llm))
+        report = JobReport(output=None if target.path is None else str(target.path))
+        if work is not None and work.rows:
+            report.notes.append(f"{work.rows:,} requests that an earlier run has answered are not run again")
+        began = time.perf_counter()
+        rows = read_rows(sources, report.notes)
+        once = any(source.size is None for source in sources)
+        with (
+            _Requests(llm, settings) as requests,
+            open_output(target, OutputSchema(None, {}, sources), work) as writer,
+            closing(rows),
+            closing(
+                requests.answers(rows) if work is None or once else in_parts(rows, requests.answers, work, PART)
+            ) as answers,
+        ):
+            for row, results in answers:
+                writer.write(results.columns or {})
+                report.rows += 1
+                if results.error is not None:
+                    report.fail(row.place, results.error)
+                if report.failed > how.most_errors:
+                    kept = "" if work is None else work.hint
+                    raise JobError(f"more than {how.most_errors} requests failed: {report.failures[-1]}.{kept}")
+                if on_progress is not None:
+                    on_progress(report.rows, row.done)
+        report.seconds = time.perf_counter() - began
+    return report
+
+
+@contextmanager
+def _opened(model: str | os.PathLike[str] | LLM, options: dict[str, Any]) -> Iterator[AsyncLLM]:
+    unlimited = {"max_queued_requests": sys.maxsize, "max_queued_tokens": sys.maxsize}
+    with closing(AsyncLLM(model if isinstance(model, LLM) else os.fspath(model), **unlimited, **options)) as llm:
+        yield llm
+
+
+def _told(settings: ServerSettings) -> dict[str, Any]:
+    """What answers depend on; keys are no part of it, and are not written down."""
+    return {name: value for name, value in vars(settings).items() if name not in ("api_keys", "metrics_keys")}
+
+
+class _Requests:
+    """Answers requests by an app in this process.
+
+    Its event loop runs while an answer is awaited: the requests behind that one get on meanwhile.
+    """
+
+    def __init__(self, llm: AsyncLLM, settings: ServerSettings) -> None:
+        self._app = create_app(llm, settings)
+        self._key = settings.api_keys[0] if settings.api_keys else None
+        self._host = settings.allowed_hosts[0] if settings.allowed_hosts else "localhost"
+        self._loop = asyncio.new_event_loop()
+
+    def __enter__(self) -> _Requests:
+        self._lifespan = self._app.router.lifespan_context(self._app)
+        self._loop.run_until_complete(self._lifespan.__aenter__())
+        transport = httpx.ASGITransport(self._app, raise_app_exceptions=False)
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        self._client = httpx.AsyncClient(transport=transport, base_url=f"http://{self._host}", headers=headers)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.run_until_complete(self._client.aclose())
+        self._loop.run_until_complete(self._lifespan.__aexit__(None, None, None))
+        self._loop.close()
+
+    def answers(self, rows: Iterator[InputRow]) -> Generator[Answered, None, None]:
+        """Rows with their answers, in their order."""
+        waiting: deque[tuple[InputRow, asyncio.Task[RowResults]]] = deque()
+        try:
+            for row in rows:
+                waiting.append((row, self._loop.create_task(self._answer(row))))
+                if len(waiting) >= IN_FLIGHT:
+                    yield self._first(waiting)
+            while waiting:
+                yield self._first(waiting)
+        finally:
+            for _, task in waiting:  # there are none, unless the job ends early
+                task.cancel()
+            for _, task in waiting:
+                with suppress(asyncio.CancelledError):
+                    self._loop.run_until_complete(task)
+
+    def _first(self, waiting: deque[tuple[InputRow, asyncio.Task[RowResults]]]) -> Answered:
+        found = Answered(waiting[0][0], self._loop.run_until_complete(waiting[0][1]))
+        waiting.popleft()
+        return found
+
+    async def _answer(self, row: InputRow) -> RowResults:
+        place = f"{row.source}\n{row.number}".encode("utf-8", "surrogateescape")
+        identity = f"batch_req_{hashlib.sha256(place).hexdigest()[:24]}"  # the same if it runs again
+        line: dict[str, Any] = {
+            "id": identity,
+            "custom_id": row.fields.get("custom_id"),
+            "response": None,
+            "error": None,
+        }
+        wrong = row.error or _wrong(row.fields)
+        if wrong is None:
+            method, url = row.fields.get("method", "POST"), row.fields["url"]
+            sent = {} if method == "GET" else {"json": row.fields.get("body", {})}
+            answer = await self._client.request(method, url, headers={"X-Request-Id": identity}, **sent)
+            try:
+                body = answer.json() if answer.content else None
+            except ValueError:
+                wrong = (
+                    f"the answer of {url} is no JSON but {answer.headers.get('content-type')}; ask for another encoding"
+                )
+            else:
+                request_id = answer.headers.get("x-request-id", identity)
+                line["response"] = {"status_code": answer.status_code, "request_id": request_id, "body": body}
+                failed = None if answer.status_code < 400 else f"{answer.status_code}: {_message(body)}"
+                return RowResults(line, failed)
+        line["error"] = {"code": "invalid_request", "message": wrong}
+        return RowResults(line, wrong)
+
+
+def _wrong(fields: dict[str, Any]) -> str | None:
+    """Why a line is no request, or None."""
+    if not isinstance(fields.get("custom_id"), str):
+        return f"custom_id must be a text, and is {json_type(fields.get('custom_id'))}"
+    if fields.get("method", "POST") not in _METHODS:
+        return f"method must be POST or GET, and is {str(fields['method'])[:40]!r}"
+    url = fields.get("url")
+    if not isinstance(url, str) or not url.startswith("/") or url.startswith("//"):
+        return f"url must be a route of the server, such as '/classify', and is {str(url)[:100]!r}"
+    if not isinstance(fields.get("body", {}), dict):
+        return f"body must be an object, and is {json_type(fields['body'])}"
+    return None
+
+
+def _message(body: Any) -> str:
+    """What an error answer says."""
+    error = body.get("error") if isinstance(body, dict) else None
+    return str(error.get("message")) if isinstance(error, dict) else "the request failed"
