@@ -1,7 +1,6 @@
 """A model's own processor, reading images and videos: which tensors the model gets, which text stands for each.
 
-transformers' class for the model says both. Its images are read by Pillow; its videos, for which it wants torchvision,
-by `frames`.
+transformers' class for the model says both. Its images are read by Pillow, its videos as `video_processors` has it.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ import torch
 from ..compat.transformers_calls import model_errors, reason
 from ..errors import ConfigError, ModelError, PromptError, nearest
 from .features import MODALITIES, MediaInput, SequenceMedia, placed
-from .frames import PROCESSORS, FramesProcessor
 from .items import Embeddings, FrameSampling, Image, MediaItem, MediaItems, Video, VideoMetadata
+from .video_processors import of_transformers, sampled, video_processor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -105,10 +104,10 @@ class MediaProcessor:
         Args:
             asked: the prompt's `fps` or `num_frames`.
         """
-        frames = getattr(self._processor, "video_processor", None)
-        if not isinstance(frames, FramesProcessor) or not (asked or frames.samples):
+        videos = getattr(self._processor, "video_processor", None)
+        if isinstance(videos, _Missing | None) or not (asked or videos.do_sample_frames):
             return None
-        return functools.partial(frames.sample, **asked)
+        return functools.partial(sampled, videos, **asked)
 
     def read(self, items: MediaItems, kwargs: Mapping[str, Any]) -> ReadMedia:
         """Read a prompt's media.
@@ -174,16 +173,19 @@ class MediaProcessor:
                 [item.pixels], **{**known["images_kwargs"], "return_tensors": "pt"}
             )
         else:
-            if not isinstance(processor.video_processor, FramesProcessor):
-                raise PromptError(f"{self.name} reads videos by a class of transformers that needs torchvision.")
-            asked = {name: value for name, value in known["videos_kwargs"].items() if name != "return_metadata"}
-            data, (text,) = processor._process_videos([item.frames], video_metadata=[item.metadata], **asked)
+            if isinstance(processor.video_processor, _Missing):
+                raise PromptError(f"{self.name}: its videos are not read here ({processor.video_processor.reason}).")
+            asked = {**known["videos_kwargs"], **_OF_FRAMES, "video_metadata": [of_transformers(item.metadata)]}
+            data, (text,) = processor._process_videos([item.frames], **asked)
         tensors = {
             name: value if isinstance(value, torch.Tensor) else torch.as_tensor(value)
             for name, value in data.items()
             if name != "video_metadata" and name not in processor.unused_input_names
         }
-        return MediaInput(modality, key, tensors, self._num_tokens(modality, text)), text
+        count = self._num_tokens(modality, text)
+        if not count:  # InternVL and SmolVLM put the tokens of images in its place
+            raise PromptError(f"{self.name} reads the frames of a {modality} as images; give them as images.")
+        return MediaInput(modality, key, tensors, count), text
 
     def _given(self, modality: str, item: Embeddings) -> list[tuple[MediaInput, str]]:
         """Embeddings, one input an image."""
@@ -357,11 +359,27 @@ def _own_processor(folder: Path, config: PreTrainedConfig, tokenizer: Any) -> An
         elif part == "image_processor":
             parts[part] = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
         elif part == "video_processor":
-            parts[part] = _frames(folder, settings, config)
+            try:
+                parts[part] = video_processor(folder, settings, config.model_type)
+            except ImportError as error:  # images may do without
+                parts[part] = _Missing(str(error))
         else:
             parts[part] = None
     own = set(inspect.signature(found.__init__).parameters) - {"self"}
     return kind(**parts, **{name: value for name, value in settings.items() if name in own - set(parts)})
+
+
+@dataclass(frozen=True)
+class _Missing:
+    """In the place of what reads videos."""
+
+    reason: str
+
+
+_OF_FRAMES = {
+    "do_sample_frames": False, "input_data_format": "channels_last", "return_metadata": True, "return_tensors": "pt",
+}  # fmt: skip
+"""What a processor of videos is told of frames that are taken already."""
 
 
 def _any_class(self: Any, argument_name: str, argument: Any) -> None:
@@ -370,18 +388,6 @@ def _any_class(self: Any, argument_name: str, argument: Any) -> None:
 
 def _has_processor(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json"))
-
-
-def _frames(folder: Path, settings: Mapping[str, Any], config: PreTrainedConfig) -> FramesProcessor | None:
-    """What reads videos; None where transformers' class for that is none of those that are done here."""
-    found: Mapping[str, Any] = settings.get("video_processor") or {}
-    for name in ("video_preprocessor_config.json", "preprocessor_config.json"):
-        if not found and (folder / name).is_file():
-            found = json.loads((folder / name).read_text(encoding="utf-8"))
-    from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES
-
-    named = found.get("video_processor_type") or VIDEO_PROCESSOR_MAPPING_NAMES.get(config.model_type)
-    return FramesProcessor(found) if named in PROCESSORS else None
 
 
 def check_installed() -> None:
