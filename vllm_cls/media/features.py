@@ -24,6 +24,7 @@ class MediaInput:
         num_tokens: that stand for it in a prompt.
         count: images or videos that it is made of.
         features: `(num_tokens, hidden)` that the caller gave in place of pixels, or None.
+        told: whether the prompt said how it is processed.
     """
 
     modality: str
@@ -32,6 +33,7 @@ class MediaInput:
     num_tokens: int
     count: int = 1
     features: torch.Tensor | None = None
+    told: bool = False
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, MediaInput) and (self.modality, self.key) == (other.modality, other.key)

@@ -19,9 +19,11 @@ import numpy as np
 import torch
 
 from ..compat.transformers_calls import model_errors, reason
-from ..errors import ConfigError, ModelError, PromptError, nearest
+from ..errors import ConfigError, ModelError, PromptError
 from .features import MODALITIES, MediaInput, SequenceMedia, placed
 from .items import Embeddings, FrameSampling, Image, MediaItem, MediaItems, Video, VideoMetadata
+from .options import check_options, check_shape
+from .policy import MAX_PIXELS
 from .video_processors import of_transformers, sampled, video_processor
 
 if TYPE_CHECKING:
@@ -109,15 +111,17 @@ class MediaProcessor:
             return None
         return functools.partial(sampled, videos, **asked)
 
-    def read(self, items: MediaItems, kwargs: Mapping[str, Any]) -> ReadMedia:
+    def read(self, items: MediaItems, kwargs: Mapping[str, Any], max_pixels: int = MAX_PIXELS) -> ReadMedia:
         """Read a prompt's media.
 
         Args:
             kwargs: the prompt's `mm_processor_kwargs`.
+            max_pixels: that an image or a frame may have once it is resized.
 
         Raises:
             PromptError: the processor refuses them.
         """
+        check_options(self._processor, kwargs, max_pixels)
         inputs: list[MediaInput] = []
         replacements: dict[str, list[str]] = {}
         for modality, several in items.items():
@@ -125,6 +129,7 @@ class MediaProcessor:
                 raise PromptError(f"{self.name} reads no {modality}s.")
             texts = replacements.setdefault(modality, [])
             for each in several:
+                self._check_shape(modality, each, kwargs, max_pixels)
                 for one, text in self._read(modality, each, kwargs):
                     inputs.append(one)
                     texts.append(text)
@@ -138,7 +143,6 @@ class MediaProcessor:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return [self._kept[key]]
-        self._check_names(kwargs)
         try:
             read = self._processed(modality, item, kwargs, " ".join(key[1:]))
         except PromptError:
@@ -153,15 +157,11 @@ class MediaProcessor:
                 self._num_bytes -= _num_bytes(self._kept.popitem(last=False)[1][0])
         return [read]
 
-    def _check_names(self, kwargs: Mapping[str, Any]) -> None:
-        """Raise `PromptError` for options that no part of the processor has; transformers would ignore them."""
-        known = _option_names(self._processor)
-        for name in kwargs:
-            if name not in known:
-                raise PromptError(
-                    f"mm_processor_kwargs: the model's processor has no {name!r}.{nearest(str(name), sorted(known))}",
-                    "mm_processor_kwargs",
-                )
+    def _check_shape(self, modality: str, item: MediaItem, kwargs: Mapping[str, Any], max_pixels: int) -> None:
+        if isinstance(item, Embeddings):
+            return
+        height, width = item.frames.shape[1:3] if isinstance(item, Video) else (item.pixels.height, item.pixels.width)
+        check_shape(getattr(self._processor, f"{modality}_processor", None), kwargs, width, height, max_pixels)
 
     def _processed(
         self, modality: str, item: Image | Video, kwargs: Mapping[str, Any], key: str
@@ -185,7 +185,7 @@ class MediaProcessor:
         count = self._num_tokens(modality, text)
         if not count:  # InternVL and SmolVLM put the tokens of images in its place
             raise PromptError(f"{self.name} reads the frames of a {modality} as images; give them as images.")
-        return MediaInput(modality, key, tensors, count), text
+        return MediaInput(modality, key, tensors, count, told=bool(kwargs)), text
 
     def _given(self, modality: str, item: Embeddings) -> list[tuple[MediaInput, str]]:
         """Embeddings, one input an image."""
@@ -316,16 +316,6 @@ class MediaProcessor:
 
     def _token_id(self, modality: str) -> int:
         return int(getattr(self._processor, f"{modality}_token_id"))
-
-
-def _option_names(processor: Any) -> set[str]:
-    """What a processor and its parts can be told, as transformers looks it up."""
-    given = processor.valid_processor_kwargs.__annotations__
-    names = set(given)
-    for part in MODALITIES:
-        own = getattr(getattr(processor, f"{part}_processor", None), "valid_kwargs", None)
-        names |= {*given[f"{part}s_kwargs"].__annotations__, *getattr(own, "__annotations__", ())}
-    return names
 
 
 _ADVICE = (
