@@ -152,9 +152,9 @@ class MediaProcessor:
         with self._lock:
             if key not in self._kept:
                 self._kept[key] = read
-                self._num_bytes += _num_bytes(read[0])
+                self._num_bytes += read[0].num_bytes
             while self._num_bytes > _KEPT_BYTES:
-                self._num_bytes -= _num_bytes(self._kept.popitem(last=False)[1][0])
+                self._num_bytes -= self._kept.popitem(last=False)[1][0].num_bytes
         return [read]
 
     def _check_shape(self, modality: str, item: MediaItem, kwargs: Mapping[str, Any], max_pixels: int) -> None:
@@ -322,10 +322,6 @@ _ADVICE = (
     "A checkpoint of a model for images needs the files preprocessor_config.json or processor_config.json of the model "
     "that it was made from."
 )
-
-
-def _num_bytes(media: MediaInput) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in media.tensors.values())
 
 
 def _own_processor(folder: Path, config: PreTrainedConfig, tokenizer: Any) -> Any:
