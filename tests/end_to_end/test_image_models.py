@@ -11,6 +11,7 @@ import transformers
 
 import vllm_cls
 from vllm_cls import LLM, PromptError
+from vllm_cls.runtime.layers.quantization import Int8Linear
 
 from ..models import vision
 
@@ -102,3 +103,26 @@ def test_embeddings_equal_pixels_or_are_refused(name: str, tmp_path: Path) -> No
         embedded["multi_modal_data"] = {"image_embeds": {"image_embeds": rows, "image_grid_thw": [[1, 4, 4]]}}
         with pytest.raises(PromptError, match="this model reads no image_grid_thw; leave it out"):
             llm.classify(embedded)
+
+
+def test_int8_leaves_towers_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No image was looked at when its products were rounded: what a tower gives stays as in float32."""
+    monkeypatch.setitem(vision._TOWER, "hidden_size", 64)
+    source, _ = vision.llava(tmp_path / "lm")
+    vllm_cls.convert(str(source), tmp_path / "out", head="random", num_labels=3, seed=0)
+    prompt = {"prompt": "What is <image> this?", "multi_modal_data": {"image": vision.picture(40, 40, 1)}}
+    given = []
+    for quantization in (None, "int8"):
+        with LLM(str(tmp_path / "out"), dtype="float32", quantization=quantization) as llm:
+            (output,) = llm.classify(prompt)
+            towers = llm._open.engine.runner.towers
+            (encoded,) = towers._recent.values()
+            given.append((encoded.fields["pooler_output"], output.outputs.logits))
+            rounded = [name for name, each in towers.model.named_modules() if _is_int8(each)]
+    assert rounded and all(name.startswith("language_model.") for name in rounded)
+    assert torch.equal(torch.stack(list(given[0][0])), torch.stack(list(given[1][0])))
+    torch.testing.assert_close(given[0][1], given[1][1], atol=0.05, rtol=0.05)
+
+
+def _is_int8(module: torch.nn.Module) -> bool:
+    return isinstance(vars(module).get("forward"), Int8Linear)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import math
 import os
 import subprocess
 import sys
@@ -297,3 +298,27 @@ except ConfigError as error:
 """
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out == "images and videos need the extra vision: pip install 'vllm-cls[vision]'.\n"
+
+
+@pytest.mark.parametrize("key", ["image", "video"])
+@pytest.mark.parametrize("folder", ["", "/tmp"])
+def test_base64_in_the_place_of_a_path_is_not_repeated(key: str, folder: str) -> None:
+    text = base64.b64encode(encoded(painted(60, 60))).decode()
+    with pytest.raises(PromptError, match="Base64 is given as {'base64': …}, or as a data: URL") as caught:
+        one(key, text, MediaPolicy(allowed_local_media_path=folder))
+    assert len(str(caught.value)) < 200 and text[:8] in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.ones(2, 3, dtype=torch.int32), torch.ones(3), torch.full((2, 4), math.nan), {"x": 1}, object(), "AAAA",
+        {"image_embeds": torch.ones(2, 4), "image_grid_thw": torch.ones(2, 4)}, {"image_embeds": [[1.0, 2.0], [3.0]]},
+        {"image_embeds": torch.ones(3, 4), "image_grid_thw": torch.tensor([[1, 2, 2], [1, 1, 1]])},
+    ],
+)  # fmt: skip
+def test_a_message_names_its_item_once(value: Any) -> None:
+    with pytest.raises(PromptError) as caught:
+        one("image_embeds", value)
+    assert str(caught.value).startswith("image_embeds: ")
+    assert not str(caught.value).removeprefix("image_embeds: ").startswith("image_embeds"), str(caught.value)

@@ -147,6 +147,13 @@ def test_processor_kwargs(seer: TestClient, sees: LLM) -> None:
     assert found != sees.classify(prompt)[0].outputs.probs
 
 
+@pytest.mark.parametrize(
+    "kwargs", [{"size": {"shortest_edge": 10**9, "longest_edge": 10**10}}, {"merge_size": 1}, {"patch_size": 8}]
+)
+def test_processor_kwargs_that_the_model_cannot_take(seer: TestClient, kwargs: dict[str, Any]) -> None:
+    assert refusal(seer, said(image()), mm_processor_kwargs=kwargs)["param"] == "mm_processor_kwargs"
+
+
 @pytest.mark.parametrize("name", ["mm_processor_kwargs", "media_io_kwargs"])
 def test_such_options_are_trusted_by_name(sees: LLM, seer: TestClient, name: str) -> None:
     with client_of(sees) as careful:

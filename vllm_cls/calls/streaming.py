@@ -41,7 +41,8 @@ def _tokenized_windows(
     """
     if call.loaded.engine.runner.device.type == "cpu":
         for window in _windows(call, prompts):
-            yield window, window.tokenize_each()
+            for part, tokenized in window.parts():
+                yield window.only(part), tokenized
         return
     with ThreadPoolExecutor(1, thread_name_prefix="vllm_cls_tokenizer") as ahead:
         waiting: tuple[TaskCall[Output], Future[list[Tokenized | PromptError]]] | None = None

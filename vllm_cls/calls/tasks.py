@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..errors import ConfigError, PromptError
+from ..inputs.media_parts import holds_media
 from ..inputs.prompts import as_list
 from ..inputs.tokenization import PromptProcessor, Tokenized, Truncation
 from ..model.task_checks import check_params, check_task
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from ..model.loaded_model import LoadedModel
     from ..runtime.adapter import LoRAAdapter
     from ..runtime.engine import Result
+
+_BYTES_AT_ONCE = 1 << 28  # of what processors make of images and videos
 
 Output = TypeVar("Output", bound=RequestOutput[Any])
 Finish = Callable[
@@ -93,12 +96,35 @@ class TaskCall(Generic[Output]):
         Raises:
             PromptError: a prompt is bad; it is named by its index.
         """
+        return self._all_good(self.tokenize_each(start, stop), start)
+
+    def _all_good(self, tokenized: Sequence[Tokenized | PromptError], start: int) -> list[Tokenized]:
         good = []
-        for index, each in enumerate(self.tokenize_each(start, stop), start):
+        for index, each in enumerate(tokenized, start):
             if isinstance(each, PromptError):
                 raise type(each)(f"prompt {index}: {each}", each.param) if len(self.prompts) > 1 else each
             good.append(each)
         return good
+
+    def parts(self) -> Iterator[tuple[slice, list[Tokenized | PromptError]]]:
+        """The prompts as `tokenize_each` gives them: all at once, or with images so many as fit in memory together."""
+        if self.processor.media is None or not any(map(holds_media, self.prompts)):
+            yield slice(0, len(self.prompts)), self.tokenize_each()
+            return
+        start, found, num_bytes = 0, [], 0
+        for stop in range(1, len(self.prompts) + 1):
+            found += self.tokenize_each(stop - 1, stop)
+            media = found[-1].sequence.media if isinstance(found[-1], Tokenized) else None
+            num_bytes += media.num_bytes if media is not None else 0
+            if num_bytes >= _BYTES_AT_ONCE or stop == len(self.prompts):
+                yield slice(start, stop), found
+                start, found, num_bytes = stop, [], 0
+
+    def only(self, part: slice) -> TaskCall[Output]:
+        """The same asked of a part of its prompts."""
+        return dataclasses.replace(
+            self, prompts=self.prompts[part], params=self.params[part], adapters=self.adapters[part]
+        )
 
     def run_each(self, tokenized: Sequence[Tokenized | PromptError], next_id: NextId) -> Iterator[Output | PromptError]:
         """Run prompts at once: an output for each, or why there is none."""
@@ -122,9 +148,12 @@ class TaskCall(Generic[Output]):
         Raises:
             PromptError: a prompt is bad, or has no answer; the first of them.
         """
-        tokenized = self.tokenize()
-        results = self.loaded.runs[self.kind.task]([each.sequence for each in tokenized])
-        return self.outputs(tokenized, results, next_id)
+        outputs: list[Output] = []
+        for part, each in self.parts():
+            tokenized = self._all_good(each, part.start)
+            results = self.loaded.runs[self.kind.task]([one.sequence for one in tokenized])
+            outputs += self.only(part).outputs(tokenized, results, next_id)
+        return outputs
 
     def with_prompts(self, prompts: Sequence[Any]) -> TaskCall[Output]:
         """The same asked of other prompts, each with what the first of these has."""

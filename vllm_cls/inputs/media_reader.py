@@ -83,4 +83,4 @@ class MediaReader:
         if not items:
             raise PromptError("multi_modal_data holds nothing; leave it out, or give images or videos.")
         rest = {name: value for name, value in kwargs.items() if name not in _SAMPLING}
-        return replace(prompt, media=self.processor.read(items, rest))
+        return replace(prompt, media=self.processor.read(items, rest, self._policy.max_pixels))

@@ -35,13 +35,13 @@ def items_in(name: str, value: Any, folder: str) -> list[Any]:
     Args:
         name: of the column.
         value: a path, relative to `folder`; a URL; bytes; base64; a struct of `bytes` and `path`, as Hugging Face data sets
-            write them; or a list of these, in CSV as JSON text.
+            write them; or a list of these, in CSV as JSON text. Nothing where it is null, or empty.
 
     Raises:
         PromptError: it is none of these.
     """
-    if value is None:
-        raise PromptError(f"the field {name!r} is null")
+    if value is None or value == "":  # CSV has no null
+        return []
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = json.loads(value)

@@ -59,7 +59,7 @@ class PromptFields:
         text: the column of the text; None where a stored template takes everything from other columns.
         pair: the column of a second text, or None.
         messages: the column of chat messages, which replaces the text, or None.
-        image: the column of images, or None. With one of images or videos, a row may do without a text.
+        image: the column of images, or None. With one of images or videos, a row may do without a text, or without these.
         video: the column of videos, or None.
         places: by modality, the text that stands for one in a prompt; written before a text that has none of them.
     """
@@ -122,7 +122,7 @@ class PromptFields:
         if self.messages is not None:
             return {"messages": _messages(self.messages, _value(fields, self.messages)), "fields": fields}
         prompt: dict[str, Any] = {"fields": fields}
-        data = {name: items_in(column, _value(fields, column), folder) for name, column in self.media.items()}
+        data = {name: items_in(column, _cell(fields, column), folder) for name, column in self.media.items()}
         if any(data.values()):
             prompt["multi_modal_data"] = data
         if self.text is not None:
@@ -151,12 +151,17 @@ def missing(name: str, known: Iterable[str]) -> str:
     return f"no field {name!r}; there is {shown or 'none'}.{hint}"
 
 
-def _value(fields: Mapping[str, Any], name: str) -> Any:
+def _cell(fields: Mapping[str, Any], name: str) -> Any:
     if name not in fields:
         raise PromptError(missing(name, fields))
-    if fields[name] is None:
-        raise PromptError(f"the field {name!r} is null")
     return fields[name]
+
+
+def _value(fields: Mapping[str, Any], name: str) -> Any:
+    value = _cell(fields, name)
+    if value is None:
+        raise PromptError(f"the field {name!r} is null")
+    return value
 
 
 def _text(name: str, value: Any) -> str:

@@ -34,12 +34,12 @@ def from_value(value: Any, key: str, allowance: Allowance) -> list[Embeddings]:
     if isinstance(value, Mapping) and not is_encoded(value):
         unknown = [name for name in value if name not in (key, *names)]
         if key not in value or unknown:
-            raise PromptError(f"{key} takes {key!r} and {names[0]!r}; got {shown(sorted(map(str, value)))}.")
+            raise PromptError(f"it takes {key!r} and {names[0]!r}; got {shown(sorted(map(str, value)))}.")
         parts = {name: _tensor(each, name, allowance) for name, each in value.items() if each is not None}
     else:
         parts = _tensors(value, key, allowance)
     grids = next((parts[name] for name in names if name in parts), None)
-    return _items(_checked(parts[key], key, allowance), None if grids is None else _grid(grids, names[0]), key)
+    return _items(_checked(parts[key], allowance), None if grids is None else _grid(grids, names[0]))
 
 
 def _grid_names(key: str) -> tuple[str, str]:
@@ -55,14 +55,12 @@ def _tensors(value: Any, key: str, allowance: Allowance) -> dict[str, torch.Tens
     if isinstance(value, str) and not value.startswith(("data:", "http:", "https:", "file:")):
         value = from_base64(value, allowance.policy)
     if not is_encoded(value):
-        raise PromptError(f"{key} cannot be {shown(value)}; give a tensor, an array or base64 of one.")
+        raise PromptError(f"it cannot be {shown(value)}; give a tensor, an array or base64 of one.")
     found = _from_bytes(read_bytes(value, allowance))
     if len(found) == 1:
         return {key: next(iter(found.values()))}
     if key not in found or not found.keys() <= {key, *_grid_names(key)}:
-        raise PromptError(
-            f"{key}: the tensors are {shown(sorted(found))}; name them {key!r} and {_grid_names(key)[0]!r}."
-        )
+        raise PromptError(f"the tensors are {shown(sorted(found))}; name them {key!r} and {_grid_names(key)[0]!r}.")
     return found
 
 
@@ -71,7 +69,7 @@ def _tensor(value: Any, name: str, allowance: Allowance) -> torch.Tensor:
         try:
             return torch.tensor(value)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise PromptError(f"{name}: {error}.") from error
+            raise PromptError(f"the numbers under {name!r} are no tensor: {error}.") from error
     return _tensors(value, name, allowance)[name]
 
 
@@ -111,20 +109,20 @@ def _npy(data: bytes) -> np.ndarray:
         raise PromptError(f"the .npy cannot be read: {error}.") from error
 
 
-def _checked(data: torch.Tensor, key: str, allowance: Allowance) -> torch.Tensor:
+def _checked(data: torch.Tensor, allowance: Allowance) -> torch.Tensor:
     if data.dtype not in _FLOATS:
         raise PromptError(
-            f"{key} of {data.dtype} are not numbers of a vision tower; give float32, float16 or bfloat16."
+            f"values of {data.dtype} are not numbers of a vision tower; give float32, float16 or bfloat16."
         )
     if data.ndim not in (2, 3) or not data.numel():
         raise PromptError(
-            f"{key} of shape {tuple(data.shape)}; give (num_tokens, hidden), or (num_items, num_tokens, hidden)."
+            f"a tensor of shape {tuple(data.shape)}; give (num_tokens, hidden), or (num_items, num_tokens, hidden)."
         )
     if data.numel() * 4 > allowance.policy.max_bytes:
-        raise PromptError(f"{key}: more than the {allowance.policy.max_bytes:,} bytes allowed.")
+        raise PromptError(f"more than the {allowance.policy.max_bytes:,} bytes allowed.")
     data = data.float()
     if not torch.isfinite(data).all():
-        raise PromptError(f"{key} has numbers that are not finite (NaN or infinity).")
+        raise PromptError("there are numbers that are not finite (NaN or infinity).")
     return data
 
 
@@ -143,25 +141,25 @@ def _grid(grid: torch.Tensor, name: str) -> torch.Tensor:
     return grid.long()
 
 
-def _items(data: torch.Tensor, grid: torch.Tensor | None, key: str) -> list[Embeddings]:
+def _items(data: torch.Tensor, grid: torch.Tensor | None) -> list[Embeddings]:
     if data.ndim == 3:
         parts = list(data)
         if grid is not None and len(grid) != len(parts):
-            raise PromptError(f"{key} has {len(parts)} items, and {len(grid)} grids.")
+            raise PromptError(f"{len(parts)} items, and {len(grid)} grids.")
     elif grid is None or len(grid) == 1:
         parts = [data]
     else:
-        parts = list(data.split(_tokens(len(data), grid, key)))
+        parts = list(data.split(_tokens(len(data), grid)))
     grids = [None] * len(parts) if grid is None else [grid[place : place + 1] for place in range(len(parts))]
     return [_hashed(part.contiguous(), each) for part, each in zip(parts, grids, strict=True)]
 
 
-def _tokens(total: int, grid: torch.Tensor, key: str) -> list[int]:
+def _tokens(total: int, grid: torch.Tensor) -> list[int]:
     """Tokens of each item: its share of the patches, of which a token always has the same number."""
     patches = [int(each) for each in grid.prod(dim=1)]
     a_token, rest = divmod(sum(patches), total)
     if rest or any(each % a_token for each in patches):
-        raise PromptError(f"{key} has {total} tokens, which do not fit the grids {grid.tolist()}.")
+        raise PromptError(f"{total} tokens, which do not fit the grids {grid.tolist()}.")
     return [each // a_token for each in patches]
 
 

@@ -24,6 +24,7 @@ class MediaInput:
         num_tokens: that stand for it in a prompt.
         count: images or videos that it is made of.
         features: `(num_tokens, hidden)` that the caller gave in place of pixels, or None.
+        told: whether the prompt said how it is processed.
     """
 
     modality: str
@@ -32,12 +33,23 @@ class MediaInput:
     num_tokens: int
     count: int = 1
     features: torch.Tensor | None = None
+    told: bool = False
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, MediaInput) and (self.modality, self.key) == (other.modality, other.key)
+        return isinstance(other, MediaInput) and self.identity == other.identity
 
     def __hash__(self) -> int:
-        return hash((self.modality, self.key))
+        return hash(self.identity)
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """What tells it from others; whoever keeps something for it keeps this, not its pixels."""
+        return self.modality, self.key
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of its tensors."""
+        return sum(each.numel() * each.element_size() for each in self.tensors.values())
 
     @property
     def key_id(self) -> int:
@@ -70,6 +82,11 @@ class SequenceMedia:
     types: tuple[int, ...]
     key_ids: tuple[int, ...]
     text_types: tuple[int, ...] = field(default=(), compare=False)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of its inputs' tensors; each counts once."""
+        return sum(each.num_bytes for each in {span.input for span in self.spans})
 
     def begun(self, length: int) -> SequenceMedia | None:
         """Of the first `length` tokens, which end outside every span; None where these have no media."""

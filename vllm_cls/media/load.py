@@ -29,7 +29,8 @@ def load_media(
             one of PIL, an array of uint8 `(height, width[, 3 | 4])`, a tensor of uint8 `(3 | 4, height, width)`, a path, a
             URL, bytes, or a mapping with `bytes`, `path` or `base64`. A video is a path, a URL, bytes, such a mapping, a list
             of images, an array `(frames, height, width, 3)`, or a pair of frames and their metadata. Embeddings are as
-            `embeddings.from_value` reads them. An item that was loaded already stays as it is.
+            `embeddings.from_value` reads them; `{"image": {"image_embeds": …}}`, as vLLM has it, is the same. An item that was
+            loaded already stays as it is.
         policy: what may be read, and how much.
         sample: which frames are taken of an encoded video; of frames that are given, all are.
 
@@ -49,6 +50,8 @@ def load_media(
     for modality in MODALITIES:
         key = f"{modality}_embeds"
         plain, embedded = multi_modal_data.get(modality), multi_modal_data.get(key)
+        if isinstance(plain, Mapping) and key in plain:  # so vLLM writes embeddings
+            plain, embedded = embedded, plain
         if plain is not None and embedded is not None:
             raise PromptError(f"a prompt takes {modality!r} or {key!r}, not both.", "multi_modal_data")
         if plain is not None:

@@ -11,6 +11,8 @@ from ..errors import ConfigError, PromptError, nearest
 from .addresses import is_public, resolved
 
 MODALITIES = ("image", "video")
+MAX_PIXELS = 64 << 20
+"""Of one image, or of one frame."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class MediaPolicy:
     read_paths: bool = True
     limit_mm_per_prompt: Mapping[str, Any] = field(default_factory=dict)
     max_bytes: int = 64 << 20
-    max_pixels: int = 64 << 20
+    max_pixels: int = MAX_PIXELS
     max_prompt_pixels: int = 256 << 20
     max_frames: int = 768
     max_video_seconds: float = 3600.0

@@ -1,7 +1,6 @@
 """A model's own processor, reading images and videos: which tensors the model gets, which text stands for each.
 
-transformers' class for the model says both. Its images are read by Pillow; its videos, for which it wants torchvision,
-by `frames`.
+transformers' class for the model says both. Its images are read by Pillow, its videos as `video_processors` has it.
 """
 
 from __future__ import annotations
@@ -20,10 +19,12 @@ import numpy as np
 import torch
 
 from ..compat.transformers_calls import model_errors, reason
-from ..errors import ConfigError, ModelError, PromptError, nearest
+from ..errors import ConfigError, ModelError, PromptError
 from .features import MODALITIES, MediaInput, SequenceMedia, placed
-from .frames import PROCESSORS, FramesProcessor
 from .items import Embeddings, FrameSampling, Image, MediaItem, MediaItems, Video, VideoMetadata
+from .options import check_options, check_shape
+from .policy import MAX_PIXELS
+from .video_processors import of_transformers, sampled, video_processor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -105,20 +106,22 @@ class MediaProcessor:
         Args:
             asked: the prompt's `fps` or `num_frames`.
         """
-        frames = getattr(self._processor, "video_processor", None)
-        if not isinstance(frames, FramesProcessor) or not (asked or frames.samples):
+        videos = getattr(self._processor, "video_processor", None)
+        if isinstance(videos, _Missing | None) or not (asked or videos.do_sample_frames):
             return None
-        return functools.partial(frames.sample, **asked)
+        return functools.partial(sampled, videos, **asked)
 
-    def read(self, items: MediaItems, kwargs: Mapping[str, Any]) -> ReadMedia:
+    def read(self, items: MediaItems, kwargs: Mapping[str, Any], max_pixels: int = MAX_PIXELS) -> ReadMedia:
         """Read a prompt's media.
 
         Args:
             kwargs: the prompt's `mm_processor_kwargs`.
+            max_pixels: that an image or a frame may have once it is resized.
 
         Raises:
             PromptError: the processor refuses them.
         """
+        check_options(self._processor, kwargs, max_pixels)
         inputs: list[MediaInput] = []
         replacements: dict[str, list[str]] = {}
         for modality, several in items.items():
@@ -126,6 +129,7 @@ class MediaProcessor:
                 raise PromptError(f"{self.name} reads no {modality}s.")
             texts = replacements.setdefault(modality, [])
             for each in several:
+                self._check_shape(modality, each, kwargs, max_pixels)
                 for one, text in self._read(modality, each, kwargs):
                     inputs.append(one)
                     texts.append(text)
@@ -139,7 +143,6 @@ class MediaProcessor:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return [self._kept[key]]
-        self._check_names(kwargs)
         try:
             read = self._processed(modality, item, kwargs, " ".join(key[1:]))
         except PromptError:
@@ -149,20 +152,16 @@ class MediaProcessor:
         with self._lock:
             if key not in self._kept:
                 self._kept[key] = read
-                self._num_bytes += _num_bytes(read[0])
+                self._num_bytes += read[0].num_bytes
             while self._num_bytes > _KEPT_BYTES:
-                self._num_bytes -= _num_bytes(self._kept.popitem(last=False)[1][0])
+                self._num_bytes -= self._kept.popitem(last=False)[1][0].num_bytes
         return [read]
 
-    def _check_names(self, kwargs: Mapping[str, Any]) -> None:
-        """Raise `PromptError` for options that no part of the processor has; transformers would ignore them."""
-        known = _option_names(self._processor)
-        for name in kwargs:
-            if name not in known:
-                raise PromptError(
-                    f"mm_processor_kwargs: the model's processor has no {name!r}.{nearest(str(name), sorted(known))}",
-                    "mm_processor_kwargs",
-                )
+    def _check_shape(self, modality: str, item: MediaItem, kwargs: Mapping[str, Any], max_pixels: int) -> None:
+        if isinstance(item, Embeddings):
+            return
+        height, width = item.frames.shape[1:3] if isinstance(item, Video) else (item.pixels.height, item.pixels.width)
+        check_shape(getattr(self._processor, f"{modality}_processor", None), kwargs, width, height, max_pixels)
 
     def _processed(
         self, modality: str, item: Image | Video, kwargs: Mapping[str, Any], key: str
@@ -174,16 +173,19 @@ class MediaProcessor:
                 [item.pixels], **{**known["images_kwargs"], "return_tensors": "pt"}
             )
         else:
-            if not isinstance(processor.video_processor, FramesProcessor):
-                raise PromptError(f"{self.name} reads videos by a class of transformers that needs torchvision.")
-            asked = {name: value for name, value in known["videos_kwargs"].items() if name != "return_metadata"}
-            data, (text,) = processor._process_videos([item.frames], video_metadata=[item.metadata], **asked)
+            if isinstance(processor.video_processor, _Missing):
+                raise PromptError(f"{self.name}: its videos are not read here ({processor.video_processor.reason}).")
+            asked = {**known["videos_kwargs"], **_OF_FRAMES, "video_metadata": [of_transformers(item.metadata)]}
+            data, (text,) = processor._process_videos([item.frames], **asked)
         tensors = {
             name: value if isinstance(value, torch.Tensor) else torch.as_tensor(value)
             for name, value in data.items()
             if name != "video_metadata" and name not in processor.unused_input_names
         }
-        return MediaInput(modality, key, tensors, self._num_tokens(modality, text)), text
+        count = self._num_tokens(modality, text)
+        if not count:  # InternVL and SmolVLM put the tokens of images in its place
+            raise PromptError(f"{self.name} reads the frames of a {modality} as images; give them as images.")
+        return MediaInput(modality, key, tensors, count, told=bool(kwargs)), text
 
     def _given(self, modality: str, item: Embeddings) -> list[tuple[MediaInput, str]]:
         """Embeddings, one input an image."""
@@ -316,24 +318,10 @@ class MediaProcessor:
         return int(getattr(self._processor, f"{modality}_token_id"))
 
 
-def _option_names(processor: Any) -> set[str]:
-    """What a processor and its parts can be told, as transformers looks it up."""
-    given = processor.valid_processor_kwargs.__annotations__
-    names = set(given)
-    for part in MODALITIES:
-        own = getattr(getattr(processor, f"{part}_processor", None), "valid_kwargs", None)
-        names |= {*given[f"{part}s_kwargs"].__annotations__, *getattr(own, "__annotations__", ())}
-    return names
-
-
 _ADVICE = (
     "A checkpoint of a model for images needs the files preprocessor_config.json or processor_config.json of the model "
     "that it was made from."
 )
-
-
-def _num_bytes(media: MediaInput) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in media.tensors.values())
 
 
 def _own_processor(folder: Path, config: PreTrainedConfig, tokenizer: Any) -> Any:
@@ -357,11 +345,27 @@ def _own_processor(folder: Path, config: PreTrainedConfig, tokenizer: Any) -> An
         elif part == "image_processor":
             parts[part] = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
         elif part == "video_processor":
-            parts[part] = _frames(folder, settings, config)
+            try:
+                parts[part] = video_processor(folder, settings, config.model_type)
+            except ImportError as error:  # images may do without
+                parts[part] = _Missing(str(error))
         else:
             parts[part] = None
     own = set(inspect.signature(found.__init__).parameters) - {"self"}
     return kind(**parts, **{name: value for name, value in settings.items() if name in own - set(parts)})
+
+
+@dataclass(frozen=True)
+class _Missing:
+    """In the place of what reads videos."""
+
+    reason: str
+
+
+_OF_FRAMES = {
+    "do_sample_frames": False, "input_data_format": "channels_last", "return_metadata": True, "return_tensors": "pt",
+}  # fmt: skip
+"""What a processor of videos is told of frames that are taken already."""
 
 
 def _any_class(self: Any, argument_name: str, argument: Any) -> None:
@@ -370,18 +374,6 @@ def _any_class(self: Any, argument_name: str, argument: Any) -> None:
 
 def _has_processor(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json"))
-
-
-def _frames(folder: Path, settings: Mapping[str, Any], config: PreTrainedConfig) -> FramesProcessor | None:
-    """What reads videos; None where transformers' class for that is none of those that are done here."""
-    found: Mapping[str, Any] = settings.get("video_processor") or {}
-    for name in ("video_preprocessor_config.json", "preprocessor_config.json"):
-        if not found and (folder / name).is_file():
-            found = json.loads((folder / name).read_text(encoding="utf-8"))
-    from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES
-
-    named = found.get("video_processor_type") or VIDEO_PROCESSOR_MAPPING_NAMES.get(config.model_type)
-    return FramesProcessor(found) if named in PROCESSORS else None
 
 
 def check_installed() -> None:

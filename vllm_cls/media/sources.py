@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .policy import Allowance, MediaPolicy
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # of two letters or more: C: is a drive
+_LONGEST_PATH = 1000  # characters that a message repeats
 _BLANKS = re.compile(r"[ \t\r\n]+")
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
@@ -133,7 +134,7 @@ def _from_path(path: Path, policy: MediaPolicy) -> bytes:
         if not policy.read_paths:
             raise _not_readable(path, policy) from None
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise PromptError(f"{str(path)!r} cannot be read: {reason}.") from error
+        raise PromptError(f"{_named(path, policy)} cannot be read: {reason}.{_hint(path)}") from error
 
 
 def _not_readable(path: Path, policy: MediaPolicy) -> PromptError:
@@ -145,4 +146,9 @@ def _not_readable(path: Path, policy: MediaPolicy) -> PromptError:
 
 
 def _named(path: Path, policy: MediaPolicy) -> str:
-    return repr(path.name) if not policy.read_paths else repr(str(path))
+    named = path.name if not policy.read_paths else str(path)
+    return repr(named) if len(named) <= _LONGEST_PATH else shown(named)
+
+
+def _hint(path: Path) -> str:
+    return " Base64 is given as {'base64': …}, or as a data: URL." if len(str(path)) > _LONGEST_PATH else ""

@@ -319,8 +319,13 @@ class Engine:
             memory.release(self.runner.device)
             return self._answers(step, works)
         reason = str(failure).strip().splitlines() or [type(failure).__name__]
-        length = len(works[0].sequence)
-        refused = RunError(f"the model refuses this prompt of {length} tokens: {reason[0][:200]}")
+        sequence = works[0].sequence
+        told = sequence.media and any(
+            span.input.told for span in sequence.media.spans
+        )  # then the fault is the prompt's
+        refused = (PromptError if told and not exhausted else RunError)(
+            f"the model refuses this prompt of {len(sequence)} tokens{_AS_TOLD if told else ''}: {reason[0][:200]}"
+        )
         refused.__cause__ = failure
         return [refused]
 
@@ -369,6 +374,7 @@ class Engine:
 
 
 _NOTHING = torch.empty(0)
+_AS_TOLD = " with its mm_processor_kwargs"
 _media_of = operator.attrgetter("media")
 _STATES_BYTES = 1 << 28  # of the states behind label texts that are held at once; those of one prompt at least
 _FEWEST_TOKENS = 8  # a batch is not made smaller for want of memory: who else uses it may stop

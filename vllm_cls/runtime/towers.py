@@ -53,8 +53,8 @@ class Towers:
         self._counters = counters
         self._max_bytes = max_bytes
         self._accepted = frozenset(inspect.signature(model.forward).parameters)
-        self._recent: OrderedDict[MediaInput, Encoded] = OrderedDict()
-        self._alive: weakref.WeakValueDictionary[MediaInput, Encoded] = weakref.WeakValueDictionary()
+        self._recent: OrderedDict[tuple[str, str], Encoded] = OrderedDict()
+        self._alive: weakref.WeakValueDictionary[tuple[str, str], Encoded] = weakref.WeakValueDictionary()
         self._lock = threading.Lock()
         self.num_bytes = 0
 
@@ -69,14 +69,14 @@ class Towers:
         """Outputs for inputs, in their order; those that are missing run, as many at once as go together."""
         wanted = list(inputs)
         with self._lock, torch.inference_mode():
-            known = {each: found for each in wanted if (found := self._alive.get(each)) is not None}
+            known = {each: found for each in wanted if (found := self._alive.get(each.identity)) is not None}
             missing = [each for each in dict.fromkeys(wanted) if each not in known]
             for group in _groups(missing):
                 known.update(zip(group, self._run(group), strict=True))
             for each in missing:
-                self._alive[each] = known[each]
+                self._alive[each.identity] = known[each]
             for each in known:
-                self._remember(each, known[each])
+                self._remember(each.identity, known[each])
         return [known[each] for each in wanted]
 
     def clear(self) -> None:
@@ -85,7 +85,7 @@ class Towers:
             self._recent.clear()
             self.num_bytes = 0
 
-    def _remember(self, key: MediaInput, encoded: Encoded) -> None:
+    def _remember(self, key: tuple[str, str], encoded: Encoded) -> None:
         if key not in self._recent:
             self._recent[key] = encoded
             self.num_bytes += encoded.num_bytes

@@ -133,7 +133,8 @@ def quantize(
         method: "int8" (CPU), "fp8" (GPU) or None.
         layers: of the backbone. What a pruned last layer computes for pooled positions alone stays in float32: it
             costs nothing there, and nothing behind it evens out its errors.
-        works: prompts whose inputs to each product are watched.
+        works: prompts whose inputs to each product are watched. What none of them runs, such as towers for images, stays
+            in float32.
 
     Raises:
         ConfigError: the device, its processor or the dtype has no such products.
@@ -151,7 +152,7 @@ def quantize(
         if first in seen:
             shared.remake(functools.partial(Int8Linear, input_max=seen[first]), whole=first not in exact)
             count += 1
-    count += quantize_int8(runner.backbone, lambda name, module: module in exact, seen)
+    count += quantize_int8(runner.backbone, lambda name, module: module in exact or module not in seen, seen)
     if count == 0:
         raise ConfigError("quantization='int8' finds no linear layer of this model that it could change; use 'none'.")
     exact_again = [replace(work, sequence=replace(work.sequence, exact=True)) for work in works]

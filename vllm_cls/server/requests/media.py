@@ -91,7 +91,7 @@ def _read(model: ServedModel, asked: ChatFields, parts: Sequence[MediaPart], sec
 
     allowance = Allowance(policy_of(model.settings, seconds))
     counts = {each.modality: 0 for each in parts}
-    sample = _sampling(model, asked) if any(each.key == "video" for each in parts) else None
+    sample = _sampling(model, asked, any(each.key == "video" for each in parts))
     found: dict[MediaPart, Sequence[MediaItem]] = {}
     for part in parts:
         try:
@@ -105,8 +105,8 @@ def _read(model: ServedModel, asked: ChatFields, parts: Sequence[MediaPart], sec
     return found
 
 
-def _sampling(model: ServedModel, asked: ChatFields) -> FrameSampling:
-    """Which frames are taken: as the request says, or as the model's processor would."""
+def _sampling(model: ServedModel, asked: ChatFields, has_videos: bool) -> FrameSampling | None:
+    """Which frames are taken of videos: as the request says, or as the model's processor would."""
     from ...media.sampling import UniformFrames
 
     asked_of = asked.media_io_kwargs or {}
@@ -115,7 +115,11 @@ def _sampling(model: ServedModel, asked: ChatFields) -> FrameSampling:
             raise RequestError(
                 f"media_io_kwargs has no {name!r}.{nearest(name, ('image', 'video'))}", "media_io_kwargs"
             )
+    if asked_of.get("image"):
+        raise RequestError("media_io_kwargs: image takes no options here.", "media_io_kwargs")
     options = asked_of.get("video")
+    if not has_videos:
+        return None
     if not options:
         assert model.llm.llm.media is not None  # it reads videos
         return model.llm.llm.media.sampling(asked.mm_processor_kwargs or {})
