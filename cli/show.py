@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from vllm_cls.evaluation import ClassificationMetrics
-    from vllm_cls.jobs.run import OnProgress
+    from vllm_cls.jobs.options import OnProgress
 
 _MOST_LABELS = 12  # of a confusion matrix that is shown whole
 _COMMONEST = 10

@@ -11,6 +11,7 @@ from typing import Any
 from vllm_cls.calls.scoring import ScoreOptions, check_num_labels
 from vllm_cls.errors import ConfigError
 from vllm_cls.outputs import ClassificationOutput, ClassificationRequestOutput
+from vllm_cls.runtime.counters import Counters
 
 
 class FakeLLM:
@@ -46,6 +47,7 @@ class FakeLLM:
         FakeLLM.made.append(self)
 
     checkpoint_files: tuple[Path, ...] = ()
+    counters = Counters()
     use_activation = gives_probabilities = True
     heads: dict[str, Any] = {}
 

@@ -18,6 +18,7 @@ from .rows import InputRow, PromptFields
 if TYPE_CHECKING:
     from ..llm import LLM
     from ..outputs import RequestOutput
+    from ..runtime.counters import Counters
     from .remote import RemoteModel
 
 BAD_IN_A_ROW = 10_000
@@ -50,6 +51,21 @@ class RowWorker:
     def fingerprint(self) -> dict[str, Any]:
         """What the results depend on of the model."""
         return of_model(self._llm)
+
+    @property
+    def counters(self) -> Counters | None:
+        """What the model has computed so far; None of a server's."""
+        return self._llm.counters
+
+    def description(self) -> str:
+        """How the model runs: the form of its batches, which attention, where."""
+        told = self._llm.describe()
+        if "execution" not in told:
+            return f"the server {told['server']}" if "server" in told else ""
+        attention = told["attention_kernel"] and f"attention by {told['attention_kernel']}"
+        where = f"{told['dtype']} on {told['device']}"
+        where += f" with {told['num_threads']} threads" if told["num_threads"] else ""
+        return ", ".join(filter(None, (told["execution"], attention, where)))
 
     def compute(self, rows: Iterator[InputRow]) -> Generator[Answered, None, None]:
         """The rows of one part with their results, in their order; they depend on no other part."""

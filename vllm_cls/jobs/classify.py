@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .options import JobOptions
+from .options import JobOptions, OnProgress, RunOptions
 from .report import JobReport
 from .results import ResultColumns
 from .rows import PromptFields
-from .run import OnProgress, RunOptions, run_job
+from .run import run_job
 
 if TYPE_CHECKING:
     from ..client import Client

@@ -1,14 +1,17 @@
-"""What a job over files asks of a model, whatever the files and whoever runs the model."""
+"""What a job over files asks of a model, whatever the files and whoever runs the model; and how the job runs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..errors import ConfigError
 from .results import KeptFields, ResultColumns
 from .rows import PromptFields
+
+OnProgress = Callable[[int, float | None], None]
 
 _NEEDS_PROBABILITIES = "label_field needs probabilities, and without activation there are none; drop one."
 
@@ -92,3 +95,34 @@ class JobOptions:
         """What the bytes of the output depend on, to compare with another run's."""
         options = {name: value for name, value in vars(self).items() if name not in ("prompts", "results")}
         return {**options, "fields": asdict(self.prompts), "results": self.results.__name__}
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The options of `classify_file` that say how a job runs; what a row of results holds does not depend on them.
+
+    Raises:
+        ConfigError: one of them is wrong.
+    """
+
+    format: str | None = None
+    overwrite: bool = False
+    restart: bool = False
+    on_error: str = "continue"
+    max_errors: int | None = None
+    on_progress: OnProgress | None = None
+
+    def __post_init__(self) -> None:
+        if self.on_error not in ("continue", "fail"):
+            raise ConfigError(f"on_error={self.on_error!r} is unknown; use 'continue' or 'fail'.")
+        if self.max_errors is not None and (self.max_errors < 0 or self.on_error == "fail"):
+            raise ConfigError(
+                f"max_errors={self.max_errors} must be 0 or more, and on_error='fail' is max_errors=0; drop one."
+            )
+
+    @property
+    def most_errors(self) -> float:
+        """How many rows may fail."""
+        if self.max_errors is None:
+            return 0 if self.on_error == "fail" else math.inf
+        return self.max_errors

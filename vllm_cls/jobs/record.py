@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from ..errors import JobError
 from .formats.writers import Writer
 from .plan import Plan
@@ -28,13 +30,16 @@ class Recorder:
         self._tally = plan.tally()
         self._labelled = False
 
-    def record(self, answered: Answered, writer: Writer) -> None:
-        """Write one row, count it, and compare it with its true label.
+    def record_all(self, answers: Iterator[Answered], writer: Writer) -> None:
+        """Write rows, count them, and compare them with their true labels.
 
         Raises:
             JobError: too many rows have failed.
         """
-        row, results = answered
+        for row, results in answers:
+            self._record(row, results, writer)
+
+    def _record(self, row: InputRow, results: RowResults, writer: Writer) -> None:
         self._write(row, results, writer)
         if self._report.failed > self._most_errors:
             kept = "" if self._work is None else self._work.hint

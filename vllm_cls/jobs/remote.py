@@ -55,6 +55,7 @@ class RemoteModel:
 
     judges_steps = False
     checkpoint_files: Sequence[Path] = ()  # they are the server's
+    counters = None  # likewise
 
     def __init__(self, client: Client, model: str | None = None) -> None:
         self._client, self._name = client, model

@@ -11,6 +11,7 @@ from .results import NO_PROBABILITIES, KeptFields, ResultColumns
 
 if TYPE_CHECKING:
     from ..evaluation import ClassificationMetrics
+    from .stats import JobStats
 
 _SHOWN_FAILURES = 5
 _MOST_CAUSES = 20
@@ -33,6 +34,7 @@ class JobReport:
         failures: the first few bad rows, each with its place and reason.
         causes: how many rows failed for which reason, numbers in it left out.
         notes: what the reader should know: fields renamed, fields that no row had.
+        stats: where the time went.
     """
 
     rows: int = 0
@@ -44,6 +46,7 @@ class JobReport:
     failures: list[str] = field(default_factory=list)
     causes: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    stats: JobStats | None = field(default=None, compare=False)
 
     def fail(self, place: str, reason: str) -> None:
         """Count a bad row."""

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..calls.scoring import ScoreOptions
 from ..result_fields import PAIR
-from .options import JobOptions
+from .options import JobOptions, OnProgress, RunOptions
 from .report import JobReport
 from .results import ResultColumns
 from .rows import PromptFields
-from .run import OnProgress, RunOptions, run_job
+from .run import run_job
 
 if TYPE_CHECKING:
     from ..client import Client

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 
-STAGES = ("tokenize", "plan", "forward", "outputs")
+STAGES = ("tokenize", "plan", "forward", "device", "outputs")
 
 
 @dataclass
@@ -25,7 +25,8 @@ class Counters:
         num_pruned_tokens: tokens for which the last layer computed keys and values only.
         num_encoded: images and videos that the model's towers read.
         num_close_calls: prompts that int8 left open and that ran again in float32.
-        seconds: by stage; the stages of several workers add up, so that their sum can exceed the wall clock.
+        seconds: by stage. Forwards of several workers add up, so that their sum can exceed the wall clock; "device" is
+            how long any of them ran.
     """
 
     num_prompts: int = 0

@@ -153,9 +153,9 @@ class Engine:
         """
         waves = self._sharing.works(sequences)
         while True:
-            forward, began = self.counters.seconds["forward"], time.perf_counter()
+            device, began = self.counters.seconds["device"], time.perf_counter()
             wave = next(waves, None)
-            elsewhere = (self.counters.seconds["forward"] - forward) / self.num_parallel
+            elsewhere = self.counters.seconds["device"] - device
             self.counters.add_seconds("plan", max(0.0, time.perf_counter() - began - elsewhere))
             if wave is None:
                 return
@@ -217,11 +217,12 @@ class Engine:
         if any(map(media_of, works)):
             parallel = parallel and self.runner.packs_media
             held = self._encode(works)  # noqa: F841  # until they have run
-        if self._looks_ahead:
-            answers = look_ahead(functools.partial(self._begin, step), filled)
-        else:
-            run = functools.partial(self._answers, step)
-            answers = self._workers.run(run, filled, parallel=parallel)
+        with self.counters.timed("device"):
+            if self._looks_ahead:
+                answers = look_ahead(functools.partial(self._begin, step), filled)
+            else:
+                run = functools.partial(self._answers, step)
+                answers = self._workers.run(run, filled, parallel=parallel)
         results: list[Any] = [None] * len(works)
         for batch, given in zip(batches, answers, strict=True):
             for index, answer in zip(batch, given, strict=True):
@@ -264,7 +265,7 @@ class Engine:
         if self.runner.media_form == "pixels":
             return []
         read = list(dict.fromkeys(each for work in works for each in work.media_inputs()))
-        with self.counters.timed("forward"):
+        with self.counters.timed("forward"), self.counters.timed("device"):
             return self._workers.run(encode, [read], parallel=False)
 
     def _keep(self, works: Sequence[ForwardItem]) -> list[ForwardItem]:

@@ -19,13 +19,14 @@ from ..errors import ConfigError, JobError
 from ..jobs.formats.files import find_sources, find_target
 from ..jobs.formats.readers import read_rows
 from ..jobs.formats.tables import OutputSchema
+from ..jobs.options import OnProgress, RunOptions
 from ..jobs.output import open_output
 from ..jobs.report import JobReport
 from ..jobs.results import RowResults
 from ..jobs.resume.fingerprints import of_model
-from ..jobs.resume.parts import Answered, in_parts
+from ..jobs.resume.parts import Answered, in_parts, keeping
 from ..jobs.rows import InputRow, json_type
-from ..jobs.run import OnProgress, RunOptions, work_on
+from ..jobs.run import work_on
 from ..llm import LLM
 from .app import create_app
 from .settings import ServerSettings
@@ -93,7 +94,7 @@ def run_batch(
                 requests.answers(rows) if work is None or once else in_parts(rows, requests.answers, work, PART)
             ) as answers,
         ):
-            for row, results in answers:
+            for row, results in answers if work is None or once else keeping(answers, work, PART):
                 writer.write(results.columns or {})
                 report.rows += 1
                 if results.error is not None:

@@ -1,0 +1,76 @@
+"""The steps of a job at once: rows are read ahead, answered part by part, and written behind."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+
+from .answers import RowWorker
+from .columns import KnownColumns
+from .formats.files import OutputFile
+from .formats.readers import read_rows
+from .formats.tables import OutputSchema
+from .options import RunOptions
+from .output import open_output
+from .overlap import Channel, ahead, at_once, behind
+from .record import Recorder
+from .report import JobReport
+from .results import ADDED_TYPES, KeptFields
+from .resume.parts import Answered, in_parts, keeping
+from .resume.work_folder import WorkFolder
+from .rows import InputRow
+from .stats import stats_of
+
+MOST_WAITING = 4096
+"""Rows between two steps at most; a large one counts as many. It is the engine's largest window of prompts."""
+_BYTES_OF_A_ROW = 4096
+
+
+def run_rows(
+    worker: RowWorker, known: KnownColumns, target: OutputFile, work: WorkFolder | None, how: RunOptions
+) -> JobReport:
+    """Read, answer, write, report.
+
+    The thread that calls this computes, so that Ctrl-C ends it at once.
+    """
+    sources, plan = known.sources, worker.plan
+    kept = KeptFields(plan.options.keep_fields, [*plan.columns.types, *ADDED_TYPES])
+    report = JobReport(output=None if target.path is None else str(target.path))
+    recorder = Recorder(plan, kept, report, how.most_errors, work)
+    if work is not None and work.rows:
+        report.notes.append(f"{work.rows:,} rows that an earlier run has finished are not run again")
+    layout = OutputSchema(known.names_in(kept), plan.columns.types, sources)
+    once = any(source.size is None for source in sources)  # and never again
+    resumable = None if once else work
+    read, written = Channel(MOST_WAITING, _weight), Channel(MOST_WAITING, _weight_of_answered)
+    before, began = worker.counters, time.perf_counter()
+    with (
+        open_output(target, layout, work) as writer,
+        (at_once if once else ahead)(read_rows(sources, report.notes), read) as rows,
+        closing(worker.compute(rows) if resumable is None else in_parts(rows, worker.compute, resumable)) as answers,
+        behind(lambda each: recorder.record_all(_kept(each, resumable), writer), written) as write,
+    ):
+        for count, answered in enumerate(answers, 1):
+            write(answered)
+            if how.on_progress is not None:
+                how.on_progress(count, answered.row.done)
+    report.seconds = time.perf_counter() - began
+    computed = None if before is None or worker.counters is None else worker.counters - before
+    report.stats = stats_of(report.rows, report.seconds, read, written, computed, worker.description())
+    recorder.conclude()
+    return report
+
+
+def _kept(answers: Iterator[Answered], work: WorkFolder | None) -> Iterator[Answered]:
+    return answers if work is None else keeping(answers, work)
+
+
+def _weight(row: InputRow) -> int:
+    """How many rows one counts for, by what it holds."""
+    held = sum(len(value) for value in row.fields.values() if isinstance(value, str | bytes))
+    return 1 + held // _BYTES_OF_A_ROW
+
+
+def _weight_of_answered(answered: Answered) -> int:
+    return _weight(answered.row)
