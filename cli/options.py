@@ -139,6 +139,10 @@ _RUNNING = [
     click.option("--prefix-cache-bytes", type=int, metavar="N", help="Memory for that; else the device's own."),
     click.option("--dtype", type=click.Choice(DTYPES), default="auto", show_default=True, help="Of the weights."),
     click.option(
+        "--tensor-parallel-size", type=int, default=1, metavar="N", show_default=True,
+        help="GPUs, or processes on a CPU, that hold a part of each weight and compute together.",
+    ),
+    click.option(
         "--quantization", type=click.Choice(["none", "int8", "fp8"]), default="none", show_default=True,
         help="int8 on a CPU, fp8 on a GPU of compute capability 8.9 or more.",
     ),

@@ -21,6 +21,7 @@ def load_classifier(path: str, **options: Any) -> PreTrainedModel:
         ModelError: the model cannot be loaded, or has no head.
     """
     from .model.loading.classifier import load
+    from .model.loading.weights import Placement
     from .runtime.machine.device import choose_device, choose_dtype
 
     config = ModelConfig.from_options(path, **{"device": "cpu", "dtype": "float32", **options})
@@ -28,5 +29,7 @@ def load_classifier(path: str, **options: Any) -> PreTrainedModel:
         raise ConfigError(
             "load_classifier(convert='none') would have no head; load the bare model with transformers' AutoModel."
         )
+    if config.tensor_parallel_size > 1:
+        raise ConfigError("load_classifier gives a model of this process; LLM takes tensor_parallel_size.")
     device = choose_device(config.device)
-    return load(config, dtype=choose_dtype(config.dtype, device), device=device).model
+    return load(config, Placement(choose_dtype(config.dtype, device), device, config.allow_pickle)).model

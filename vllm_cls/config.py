@@ -186,6 +186,7 @@ class ModelConfig:
             that labels each token, "reward" one of a single label whose logit is the answer.
         dtype: "auto" is float32 on a CPU without AMX, else bfloat16.
         device: "auto", "cpu", "cuda" or "cuda:N".
+        tensor_parallel_size: processes (one a GPU) that hold a part of each weight.
         quantization: "int8" on a CPU, "fp8" on a GPU that has it.
         hf_overrides: values that replace those of the model's config.
         plugin: the plugin that decides where several match.
@@ -203,6 +204,7 @@ class ModelConfig:
     convert: str = "auto"
     dtype: str = "auto"
     device: str = "auto"
+    tensor_parallel_size: int = 1
     quantization: str | None = None
     revision: str | None = None
     trust_remote_code: bool = False
@@ -276,6 +278,8 @@ class ModelConfig:
             raise ConfigError("hf_overrides cannot change model_type; the weights are those of one architecture.")
         if self.max_model_len is not None and not isinstance(self.max_model_len, int):
             raise ConfigError(f"max_model_len={self.max_model_len!r} is not a whole number.")
+        if type(self.tensor_parallel_size) is not int or self.tensor_parallel_size < 1:
+            raise ConfigError(f"tensor_parallel_size={self.tensor_parallel_size!r} must be a whole number, at least 1.")
         for name in ("limit_mm_per_prompt", "mm_processor_kwargs"):
             if not isinstance(getattr(self, name), Mapping):
                 raise ConfigError(f"{name}={getattr(self, name)!r} is no mapping of names to values.")

@@ -33,6 +33,7 @@ class LLM(OpenModel):
         runner: "auto" or "pooling", for vLLM's sake.
         convert: "auto" takes the checkpoint as what it is and refuses one without a head; "classify" makes a
             classifier of it (`hf_overrides={"classifier_from_token": …}`); "none" gives embeddings only.
+        tensor_parallel_size: GPUs, or processes on a CPU, that hold a part of each weight and compute together.
         max_num_batched_tokens: tokens in one forward; None takes the device's default.
         num_threads: of a CPU; None takes as many as torch uses, at most the physical cores and the container's share.
         enable_prefix_caching: prompts that begin with the same tokens share these tokens' keys and values, where the
@@ -67,6 +68,7 @@ class LLM(OpenModel):
         tokenizer: str | None = None,
         dtype: str = "auto",
         device: str = "auto",
+        tensor_parallel_size: int = 1,
         quantization: str | None = None,
         revision: str | None = None,
         trust_remote_code: bool = False,
@@ -95,7 +97,7 @@ class LLM(OpenModel):
         mm_processor_kwargs: Mapping[str, Any] | None = None,
         **engine_args: Any,
     ) -> None:
-        from .model.opening import load_model
+        from .model.parallel.opening import open_model
 
         if runner not in ("auto", "pooling"):
             raise ConfigError(f"runner={runner!r} is unknown; this package classifies, use 'auto' or 'pooling'.")
@@ -106,6 +108,7 @@ class LLM(OpenModel):
             convert=convert,
             dtype=dtype,
             device=device,
+            tensor_parallel_size=tensor_parallel_size,
             quantization=quantization,
             revision=revision,
             trust_remote_code=trust_remote_code,
@@ -133,7 +136,7 @@ class LLM(OpenModel):
             max(max_loras, 1) if enable_lora else 0,
             max_lora_rank,
         )
-        super().__init__(load_model(options, runtime))
+        super().__init__(open_model(options, runtime))
         self._next_id = map(str, itertools.count()).__next__
 
     # -- what it does -------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ _WITHOUT_MEANING = frozenset(
     "distributed_executor_backend calculate_kv_scales max_cpu_loras max_lora_cls_labels fully_sharded_loras "
     "lora_dtype".split()
 )
-_NOT_YET = {"pipeline_parallel_size": 1, "tensor_parallel_size": 1}
+_NOT_YET = {"pipeline_parallel_size": 1}
 _TOKENIZATION_KEYS = ("truncate_prompt_tokens", "max_length", "truncation_side", "truncation", "add_special_tokens")
 
 

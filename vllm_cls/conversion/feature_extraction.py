@@ -16,7 +16,7 @@ from ..inputs.tokenization import PromptProcessor, Truncation
 from ..model.loading.classifier import Classifier, load_target, pooling_of
 from ..model.loading.form_choice import make_runner
 from ..model.loading.source import ModelSource
-from ..model.loading.weights import load_weights
+from ..model.loading.weights import Placement, load_weights
 from ..model.opening import longest_prompt, make_engine
 from ..runtime.machine.device import choose_device, choose_dtype
 
@@ -58,9 +58,7 @@ def pooled_states(
         source,
         source.architecture.classifier_class(type(config)),
         config,
-        dtype=choose_dtype(options.dtype, device),
-        device=device,
-        allow_pickle=options.allow_pickle,
+        Placement(choose_dtype(options.dtype, device), device, options.allow_pickle),
         headless=True,
     )
     classifier = Classifier(source, model, config, pooling, has_head=False)
@@ -102,8 +100,8 @@ def classifier_logits(
         PromptError: a prompt is bad.
     """
     device = choose_device(options.device)
-    dtype = choose_dtype(options.dtype, device)
-    model = load_target(source, target, dtype=dtype, device=device, allow_pickle=options.allow_pickle)
+    placement = Placement(choose_dtype(options.dtype, device), device, options.allow_pickle)
+    model = load_target(source, target, placement)
     pooling = pooling_of(source, model)
     classifier = Classifier(source, model, model.config, pooling, head_is_trained=head_is_trained)
     runner = make_runner(classifier, pooling, longest := processor.max_model_len)

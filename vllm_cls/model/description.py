@@ -54,6 +54,7 @@ def describe(loaded: LoadedModel) -> dict[str, Any]:
         "bytes": sum(p.numel() * p.element_size() for p in classifier.model.parameters()),
         "dtype": str(loaded.engine.runner.backbone.dtype).removeprefix("torch."),
         "device": str(loaded.engine.runner.device),
+        "tensor_parallel_size": loaded.options.tensor_parallel_size,
     }
 
 

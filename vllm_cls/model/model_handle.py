@@ -159,7 +159,7 @@ class OpenModel:
 
     def reset_prefix_cache(self) -> None:
         """Forget the keys and values of earlier prompts (vLLM's name)."""
-        self._open.engine.prefix_cache.clear()
+        self._open.engine.forget_prefixes()
 
     def reset_mm_cache(self) -> None:
         """Forget what was made of earlier images and videos (vLLM's name)."""

@@ -21,6 +21,8 @@ from ..runtime.loadtime.memory_profile import plan_memory
 from ..runtime.machine.device import choose_device, choose_dtype, default_batched_tokens, default_prefix_cache_bytes
 from ..runtime.machine.workers import bound_kernel_caches
 from ..runtime.native import attention as native_attention
+from ..runtime.parallel.rank_engine import RankEngine
+from ..runtime.parallel.ranks import Ranks
 from ..runtime.runner import Runner
 from .float32_fallback import Float32Fallback
 from .heads.lora_adapters import Adapters, backbone_layers
@@ -29,6 +31,7 @@ from .heads.pooler import Pooler
 from .loaded_model import LoadedModel
 from .loading.classifier import load
 from .loading.form_choice import dummy_items, make_runner
+from .loading.weights import Placement
 from .prompt_processor import max_model_len, prompt_processor
 from .task_checks import own_tasks
 
@@ -37,14 +40,19 @@ _WATCHED_PROMPTS, _WATCHED_TOKENS = 8, 64  # random ones, which quantization wat
 _COMPARED_PROMPTS, _COMPARED_TOKENS = 12, (8, 16, 32)
 
 
-def load_model(options: ModelConfig, runtime: RuntimeConfig) -> LoadedModel:
+def load_model(options: ModelConfig, runtime: RuntimeConfig, ranks: Ranks | None = None) -> LoadedModel:
     """Load a model and put its parts together.
+
+    Args:
+        ranks: of several processes, this one and the others, which do the same.
 
     Raises:
         ModelError: the model cannot be loaded, or has no head.
         ConfigError: an option does not fit it.
     """
     device = choose_device(options.device)
+    if ranks is not None and device.type == "cuda":
+        device = torch.device("cuda", ranks.rank)
     if device.type == "cpu":
         bound_kernel_caches()
         native_attention.prepare()
@@ -57,7 +65,8 @@ def load_model(options: ModelConfig, runtime: RuntimeConfig) -> LoadedModel:
         check_fp8(device, dtype)
     if options.quantization == "int8":
         optimize.check_int8(device, dtype)
-    classifier = load(options, dtype=dtype, device=device, adapters_have_heads=runtime.max_loras > 0)
+    placement = Placement(dtype, device, options.allow_pickle, options.tensor_parallel_size)
+    classifier = load(options, placement, adapters_have_heads=runtime.max_loras > 0)
     if runtime.max_loras:  # before anything is made faster, which has to see that it is there
         let_adapt(backbone_layers(classifier.model))
     config = classifier.config
@@ -84,7 +93,7 @@ def load_model(options: ModelConfig, runtime: RuntimeConfig) -> LoadedModel:
     optimize.quantize(
         runner, options.quantization, layers, dummy_items(runner, [min(_WATCHED_TOKENS, longest)] * _WATCHED_PROMPTS)
     )
-    engine = make_engine(runner, runtime, longest)
+    engine = make_engine(runner, runtime, longest, ranks)
     adapters = None
     heads = running_heads(classifier.model, pooler)
     if runtime.max_loras and (runner.scorer is not None or heads[0].name is not None):
@@ -127,7 +136,7 @@ def _float32_fallback(
     made = Float32Fallback(engine, heads, pooler, prompts)
     if measure:
         made.boundaries()
-        engine.prefix_cache.clear()
+        engine.forget_prefixes()
         engine.counters.clear()
     return made
 
@@ -144,18 +153,19 @@ def longest_prompt(runner: Runner, longest: int) -> int:
     return longest - reserved
 
 
-def make_engine(runner: Runner, runtime: RuntimeConfig, longest: int) -> Engine:
+def make_engine(runner: Runner, runtime: RuntimeConfig, longest: int, ranks: Ranks | None = None) -> Engine:
     """The engine of a runner, with the device's defaults where `runtime` names none, as far as memory allows.
 
     Args:
         longest: the model's longest sequence, in tokens.
+        ranks: which have to plan alike, so none measures its own memory.
     """
     cache = runtime.prefix_cache_bytes
     if cache is None:
         cache = default_prefix_cache_bytes(runner.device)
     cache = cache if runtime.enable_prefix_caching else 0
     num_tokens = runtime.max_num_batched_tokens or default_batched_tokens(runner.backbone)
-    if runner.device.type == "cuda":
+    if runner.device.type == "cuda" and ranks is None:
         planned = plan_memory(
             runner,
             functools.partial(dummy_items, runner),
@@ -167,7 +177,8 @@ def make_engine(runner: Runner, runtime: RuntimeConfig, longest: int) -> Engine:
         num_tokens, cache = planned.max_num_batched_tokens, planned.prefix_cache_bytes
         runner.graphs = Graphs.on_cuda(runner) if runtime.cuda_graphs else None
         runner.counters.clear()
-    return Engine(
+    made = Engine if ranks is None else functools.partial(RankEngine, ranks=ranks)
+    return made(
         runner,
         max_num_batched_tokens=num_tokens,
         max_num_seqs=runtime.max_num_seqs,

@@ -111,6 +111,10 @@ class Engine:
         whole = [replace(each, num_behind=0) for each in sequences]
         return self._run(whole, functools.partial(self._execute, step=self.runner.token_logits), share=False)
 
+    def forget_prefixes(self) -> None:
+        """Let go of the keys and values of earlier prompts."""
+        self.prefix_cache.clear()
+
     def close(self) -> None:
         """End the worker threads and let go of the prefix cache, once what runs is done."""
         with self._lock:

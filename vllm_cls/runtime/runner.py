@@ -103,6 +103,7 @@ class Runner:
         self.mode = mode
         self.head_dtype = model.dtype
         self.counters = Counters()
+        self.is_spread = False  # over processes, whose forwards come in one order
         self.kernel: Varlen | None = None  # over whole rows; the self-check decides
         self.graphs: RecordedForwards | None = None
         self.scorer: SequenceScorer | None = None  # where label texts are scored
@@ -131,7 +132,8 @@ class Runner:
     @property
     def parallel(self) -> bool:
         """Whether several threads may run batches at once: nothing of the model changes from batch to batch."""
-        return self.mode.form == "packed" and self.mode.checked_up_to is None and self.rope.switch is None
+        unchanged = self.mode.form == "packed" and self.mode.checked_up_to is None and self.rope.switch is None
+        return unchanged and not self.is_spread
 
     @property
     def pools_one(self) -> bool:

@@ -17,6 +17,7 @@ from vllm_cls.config import ModelConfig
 from vllm_cls.model.loading.classifier import load_target
 from vllm_cls.model.loading.head_choice import make_head, target_for
 from vllm_cls.model.loading.source import open_source
+from vllm_cls.model.loading.weights import Placement
 
 TOKENS = [20, 37, 54]
 NAMES: Any = SimpleNamespace(convert_ids_to_tokens=str)
@@ -36,7 +37,7 @@ def test_rows_of_the_output_layer_are_the_next_tokens_logits(name: str, tmp_path
         wanted = model(input_ids=prompt, use_cache=False).logits[0, -1, TOKENS].float()
     source = dataclasses.replace(open_source(ModelConfig.from_options(tmp_path, convert="classify")), tokenizer=NAMES)
     target = target_for(source, make_head(source, "tokens", {"token_ids": TOKENS}))
-    classifier: Any = load_target(source, target, dtype=torch.float32, device=torch.device("cpu")).eval()
+    classifier: Any = load_target(source, target, Placement(torch.float32, torch.device("cpu"))).eval()
     with torch.no_grad():
         found = classifier(input_ids=prompt, use_cache=False).logits[0].float()
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)

@@ -11,10 +11,9 @@ from ...checkpoint.sentence_transformer import Embedder, read_embedder
 from ...config import ModelConfig
 from .head_choice import head_at_load, lacks_head, target_for
 from .source import ModelSource, open_source
-from .weights import load_weights
+from .weights import Placement, load_weights
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
 
@@ -70,9 +69,7 @@ class Classifier:
         )
 
 
-def load(
-    options: ModelConfig, *, dtype: torch.dtype, device: torch.device, adapters_have_heads: bool = False
-) -> Classifier:
+def load(options: ModelConfig, placement: Placement, *, adapters_have_heads: bool = False) -> Classifier:
     """Load a model as `options.convert` says.
 
     Args:
@@ -94,12 +91,12 @@ def load(
         )
     is_embedder = embedder is not None and "classifier_from_token" not in options.hf_overrides
     if is_embedder or (options.convert == "none" and not source.is_classifier):
-        return _without_head(source, options, embedder, dtype, device)
+        return _without_head(source, embedder, placement)
     if adapters_have_heads and lacks_head(source) and not source.is_classifier:
-        return _for_adapters(source, options, dtype, device)
+        return _for_adapters(source, placement)
     head = head_at_load(source, options)
     target = target_for(source, head)
-    model = load_target(source, target, dtype=dtype, device=device, allow_pickle=options.allow_pickle)
+    model = load_target(source, target, placement)
     return Classifier(source, model, model.config, pooling_of(source, model), head_is_trained=head.head.trained)
 
 
@@ -109,58 +106,42 @@ def pooling_of(source: ModelSource, model: PreTrainedModel) -> str:
     return own or source.architecture.pooling(source.backbone_config)
 
 
-def _without_head(
-    source: ModelSource, options: ModelConfig, embedder: Embedder | None, dtype: torch.dtype, device: torch.device
-) -> Classifier:
-    model, _ = _bare(source, dtype, device, options.allow_pickle)
+def _without_head(source: ModelSource, embedder: Embedder | None, placement: Placement) -> Classifier:
+    model, _ = _bare(source, placement)
     pooling = source.pooling if embedder is None else embedder.pooling
     return Classifier(source, model, model.config, pooling, has_head=False, embedder=embedder)
 
 
-def _for_adapters(source: ModelSource, options: ModelConfig, dtype: torch.dtype, device: torch.device) -> Classifier:
-    model, missing = _bare(source, dtype, device, options.allow_pickle)
+def _for_adapters(source: ModelSource, placement: Placement) -> Classifier:
+    model, missing = _bare(source, placement)
     return Classifier(
         source, model, model.config, pooling_of(source, model), False, frozenset(missing), head_is_trained=True
     )
 
 
-def _bare(
-    source: ModelSource, dtype: torch.dtype, device: torch.device, allow_pickle: bool
-) -> tuple[PreTrainedModel, set[str]]:
+def _bare(source: ModelSource, placement: Placement) -> tuple[PreTrainedModel, set[str]]:
     """The backbone's weights in a classifier class whose head stays unused; and what of the head is missing."""
     classifier_class = source.architecture.classifier_class(type(source.config))
-    return load_weights(
-        source, classifier_class, source.config, dtype=dtype, device=device, allow_pickle=allow_pickle, headless=True
-    )
+    return load_weights(source, classifier_class, source.config, placement, headless=True)
 
 
-def load_target(
-    source: ModelSource, target: Target, *, dtype: torch.dtype, device: torch.device, allow_pickle: bool = False
-) -> PreTrainedModel:
+def load_target(source: ModelSource, target: Target, placement: Placement) -> PreTrainedModel:
     """The source's weights and the target's head in one model."""
     import torch
 
     tensors = target.head_tensors or {}
     if target.config.model_type == OWN_MODEL_TYPE and source.config.model_type != OWN_MODEL_TYPE:
-        backbone = _bare(source, dtype, device, allow_pickle)[0].base_model
+        backbone = _bare(source, placement)[0].base_model
         wrapped: Any = target.classifier_class
-        model: PreTrainedModel = wrapped(target.config, backbone=backbone).to(device).eval()
+        model: PreTrainedModel = wrapped(target.config, backbone=backbone).to(placement.device).eval()
     else:
-        model, _ = load_weights(
-            source,
-            target.classifier_class,
-            target.config,
-            dtype=dtype,
-            device=device,
-            allow_pickle=allow_pickle,
-            may_miss=tensors,
-        )
+        model, _ = load_weights(source, target.classifier_class, target.config, placement, may_miss=tensors)
     for name, tensor in tensors.items():
         parameter = model.get_parameter(name)
-        parameter.data = tensor.to(device=device, dtype=torch.float32)
+        parameter.data = tensor.to(device=placement.device, dtype=torch.float32)
     known = dict(model.named_parameters())
     for stored, name in target.moved.items():
         if name not in known:  # kept in the checkpoint for heads to come
             continue
-        known[name].data = source.checkpoint.tensor(stored).to(device=device, dtype=dtype)
+        known[name].data = source.checkpoint.tensor(stored).to(device=placement.device, dtype=placement.dtype)
     return model

@@ -10,6 +10,7 @@ import contextlib
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,14 +27,37 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
+@dataclass(frozen=True)
+class Placement:
+    """How weights are read, and where they live.
+
+    Args:
+        allow_pickle: read `.bin` files too.
+        tensor_parallel_size: processes that hold a part of each weight; this one is among them.
+    """
+
+    dtype: torch.dtype
+    device: torch.device
+    allow_pickle: bool = False
+    tensor_parallel_size: int = 1
+
+    def options(self) -> dict[str, Any]:
+        """The arguments of `from_pretrained`."""
+        from transformers.distributed import DistributedConfig
+
+        options: dict[str, Any] = {"dtype": self.dtype, "weights_only": True}
+        options["use_safetensors"] = None if self.allow_pickle else True
+        if self.tensor_parallel_size > 1:
+            return {**options, "distributed_config": DistributedConfig(tp_size=self.tensor_parallel_size)}
+        return {**options, "device_map": {"": self.device}}
+
+
 def load_weights(
     source: ModelSource,
     classifier_class: type[PreTrainedModel],
     config: PreTrainedConfig,
+    placement: Placement,
     *,
-    dtype: torch.dtype,
-    device: torch.device,
-    allow_pickle: bool = False,
     may_miss: Iterable[str] = (),
     headless: bool = False,
 ) -> tuple[PreTrainedModel, set[str]]:
@@ -49,7 +73,7 @@ def load_weights(
     Raises:
         ModelError: parameters are missing, have another shape, or are not finite.
     """
-    options: dict[str, Any] = {"use_safetensors": None if allow_pickle else True, "weights_only": True}
+    options = placement.options()
     checkpoint = source.checkpoint
     prefix = classifier_class.base_model_prefix
     key_mapping = {**(checkpoint.key_mapping(prefix) or {}), **_older_names(checkpoint, classifier_class)}
@@ -64,8 +88,6 @@ def load_weights(
         model, info = classifier_class.from_pretrained(
             folder,
             config=config,
-            dtype=dtype,
-            device_map={"": device},
             output_loading_info=True,
             ignore_mismatched_sizes=True,
             **options,
@@ -157,12 +179,15 @@ def refuse_nonfinite(model: PreTrainedModel, name: str, skip: Iterable[str] = ()
     """Raise `ModelError` if a weight is NaN or infinite."""
     import torch
 
+    from ...runtime.machine.device import local
+
     skipped = set(skip)
     for parameter_name, parameter in model.named_parameters():
         if parameter_name in skipped or not parameter.is_floating_point():
             continue
+        values = local(parameter)
         # A sum is one pass over the memory; it is not finite if any element is not.
-        if not torch.isfinite(parameter.sum(dtype=torch.float32)) and not bool(torch.isfinite(parameter).all()):
+        if not torch.isfinite(values.sum(dtype=torch.float32)) and not bool(torch.isfinite(values).all()):
             raise ModelError(
                 f"{name}: the weight {parameter_name} holds NaN or infinite values; fetch or train it again."
             )

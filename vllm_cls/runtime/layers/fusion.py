@@ -164,7 +164,8 @@ def unfuse(backbone: nn.Module) -> None:
 def _groups(module: nn.Module) -> Iterator[list[nn.Linear]]:
     for names in _QUERY_KEY_VALUE:
         found: list[Any] = [getattr(module, name, None) for name in names]
-        if not all(type(each) is nn.Linear for each in found):
+        # One whose forward was replaced does more: of a part of its weight, or of a weight that is elsewhere.
+        if not all(type(each) is nn.Linear and "forward" not in vars(each) for each in found):
             continue
         same_input = len({each.in_features for each in found}) == 1
         same_form = len({(each.bias is None, each.weight.dtype, each.weight.device) for each in found}) == 1

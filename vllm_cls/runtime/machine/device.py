@@ -34,6 +34,12 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """What of a tensor is in this process: all of it, but for a part of one that several processes share."""
+    found: torch.Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor  # a DTensor
+    return found
+
+
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """The dtype for "auto" or a name.
 

@@ -1,0 +1,1 @@
+"""A model opened on several processes: one that leads, and the others."""

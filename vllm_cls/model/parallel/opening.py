@@ -1,0 +1,99 @@
+"""Opens a model, on as many processes as its options say."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ...config import ModelConfig, RuntimeConfig
+from ...errors import ConfigError
+from ...runtime.machine.device import choose_device
+from ...runtime.machine.workers import default_num_threads
+from ...runtime.parallel.ranks import Leader
+from ..loaded_model import LoadedModel
+from ..loading.source import ModelSource, open_source
+from ..opening import load_model
+
+_RANK = "vllm_cls.model.parallel.rank"
+
+
+def open_model(options: ModelConfig, runtime: RuntimeConfig) -> LoadedModel:
+    """Load a model; where it is for several processes, start the others.
+
+    Raises:
+        ModelError: the model cannot be loaded, or has no head.
+        ConfigError: an option does not fit it.
+    """
+    size = options.tensor_parallel_size
+    if size == 1:
+        return load_model(options, runtime)
+    backend = _backend(options, runtime, size)
+    check_tensor_parallel(open_source(options), size)
+    if backend == "gloo":  # which share the cores
+        threads = max(1, (runtime.num_threads or default_num_threads()) // size)
+        runtime = dataclasses.replace(runtime, num_threads=threads)
+    leader = Leader(size, _RANK, {"options": options, "runtime": runtime}, backend)
+    try:
+        loaded = load_model(options, runtime, leader)
+        leader.hear("ready")
+        return loaded
+    except BaseException as failure:
+        explained = leader.explain(failure) if isinstance(failure, Exception) else failure
+        leader.end("the model was not loaded")
+        leader.close()
+        if explained is failure:
+            raise
+        raise explained from failure
+
+
+def _backend(options: ModelConfig, runtime: RuntimeConfig, size: int) -> str:
+    """What the processes exchange by.
+
+    Raises:
+        ConfigError: an option does not go together with several processes, or there are too few devices.
+    """
+    import torch
+
+    given = f"tensor_parallel_size={size}"
+    excluded = {
+        f"quantization={options.quantization!r}": options.quantization not in (None, "none"),
+        f"lora={options.lora!r}": options.lora is not None,
+        "enable_lora=True": runtime.max_loras > 0,
+        "cuda_graphs=True": runtime.cuda_graphs,
+    }
+    for name, is_given in excluded.items():
+        if is_given:
+            merged = " (`vcls convert --lora` merges an adapter)" if "lora" in name else ""
+            raise ConfigError(f"{given} does not go together with {name} yet; leave one of them out{merged}.")
+    device = choose_device(options.device)
+    if device.type == "cpu":
+        if torch.cuda.is_available():
+            raise ConfigError(
+                f"{given} takes this machine's GPUs; to use its CPU, hide them (CUDA_VISIBLE_DEVICES='')."
+            )
+        return "gloo"
+    if options.device.startswith("cuda:"):
+        raise ConfigError(f"{given} takes the first {size} GPUs, not device={options.device!r}; use device='cuda'.")
+    if torch.cuda.device_count() < size:
+        raise ConfigError(f"{given}: this machine has {torch.cuda.device_count()} CUDA devices.")
+    return "nccl"
+
+
+def check_tensor_parallel(source: ModelSource, size: int) -> None:
+    """Refuse a model of which transformers does not know how to split its weights, or which cannot be split so often.
+
+    Raises:
+        ConfigError: the message says what can be done.
+    """
+    config = source.backbone_config.get_text_config()
+    if not getattr(config, "base_model_tp_plan", None):
+        raise ConfigError(
+            f"tensor_parallel_size={size}: transformers has no plan of how to split {config.model_type!r}; leave it out, and "
+            f"run {size} copies of the model (a process for each device) to use several devices."
+        )
+    for name in ("num_attention_heads", "num_key_value_heads"):
+        heads = getattr(config, name, None)
+        if isinstance(heads, int) and heads % size:
+            fitting = [str(each) for each in range(1, heads + 1) if heads % each == 0]
+            raise ConfigError(
+                f"tensor_parallel_size={size} does not divide the model's {name}, {heads}; use {' or '.join(fitting)}."
+            )

@@ -1,0 +1,32 @@
+"""A process that holds a part of a model, beside the caller's; a leader starts it (`python -m`)."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+
+from ...runtime.parallel.ranks import Follower
+
+
+def main() -> None:
+    """Load the model like the leader, and run its calls."""
+    follower = Follower(sys.argv)
+    warnings.simplefilter("ignore")  # the leader says them
+    logging.getLogger("vllm_cls").setLevel(logging.ERROR)
+
+    from ..opening import load_model
+
+    follower.join()
+    try:
+        loaded = load_model(follower.task["options"], follower.task["runtime"], follower)
+    except Exception as failure:
+        follower.say("failed", str(failure))
+        return
+    follower.say("ready")
+    for name, arguments in follower.calls():
+        getattr(loaded.engine, name)(*arguments)
+
+
+if __name__ == "__main__":
+    main()

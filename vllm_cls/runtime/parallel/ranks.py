@@ -1,0 +1,305 @@
+"""The processes that a model is spread over, its ranks: the caller's own leads, the others do what it announces.
+
+They talk over pipes: which call comes, whether a forward failed on all of them. What a forward exchanges goes through
+torch.distributed, whose members find each other by a file that only this user reads.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+from ...errors import ConfigError, EngineDeadError, ModelError
+from . import group
+
+START_SECONDS = 300.0
+"""For a process to import its libraries; for all to meet."""
+FORWARD_SECONDS = 1800.0
+"""For what ranks exchange: one may have read its part of the weights long before another."""
+AGREEMENT_SECONDS = 20.0
+"""Between the failures of a forward on the first and on the last rank."""
+END_SECONDS = 5.0
+
+
+class Ranks(Protocol):
+    """One process's view of all of them.
+
+    Args:
+        rank: its number; 0 leads.
+        size: how many there are.
+    """
+
+    rank: int
+    size: int
+
+    def announce(self, name: str, *arguments: Any) -> None:
+        """Have all ranks begin a call of the engine."""
+
+    def agree(self, failure: Exception, *, exhausted: bool) -> None:
+        """Return if a forward failed on all ranks for the same reason, so that all go on alike.
+
+        Raises:
+            EngineDeadError: it did not.
+        """
+
+    def end(self, reason: str) -> None:
+        """End all ranks; calls that come later fail with the reason."""
+
+
+@dataclass
+class _Fate:
+    """What became of the processes that a leader started; shared with the threads that watch them."""
+
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    reason: str | None = None
+    is_ended: threading.Event = field(default_factory=threading.Event)
+
+    def decide(self, reason: str) -> None:
+        """From here on they may end; the first reason stays."""
+        self.reason = self.reason or reason
+        self.is_ended.set()
+
+    def end(self, reason: str) -> None:
+        """Kill them all."""
+        self.decide(reason)
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+        group.abort()
+
+    def why(self, otherwise: str) -> str:
+        """Why they ended; a pipe is closed a moment before its process is seen to have ended."""
+        self.is_ended.wait(1.0)
+        return self.reason or otherwise
+
+    def watch(self, rank: int, process: subprocess.Popen[bytes]) -> None:
+        code = process.wait()
+        if self.reason is None:
+            self.end(f"rank {rank} (process {process.pid}) ended by itself, {_how(code)}")
+
+
+class Leader:
+    """Rank 0, in the caller's process: starts the others, and ends them.
+
+    Args:
+        size: ranks in all.
+        module: run by each of the others, as `python -m`; it begins with `Follower(sys.argv)`.
+        task: what they are told at first.
+        backend: of torch.distributed, "gloo" or "nccl".
+
+    Raises:
+        ConfigError: this process uses torch.distributed for something else.
+        ModelError: a process did not start.
+    """
+
+    rank = 0
+
+    def __init__(self, size: int, module: str, task: Mapping[str, Any], backend: str) -> None:
+        if group.is_used():
+            raise ConfigError(
+                "this process uses torch.distributed already (by another LLM of several processes, or by its own program); "
+                "close that first, or open this model in a process of its own."
+            )
+        self.size = size
+        self._folder = tempfile.mkdtemp(prefix="vllm_cls_ranks_")
+        self._pipes: list[Connection] = []
+        self._fate = _Fate()
+        self._finalizer = weakref.finalize(self, _close, self._fate, self._pipes, self._folder)
+        try:
+            for rank in range(1, size):
+                self._start(rank, module)
+            meeting: dict[str, Any] = {
+                "rendezvous": str(Path(self._folder) / "store"),
+                "backend": backend,
+                "size": size,
+            }
+            for rank, pipe in enumerate(self._pipes, 1):
+                pipe.send({**meeting, "rank": rank, "task": task})
+            self.hear("met", START_SECONDS)  # once they have imported what takes seconds
+            group.join(**meeting, rank=0, timeout=timedelta(seconds=FORWARD_SECONDS))
+        except BaseException:
+            self.end("it did not start")
+            self._finalizer()
+            raise
+
+    def _start(self, rank: int, module: str) -> None:
+        ours, theirs = Pipe()
+        self._pipes.append(ours)
+        # As this process finds modules, and nothing else: no folder where it happens to run.
+        path = os.pathsep.join(each for each in sys.path if each)
+        environment = {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", "LOCAL_RANK": str(rank)}
+        command = [sys.executable, "-m", module, str(theirs.fileno())]
+        process = subprocess.Popen(
+            command, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        theirs.close()
+        self._fate.processes.append(process)
+        threading.Thread(
+            target=self._fate.watch, args=(rank, process), name=f"vllm_cls_rank_{rank}", daemon=True
+        ).start()
+
+    def hear(self, what: str, seconds: float = FORWARD_SECONDS) -> list[Any]:
+        """Wait until every rank has said this, and what it said of it.
+
+        Raises:
+            ModelError: one said that it failed, or ended.
+        """
+        heard = []
+        for rank, pipe in enumerate(self._pipes, 1):
+            word, value = _received(pipe, seconds)
+            if word != what:
+                raise ModelError(f"rank {rank} of {self.size}: {value or self._fate.why(f'no answer in {seconds} s')}")
+            heard.append(value)
+        return heard
+
+    def explain(self, failure: Exception) -> Exception:
+        """What made the model not load: the failure itself, or another rank's, of which it is a consequence."""
+        for rank, pipe in enumerate(self._pipes, 1):
+            word, value = _received(pipe, END_SECONDS)
+            if word == "failed" and value != str(failure):
+                return ModelError(f"rank {rank} of {self.size}: {value}")
+            if word is None:
+                return ModelError(f"the model was not loaded: {self._fate.why(f'rank {rank} gives no answer')}.")
+        return failure
+
+    def announce(self, name: str, *arguments: Any) -> None:
+        """As of `Ranks`.
+
+        Raises:
+            EngineDeadError: a rank has ended.
+        """
+        if self._fate.reason is not None:
+            self._dead()
+        try:
+            for pipe in self._pipes:
+                pipe.send((name, arguments))
+        except OSError:
+            self.end(self._fate.why("a rank does not listen"))
+            self._dead()
+
+    def agree(self, failure: Exception, *, exhausted: bool) -> None:
+        """As of `Ranks`."""
+        answers = [_received(pipe, AGREEMENT_SECONDS) for pipe in self._pipes]
+        if answers == [("failed", exhausted)] * len(answers):
+            self.announce("go on")
+            return
+        if any(word is None for word, _ in answers):
+            self._fate.why("")
+        lines = str(failure).strip().splitlines() or [type(failure).__name__]
+        self.end(f"a forward failed on rank 0 and not on all others ({lines[0][:200]})")
+        self._dead()
+
+    def _dead(self) -> NoReturn:
+        raise EngineDeadError(f"the model's processes have ended: {self._fate.reason}; open the model again.")
+
+    def end(self, reason: str) -> None:
+        """As of `Ranks`."""
+        self._fate.end(reason)
+
+    def close(self) -> None:
+        """End all ranks, once what runs is done."""
+        self._finalizer()
+
+
+class Follower:
+    """Another rank, in a process that a leader started.
+
+    Args:
+        arguments: of the process.
+    """
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):  # the leader decides when it ends: it finishes what runs
+            signal.signal(each, signal.SIG_IGN)
+        self._pipe = Connection(int(arguments[1]))
+        first = self._pipe.recv()
+        self.task: Mapping[str, Any] = first.pop("task")
+        self.rank: int = first["rank"]
+        self.size: int = first["size"]
+        self._meeting = first
+        self._words: queue.SimpleQueue[tuple[str, tuple[Any, ...]]] = queue.SimpleQueue()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def join(self) -> None:
+        """Meet the others; heavy imports are done by now."""
+        self.say("met")
+        group.join(**self._meeting, timeout=timedelta(seconds=FORWARD_SECONDS))
+
+    def say(self, word: str, value: Any = None) -> None:
+        """Tell the leader."""
+        self._pipe.send((word, value))
+
+    def _listen(self) -> None:
+        """Take what the leader says; whatever this process waits for, it ends with the leader."""
+        try:
+            while True:
+                self._words.put(self._pipe.recv())
+        except (EOFError, OSError):
+            os._exit(0)
+
+    def calls(self) -> Iterator[tuple[str, tuple[Any, ...]]]:
+        """The calls that the leader announces, until it ends."""
+        while True:
+            yield self._words.get()
+
+    def announce(self, name: str, *arguments: Any) -> None:
+        """As of `Ranks`: here it was announced."""
+
+    def agree(self, failure: Exception, *, exhausted: bool) -> None:
+        """As of `Ranks`."""
+        self.say("failed", exhausted)
+        try:
+            word, _ = self._words.get(timeout=AGREEMENT_SECONDS)
+        except queue.Empty:
+            word = ""
+        if word != "go on":
+            raise EngineDeadError(f"a forward failed on rank {self.rank} alone.") from failure
+
+    def end(self, reason: str) -> None:
+        """As of `Ranks`: the leader notices."""
+
+
+def _received(pipe: Connection, seconds: float) -> tuple[str | None, Any]:
+    """What comes within a time; None where a process has ended, or says nothing."""
+    try:
+        if pipe.poll(seconds):
+            word, value = pipe.recv()
+            return word, value
+    except (EOFError, OSError):
+        pass
+    return None, None
+
+
+def _close(fate: _Fate, pipes: Sequence[Connection], folder: str) -> None:
+    fate.decide("the model was closed")
+    for pipe in pipes:
+        pipe.close()
+    for process in fate.processes:
+        try:
+            process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    group.leave()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _how(code: int) -> str:
+    """How a process ended, for people."""
+    if code >= 0:
+        return f"with exit code {code}"
+    hint = "; it may have run out of memory" if -code == signal.SIGKILL else ""
+    return f"by signal {-code} ({signal.Signals(-code).name}{hint})"
