@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...architecture import CLASSIFIERS, OWN_MODEL_TYPE, REWARDS, Architecture
+from ...architecture import CLASSIFIERS, DECISIONS, OWN_MODEL_TYPE, REWARDS, Architecture
 from ...checkpoint.cross_encoder import read_activation
 from ...checkpoint.files import Checkpoint, resolve
 from ...checkpoint.name_rules import refuse_unread_heads
@@ -21,6 +21,7 @@ from ...checkpoint.sentence_transformer import lower_case, transformer_settings
 from ...compat.lazy_imports import without_collector
 from ...compat.transformers_calls import model_errors, reason
 from ...config import OWN_CODE, ModelConfig, has_own_code, labels_of
+from ...decisions.settings import has_settings, read_settings
 from ...errors import ConfigError, ModelError, nearest
 from ...registry import registry
 
@@ -85,8 +86,8 @@ class ModelSource:
     @property
     def is_classifier(self) -> bool:
         """Whether its class name is that of a classifier for its task."""
-        rewards = REWARDS if self.task == "classify" else ()
-        return self.class_name.endswith((CLASSIFIERS[self.task], *rewards)) or self._adapter_beside_has_head
+        others = (*REWARDS, DECISIONS) if self.task == "classify" else ()
+        return self.class_name.endswith((CLASSIFIERS[self.task], *others)) or self._adapter_beside_has_head
 
     @property
     def _adapter_beside_has_head(self) -> bool:
@@ -98,6 +99,11 @@ class ModelSource:
     def is_other_classifier(self) -> bool:
         """Whether it is a classifier for another task, whose head does not serve this one."""
         return not self.is_classifier and self.class_name.endswith((*CLASSIFIERS.values(), *REWARDS))
+
+    @property
+    def is_decision_model(self) -> bool:
+        """Whether its own head answers typed questions."""
+        return self.class_name.endswith(DECISIONS)
 
     def sentence_transformers_length(self) -> int | None:
         """`max_seq_length` of a Sentence Transformers folder, in tokens, or None."""
@@ -151,19 +157,31 @@ def open_source(options: ModelConfig) -> ModelSource:
 
 
 def _read_adapter(checkpoint: Checkpoint, options: ModelConfig) -> PeftAdapter | None:
-    """The adapter to merge: the one in the model's folder, as in transformers, or that of the option `lora`.
+    """The adapter to merge: the one in the model's folder, as in transformers, or that of the option `lora`, or for decisions.
 
     Raises:
         ConfigError: both.
     """
     if not checkpoint.has_adapter:
-        return read_adapter(options.lora, allow_pickle=options.allow_pickle) if options.lora else None
+        beside = _adapter_of_decisions(checkpoint) if options.convert in ("auto", "decide") else None
+        if beside is not None and options.lora:
+            raise ConfigError(f"{checkpoint.name}: decision.json names the adapter {beside}; leave --lora out.")
+        lora = options.lora or beside
+        return read_adapter(lora, allow_pickle=options.allow_pickle) if lora else None
     if options.lora:
         raise ConfigError(
             f"{checkpoint.name} has an adapter of its own beside it, which is merged first; write that (`vcls convert "
             f"{checkpoint.name} OUT`), and give --lora with the result."
         )
     return read_adapter(str(checkpoint.folder), allow_pickle=options.allow_pickle)
+
+
+def _adapter_of_decisions(checkpoint: Checkpoint) -> str | None:
+    """The folder of the LoRA adapter that `decision.json` names; None where there is none."""
+    if not has_settings(checkpoint.folder):
+        return None
+    subfolder = read_settings(checkpoint.folder, checkpoint.name).adapter
+    return None if subfolder is None else str(checkpoint.folder / subfolder)
 
 
 def _model_type(config: PreTrainedConfig) -> str:
