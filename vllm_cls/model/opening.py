@@ -10,7 +10,7 @@ import torch
 
 from ..config import ModelConfig, PoolerConfig, RuntimeConfig
 from ..decisions.reading import DecisionReader, columns_of_rows, columns_of_tokens
-from ..decisions.settings import label_ids, read_settings
+from ..decisions.settings import label_ids
 from ..errors import ConfigError
 from ..pooler.activations import activation_for
 from ..registry import registry
@@ -31,7 +31,6 @@ from .heads.pooler import Pooler
 from .loaded_model import LoadedModel
 from .loading.classifier import Classifier, load
 from .loading.form_choice import dummy_items, make_runner
-from .loading.head_choice import for_decisions
 from .prompt_processor import max_model_len, prompt_processor
 from .task_checks import own_tasks
 
@@ -112,25 +111,28 @@ def load_model(options: ModelConfig, runtime: RuntimeConfig) -> LoadedModel:
     fallback = None
     if options.quantization == "int8" and classifier.task == "classify":
         fallback = _float32_fallback(engine, heads, pooler, prompts, classifier.has_head)
-    decisions = decision_reader(options, classifier, runner)
+    decisions = decision_reader(classifier, runner)
     loaded = LoadedModel(options, classifier, processor, engine, pooler, heads, adapters, fallback, decisions)
     return dataclasses.replace(loaded, own_tasks=own_tasks(loaded))
 
 
-def decision_reader(options: ModelConfig, classifier: Classifier, runner: Runner) -> DecisionReader | None:
-    """What reads requests of a model that was opened for decisions; None of any other."""
+def decision_reader(classifier: Classifier, runner: Runner) -> DecisionReader | None:
+    """What reads requests of a model that was opened for decisions; None of any other.
+
+    Raises:
+        ConfigError: it has no tokenizer.
+    """
     source = classifier.source
-    if not classifier.has_head or not for_decisions(source, options):
+    if source.decisions is None or not classifier.has_head:
         return None
-    name, tokenizer = source.checkpoint.name, source.tokenizer
-    settings = read_settings(source.checkpoint.folder, name)
-    if tokenizer is None:
+    name, settings = source.checkpoint.name, source.decisions
+    if source.tokenizer is None:
         raise ConfigError(f"{name}: decisions need the model's tokenizer, which is not in its folder; give one.")
     if source.is_decision_model:
         columns = columns_of_rows(functools.partial(source.architecture.decision_rows, classifier.config))
     else:
-        columns = columns_of_tokens(tokenizer, label_ids(settings, tokenizer, name))
-    return DecisionReader.of(settings, tokenizer, columns, causal=runner.shares)
+        columns = columns_of_tokens(source.tokenizer, label_ids(settings, source.tokenizer, name))
+    return DecisionReader.of(settings, source.tokenizer, columns, causal=runner.shares)
 
 
 def _float32_fallback(

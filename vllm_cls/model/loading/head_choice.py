@@ -10,7 +10,7 @@ from ...architecture import OWN_MODEL_TYPE, HeadRequest, HeadResult, Target
 from ...checkpoint.cross_encoder import CrossEncoderFiles, read_activation
 from ...checkpoint.name_rules import foreign_heads, some
 from ...config import ModelConfig
-from ...decisions.settings import has_settings, label_ids, read_settings
+from ...decisions.settings import label_ids
 from ...errors import ConfigError, ModelError
 from ...head_source import EXISTING
 from ...registry import registry
@@ -18,6 +18,7 @@ from .source import ModelSource
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
+    from transformers.decision import DecisionConfig
 
 
 def head_at_load(source: ModelSource, options: ModelConfig) -> HeadResult:
@@ -56,8 +57,8 @@ def _head_at_load(source: ModelSource, options: ModelConfig) -> HeadResult:
             f"{options.model} has several heads with names, which take no adapter; merge it before they get them (`vcls convert "
             "MODEL OUT --lora ADAPTER`)."
         )
-    if for_decisions(source, options) and not source.is_decision_model:
-        return _label_head(source)
+    if source.decisions is not None and answers_questions(source) and not source.is_decision_model:
+        return _label_head(source, source.decisions)
     from_tokens = token_head(source)
     is_requested = options.convert in (source.task, "reward") or source.is_classifier
     if from_tokens and (is_requested or from_tokens.is_what_it_is):
@@ -83,30 +84,27 @@ def _head_at_load(source: ModelSource, options: ModelConfig) -> HeadResult:
     )
 
 
-def for_decisions(source: ModelSource, options: ModelConfig) -> bool:
-    """Whether a model is opened to answer typed questions: asked for, or what its class or the files beside it say.
+def answers_questions(source: ModelSource) -> bool:
+    """Whether a model is opened for decisions: it was asked for, or its class or the files beside it say so.
 
     Raises:
         ConfigError: it was asked for, and the model is a classifier.
     """
-    if source.is_decision_model:
-        return True
-    if options.convert == "decide" and (source.is_classifier or source.is_other_classifier):
+    if source.decisions is None or source.is_decision_model:
+        return source.decisions is not None
+    if source.is_classifier or source.is_other_classifier:
         raise ConfigError(
-            f"convert='decide' reads a language model's output layer, and {options.model} is a {source.class_name}; give the model "
-            "that it was made from."
+            f"decisions read a language model's output layer, and {source.checkpoint.name} is a {source.class_name}; give the "
+            "model that it was made from."
         )
-    says_so = has_settings(source.checkpoint.folder) and not source.is_classifier and not source.is_other_classifier
-    return options.convert == "decide" or (options.convert == "auto" and says_so)
+    return True
 
 
-def _label_head(source: ModelSource) -> HeadResult:
+def _label_head(source: ModelSource, settings: DecisionConfig) -> HeadResult:
     """A head of the output layer's rows for all labels that a question can have."""
     if source.adapter is not None:
         source.adapter.check_output_layer()
-    settings = read_settings(source.checkpoint.folder, source.checkpoint.name)
-    ids = label_ids(settings, source.tokenizer, source.checkpoint.name)
-    return make_head(source, "tokens", {"token_ids": ids})
+    return make_head(source, "tokens", {"token_ids": label_ids(settings, source.tokenizer, source.checkpoint.name)})
 
 
 def _check_count(result: HeadResult, options: ModelConfig, what: str) -> None:

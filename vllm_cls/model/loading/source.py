@@ -27,6 +27,7 @@ from ...registry import registry
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+    from transformers.decision import DecisionConfig
 
 # What a checkpoint keeps of its head under `vcls`.
 _OF_THE_HEAD = ("pooling", "head", "head_method", "pooler_config", "prompt_template", "chat_template_prompt")
@@ -44,13 +45,17 @@ _SETFIT_HEAD = "model_head.pkl"
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model's files, config, tokenizer and architecture, before any weight is read; and a LoRA adapter to be merged."""
+    """A model's files, config, tokenizer and architecture, before any weight is read; and a LoRA adapter to be merged.
+
+    `decisions` are the settings of its decisions, where it was asked to answer questions or says that it does.
+    """
 
     checkpoint: Checkpoint
     config: PreTrainedConfig
     architecture: Architecture
     tokenizer: PreTrainedTokenizerBase | None
     adapter: PeftAdapter | None = None
+    decisions: DecisionConfig | None = None
 
     @property
     def class_name(self) -> str:
@@ -129,8 +134,9 @@ def open_source(options: ModelConfig) -> ModelSource:
     checkpoint.refuse_pickle(options.allow_pickle)
     if checkpoint.gguf is not None:
         checkpoint = materialize(checkpoint)
-    adapter = _read_adapter(checkpoint, options)
-    config = _read_config(checkpoint, options)
+    beside, decisions = _decisions(checkpoint, options)
+    adapter = _read_adapter(checkpoint, options, decisions)
+    config = beside or _read_config(checkpoint, options)
     read_activation(checkpoint, config)
     _apply_overrides(config, options)
     inner = config.backbone_config if config.model_type == OWN_MODEL_TYPE else config
@@ -142,7 +148,8 @@ def open_source(options: ModelConfig) -> ModelSource:
     _check_vocabulary(checkpoint.name, architecture, inner)
     if _task(options, config, adapter) == "token_classify":
         architecture = architecture.for_tokens(type(inner))
-    source = ModelSource(checkpoint, config, architecture, _read_tokenizer(checkpoint, options, inner), adapter)
+    tokenizer = _read_tokenizer(checkpoint, options, inner if beside is None else None)
+    source = ModelSource(checkpoint, config, architecture, tokenizer, adapter, decisions)
     if adapter is not None:
         adapter.check_task(source.task)
     if source.lower_cases and source.tokenizer is not None:
@@ -156,17 +163,36 @@ def open_source(options: ModelConfig) -> ModelSource:
     return source
 
 
-def _read_adapter(checkpoint: Checkpoint, options: ModelConfig) -> PeftAdapter | None:
+def _decisions(checkpoint: Checkpoint, options: ModelConfig) -> tuple[PreTrainedConfig | None, DecisionConfig | None]:
+    """The settings of a model's decisions, None where it answers none; and its config where a head lies beside its weights.
+
+    Raises:
+        ModelError: the settings cannot be read.
+    """
+    if options.convert not in ("auto", "decide"):
+        return None, None
+    with model_errors(f"{checkpoint.name}: the files of its decision head cannot be read"):
+        beside = registry().call("vcls_decision_models", folder=checkpoint.folder)
+    if beside:
+        config, settings = beside[0]
+        return config, settings
+    says_so = has_settings(checkpoint.folder) or any(name.endswith(DECISIONS) for name in checkpoint.class_names)
+    if options.convert == "decide" or says_so:
+        return None, read_settings(checkpoint.folder, checkpoint.name)
+    return None, None
+
+
+def _read_adapter(checkpoint: Checkpoint, options: ModelConfig, decisions: DecisionConfig | None) -> PeftAdapter | None:
     """The adapter to merge: the one in the model's folder, as in transformers, or that of the option `lora`, or for decisions.
 
     Raises:
         ConfigError: both.
     """
     if not checkpoint.has_adapter:
-        beside = _adapter_of_decisions(checkpoint) if options.convert in ("auto", "decide") else None
+        beside = None if decisions is None else decisions.adapter
         if beside is not None and options.lora:
-            raise ConfigError(f"{checkpoint.name}: decision.json names the adapter {beside}; leave --lora out.")
-        lora = options.lora or beside
+            raise ConfigError(f"{checkpoint.name}: its decisions name the adapter {beside}; leave --lora out.")
+        lora = options.lora or (None if beside is None else str(checkpoint.folder / beside))
         return read_adapter(lora, allow_pickle=options.allow_pickle) if lora else None
     if options.lora:
         raise ConfigError(
@@ -174,14 +200,6 @@ def _read_adapter(checkpoint: Checkpoint, options: ModelConfig) -> PeftAdapter |
             f"{checkpoint.name} OUT`), and give --lora with the result."
         )
     return read_adapter(str(checkpoint.folder), allow_pickle=options.allow_pickle)
-
-
-def _adapter_of_decisions(checkpoint: Checkpoint) -> str | None:
-    """The folder of the LoRA adapter that `decision.json` names; None where there is none."""
-    if not has_settings(checkpoint.folder):
-        return None
-    subfolder = read_settings(checkpoint.folder, checkpoint.name).adapter
-    return None if subfolder is None else str(checkpoint.folder / subfolder)
 
 
 def _model_type(config: PreTrainedConfig) -> str:
@@ -461,9 +479,12 @@ def _override(config: PreTrainedConfig, name: str, value: Any) -> None:
 
 
 def _read_tokenizer(
-    checkpoint: Checkpoint, options: ModelConfig, inner: PreTrainedConfig
+    checkpoint: Checkpoint, options: ModelConfig, inner: PreTrainedConfig | None
 ) -> PreTrainedTokenizerBase | None:
-    """The tokenizer of the model's family: transformers takes its class, and with it how texts split, from `inner`."""
+    """The tokenizer of the model's family: transformers takes its class, and with it how texts split, from `inner`.
+
+    Where that is None, from config.json.
+    """
     from transformers import AutoTokenizer
 
     where = options.tokenizer or str(checkpoint.folder)
