@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from vllm_cls.conversion.converter import ConversionReport
 
 _MOST_LABELS = 20
-_MODES = [mode for mode in CONVERT_MODES if mode != "none"]
+_MODES = [mode for mode in CONVERT_MODES if mode not in ("none", "decide")]
 
 EPILOG = """\b
 Examples:

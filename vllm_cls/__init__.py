@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .llm import LLM
     from .outputs import (
         ClassificationRequestOutput,
+        Decision,
         EmbeddingRequestOutput,
         PoolingRequestOutput,
         ScoringRequestOutput,
@@ -53,6 +54,7 @@ _HOMES = {
     "ConfigError": "errors",
     "ConversionReport": "conversion.converter",
     "DeadlineError": "errors",
+    "Decision": "outputs",
     "EngineDeadError": "errors",
     "EmbeddingRequestOutput": "outputs",
     "Head": "architecture",
@@ -92,6 +94,7 @@ __all__ = [
     "ConfigError",
     "ConversionReport",
     "DeadlineError",
+    "Decision",
     "EmbeddingRequestOutput",
     "EngineDeadError",
     "Head",

@@ -26,6 +26,8 @@ OWN_MODEL_TYPE = "vcls"
 """`model_type` of a classifier that transformers' own classes cannot express; plain transformers refuses it."""
 CLASSIFIERS = {"classify": "ForSequenceClassification", "token_classify": "ForTokenClassification"}
 """How the names of transformers' classifier classes end, by what they do."""
+DECISIONS = "ForDecision"
+"""How those of decision models end, whose heads answer typed questions."""
 REWARDS = ("ForRewardModel", "ForProcessRewardModel")
 """How those of reward models end, whose classes transformers does not have."""
 
@@ -474,6 +476,16 @@ class Architecture:
     def takes_token_type_ids(self, config: PreTrainedConfig) -> bool:
         """Whether the backbone embeds token types, which tell the two texts of a pair apart."""
         return (getattr(config.get_text_config(), "type_vocab_size", 0) or 0) > 1
+
+    def decision_rows(self, config: PreTrainedConfig, question_type: str) -> range:
+        """Which logits of a decision model are those of the options of a question type, in their order.
+
+        Args:
+            question_type: "noul", "choice" or "score".
+        """
+        raise PluginError(
+            f"the architecture {self.name!r} does not say which logits answer a {question_type} question; override decision_rows."
+        )
 
     def express(
         self, config: PreTrainedConfig, linear: LinearHead, *, on_features: bool

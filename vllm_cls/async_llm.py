@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
-from .calls import scoring, tasks
+from .calls import decisions, scoring, tasks
 from .calls.output_processor import NextId
 from .calls.scoring import RankedDocument, ScoreOptions
 from .calls.tasks import TaskCall
@@ -276,6 +276,10 @@ class AsyncLLM:
         """Documents by falling score for a query; other options as for `score`."""
         documents = [documents] if isinstance(documents, str) else list(documents)
         return scoring.rank(documents, await self.score(query, documents, **options), top_n)
+
+    async def decide(self, requests: Any, **sending: Unpack[Sending]) -> Any:
+        """Answers to typed questions; requests as for `LLM.decide`, and one of them gives one `Decision`."""
+        return await self._prompted(decisions.decide, requests, sending)
 
     async def chat(self, messages: Any, **options: Any) -> Any:
         """Probabilities for a conversation, or for each of a list of them; options as for `classify`."""

@@ -17,7 +17,7 @@ from .parsing.json_fields import CONFIG, MAX_LABELS, check_fields
 SEQUENCE_POOLING = ("CLS", "LAST", "MEAN")
 TOKEN_POOLING = ("ALL", "STEP")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
-CONVERT_MODES = ("auto", "none", "classify", "token_classify", "reward")
+CONVERT_MODES = ("auto", "none", "classify", "token_classify", "reward", "decide")
 AGGREGATIONS = ("none", "simple", "first", "average", "max")
 QUANTIZATIONS = (None, "none", "int8", "fp8")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -183,7 +183,8 @@ class ModelConfig:
         model: a folder, a hub id or a `.gguf` file.
         tokenizer: where the tokenizer is, if not beside the model.
         convert: "auto" takes a checkpoint as what it is; "classify" makes a classifier of it, "token_classify" one
-            that labels each token, "reward" one of a single label whose logit is the answer.
+            that labels each token, "reward" one of a single label whose logit is the answer; "decide" answers typed
+            questions with the logits of a language model's label tokens.
         dtype: "auto" is float32 on a CPU without AMX, else bfloat16.
         device: "auto", "cpu", "cuda" or "cuda:N".
         tensor_parallel_size: processes (one a GPU) that hold a part of each weight.

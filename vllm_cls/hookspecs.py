@@ -13,8 +13,10 @@ import pluggy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from transformers import PreTrainedConfig
+    from transformers.decision import DecisionConfig
 
     from .architecture import (
         Architecture,
@@ -73,6 +75,14 @@ def vcls_model_card(values: Mapping[str, Any]) -> str:
 @hookspec(firstresult=True)
 def vcls_write_checkpoint(plan: Any) -> Any:
     """Write the converted checkpoint that a `ConversionPlan` describes; return a result with `files`, `num_bytes`, `warnings`."""
+
+
+@hookspec
+def vcls_decision_models(folder: Path) -> tuple[PreTrainedConfig, DecisionConfig] | None:
+    """Of a folder with a decision head beside a model's weights: the config of both together, and the settings of decisions.
+
+    Not of one whose config.json says what it is; `decision.json` is read without a hook.
+    """
 
 
 @hookspec

@@ -6,17 +6,18 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from .calls import scoring, tasks
+from .calls import decisions, scoring, tasks
 from .calls.arguments import check_engine_args
 from .calls.scoring import RankedDocument, ScoreOptions
 from .calls.streaming import stream_outputs
 from .config import ModelConfig, PoolerConfig, RuntimeConfig
-from .errors import ConfigError
+from .errors import ConfigError, PromptError
 from .inputs.prompts import is_single
 from .inputs.tokenization import PromptProcessor
 from .model.model_handle import OpenModel
 from .outputs import (
     ClassificationRequestOutput,
+    Decision,
     EmbeddingRequestOutput,
     PoolingRequestOutput,
     ScoringRequestOutput,
@@ -32,7 +33,8 @@ class LLM(OpenModel):
         model: a folder, a hub id or a `.gguf` file.
         runner: "auto" or "pooling", for vLLM's sake.
         convert: "auto" takes the checkpoint as what it is and refuses one without a head; "classify" makes a
-            classifier of it (`hf_overrides={"classifier_from_token": …}`); "none" gives embeddings only.
+            classifier of it (`hf_overrides={"classifier_from_token": …}`); "decide" lets a language model answer
+            typed questions (`decide`); "none" gives embeddings only.
         tensor_parallel_size: GPUs, or processes on a CPU, that hold a part of each weight and compute together.
         max_num_batched_tokens: tokens in one forward; None takes the device's default.
         num_threads: of a CPU; None takes as many as torch uses, at most the physical cores and the container's share.
@@ -369,6 +371,24 @@ class LLM(OpenModel):
         params = PoolingParams(use_activation=use_activation)
         call = tasks.repeated(self._open, tasks.STEPS, params, truncate=truncate, truncation_side=truncation_side)
         return stream_outputs(call, prompts, self._next_id, PoolingRequestOutput)
+
+    def decide(self, requests: Any) -> list[Decision]:
+        """Answers to typed questions about states, in the order given, from the logits of label tokens: no text is generated.
+
+        Args:
+            requests: one or a sequence of `{"state": …, "questions": {name: {"type": "choice" | "score" | "noul",
+                "instructions": …, "criteria": …}}}`, or its JSON, as transformers' decision pipeline takes it.
+
+        Raises:
+            ConfigError: the model was not opened for decisions.
+            PromptError: a request is bad; it is named by its index.
+        """
+        return decisions.decide(self._open, requests).run(self._next_id)
+
+    def decide_iter(self, requests: Iterable[Any]) -> Iterator[Decision]:
+        """Answer a stream of requests, in order, with memory for one window of it; a bad one has its reason in `error`."""
+        for each in decisions.decide_each(self._open, requests, self._next_id):
+            yield Decision({}, error=str(each)) if isinstance(each, PromptError) else each
 
     def chat(self, messages: Any, **options: Any) -> list[ClassificationRequestOutput]:
         """Classify conversations: one list of messages, or a list of them; options as for `classify`."""

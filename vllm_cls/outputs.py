@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     import torch
@@ -135,6 +136,30 @@ class ClassificationRequestOutput(RequestOutput[ClassificationOutput]):
 
 class TokenClassificationRequestOutput(RequestOutput[TokenClassificationOutput]):
     """Output of `LLM.token_classify`."""
+
+
+class Decision(dict[str, Any]):
+    """Output of `LLM.decide`: the answer to each question of a request by its name, in the System One form.
+
+    Args:
+        answers: `{"type": "noul", "noul"}`, `{"type": "choice", "choice", "confidence", "probabilities"}` or
+            `{"type": "score", "score", "legend", "confidence", "probabilities"}` by question.
+        num_prompt_tokens: of its prompts together.
+        num_cached_tokens: of these, those whose keys and values were at hand.
+        error: why there are no answers; None where there are.
+    """
+
+    def __init__(
+        self,
+        answers: Mapping[str, Any],
+        num_prompt_tokens: int = 0,
+        num_cached_tokens: int = 0,
+        error: str | None = None,
+    ) -> None:
+        super().__init__(answers)
+        self.num_prompt_tokens = num_prompt_tokens
+        self.num_cached_tokens = num_cached_tokens
+        self.error = error
 
 
 class ScoringRequestOutput(RequestOutput[ScoringOutput]):

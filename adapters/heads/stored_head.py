@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllm_cls.architecture import CLASSIFIERS, OWN_MODEL_TYPE, Head, HeadRequest, HeadResult, LinearHead
+from vllm_cls.architecture import CLASSIFIERS, DECISIONS, OWN_MODEL_TYPE, Head, HeadRequest, HeadResult, LinearHead
 from vllm_cls.checkpoint.peft_adapter import PeftAdapter
 from vllm_cls.errors import ConfigError, ModelError
 
@@ -49,7 +49,9 @@ def _states_labels(request: HeadRequest) -> bool:
 
 
 def _is_classifier(request: HeadRequest) -> bool:
-    return next(iter(request.config.architectures or ()), "").endswith(CLASSIFIERS[request.architecture.task])
+    return next(iter(request.config.architectures or ()), "").endswith(
+        (CLASSIFIERS[request.architecture.task], DECISIONS)
+    )
 
 
 def existing_head(request: HeadRequest) -> HeadResult:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import PromptError
 from ..inputs.media_parts import holds_media
 from ..inputs.tokenization import Tokenized
+from ..outputs import RequestOutput
 from .output_processor import NextId
-from .tasks import Output, TaskCall
+from .tasks import TaskCall
+
+Streamed = TypeVar("Streamed", bound=RequestOutput[Any])
 
 # Prompts looked at together, to batch by length: few at first, so that answers come soon.
 _FIRST_WINDOW, _WINDOW = 64, 4096
@@ -19,8 +22,8 @@ _AS_MANY = 32  # texts: what a prompt with images or videos takes of a window
 
 
 def stream_outputs(
-    call: TaskCall[Output], prompts: Iterable[Any], next_id: NextId, output: type[Output]
-) -> Iterator[Output]:
+    call: TaskCall[Streamed], prompts: Iterable[Any], next_id: NextId, output: type[Streamed]
+) -> Iterator[Streamed]:
     """One output a prompt, in their order; a bad prompt affects no other.
 
     Args:
@@ -33,8 +36,8 @@ def stream_outputs(
 
 
 def _tokenized_windows(
-    call: TaskCall[Output], prompts: Iterator[Any]
-) -> Iterator[tuple[TaskCall[Output], list[Tokenized | PromptError]]]:
+    call: TaskCall[Streamed], prompts: Iterator[Any]
+) -> Iterator[tuple[TaskCall[Streamed], list[Tokenized | PromptError]]]:
     """Windows of a stream, tokenized; for a GPU the next one is read and tokenized while the last one runs.
 
     On a CPU that would gain nothing: the model takes all of it.
@@ -45,7 +48,7 @@ def _tokenized_windows(
                 yield window.only(part), tokenized
         return
     with ThreadPoolExecutor(1, thread_name_prefix="vllm_cls_tokenizer") as ahead:
-        waiting: tuple[TaskCall[Output], Future[list[Tokenized | PromptError]]] | None = None
+        waiting: tuple[TaskCall[Streamed], Future[list[Tokenized | PromptError]]] | None = None
         for window in _windows(call, prompts):  # read here: what reads may belong to this thread
             before, waiting = waiting, (window, ahead.submit(window.tokenize_each))
             if before is not None:
@@ -54,7 +57,7 @@ def _tokenized_windows(
             yield waiting[0], waiting[1].result()
 
 
-def _windows(call: TaskCall[Output], prompts: Iterator[Any]) -> Iterator[TaskCall[Output]]:
+def _windows(call: TaskCall[Streamed], prompts: Iterator[Any]) -> Iterator[TaskCall[Streamed]]:
     size = _FIRST_WINDOW
     take = itertools.islice if call.processor.media is None else _first_of
     while window := list(take(prompts, size)):

@@ -15,6 +15,7 @@ from ..inputs.tokenization import PromptProcessor, Tokenized, Truncation
 from ..model.task_checks import check_params, check_task
 from ..outputs import (
     ClassificationRequestOutput,
+    Decision,
     EmbeddingRequestOutput,
     PoolingRequestOutput,
     RequestOutput,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 _BYTES_AT_ONCE = 1 << 28  # of what processors make of images and videos
 
-Output = TypeVar("Output", bound=RequestOutput[Any])
+Output = TypeVar("Output", bound=RequestOutput[Any] | Decision)
 Finish = Callable[
     ["LoadedModel", Sequence[Tokenized], "Sequence[Result]", Sequence[PoolingParams], NextId],
     "list[Output | PromptError]",
@@ -195,7 +196,7 @@ def classify(
     lora_request: Any = None,
     tokenization_kwargs: Mapping[str, Any] | None = None,
 ) -> TaskCall[ClassificationRequestOutput]:
-    return _call(loaded, CLASSIFY, as_list(prompts), pooling_params, lora_request, tokenization_kwargs)
+    return task_call(loaded, CLASSIFY, as_list(prompts), pooling_params, lora_request, tokenization_kwargs)
 
 
 def token_classify(
@@ -208,7 +209,7 @@ def token_classify(
     tokenization_kwargs: Mapping[str, Any] | None = None,
 ) -> TaskCall[TokenClassificationRequestOutput]:
     kind = spans(loaded, aggregation_strategy, ignore_labels)
-    return _call(loaded, kind, as_list(prompts), None, lora_request, tokenization_kwargs)
+    return task_call(loaded, kind, as_list(prompts), None, lora_request, tokenization_kwargs)
 
 
 def encode(
@@ -224,7 +225,7 @@ def encode(
     if task not in ("classify", "token_classify", "embed"):
         raise ConfigError(f"pooling_task={task!r}: LLM.encode needs 'classify', 'token_classify' or 'embed'.")
     kind = PoolingTask(task, functools.partial(tensors.encoded, task))
-    return _call(loaded, kind, as_list(prompts), pooling_params, lora_request, tokenization_kwargs)
+    return task_call(loaded, kind, as_list(prompts), pooling_params, lora_request, tokenization_kwargs)
 
 
 def embed(
@@ -235,7 +236,7 @@ def embed(
     lora_request: Any = None,
     tokenization_kwargs: Mapping[str, Any] | None = None,
 ) -> TaskCall[EmbeddingRequestOutput]:
-    return _call(loaded, _EMBED, as_list(prompts), pooling_params, lora_request, tokenization_kwargs)
+    return task_call(loaded, _EMBED, as_list(prompts), pooling_params, lora_request, tokenization_kwargs)
 
 
 def reward(
@@ -284,7 +285,7 @@ def score(
         if pooling_params is None
         else PoolingParams(use_activation=pooling_params.use_activation, head_name=pooling_params.head_name)
     )
-    return _call(loaded, _SCORE, prompts, params, lora_request, tokenization_kwargs, processor)
+    return task_call(loaded, _SCORE, prompts, params, lora_request, tokenization_kwargs, processor)
 
 
 def score_processor(loaded: LoadedModel, options: ScoreOptions, num_labels: Iterable[int] = ()) -> PromptProcessor:
@@ -309,10 +310,10 @@ def repeated(
         truncate: cut prompts that are too long, instead of refusing them.
     """
     cut = {"truncate_prompt_tokens": -1 if truncate else None, "truncation_side": truncation_side}
-    return _call(loaded, kind, [""], params, None, cut)
+    return task_call(loaded, kind, [""], params, None, cut)
 
 
-def _call(
+def task_call(
     loaded: LoadedModel,
     kind: PoolingTask[Output],
     prompts: Sequence[Any],
@@ -321,6 +322,11 @@ def _call(
     tokenization_kwargs: Mapping[str, Any] | None,
     processor: PromptProcessor | None = None,
 ) -> TaskCall[Output]:
+    """A call, its arguments checked.
+
+    Args:
+        processor: makes token ids of the prompts; None is the model's own.
+    """
     adapters: Sequence[LoRAAdapter | None] = [None] * len(prompts)
     params: Sequence[PoolingParams] = [_NOTHING_ASKED] * len(prompts)
     truncation, special = Truncation(), None

@@ -426,6 +426,11 @@ class PromptProcessor:
             )
         return truncation.limit
 
+    def check_length(self, length: int) -> None:
+        """Raise `PromptTooLongError` if the model does not take so many tokens."""
+        if length > self.max_model_len:
+            raise self._too_long(length)
+
     def _too_long(self, length: int) -> PromptError:
         return PromptTooLongError(
             f"This model's maximum context length is {self.max_model_len} tokens. However, your prompt contains {length} input "

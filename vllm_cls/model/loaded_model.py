@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import ModelConfig
+from ..decisions.reading import DecisionReader
 from ..errors import ConfigError
 from ..inputs.tokenization import PromptProcessor
 from ..params import PoolingParams
@@ -34,6 +35,7 @@ class LoadedModel:
     heads: Sequence[RunningHead]
     adapters: Adapters | None = None
     fallback: Float32Fallback | None = None  # of int8
+    decisions: DecisionReader | None = None  # of a model that was opened for decisions
     own_tasks: frozenset[str] = frozenset()  # what it does as it is, without an adapter
 
     def adapters_for(self, lora_request: Any, count: int) -> list[LoRAAdapter | None]:

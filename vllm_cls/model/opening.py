@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 
 from ..config import ModelConfig, PoolerConfig, RuntimeConfig
+from ..decisions.reading import DecisionReader, columns_of_rows, columns_of_tokens
+from ..decisions.settings import label_ids
 from ..errors import ConfigError
 from ..pooler.activations import activation_for
 from ..registry import registry
@@ -29,7 +31,7 @@ from .heads.lora_adapters import Adapters, backbone_layers
 from .heads.output_heads import RunningHead, running_heads
 from .heads.pooler import Pooler
 from .loaded_model import LoadedModel
-from .loading.classifier import load
+from .loading.classifier import Classifier, load
 from .loading.form_choice import dummy_items, make_runner
 from .loading.weights import Placement
 from .prompt_processor import max_model_len, prompt_processor
@@ -118,8 +120,28 @@ def load_model(options: ModelConfig, runtime: RuntimeConfig, ranks: Ranks | None
     fallback = None
     if options.quantization == "int8" and classifier.task == "classify":
         fallback = _float32_fallback(engine, heads, pooler, prompts, classifier.has_head)
-    loaded = LoadedModel(options, classifier, processor, engine, pooler, heads, adapters, fallback)
+    decisions = decision_reader(classifier, runner)
+    loaded = LoadedModel(options, classifier, processor, engine, pooler, heads, adapters, fallback, decisions)
     return dataclasses.replace(loaded, own_tasks=own_tasks(loaded))
+
+
+def decision_reader(classifier: Classifier, runner: Runner) -> DecisionReader | None:
+    """What reads requests of a model that was opened for decisions; None of any other.
+
+    Raises:
+        ConfigError: it has no tokenizer.
+    """
+    source = classifier.source
+    if source.decisions is None or not classifier.has_head:
+        return None
+    name, settings = source.checkpoint.name, source.decisions
+    if source.tokenizer is None:
+        raise ConfigError(f"{name}: decisions need the model's tokenizer, which is not in its folder; give one.")
+    if source.is_decision_model:
+        columns = columns_of_rows(functools.partial(source.architecture.decision_rows, classifier.config))
+    else:
+        columns = columns_of_tokens(source.tokenizer, label_ids(settings, source.tokenizer, name))
+    return DecisionReader.of(settings, source.tokenizer, columns, causal=runner.shares)
 
 
 def _float32_fallback(

@@ -5,6 +5,7 @@ transformers checks the fields that it reads; see `transformers_calls`. A field 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from ..errors import ModelError, VclsError, shown
 
 MAX_LABELS, MAX_LAYERS = 1_000_000, 1_000
 """More than any model has; transformers makes an object for each before it looks at the weights."""
+_LAYERS = re.compile(r"(?<!per_)layer")  # a number of them, not a size per layer (Gemma 4)
 
 
 @dataclass(frozen=True)
@@ -190,5 +192,5 @@ def _check_layers(content: Mapping[str, Any], where: str) -> None:
     for name, value in content.items():
         if isinstance(value, Mapping):
             _check_layers(value, f"{where}: {name}")
-        elif "layer" in name and isinstance(value, int) and value > MAX_LAYERS:
+        elif _LAYERS.search(name) and isinstance(value, int) and value > MAX_LAYERS:
             raise ModelError(f"{where}: {name} is {value}, more layers than any model has; correct it.")

@@ -10,6 +10,7 @@ from ...architecture import OWN_MODEL_TYPE, HeadRequest, HeadResult, Target
 from ...checkpoint.cross_encoder import CrossEncoderFiles, read_activation
 from ...checkpoint.name_rules import foreign_heads, some
 from ...config import ModelConfig
+from ...decisions.settings import label_ids
 from ...errors import ConfigError, ModelError
 from ...head_source import EXISTING
 from ...registry import registry
@@ -17,6 +18,7 @@ from .source import ModelSource
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
+    from transformers.decision import DecisionConfig
 
 
 def head_at_load(source: ModelSource, options: ModelConfig) -> HeadResult:
@@ -55,6 +57,8 @@ def _head_at_load(source: ModelSource, options: ModelConfig) -> HeadResult:
             f"{options.model} has several heads with names, which take no adapter; merge it before they get them (`vcls convert "
             "MODEL OUT --lora ADAPTER`)."
         )
+    if source.decisions is not None and answers_questions(source) and not source.is_decision_model:
+        return _label_head(source, source.decisions)
     from_tokens = token_head(source)
     is_requested = options.convert in (source.task, "reward") or source.is_classifier
     if from_tokens and (is_requested or from_tokens.is_what_it_is):
@@ -76,8 +80,31 @@ def _head_at_load(source: ModelSource, options: ModelConfig) -> HeadResult:
     raise ModelError(
         f"{headless_description(source)}, and a head is never invented. Make one with `vcls convert {options.model} OUT --convert "
         f"{source.task} --head {heads_for(source)} …`, or pass convert='{source.task}' with "
-        "hf_overrides={'classifier_from_token': [...], 'method': ...}."
+        "hf_overrides={'classifier_from_token': [...], 'method': ...}. A chat model answers typed questions with convert='decide'."
     )
+
+
+def answers_questions(source: ModelSource) -> bool:
+    """Whether a model is opened for decisions: it was asked for, or its class or the files beside it say so.
+
+    Raises:
+        ConfigError: it was asked for, and the model is a classifier.
+    """
+    if source.decisions is None or source.is_decision_model:
+        return source.decisions is not None
+    if source.is_classifier or source.is_other_classifier:
+        raise ConfigError(
+            f"decisions read a language model's output layer, and {source.checkpoint.name} is a {source.class_name}; give the "
+            "model that it was made from."
+        )
+    return True
+
+
+def _label_head(source: ModelSource, settings: DecisionConfig) -> HeadResult:
+    """A head of the output layer's rows for all labels that a question can have."""
+    if source.adapter is not None:
+        source.adapter.check_output_layer()
+    return make_head(source, "tokens", {"token_ids": label_ids(settings, source.tokenizer, source.checkpoint.name)})
 
 
 def _check_count(result: HeadResult, options: ModelConfig, what: str) -> None:

@@ -2,54 +2,45 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import json
-import tempfile
-import warnings
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...architecture import CLASSIFIERS, OWN_MODEL_TYPE, REWARDS, Architecture
+from ...architecture import CLASSIFIERS, DECISIONS, OWN_MODEL_TYPE, REWARDS, Architecture
 from ...checkpoint.cross_encoder import read_activation
 from ...checkpoint.files import Checkpoint, resolve
 from ...checkpoint.name_rules import refuse_unread_heads
 from ...checkpoint.peft_adapter import PeftAdapter, read_adapter
 from ...checkpoint.sentence_transformer import lower_case, transformer_settings
 from ...compat.lazy_imports import without_collector
-from ...compat.transformers_calls import model_errors, reason
-from ...config import OWN_CODE, ModelConfig, has_own_code, labels_of
-from ...errors import ConfigError, ModelError, nearest
+from ...compat.transformers_calls import model_errors
+from ...config import ModelConfig, has_own_code, labels_of
+from ...decisions.settings import has_settings, read_settings
+from ...errors import ConfigError, ModelError
 from ...registry import registry
+from .config_reading import apply_overrides, read_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+    from transformers.decision import DecisionConfig
 
 # What a checkpoint keeps of its head under `vcls`.
 _OF_THE_HEAD = ("pooling", "head", "head_method", "pooler_config", "prompt_template", "chat_template_prompt")
-# Fields that no config of transformers has, and that are read here or by vLLM.
-_READ_HERE = (
-    "classifier_from_token", "method", "is_original_qwen3_reranker", "use_sep_token", "use_pad_token", "head_dtype",
-    "sentence_transformers", "sbert_ce_default_activation_function", "is_causal", "vcls", "pooling", "classifier_pooling",
-)  # fmt: skip
-_OF_THE_BACKBONE = ("is_causal", "classifier_pooling", "use_bidirectional_attention")
-_OF_A_HEAD = ("num_labels", "id2label", "label2id", "problem_type", "sentence_transformers")
-
-
 _SETFIT_HEAD = "model_head.pkl"
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model's files, config, tokenizer and architecture, before any weight is read; and a LoRA adapter to be merged."""
+    """A model's files, config, tokenizer and architecture, before any weight is read; and a LoRA adapter to be merged.
+
+    `decisions` are the settings of its decisions, where it was asked to answer questions or says that it does.
+    """
 
     checkpoint: Checkpoint
     config: PreTrainedConfig
     architecture: Architecture
     tokenizer: PreTrainedTokenizerBase | None
     adapter: PeftAdapter | None = None
+    decisions: DecisionConfig | None = None
 
     @property
     def class_name(self) -> str:
@@ -85,8 +76,8 @@ class ModelSource:
     @property
     def is_classifier(self) -> bool:
         """Whether its class name is that of a classifier for its task."""
-        rewards = REWARDS if self.task == "classify" else ()
-        return self.class_name.endswith((CLASSIFIERS[self.task], *rewards)) or self._adapter_beside_has_head
+        others = (*REWARDS, DECISIONS) if self.task == "classify" else ()
+        return self.class_name.endswith((CLASSIFIERS[self.task], *others)) or self._adapter_beside_has_head
 
     @property
     def _adapter_beside_has_head(self) -> bool:
@@ -98,6 +89,11 @@ class ModelSource:
     def is_other_classifier(self) -> bool:
         """Whether it is a classifier for another task, whose head does not serve this one."""
         return not self.is_classifier and self.class_name.endswith((*CLASSIFIERS.values(), *REWARDS))
+
+    @property
+    def is_decision_model(self) -> bool:
+        """Whether its own head answers typed questions."""
+        return self.class_name.endswith(DECISIONS)
 
     def sentence_transformers_length(self) -> int | None:
         """`max_seq_length` of a Sentence Transformers folder, in tokens, or None."""
@@ -123,10 +119,11 @@ def open_source(options: ModelConfig) -> ModelSource:
     checkpoint.refuse_pickle(options.allow_pickle)
     if checkpoint.gguf is not None:
         checkpoint = materialize(checkpoint)
-    adapter = _read_adapter(checkpoint, options)
-    config = _read_config(checkpoint, options)
+    beside, decisions = _decisions(checkpoint, options)
+    adapter = _read_adapter(checkpoint, options, decisions)
+    config = beside or read_config(checkpoint, options)
     read_activation(checkpoint, config)
-    _apply_overrides(config, options)
+    apply_overrides(config, options)
     inner = config.backbone_config if config.model_type == OWN_MODEL_TYPE else config
     part_of = (getattr(config, "vcls", None) or {}).get("backbone_of")
     names = (*(config.architectures or ()), *([part_of] if part_of else []))
@@ -136,7 +133,8 @@ def open_source(options: ModelConfig) -> ModelSource:
     _check_vocabulary(checkpoint.name, architecture, inner)
     if _task(options, config, adapter) == "token_classify":
         architecture = architecture.for_tokens(type(inner))
-    source = ModelSource(checkpoint, config, architecture, _read_tokenizer(checkpoint, options, inner), adapter)
+    tokenizer = _read_tokenizer(checkpoint, options, inner if beside is None else None)
+    source = ModelSource(checkpoint, config, architecture, tokenizer, adapter, decisions)
     if adapter is not None:
         adapter.check_task(source.task)
     if source.lower_cases and source.tokenizer is not None:
@@ -150,14 +148,37 @@ def open_source(options: ModelConfig) -> ModelSource:
     return source
 
 
-def _read_adapter(checkpoint: Checkpoint, options: ModelConfig) -> PeftAdapter | None:
-    """The adapter to merge: the one in the model's folder, as in transformers, or that of the option `lora`.
+def _decisions(checkpoint: Checkpoint, options: ModelConfig) -> tuple[PreTrainedConfig | None, DecisionConfig | None]:
+    """The settings of a model's decisions, None where it answers none; and its config where a head lies beside its weights.
+
+    Raises:
+        ModelError: the settings cannot be read.
+    """
+    if options.convert not in ("auto", "decide"):
+        return None, None
+    with model_errors(f"{checkpoint.name}: the files of its decision head cannot be read"):
+        beside = registry().call("vcls_decision_models", folder=checkpoint.folder)
+    if beside:
+        config, settings = beside[0]
+        return config, settings
+    says_so = has_settings(checkpoint.folder) or any(name.endswith(DECISIONS) for name in checkpoint.class_names)
+    if options.convert == "decide" or says_so:
+        return None, read_settings(checkpoint.folder, checkpoint.name)
+    return None, None
+
+
+def _read_adapter(checkpoint: Checkpoint, options: ModelConfig, decisions: DecisionConfig | None) -> PeftAdapter | None:
+    """The adapter to merge: the one in the model's folder, as in transformers, or that of the option `lora`, or for decisions.
 
     Raises:
         ConfigError: both.
     """
     if not checkpoint.has_adapter:
-        return read_adapter(options.lora, allow_pickle=options.allow_pickle) if options.lora else None
+        beside = None if decisions is None else decisions.adapter
+        if beside is not None and options.lora:
+            raise ConfigError(f"{checkpoint.name}: its decisions name the adapter {beside}; leave --lora out.")
+        lora = options.lora or (None if beside is None else str(checkpoint.folder / beside))
+        return read_adapter(lora, allow_pickle=options.allow_pickle) if lora else None
     if options.lora:
         raise ConfigError(
             f"{checkpoint.name} has an adapter of its own beside it, which is merged first; write that (`vcls convert "
@@ -216,236 +237,13 @@ def _task(options: ModelConfig, config: PreTrainedConfig, adapter: PeftAdapter |
     return next((task for task, ending in CLASSIFIERS.items() if name.endswith(ending)), "classify")
 
 
-def _read_config(checkpoint: Checkpoint, options: ModelConfig) -> PreTrainedConfig:
-    from transformers import CONFIG_MAPPING
-
-    content = checkpoint.json("config.json", replaced=_replaced(options))
-    raw = {name: value for name, value in content.items() if value is not None}
-    model_type = raw.get("model_type")
-    known = model_type in CONFIG_MAPPING
-    named = options.hf_overrides.get("architectures") or raw.get("architectures") or []
-    auto_map = raw.get("auto_map") or {}
-    # Where its class is transformers' own, or a plugin's, that one runs, unless its own code has a class of that name and
-    # is trusted: so transformers does.
-    has_own_class = _defines(auto_map, named)
-    has_known_class = known and (not named or any(map(_is_known_class, named)))
-    own_code = bool(auto_map) and ((options.trust_remote_code and has_own_class) or not has_known_class)
-    if own_code and not options.trust_remote_code:
-        advice = f", or hf_overrides={{'architectures': …}} with a class of transformers' {model_type}" if known else ""
-        raise ModelError(
-            f"{checkpoint.name} needs code of its own ({', '.join(map(str, [*named, *raw['auto_map'].values()][:3]))}); read it, "
-            f"and if you trust it pass --trust-remote-code (trust_remote_code=True){advice}."
-        )
-    if auto_map and not own_code and (has_own_class or options.trust_remote_code):
-        trust = "" if options.trust_remote_code else "; to run its own, read it and pass --trust-remote-code"
-        warnings.warn(
-            f"{checkpoint.name} brings code of its own, which is not run: transformers or a plugin has its class "
-            f"({', '.join(named) or model_type}){trust}.",
-            stacklevel=2,
-        )
-    if not known and not auto_map:
-        raise ModelError(
-            f"{checkpoint.name} has model_type {model_type!r}, which neither transformers nor an installed plugin knows; "
-            f"write a plugin that registers its config and an Architecture with model_types = ({model_type!r},), and see "
-            "`vcls plugins list`."
-        )
-    values = _with_overrides(checkpoint, raw, options)
-    with model_errors(
-        f"{checkpoint.name}: transformers cannot read its config.json",
-        raw,
-        advice="Another value can take the place of a wrong one with hf_overrides={…} (--hf-overrides).",
-    ):
-        config = _built(checkpoint, values, raw, own_code)
-    config.return_dict = True  # what models give is read by name
-    if own_code:
-        _register_remote_classes(checkpoint, auto_map, config)
-    return config
-
-
-def _replaced(options: ModelConfig) -> set[str]:
-    """The fields of config.json that `hf_overrides` take the place of, under any of their names."""
-    found = set(options.hf_overrides)
-    if found & {"num_labels", "id2label", "label2id"}:
-        found |= {"num_labels", "id2label", "label2id"}
-    if "dtype" in found:
-        found.add("torch_dtype")  # its older name
-    return found
-
-
-def _defines(auto_map: Mapping[str, Any], named: Sequence[str]) -> bool:
-    """Whether the checkpoint's own code has the class in `architectures`, or any model class where there is none."""
-    models = {str(each).rpartition(".")[2] for auto, each in auto_map.items() if auto.startswith("AutoModel")}
-    return bool(models) and (not named or not models.isdisjoint(named))
-
-
-def _with_overrides(checkpoint: Checkpoint, raw: Mapping[str, Any], options: ModelConfig) -> Mapping[str, Any]:
-    """config.json with `hf_overrides` applied, before transformers can refuse a value.
-
-    What it does not say is left to `_apply_overrides`.
-
-    Raises:
-        ModelError: it has one label and a problem type that needs two.
-    """
-    from transformers import CONFIG_MAPPING
-
-    found, inner = dict(raw), raw.get("backbone_config") if raw.get("model_type") == OWN_MODEL_TYPE else None
-    labels, values = options.label_overrides(), dict(options.hf_overrides)
-    count = len(labels) or values.get("num_labels")
-    if labels or count not in (None, _num_labels(raw)):
-        found = {name: value for name, value in found.items() if name not in ("id2label", "label2id")}
-        found["num_labels"] = count
-        if labels:
-            found |= {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
-    parts = (
-        getattr(CONFIG_MAPPING[raw["model_type"]], "sub_configs", {}) if raw.get("model_type") in CONFIG_MAPPING else {}
-    )
-    for name, value in values.items():
-        if name in ("num_labels", "id2label", "label2id"):
-            continue
-        if name == "dtype" and "torch_dtype" in found:  # its older name
-            found[name] = found.pop("torch_dtype")
-        whole = name in parts and isinstance(found.get(name), Mapping) and isinstance(value, Mapping)
-        if isinstance(inner, Mapping) and name in inner and (name in _OF_THE_BACKBONE or name not in found):
-            found["backbone_config"] = {**found["backbone_config"], name: value}
-        elif name in found:
-            found[name] = {**found[name], **value} if whole else value
-    if found.get("problem_type") == "single_label_classification" and _num_labels(found) == 1:
-        raise ModelError(
-            f"{checkpoint.name}: config.json has one label, and problem_type 'single_label_classification', which needs two. "
-            "Say what the number is with hf_overrides={'problem_type': …} (--hf-overrides): 'regression' gives it as it is, "
-            "'multi_label_classification' its sigmoid."
-        )
-    return found
-
-
-def _num_labels(raw: Mapping[str, Any]) -> int | None:
-    """How many labels config.json has, as transformers reads it; None where it does not say."""
-    named, count = raw.get("id2label"), raw.get("num_labels")
-    return count if count is not None else len(named) if isinstance(named, (Mapping, list)) else None
-
-
-def _built(
-    checkpoint: Checkpoint, values: Mapping[str, Any], raw: Mapping[str, Any], own_code: bool
-) -> PreTrainedConfig:
-    """transformers' config of these values, which stand in config.json unless an override replaced one.
-
-    What it refuses of the overrides is left to `_apply_overrides`, which says so.
-    """
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig
-
-    config: PreTrainedConfig
-    if values != raw and not own_code and "configuration_files" not in raw:  # which lie beside config.json
-        refused = (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError)  # or no value of JSON
-        with tempfile.TemporaryDirectory() as folder, contextlib.suppress(*refused):
-            Path(folder, "config.json").write_text(json.dumps(values), encoding="utf-8")
-            config = AutoConfig.from_pretrained(folder)
-            config._name_or_path = str(checkpoint.folder)
-            return config
-    config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=own_code)
-    return config
-
-
-def _is_known_class(name: str) -> bool:
-    """Whether transformers, in any spelling, or a plugin has a class of this name."""
-    return name.lower() in _names_of_transformers() or any(
-        name in each.class_names for _, each in registry().architectures()
-    )
-
-
-@functools.cache
-def _names_of_transformers() -> frozenset[str]:
-    import transformers
-
-    return frozenset(map(str.lower, dir(transformers)))
-
-
-def _register_remote_classes(checkpoint: Checkpoint, auto_map: Mapping[str, str], config: PreTrainedConfig) -> None:
-    """Make a trusted checkpoint's own classes known to transformers' Auto classes.
-
-    A config of transformers' own class gets one of its own, or other checkpoints of that class would run this code.
-    """
-    import torch
-    import transformers
-    from transformers.dynamic_module_utils import get_class_from_dynamic_module
-
-    if not has_own_code(config):
-        own = type(config)
-        config.__class__ = type(own.__name__, (own,), {"__module__": f"{OWN_CODE}.{own.__module__}"})
-    for auto_name in ("AutoModel", "AutoModelForCausalLM", *(f"AutoModel{ending}" for ending in CLASSIFIERS.values())):
-        if auto_map.get(auto_name) is not None:
-            with model_errors(f"{checkpoint.name}: {auto_name} of its auto_map cannot be loaded"):
-                found = get_class_from_dynamic_module(auto_map[auto_name], str(checkpoint.folder))
-            getattr(transformers, auto_name)._model_mapping.register(type(config), found, exist_ok=True)
-    if "AutoModel" not in auto_map and "AutoModelForCausalLM" in auto_map:  # whose own backbone it is, then
-        with torch.device("meta"):
-            base = type(transformers.AutoModelForCausalLM.from_config(config).base_model)
-        transformers.AutoModel._model_mapping.register(type(config), base, exist_ok=True)
-
-
-def _apply_overrides(config: PreTrainedConfig, options: ModelConfig) -> None:
-    """Apply `hf_overrides` to a config, in place.
-
-    Raises:
-        ConfigError: transformers refuses a value.
-    """
-    from huggingface_hub.errors import StrictDataclassError
-
-    values = dict(options.hf_overrides)
-    stray = sorted(values.keys() & set(_OF_A_HEAD)) if (getattr(config, "vcls", None) or {}).get("heads") else []
-    if stray:
-        raise ConfigError(
-            f"hf_overrides: {', '.join(stray)} would be those of one head, and the model has several with names, each with "
-            "its own; convert the head anew."
-        )
-    for name in values:
-        holder = _holder(config, name)
-        if not hasattr(holder, name) and name not in _READ_HERE:
-            warnings.warn(
-                f"hf_overrides: {type(holder).__name__} has no {name!r}, so it may mean nothing."
-                f"{nearest(name, [*vars(holder), 'num_labels', *_READ_HERE])}",
-                stacklevel=2,
-            )
-    labels = options.label_overrides()
-    count = len(labels) or values.get("num_labels", config.num_labels)
-    for name in ("id2label", "label2id", "num_labels"):
-        values.pop(name, None)
-    try:
-        if count != config.num_labels:
-            config.num_labels = count
-        if labels:
-            config.id2label = dict(enumerate(labels))
-            config.label2id = {label: index for index, label in enumerate(labels)}
-        for name, value in values.items():
-            _override(_holder(config, name), name, value)
-    except (TypeError, ValueError, AttributeError, StrictDataclassError) as error:
-        raise ConfigError(f"hf_overrides: transformers refuses a value ({reason(error)}).") from error
-
-
-def _holder(config: PreTrainedConfig, name: str) -> PreTrainedConfig:
-    """The config that a field belongs to: of our own model type, the backbone's has what the outer one lacks."""
-    inner: PreTrainedConfig | None = getattr(config, "backbone_config", None)
-    if config.model_type != OWN_MODEL_TYPE or inner is None:
-        return config
-    return inner if name in _OF_THE_BACKBONE or (hasattr(inner, name) and not hasattr(config, name)) else config
-
-
-def _override(config: PreTrainedConfig, name: str, value: Any) -> None:
-    """Set a field; of a config inside, the fields that a mapping names."""
-    from transformers import PreTrainedConfig
-
-    inside = getattr(config, name, None)
-    if isinstance(inside, PreTrainedConfig) and isinstance(value, Mapping):
-        for each, new in value.items():
-            _override(inside, each, new)
-    else:
-        setattr(config, name, value)
-
-
 def _read_tokenizer(
-    checkpoint: Checkpoint, options: ModelConfig, inner: PreTrainedConfig
+    checkpoint: Checkpoint, options: ModelConfig, inner: PreTrainedConfig | None
 ) -> PreTrainedTokenizerBase | None:
-    """The tokenizer of the model's family: transformers takes its class, and with it how texts split, from `inner`."""
+    """The tokenizer of the model's family: transformers takes its class, and with it how texts split, from `inner`.
+
+    Where that is None, from config.json.
+    """
     from transformers import AutoTokenizer
 
     where = options.tokenizer or str(checkpoint.folder)

@@ -1,0 +1,75 @@
+"""What a model's folder says of its decisions: `decision.json` and `decision_template.jinja`, read by transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import ConfigError, ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+    from transformers.decision import DecisionConfig
+
+FILE, TEMPLATE = "decision.json", "decision_template.jinja"
+
+
+def has_settings(folder: Path) -> bool:
+    """Whether a folder says that its model is for decisions."""
+    return (folder / FILE).is_file() or (folder / TEMPLATE).is_file()
+
+
+def read_settings(folder: Path, name: str) -> DecisionConfig:
+    """The settings in a folder; transformers' defaults where there are none.
+
+    Args:
+        name: of the model, for errors.
+
+    Raises:
+        ModelError: a file cannot be read, or holds what it may not.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers.decision import DecisionConfig
+
+    try:
+        settings = DecisionConfig.from_file(folder / FILE if (folder / FILE).is_file() else None)
+        if (folder / TEMPLATE).is_file():
+            settings.chat_template = (folder / TEMPLATE).read_text(encoding="utf-8")
+        _ = settings.logits_processors  # a temperature that is none is refused now
+    except (ValueError, TypeError, AttributeError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{name}: {FILE} or {TEMPLATE} cannot be read ({reason}); correct it.") from error
+    return settings
+
+
+def label_ids(settings: DecisionConfig, tokenizer: PreTrainedTokenizerBase | None, name: str) -> list[int]:
+    """The token ids of all labels that a question can have, each once; a label of several tokens is left out.
+
+    Raises:
+        ConfigError: there is no tokenizer, or no label is one token.
+    """
+    from transformers.decision import Question, label_token_ids
+
+    if tokenizer is None:
+        raise ConfigError(f"{name}: decisions need the model's tokenizer, which is not in its folder; give one.")
+    found: dict[int, None] = {}
+    for kind in Question.questions_types:
+        for label in _labels(settings, kind):
+            try:
+                found[label_token_ids(tokenizer, (label,))[0]] = None
+            except ValueError:  # a question that needs it is refused
+                continue
+    if not found:
+        raise ConfigError(f"{name}: no label of its decisions is one token of its tokenizer; give others in {FILE}.")
+    return list(found)
+
+
+def _labels(settings: DecisionConfig, kind: str) -> list[str]:
+    """The labels of a question type, as many as there are."""
+    from transformers.decision import Question
+
+    if settings.labels.get(kind):
+        return list(settings.labels[kind])
+    most = {"noul": None, "choice": dict.fromkeys(map(str, range(26))), "score": list(map(str, range(26)))}
+    question = {"type": kind, **({} if most[kind] is None else {"criteria": most[kind]})}
+    return list(Question.from_request(kind, question, settings).labels)
