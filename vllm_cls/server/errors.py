@@ -112,7 +112,7 @@ def _field(request: Request, error: PromptError | ConfigError) -> str | None:
     """The field that is wrong, as this request calls it; of a prompt that is, the one that holds it."""
     if error.param is None and isinstance(error, ConfigError):
         return None
-    names = {**_FIELDS, **request.scope["state"].get("fields", dict)()}
+    names = {**_FIELDS, **request.scope["state"].get("param_names", dict)()}
     return names.get(error.param, error.param)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from vllm_cls.server.errors import RequestError
-from vllm_cls.server.middleware.limits import Limits, run_while_awaited
-from vllm_cls.server.middleware.request_body import BufferedBytes, ClientGone, is_deeper, read_body
+from vllm_cls.server.middleware.limits import Limits, run_until_disconnected
+from vllm_cls.server.middleware.request_body import BufferedBytes, ClientDisconnected, is_deeper, read_body
 from vllm_cls.server.settings import ServerSettings
 
 from ..bare import JSON, app_with, ask, message_of, run
@@ -127,7 +127,7 @@ def test_bodies_share_what_may_be_held() -> None:
 
 def test_a_client_that_leaves_while_it_sends() -> None:
     async def read() -> None:
-        with pytest.raises(ClientGone):
+        with pytest.raises(ClientDisconnected):
             await read_body({"headers": []}, receiver(part(b"x"), {"type": "http.disconnect"}), BufferedBytes(9), 9, 1)
 
     run(read)
@@ -195,7 +195,7 @@ def test_work_after_the_answer_is_not_cut_off() -> None:
         async def send(message: Any) -> None:
             pass
 
-        await run_while_awaited(app, {}, b"", receive, send, 0.01)
+        await run_until_disconnected(app, {}, b"", receive, send, 0.01)
 
     run(scenario)
     assert done == ["background"]

@@ -9,7 +9,7 @@ from collections.abc import Awaitable
 from ..asgi import App, Message, Receive, Scope, Send, header
 from ..errors import RequestError, error_response
 from ..settings import ServerSettings
-from .request_body import BufferedBytes, ClientGone, check_depth, read_body
+from .request_body import BufferedBytes, ClientDisconnected, check_depth, read_body
 
 GRACE = 0.25
 """Seconds past its deadline that a request has to say so itself: the model then counts it as one that was late."""
@@ -32,7 +32,7 @@ class Limits:
             return
         try:
             await self._answer(scope, receive, send)
-        except ClientGone:
+        except ClientDisconnected:
             scope.setdefault("state", {})["client_gone"] = True
         except RequestError as error:
             headers = {"Retry-After": "1"} if error.status == 503 else None
@@ -46,7 +46,7 @@ class Limits:
             if body:
                 check_content_type(scope)
                 await check_depth(body, limits.max_json_depth)
-            await run_while_awaited(self.app, scope, body, receive, send, limits.request_timeout)
+            await run_until_disconnected(self.app, scope, body, receive, send, limits.request_timeout)
         finally:
             self._buffered.release(len(body))
 
@@ -82,13 +82,13 @@ def check_content_type(scope: Scope) -> None:
         raise RequestError("The body must not be compressed: send no Content-Encoding.", "content-encoding", 415)
 
 
-async def run_while_awaited(
+async def run_until_disconnected(
     app: App, scope: Scope, body: bytes, receive: Receive, send: Send, seconds: float | None
 ) -> None:
     """Run the app on a whole body, until it is done, the client hangs up, or `seconds` pass before an answer begins.
 
     Raises:
-        ClientGone: the work was cancelled.
+        ClientDisconnected: the work was cancelled.
         RequestError: 504, the work was cancelled.
     """
     begun, complete, unread = False, False, True
@@ -125,7 +125,7 @@ async def run_while_awaited(
         if handler.done() or complete:  # a server says that the client is gone when it has the whole answer, too
             await handler
         elif watcher.done():
-            raise ClientGone
+            raise ClientDisconnected
         else:
             raise RequestError(f"The request took longer than {seconds:g} s (--request-timeout).", status=504)
     finally:

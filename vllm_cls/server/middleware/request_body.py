@@ -14,8 +14,8 @@ _IN_PLACE = 65536
 """Bytes whose depth is found on the event loop; a longer body goes to a thread."""
 
 
-class ClientGone(Exception):
-    """The client hung up before its request was whole."""
+class ClientDisconnected(Exception):
+    """The client disconnected before its request was answered."""
 
 
 @dataclass
@@ -48,7 +48,7 @@ async def read_body(scope: Scope, receive: Receive, buffered: BufferedBytes, lim
 
     Raises:
         RequestError: it is too long or too slow.
-        ClientGone: nobody waits for an answer.
+        ClientDisconnected: before it was whole.
     """
     declared = header(scope, "content-length") or "0"
     if declared.isdecimal() and int(declared[:20]) > limit:
@@ -62,7 +62,7 @@ async def read_body(scope: Scope, receive: Receive, buffered: BufferedBytes, lim
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
-                raise ClientGone
+                raise ClientDisconnected
             part, more = message.get("body", b""), message.get("more_body", False)
             if taken + len(part) > limit:
                 raise _too_long(limit)

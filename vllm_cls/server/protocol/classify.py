@@ -15,7 +15,7 @@ from .prompts import ChatRequest, CompletionRequest, EncodingFields, PromptReque
 class ClassifyRequest(EncodingFields, PromptRequest):
     """Options of /classify beyond vLLM's; the response is always JSON, whatever encoding is named."""
 
-    without_meaning: ClassVar[frozenset[str]] = PromptRequest.without_meaning | {"dimensions"}
+    ignored_fields: ClassVar[frozenset[str]] = PromptRequest.ignored_fields | {"dimensions"}
 
     task: Literal["classify"] | None = Field(None, description="Without effect.")
     top_k: (

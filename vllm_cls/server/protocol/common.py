@@ -31,8 +31,8 @@ def marked(name: str, **schema: Any) -> WithJsonSchema:
 WHOLE = BeforeValidator(_whole)
 """On an `int`: 3.0 too."""
 TokenId = Annotated[int, WHOLE, marked("token_id", type="integer", minimum=0)]
-Nothing = Annotated[dict[str, Any], Field(max_length=0)]
-"""What only images and videos have a use for."""
+EmptyObject = Annotated[dict[str, Any], Field(max_length=0)]
+"""Options that only requests with images or videos may have: none."""
 RequestId = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[!-~]+$")]
 CacheSalt = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^@/\\\x00]+$")]
 _Length = Annotated[
@@ -45,7 +45,7 @@ _Length = Annotated[
 
 def _complete(schema: dict[str, Any], model: type[BaseRequest]) -> None:
     schema.update(model.schema_extra)
-    for name in sorted(model.without_meaning - set(schema["properties"])):
+    for name in sorted(model.ignored_fields - set(schema["properties"])):
         schema["properties"][name] = {"description": "Accepted, without effect."}
 
 
@@ -53,25 +53,25 @@ class BaseRequest(BaseModel):
     """A JSON object whose fields are all known."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, json_schema_extra=_complete)
-    without_meaning: ClassVar[frozenset[str]] = frozenset()
+    ignored_fields: ClassVar[frozenset[str]] = frozenset()
     """Fields of vLLM's and OpenAI's requests that are accepted and ignored."""
     schema_extra: ClassVar[Mapping[str, Any]] = {}
     """What the JSON schema says on top of the fields'."""
 
-    fields: ClassVar[Mapping[str | None, str]] = {}
-    """What this form calls what an error can be about: None is a prompt, "query" and "document" are the sides of a pair."""
+    params: ClassVar[Mapping[str | None, str]] = {}
+    """The names of fields in errors: of a prompt (None), of the two sides of a pair ("query" and "document")."""
 
     model: str | None = None
 
-    def names(self) -> Mapping[str | None, str]:
-        """`fields`, of what this request gives."""
-        return self.fields
+    def param_names(self) -> Mapping[str | None, str]:
+        """`params`, by what this request gives."""
+        return self.params
 
 
 class CommonRequest(BaseRequest):
     """Fields of every route that runs the model; the names are vLLM's."""
 
-    without_meaning: ClassVar[frozenset[str]] = _OF_OPENAI | _OF_VLLM
+    ignored_fields: ClassVar[frozenset[str]] = _OF_OPENAI | _OF_VLLM
 
     user: str | None = None
     truncate_prompt_tokens: _Length | None = None
@@ -79,7 +79,7 @@ class CommonRequest(BaseRequest):
     padding: Literal["max_length", "do_not_pad"] | None = Field(None, description="Without effect on the result.")
     request_id: RequestId | None = None
     priority: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63), WHOLE] = 0
-    mm_processor_kwargs: Nothing | None = None
+    mm_processor_kwargs: EmptyObject | None = None
     cache_salt: CacheSalt | None = None
     use_activation: bool | None = None
     head_name: Annotated[str, marked("head_name")] | None = None

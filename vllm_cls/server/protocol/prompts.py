@@ -142,7 +142,7 @@ class PromptRequest(CommonRequest):
 class CompletionRequest(PromptRequest):
     """Texts, pairs of texts, or token ids."""
 
-    fields = {None: "input"}
+    params = {None: "input"}
 
     input: Input
 
@@ -160,7 +160,7 @@ class ChatFields(BaseRequest):
         }
     }
 
-    fields = {None: "messages"}
+    params = {None: "messages"}
 
     messages: Messages
     add_generation_prompt: bool | None = Field(

@@ -10,7 +10,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from ...result_fields import add_descriptions
 from ..errors import RequestError
-from .common import WHOLE, CommonRequest, Nothing, ResponseHeader, UsageInfo
+from .common import WHOLE, CommonRequest, EmptyObject, ResponseHeader, UsageInfo
 from .parts import MediaPart, read_content
 from .prompts import NO_PROMPT, TextPart
 
@@ -91,10 +91,10 @@ class PairRequest(CommonRequest):
     max_tokens_per_doc: Annotated[int, Field(ge=0, json_schema_extra={"x-limit": "below_length"}), WHOLE] = 0
     instruction: _Instruction | None = None
     chat_template_kwargs: Instruction | None = None
-    media_io_kwargs: Nothing | None = None
+    media_io_kwargs: EmptyObject | None = None
 
-    def names(self) -> Mapping[str | None, str]:
-        return {**self.fields, **({"instruction": "chat_template_kwargs"} if self.instruction is None else {})}
+    def param_names(self) -> Mapping[str | None, str]:
+        return {**self.params, **({"instruction": "chat_template_kwargs"} if self.instruction is None else {})}
 
     @property
     def score_options(self) -> dict[str, Any]:
@@ -115,7 +115,7 @@ class ScoreRequest(PairRequest):
     @classmethod
     def pair(cls) -> tuple[str, str]:
         """The names of its two fields."""
-        return cls.fields["query"], cls.fields["document"]
+        return cls.params["query"], cls.params["document"]
 
     def sides(self) -> tuple[list[str], list[str]]:
         """The first and the second texts."""
@@ -126,7 +126,7 @@ class ScoreRequest(PairRequest):
 class ScoreTexts(ScoreRequest):
     """`text_1` against `text_2`."""
 
-    fields = {"query": "text_1", "document": "text_2"}
+    params = {"query": "text_1", "document": "text_2"}
 
     text_1: Texts
     text_2: Texts
@@ -135,7 +135,7 @@ class ScoreTexts(ScoreRequest):
 class ScoreData(ScoreRequest):
     """`data_1` against `data_2`."""
 
-    fields = {"query": "data_1", "document": "data_2"}
+    params = {"query": "data_1", "document": "data_2"}
 
     data_1: Texts
     data_2: Texts
@@ -144,7 +144,7 @@ class ScoreData(ScoreRequest):
 class ScoreDocuments(ScoreRequest):
     """`queries` against `documents`."""
 
-    fields = {"query": "queries", "document": "documents"}
+    params = {"query": "queries", "document": "documents"}
 
     queries: Texts
     documents: Texts
@@ -153,7 +153,7 @@ class ScoreDocuments(ScoreRequest):
 class ScoreItems(ScoreRequest):
     """`queries` against `items`."""
 
-    fields = {"query": "queries", "document": "items"}
+    params = {"query": "queries", "document": "items"}
 
     queries: Texts
     items: Texts
@@ -165,10 +165,10 @@ SCORE_FORMS: tuple[type[ScoreRequest], ...] = (ScoreTexts, ScoreDocuments, Score
 class RerankRequest(PairRequest):
     """Documents to put in the order of their scores for a query."""
 
-    without_meaning: ClassVar[frozenset[str]] = CommonRequest.without_meaning | {
+    ignored_fields: ClassVar[frozenset[str]] = CommonRequest.ignored_fields | {
         "max_chunks_per_doc", "overlap_tokens", "rank_fields", "return_embeddings", "truncation",
     }  # fmt: skip
-    fields = {"document": "documents"}
+    params = {"document": "documents"}
 
     query: Text
     documents: Texts

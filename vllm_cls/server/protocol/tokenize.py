@@ -13,7 +13,7 @@ from .prompts import ChatFields
 class TokenizePrompt(BaseRequest):
     """A text."""
 
-    fields = {None: "prompt"}
+    params = {None: "prompt"}
 
     prompt: str
     add_special_tokens: bool = True
@@ -28,7 +28,7 @@ class TokenizePrompt(BaseRequest):
 class TokenizeChat(ChatFields):
     """A conversation."""
 
-    without_meaning: ClassVar[frozenset[str]] = frozenset({"tools"})
+    ignored_fields: ClassVar[frozenset[str]] = frozenset({"tools"})
 
     add_generation_prompt: bool | None = True
     return_token_strs: bool = False
@@ -46,7 +46,7 @@ class TokenizeResponse(TypedDict):
 class DetokenizeRequest(BaseRequest):
     """Token ids."""
 
-    fields = {None: "tokens"}
+    params = {None: "tokens"}
 
     tokens: list[TokenId]
 

@@ -33,7 +33,7 @@ async def read(request: Request, choose: Choice[T]) -> T:
     """
     body = await request.body()
     parsed = parse(body, choose) if len(body) < _LARGE_BODY else await asyncio.to_thread(parse, body, choose)
-    request.scope["state"]["fields"] = parsed.names
+    request.scope["state"]["param_names"] = parsed.param_names
     return parsed
 
 
@@ -57,7 +57,7 @@ def _validated(form: type[T], given: dict[str, Any]) -> T:
     for name in given:
         if name in _REMOVED:
             raise RequestError(f"{name} was removed; use use_activation (true or false).", name)
-        if name not in known and name not in form.without_meaning:
+        if name not in known and name not in form.ignored_fields:
             raise RequestError(f"There is no field {name[:100]!r} here.{nearest(name, known)}", name[:100])
     return form.model_validate({name: value for name, value in given.items() if name in known})
 

@@ -13,7 +13,7 @@ from ..protocol.parts import MediaPart, media_in
 from ..protocol.prompts import ChatFields
 from ..served_model import ServedModel
 from ..settings import ServerSettings
-from .request_context import left
+from .request_context import seconds_left
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -42,7 +42,7 @@ async def with_media(
         return dict(prompt)
     _check_modalities(model, parts)
     work = asyncio.get_running_loop().run_in_executor(
-        model.media_threads, _read, model, asked, parts, left(request.scope["state"])
+        model.media_threads, _read, model, asked, parts, seconds_left(request.scope["state"])
     )
     items = await work
     made = {**prompt, "messages": [_filled(each, items) for each in prompt["messages"]]}

@@ -15,7 +15,7 @@ from ..protocol.common import CommonRequest, ResponseHeader, UsageInfo
 from ..served_model import ServedModel
 
 
-def left(state: Mapping[str, Any]) -> float | None:
+def seconds_left(state: Mapping[str, Any]) -> float | None:
     """Seconds until the deadline of a request; None without one."""
     deadline: float | None = state.get("deadline")
     return None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -64,7 +64,7 @@ class RequestContext:
     @property
     def options(self) -> dict[str, Any]:
         """Keyword arguments of `AsyncLLM`'s methods, with the time that is left now."""
-        return {**self.keywords, "timeout": left(self.state)}
+        return {**self.keywords, "timeout": seconds_left(self.state)}
 
     def head(self, kind: str) -> ResponseHeader:
         """The first fields of the response, and the time from which it is written; `kind` is the prefix of the id."""

@@ -18,7 +18,7 @@ from ..protocol.tokenize import (
     TokenizeResponse,
 )
 from ..requests.json_bodies import json_response, read
-from ..requests.request_context import left
+from ..requests.request_context import seconds_left
 from ..requests.request_prompts import check_prompts, conversation_of
 from ..served_model import ServedModel
 
@@ -59,7 +59,7 @@ def routes(model: ServedModel) -> APIRouter:
         prompt = await conversation_of(model, request, body) if isinstance(body, TokenizeChat) else body.prompt
         check_prompts(model, [prompt])
         tokens = await model.llm.token_ids(
-            prompt, add_special_tokens=body.add_special_tokens, timeout=left(request.scope["state"])
+            prompt, add_special_tokens=body.add_special_tokens, timeout=seconds_left(request.scope["state"])
         )
         strings = None
         if body.return_token_strs:
@@ -75,7 +75,9 @@ def routes(model: ServedModel) -> APIRouter:
         body = await read(request, detokenize_form)
         model.by_name[body.model]
         check_prompts(model, [body.tokens])
-        text = await model.llm.tokenizing(partial(text_of, model, body.tokens), timeout=left(request.scope["state"]))
+        text = await model.llm.tokenizing(
+            partial(text_of, model, body.tokens), timeout=seconds_left(request.scope["state"])
+        )
         return await json_response(DetokenizeResponse(prompt=text))
 
     return router
