@@ -148,7 +148,8 @@ class Engine:
                 results.update(zip((index for index, _ in wave), answers, strict=True))
         if asked:
             self._count(sequences, unique, results)
-        return _apart([results[place] for place in places])
+        in_order = [results[place] for place in places]
+        return in_order if len(unique) == len(sequences) else _apart(in_order)
 
     def _shared(self, sequences: Sequence[TokenSequence]) -> Iterator[Wave]:
         """Works for sequences whose beginnings in common run once.
@@ -217,7 +218,7 @@ class Engine:
         """
         batches = self._plan(works)
         filled = [[works[index] for index in batch] for batch in batches]
-        parallel = self.runner.parallel
+        parallel = len(batches) > 1 and self.runner.parallel
         if any(map(media_of, works)):
             parallel = parallel and self.runner.packs_media
             held = self._encode(works)  # noqa: F841  # until they have run
