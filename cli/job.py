@@ -11,7 +11,8 @@ import click
 from click.core import ParameterSource
 
 from .options import console, running_names, say, with_options
-from .show import show_metrics
+from .progress import progress_option
+from .show import show_metrics, show_stats
 
 if TYPE_CHECKING:
     from vllm_cls.jobs.remote import RemoteModel
@@ -35,6 +36,8 @@ _FILES: list[Callable[[Any], Any]] = [
         help="At a bad row: keep its place with an error, or end.",
     ),
     click.option("--max-errors", type=click.IntRange(0), metavar="N", help="End when more rows than this are bad."),
+    progress_option,
+    click.option("--stats", is_flag=True, help="Say at the end where the time went."),
     click.option("--server", metavar="URL", help="Ask a running `vcls serve`; there is no MODEL before INPUT then."),
     click.option("--server-model", metavar="NAME", help="One of the server's names, such as an adapter's."),
     click.option("--api-key", metavar="KEY", help="Of the server; else VCLS_API_KEY of the environment."),
@@ -98,7 +101,7 @@ def _remote(server: str, name: str | None, api_key: str | None) -> Iterator[Remo
         yield RemoteModel(client, name)
 
 
-def show_report(report: JobReport, quiet: bool) -> None:
+def show_report(report: JobReport, quiet: bool, stats: bool = False) -> None:
     """What a job did, and which rows failed; then the command ends with exit code 3."""
     # rows on stdout are for the next program: what is said about them goes beside it
     out = console(stderr=report.output is None)
@@ -111,6 +114,8 @@ def show_report(report: JobReport, quiet: bool) -> None:
             out.print(f"{count:,} failed: {cause}", markup=False, soft_wrap=True)
         for note in report.notes:
             say(f"note: {note}", style="yellow")
+    if stats and report.stats is not None:
+        show_stats(out, report.stats)
     if report.metrics is not None:
         show_metrics(out, report.metrics)
     for failure in report.failures:

@@ -324,8 +324,7 @@ class Runner:
         self.counters.add(num_forwards=1, num_tokens=batch.inputs["input_ids"].numel())
         with running(row=row, adapters=rows, exact=works[0].sequence.exact), self.counters.timed("forward"):
             output = module(**batch.inputs, **options)
-        if row is not None and row.num_pruned:
-            self.counters.add(num_pruned_tokens=row.num_pruned)
+        self.counters.add(num_sequences=len(works), num_pruned_tokens=0 if row is None else row.num_pruned)
         return output
 
 
