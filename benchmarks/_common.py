@@ -74,12 +74,16 @@ class Results:
             print(f"skipped: {error}", flush=True)
             return None
         command = " ".join(["python", *sys.argv])
-        self.documents[title] = {"title": title, "command": command, **extra, **found}
         show(found)
+        self.keep({"title": title, "command": command, **extra, **found})
+        return found
+
+    def keep(self, document: dict[str, Any]) -> None:
+        """Write a document in place of the one of its title."""
+        self.documents[document["title"]] = document
         self.path.parent.mkdir(parents=True, exist_ok=True)
         content = {"results": list(self.documents.values())}
         self.path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        return found
 
     def model(self, shape: str, **options: Any) -> str:
         """The folder of a shape's model, made at its first use."""

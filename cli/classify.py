@@ -9,8 +9,8 @@ import click
 from vllm_cls.config import AGGREGATIONS
 
 from .job import files_of_a_job, show_report
-from .options import MEDIA, NameListParam, State, configure_output, console, media_options, pass_state, running_options
-from .show import progress
+from .options import MEDIA, NameListParam, State, configure_output, media_options, pass_state, running_options
+from .progress import progress
 
 EPILOG = """\b
 Examples:
@@ -88,9 +88,10 @@ def classify(state: State, /, model: Any, inputs: tuple[str, ...], output: str |
     configure_output(state)
     from vllm_cls.jobs.classify import classify_file
 
+    stats = options.pop("stats")
     use_activation = False if options.pop("no_activation") else None
     if options.pop("no_template", False):
         options["use_template"] = False
-    with progress(console(stderr=True), not state.quiet) as on_progress:
+    with progress(options.pop("progress"), state.quiet) as on_progress:
         report = classify_file(model, inputs, output, use_activation=use_activation, on_progress=on_progress, **options)
-    show_report(report, state.quiet)
+    show_report(report, state.quiet, stats)

@@ -130,6 +130,7 @@ def convert(state: State, /, model: str, out: str, **options: Any) -> None:
     from vllm_cls.conversion.converter import convert as run
 
     began = time.perf_counter()
+    options["use_tqdm"] = not state.quiet
     report = run(model, out, **{name: value for name, value in options.items() if value is not None})
     if not state.quiet:
         _show(report, time.perf_counter() - began, own_code=bool(options.get("trust_remote_code")))

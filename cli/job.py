@@ -11,7 +11,8 @@ import click
 from click.core import ParameterSource
 
 from .options import console, running_names, say, with_options
-from .show import show_metrics
+from .progress import progress_option
+from .show import show_metrics, show_stats
 
 if TYPE_CHECKING:
     from vllm_cls.jobs.remote import RemoteModel
@@ -32,12 +33,14 @@ _RUN: list[Callable[[Any], Any]] = [
         help="At a bad row: keep its place with an error, or end.",
     ),
     click.option("--max-errors", type=click.IntRange(0), metavar="N", help="End when more rows than this are bad."),
+    progress_option,
 ]  # fmt: skip
 _FILES: list[Callable[[Any], Any]] = [
     click.argument("paths", nargs=-1, required=True, metavar="MODEL INPUT..."),
     click.option("-o", "--output", metavar="FILE", help="Its name tells the format; without it, JSON lines on stdout."),
     click.option("--format", metavar="NAME", help="Format of INPUT, where its name does not tell it."),
     *_RUN,
+    click.option("--stats", is_flag=True, help="Say at the end where the time went."),
     click.option("--server", metavar="URL", help="Ask a running `vcls serve`; there is no MODEL before INPUT then."),
     click.option("--server-model", metavar="NAME", help="One of the server's names, such as an adapter's."),
     click.option("--api-key", metavar="KEY", help="Of the server; else VCLS_API_KEY of the environment."),
@@ -106,7 +109,7 @@ def _remote(server: str, name: str | None, api_key: str | None) -> Iterator[Remo
         yield RemoteModel(client, name)
 
 
-def show_report(report: JobReport, quiet: bool, rows: str = "rows") -> None:
+def show_report(report: JobReport, quiet: bool, stats: bool = False, rows: str = "rows") -> None:
     """What a job did, and which rows failed; then the command ends with exit code 3.
 
     Args:
@@ -124,6 +127,8 @@ def show_report(report: JobReport, quiet: bool, rows: str = "rows") -> None:
             out.print(f"{count:,} failed: {cause}", markup=False, soft_wrap=True)
         for note in report.notes:
             say(f"note: {note}", style="yellow")
+    if stats and report.stats is not None:
+        show_stats(out, report.stats)
     if report.metrics is not None:
         show_metrics(out, report.metrics)
     for failure in report.failures:

@@ -7,9 +7,9 @@ from typing import Any
 import click
 
 from .job import run_of_a_job, show_report
-from .options import MEDIA, NameListParam, State, configure_output, console, media_options, pass_state, running_options
+from .options import MEDIA, NameListParam, State, configure_output, media_options, pass_state, running_options
+from .progress import progress
 from .serve import NamedPathParam, distinct
-from .show import progress
 
 EPILOG = """\b
 Examples:
@@ -69,6 +69,6 @@ def run_batch(
     )
     if lora_modules:
         options |= {"enable_lora": True, "max_loras": len(lora_modules)}
-    with progress(console(stderr=True), not state.quiet) as on_progress:
+    with progress(options.pop("progress"), state.quiet) as on_progress:
         report = run_batch(model, inputs, output, settings=settings, on_progress=on_progress, **options)
-    show_report(report, state.quiet, "requests")
+    show_report(report, state.quiet, rows="requests")

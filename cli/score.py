@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from .job import files_of_a_job, show_report
-from .options import NameListParam, State, Template, configure_output, console, pass_state, running_options
-from .show import progress
+from .options import NameListParam, State, Template, configure_output, pass_state, running_options
+from .progress import progress
 
 EPILOG = """\b
 Examples:
@@ -61,7 +61,8 @@ def score(state: State, /, model: Any, inputs: tuple[str, ...], output: str | No
     configure_output(state)
     from vllm_cls.jobs.score import score_file
 
+    stats = options.pop("stats")
     use_activation = False if options.pop("no_activation") else None
-    with progress(console(stderr=True), not state.quiet) as on_progress:
+    with progress(options.pop("progress"), state.quiet) as on_progress:
         report = score_file(model, inputs, output, use_activation=use_activation, on_progress=on_progress, **options)
-    show_report(report, state.quiet)
+    show_report(report, state.quiet, stats)

@@ -1,10 +1,8 @@
-"""Formatting for terminals and pipes: metrics, tables, progress, numbers."""
+"""Formatting for terminals and pipes: metrics, tables, numbers."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,7 +10,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from vllm_cls.evaluation import ClassificationMetrics
-    from vllm_cls.jobs.options import OnProgress
+    from vllm_cls.jobs.stats import JobStats
 
 _MOST_LABELS = 12  # of a confusion matrix that is shown whole
 _COMMONEST = 10
@@ -60,6 +58,24 @@ def size(num_bytes: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.2f} GB"
+
+
+def show_stats(console: Console, stats: JobStats) -> None:
+    """Where the time of a job went; what is unknown of a server's model is left out."""
+    line = f"{stats.rows_per_second:,.1f} rows/s"
+    if stats.forwards:
+        line += (
+            f", {stats.tokens_per_second:,.0f} tokens/s, {stats.forwards:,} forwards, the device busy {stats.busy:.1%}"
+        )
+    console.print(f"{line}; {stats.execution}" if stats.execution else line, markup=False, soft_wrap=True)
+    steps = ("reading", "tokenizing", "planning", "computing", "answering", "writing", "waiting")
+    of_the_model = steps[1:5]
+    rows = [
+        (step, f"{getattr(stats, step):.2f}", f"{getattr(stats, step) / stats.seconds:.1%}")
+        for step in steps
+        if stats.seconds and (stats.forwards or step not in of_the_model)
+    ]
+    show_table(console, ("step (they overlap)", "seconds", "of the whole"), rows)
 
 
 def show_metrics(console: Console, metrics: ClassificationMetrics) -> None:
@@ -120,39 +136,3 @@ def _rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     return table
-
-
-@contextmanager
-def progress(console: Console, active: bool) -> Iterator[OnProgress | None]:
-    """A bar with rows, rows a second and the time left; None where there is no terminal to show it on."""
-    if not (active and console.is_interactive):
-        yield None
-        return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[status]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("loading the model", total=None, status="")
-        yield _shown_rows(lambda **values: bar.update(task, **values))
-
-
-def _shown_rows(update: Callable[..., None]) -> OnProgress:
-    began = last = 0.0
-
-    def on_progress(rows: int, done: float | None) -> None:
-        nonlocal began, last
-        now = time.monotonic()
-        began = began or now
-        if now - last < 0.1:  # drawing each row would cost more than small models do
-            return
-        last = now
-        rate = f"{rows / (now - began):,.0f} rows/s" if now - began > 0.5 else ""
-        total = None if done is None else 1.0
-        update(description="classifying", completed=done or 0.0, total=total, status=f"{rows:,} rows  {rate}")
-
-    return on_progress

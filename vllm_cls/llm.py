@@ -53,7 +53,7 @@ class LLM(OpenModel):
         allowed_local_media_path: a folder that local images and videos must be under; None allows all.
         limit_mm_per_prompt: the most images and videos of a prompt, such as `{"image": 4, "video": 1}`.
         mm_processor_kwargs: what the model's processor of images and videos is told, where a prompt does not say it.
-        seed: taken for vLLM's sake, as `use_tqdm` of the methods is: nothing here is random, and no bar is shown.
+        seed: taken for vLLM's sake: nothing here is random.
         engine_args: vLLM's engine arguments; those without meaning here are accepted with a warning.
 
     Raises:
@@ -157,6 +157,8 @@ class LLM(OpenModel):
         Args:
             prompts: one prompt or a sequence of them; see `vllm_cls.inputs.prompts`.
             pooling_params: for all, or one a prompt.
+            use_tqdm: a bar on stderr, where it is a terminal and there are several prompts; False shows none, and a
+                function is called in place of `tqdm`, wherever stderr goes and however few prompts there are.
             lora_request: the adapter for all, or one or None a prompt; needs `enable_lora`.
             tokenization_kwargs: `truncate_prompt_tokens` (-1: the model's length), `truncation_side`,
                 `add_special_tokens`. Without them a prompt that is too long is an error.
@@ -171,7 +173,7 @@ class LLM(OpenModel):
             lora_request=lora_request,
             tokenization_kwargs=tokenization_kwargs,
         )
-        return call.run(self._next_id)
+        return call.run(self._next_id, use_tqdm)
 
     def classify_iter(
         self,
@@ -224,7 +226,7 @@ class LLM(OpenModel):
             lora_request=lora_request,
             tokenization_kwargs=tokenization_kwargs,
         )
-        return call.run(self._next_id)
+        return call.run(self._next_id, use_tqdm)
 
     def token_classify_iter(
         self,
@@ -266,13 +268,13 @@ class LLM(OpenModel):
             lora_request=lora_request,
             tokenization_kwargs=tokenization_kwargs,
         )
-        return call.run(self._next_id)
+        return call.run(self._next_id, use_tqdm)
 
     def embed(
         self, prompts: Any, *, use_tqdm: bool | Callable[..., Any] = True, **options: Any
     ) -> list[EmbeddingRequestOutput]:
         """`encode(pooling_task="embed")` as lists of numbers, in `outputs.embedding`; options as for `classify`."""
-        return tasks.embed(self._open, prompts, **options).run(self._next_id)
+        return tasks.embed(self._open, prompts, **options).run(self._next_id, use_tqdm)
 
     def score(
         self,
@@ -312,7 +314,7 @@ class LLM(OpenModel):
             lora_request=lora_request,
             tokenization_kwargs=tokenization_kwargs,
         )
-        return call.run(self._next_id)
+        return call.run(self._next_id, use_tqdm)
 
     def score_processor(self, options: ScoreOptions, num_labels: Iterable[int] = ()) -> PromptProcessor:
         """What makes token ids of pairs that are written so.
@@ -357,7 +359,7 @@ class LLM(OpenModel):
             lora_request=lora_request,
             tokenization_kwargs=tokenization_kwargs,
         )
-        return call.run(self._next_id)
+        return call.run(self._next_id, use_tqdm)
 
     def step_iter(
         self,

@@ -33,7 +33,6 @@ def test_options_reach_the_job(run: Run, options_of_job: Callable[[str], dict[st
         "truncation_side": "left",
         "device": "cpu",
         "score_template": "{{ query }}\n{{ document }}",
-        "on_progress": None,
     }
     assert {name: seen[name] for name in expected} == expected
 

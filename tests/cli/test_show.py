@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import io
 import sys
-import types
 
 import pytest
 from rich.console import Console
 
 from vllm_cls.cli import options
 from vllm_cls.cli.bench import _telling
-from vllm_cls.cli.show import measurements, number, progress, show_metrics, show_table, size
+from vllm_cls.cli.progress import progress
+from vllm_cls.cli.show import measurements, number, show_metrics, show_stats, show_table, size
+from vllm_cls.jobs.progress import JobProgress
+from vllm_cls.jobs.stats import JobStats
 
 from ..evaluation import evaluate
 
@@ -77,13 +79,6 @@ def test_of_many_labels_only_the_commonest_confusions_are_shown() -> None:
     ]
 
 
-def test_progress_is_for_terminals() -> None:
-    for console, active in ((shown(False), True), (shown(True), False)):
-        with progress(console, active) as on_progress:
-            assert on_progress is None
-        assert text_of(console) == ""
-
-
 def test_colours_that_are_forced_move_nothing_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many continuous integrations force them."""
     for name in ("NO_COLOR", "COLORTERM"):
@@ -91,21 +86,27 @@ def test_colours_that_are_forced_move_nothing_in_a_file(monkeypatch: pytest.Monk
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", told := io.StringIO())
-    with progress(options.console(stderr=True), True) as on_progress, _telling(True) as tell:
-        assert on_progress is None
+    with progress("auto", False) as on_progress, _telling(True) as tell:
+        assert on_progress is not None
+        on_progress(JobProgress(rows=1))
         tell("something")
     assert told.getvalue() == ""
     options.console(stderr=True).print("text", style="red")
     assert told.getvalue() == "\x1b[31mtext\x1b[0m\n"
 
 
-def test_progress_shows_rows_and_their_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = iter(range(100, 200, 2))
-    monkeypatch.setattr("vllm_cls.cli.show.time", types.SimpleNamespace(monotonic=lambda: float(next(now))))
-    console = shown(True, 100)
-    with progress(console, True) as on_progress:
-        assert on_progress is not None
-        on_progress(1000, 0.25)
-        on_progress(3000, 0.75)
-    assert "classifying" in text_of(console)
-    assert "3,000 rows  1,500 rows/s" in text_of(console)
+def test_stats_of_a_model_and_of_a_server() -> None:
+    stats = JobStats(100, 10.0, 0.5, 1.0, 0.1, 9.6, 0.2, 0.4, 0.05, 5000, 8, "packed, float32 on cpu")
+    console = shown(False)
+    show_stats(console, stats)
+    lines = text_of(console).splitlines()
+    assert lines[0] == "10.0 rows/s, 500 tokens/s, 8 forwards, the device busy 96.0%; packed, float32 on cpu"
+    assert lines[3].split() == ["reading", "0.50", "5.0%"]
+    assert [line.split()[0] for line in lines[4:]] == [
+        "tokenizing", "planning", "computing", "answering", "writing", "waiting",
+    ]  # fmt: skip
+    console = shown(False)
+    show_stats(console, JobStats(100, 10.0, 0.5, 0, 0, 0, 0, 0.4, 0.05, 0, 0, ""))
+    lines = text_of(console).splitlines()
+    assert lines[0] == "10.0 rows/s"
+    assert [line.split()[0] for line in lines[3:]] == ["reading", "writing", "waiting"]

@@ -15,6 +15,7 @@ import vllm_cls.llm
 from vllm_cls.errors import ConfigError, JobError
 from vllm_cls.jobs import answers
 from vllm_cls.jobs.classify import classify_file
+from vllm_cls.jobs.progress import JobProgress
 
 from .fake import FakeLLM
 from .files import fields_of, jsonl, write
@@ -102,7 +103,8 @@ def test_rows_without_a_prompt_do_not_pile_up(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(answers, "BAD_IN_A_ROW", 10)
     path = jsonl(tmp_path / "in.jsonl", [{"text": ""}] * 100 + [{"text": "good"}])
     written_at: list[float] = []
-    classify_file(FakeLLM(), path, tmp_path / "out.jsonl", on_progress=lambda rows, done: written_at.append(done or 0))
+    classify_file(FakeLLM(), path, tmp_path / "out.jsonl", on_progress=lambda told: written_at.append(told.share or 0))
+    assert written_at.pop(0) == 0  # before the first row
     assert written_at == sorted(written_at)
     assert written_at[0] < 0.05
     assert len(read(tmp_path / "out.jsonl")) == 101
@@ -124,7 +126,9 @@ def test_the_reader_is_never_far_ahead_of_the_writer(tmp_path: Path) -> None:
     ahead = []
     path = jsonl(tmp_path / "in.jsonl", [{"text": str(i)} for i in range(200)])
     llm = Counting(window=8)
-    classify_file(llm, path, tmp_path / "out.jsonl", on_progress=lambda rows, done: ahead.append(taken - rows))
+    classify_file(
+        llm, path, tmp_path / "out.jsonl", on_progress=lambda told: told.rows and ahead.append(taken - told.rows)
+    )
     assert len(ahead) == 200
     assert max(ahead) < 8
 
@@ -342,9 +346,9 @@ def test_no_rows_are_a_result_too(tmp_path: Path) -> None:
 
 
 def test_progress_is_the_share_of_the_input(rows: Path, tmp_path: Path) -> None:
-    told: list[tuple[int, float | None]] = []
-    classify_file(FakeLLM(), rows, tmp_path / "out.jsonl", on_progress=lambda *each: told.append(each))
-    assert [rows for rows, _ in told] == [1, 2, 3, 4, 5]
-    shares = [share for _, share in told if share is not None]
+    told: list[JobProgress] = []
+    classify_file(FakeLLM(), rows, tmp_path / "out.jsonl", on_progress=told.append)
+    assert [each.rows for each in told] == [0, 1, 2, 3, 4, 5]
+    shares = [each.share for each in told if each.share is not None]
     assert shares == sorted(set(shares))
     assert shares[-1] == 1.0

@@ -16,6 +16,7 @@ from tests.models import tiny
 from vllm_cls import LLM
 from vllm_cls.errors import ConfigError, JobError
 from vllm_cls.jobs.classify import classify_file
+from vllm_cls.jobs.progress import JobProgress
 from vllm_cls.jobs.resume import fingerprints, parts
 from vllm_cls.jobs.resume.work_folder import open_work_folder
 from vllm_cls.jobs.score import score_file
@@ -23,7 +24,7 @@ from vllm_cls.jobs.score import score_file
 from .fake import FakeLLM
 from .files import jsonl, write
 
-Progress = Callable[[int, Any], None]
+Progress = Callable[[JobProgress], None]
 
 
 @pytest.fixture(autouse=True)
@@ -38,8 +39,8 @@ def rows(tmp_path: Path) -> Path:
 
 
 def stopping_at(row: int, error: BaseException) -> Progress:
-    def stop(count: int, done: Any) -> None:
-        if count == row:
+    def stop(told: JobProgress) -> None:
+        if told.rows == row:
             raise error
 
     return stop

@@ -25,6 +25,7 @@ from ..outputs import (
 from ..params import PoolingParams
 from . import output_processor, scoring, tensors
 from .arguments import per_prompt, truncation_of
+from .bars import UseTqdm, bar
 from .output_processor import NextId, all_good
 from .scoring import ScoreOptions
 
@@ -143,12 +144,18 @@ class TaskCall(Generic[Output]):
         """
         return all_good(self.kind.finish(self.loaded, tokenized, results, self.params, next_id))
 
-    def run(self, next_id: NextId) -> list[Output]:
+    def run(self, next_id: NextId, use_tqdm: UseTqdm = False) -> list[Output]:
         """All of it, here and now.
+
+        Args:
+            use_tqdm: as for `LLM.classify`.
 
         Raises:
             PromptError: a prompt is bad, or has no answer; the first of them.
         """
+        if use_tqdm and (len(self.prompts) > 1 or use_tqdm is not True):
+            with bar(use_tqdm, len(self.prompts), self.loaded.engine.counters):
+                return self.run(next_id)
         outputs: list[Output] = []
         for part, each in self.parts():
             tokenized = self._all_good(each, part.start)

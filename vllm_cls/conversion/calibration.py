@@ -51,7 +51,14 @@ def calibrated(
     from .feature_extraction import classifier_logits  # the runtime, which other conversions do without
 
     logits, truncated = classifier_logits(
-        source, target, job.options, job.processor, rows.prompts, job.budget, head_is_trained=result.head.trained
+        source,
+        target,
+        job.options,
+        job.processor,
+        rows.prompts,
+        job.budget,
+        head_is_trained=result.head.trained,
+        use_tqdm=job.use_tqdm,
     )
     if truncated:
         job.warnings.append(f"{truncated} of {len(rows.prompts)} rows of --calibrate were cut to the model's length")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..architecture import ConversionPlan, HeadResult, NamedHeadRequest, Target
+from ..calls.bars import UseTqdm
 from ..config import DTYPES, ModelConfig
 from ..errors import ConfigError
 from ..head_source import EXISTING
@@ -90,6 +91,7 @@ def convert(
     max_shard_size: str | int = "5GB",
     dry_run: bool = False,
     overwrite: bool = False,
+    use_tqdm: UseTqdm = True,
     **model_options: Any,
 ) -> ConversionReport:
     """Convert a model into a classifier and write it; the arguments are those of `vcls convert`.
@@ -103,6 +105,7 @@ def convert(
         bias: of a fitted head, even where only our own format can hold it; of a calibration, unless it is False.
         lora: the folder of a PEFT LoRA adapter, which is merged into the weights; its head is the "existing" one.
         calibrate: a file of labelled rows, on which temperature and biases are fitted.
+        use_tqdm: a bar while the model runs over labelled rows, as for `LLM.classify`.
         model_options: `plugin`, `tokenizer`, `allow_pickle`, `trust_remote_code`, `revision`, `hf_overrides`,
             `device`, `max_model_len`, `max_num_batched_tokens`, `convert`, `score_template`; and the options that a
             plugin's head has of its own.
@@ -148,7 +151,7 @@ def convert(
     source, made_from = _opened(options, head_options)
     _store_prompt(made_from, prompt_template, chat_template_prompt)
     head_options = head_options.fitting(made_from)
-    job = HeadJob(made_from, options, str(head_options.pooling), budget, head_options.count)
+    job = HeadJob(made_from, options, str(head_options.pooling), budget, head_options.count, use_tqdm)
     job.warnings += _bare_prompt(job, head_options)
     if source.pickled_head:
         job.warnings.append(f"{source.pickled_head}, SetFit's pickled head, is left out")

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..architecture import Target
+from ..calls.bars import UseTqdm, bar
 from ..config import ModelConfig, RuntimeConfig
 from ..errors import ModelError, PromptError
 from ..inputs.tokenization import PromptProcessor, Truncation
@@ -42,8 +43,12 @@ def pooled_states(
     prompts: Sequence[Any],
     pooling: str,
     max_num_batched_tokens: int | None,
+    use_tqdm: UseTqdm = False,
 ) -> PooledStates:
     """Run the frozen model over labelled prompts.
+
+    Args:
+        use_tqdm: as for `LLM.classify`.
 
     Raises:
         PromptError: a prompt is bad; a head is not fitted on what is left.
@@ -66,7 +71,8 @@ def pooled_states(
     runtime = RuntimeConfig(max_num_batched_tokens)
     engine = make_engine(make_runner(classifier, pooling, longest := processor.max_model_len), runtime, longest)
     try:
-        answers = _all_good(engine.states([each.sequence for each in tokenized]))
+        with bar(use_tqdm, len(prompts), engine.counters, "States of training rows"):
+            answers = _all_good(engine.states([each.sequence for each in tokenized]))
     finally:
         engine.close()
     pooled = torch.stack([answer.row for answer in answers])
@@ -87,11 +93,13 @@ def classifier_logits(
     max_num_batched_tokens: int | None,
     *,
     head_is_trained: bool,
+    use_tqdm: UseTqdm = False,
 ) -> tuple[torch.Tensor, int]:
     """Logits `(num_prompts, num_labels)`, float32, of the classifier that a target describes.
 
     Args:
         head_is_trained: as of `Classifier`.
+        use_tqdm: as for `LLM.classify`.
 
     Returns:
         The logits, and how many prompts were cut to the model's length.
@@ -109,7 +117,8 @@ def classifier_logits(
     tokenized = _all_good(shorter.tokenize(prompts, Truncation(-1)))
     engine = make_engine(runner, RuntimeConfig(max_num_batched_tokens), longest)
     try:
-        answers = _all_good(engine.logits([each.sequence for each in tokenized]))
+        with bar(use_tqdm, len(prompts), engine.counters, "Logits of calibration rows"):
+            answers = _all_good(engine.logits([each.sequence for each in tokenized]))
     finally:
         engine.close()
     return torch.stack([answer.row for answer in answers]), sum(each.truncated for each in tokenized)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..config import ModelConfig
 from ..inputs.tokenization import PromptProcessor
 from ..model.loading.source import ModelSource
 from ..model.prompt_processor import max_model_len, prompt_processor
+
+if TYPE_CHECKING:
+    from ..calls.bars import UseTqdm
 
 
 class HeadJob:
@@ -19,6 +22,7 @@ class HeadJob:
         pooling: of the states.
         budget: tokens in one forward, or None.
         num_labels: of the head to come, where it is known.
+        use_tqdm: as for `LLM.classify`.
     """
 
     def __init__(
@@ -28,8 +32,10 @@ class HeadJob:
         pooling: str,
         budget: int | None,
         num_labels: int | None = None,
+        use_tqdm: UseTqdm = False,
     ) -> None:
         self.source, self.options, self.pooling, self.budget = source, options, pooling, budget
+        self.use_tqdm = use_tqdm
         self.processor: PromptProcessor = prompt_processor(
             options, source, max_model_len(options, source), num_labels=num_labels
         )
@@ -50,7 +56,9 @@ class HeadJob:
         """`(pooled states, features)` of the prompts; see `HeadRequest.states`."""
         from .feature_extraction import pooled_states  # the runtime, which other heads do without
 
-        result = pooled_states(self.source, self.options, self.processor, prompts, self.pooling, self.budget)
+        result = pooled_states(
+            self.source, self.options, self.processor, prompts, self.pooling, self.budget, self.use_tqdm
+        )
         if result.truncated:
             self.warnings.append(f"{result.truncated} of {len(prompts)} training rows were cut to the model's length")
         return result.pooled, result.features

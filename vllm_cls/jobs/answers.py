@@ -134,12 +134,13 @@ def results_of(row: InputRow, output: RequestOutput[Any] | None, columns: Column
     """
     if output is None:
         return RowResults(None, row.error)
+    tokens = len(output.prompt_token_ids)
     if output.error is not None:
-        return RowResults(None, output.error, output.truncated)
+        return RowResults(None, output.error, output.truncated, tokens=tokens)
     try:
         found = columns.row(output)
     except ValueError as error:
-        return RowResults(None, str(error), output.truncated)
+        return RowResults(None, str(error), output.truncated, tokens=tokens)
     answer = output.outputs
     numbers = list(answer.probs if answer.probabilities is None else answer.probabilities) if measured else None
-    return RowResults(found, None, output.truncated, numbers)
+    return RowResults(found, None, output.truncated, numbers, tokens)

@@ -80,7 +80,7 @@ def classify_file(
         restart: forget what a run that ended early has finished of this output; else the job goes on from there.
         on_error: "continue" keeps a bad row in its place; "fail" ends the job at the first.
         max_errors: end the job when more rows than this fail; what is finished is kept. None is any number.
-        on_progress: called after each row with the rows so far and the share of the input, where it is known.
+        on_progress: called with a `JobProgress` before the first row and after each.
         prompts: how a row's prompt is read, where the three fields do not say it all.
         results: what a row of results holds, of a model that classifies texts.
         llm_options: options of `LLM`.

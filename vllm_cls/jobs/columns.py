@@ -28,6 +28,15 @@ class KnownColumns:
         found = [(source, columns_of(source)) for source in sources]
         return cls(sources, [(source, columns) for source, columns in found if columns is not None])
 
+    @property
+    def num_rows(self) -> int | None:
+        """The rows of all inputs; None where one of them does not tell."""
+        if any(source.format != "parquet" for source in self.sources):
+            return None
+        from .formats.parquet_reader import num_rows
+
+        return sum(map(num_rows, self.sources))
+
     def check(self, options: JobOptions) -> None:
         """Raise `JobError` if a field is missing that the options name, as far as that is known."""
         self._check(options.fields)

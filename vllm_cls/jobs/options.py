@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..errors import ConfigError
+from .progress import JobProgress
 from .results import KeptFields, ResultColumns
 from .rows import PromptFields
 
-OnProgress = Callable[[int, float | None], None]
+OnProgress = Callable[[JobProgress], None]
 
 _NEEDS_PROBABILITIES = "label_field needs probabilities, and without activation there are none; drop one."
 

@@ -14,6 +14,7 @@ from .formats.tables import OutputSchema
 from .options import RunOptions
 from .output import open_output
 from .overlap import Channel, ahead, at_once, behind
+from .progress import JobProgress
 from .record import Recorder
 from .report import JobReport
 from .results import ADDED_TYPES, KeptFields
@@ -51,10 +52,14 @@ def run_rows(
         closing(worker.compute(rows) if resumable is None else in_parts(rows, worker.compute, resumable)) as answers,
         behind(lambda each: recorder.record_all(_kept(each, resumable), writer), written) as write,
     ):
-        for count, answered in enumerate(answers, 1):
+        told = JobProgress(total=known.num_rows, counters=lambda: worker.counters)
+        if how.on_progress is not None:
+            how.on_progress(told)
+        for answered in answers:
             write(answered)
             if how.on_progress is not None:
-                how.on_progress(count, answered.row.done)
+                told = told.with_row(answered)
+                how.on_progress(told)
     report.seconds = time.perf_counter() - began
     computed = None if before is None or worker.counters is None else worker.counters - before
     report.stats = stats_of(report.rows, report.seconds, read, written, computed, worker.description())

@@ -32,12 +32,14 @@ class RowResults(NamedTuple):
         error: why it has none, or None.
         truncated: whether its text was cut.
         measured: probabilities, or the value of a regression, to compare with the true label; None where nothing is measured.
+        tokens: of its prompt.
     """
 
     columns: dict[str, Any] | None
     error: str | None = None
     truncated: bool = False
     measured: list[float] | None = None
+    tokens: int = 0
 
 
 @dataclass(frozen=True)

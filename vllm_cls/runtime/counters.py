@@ -20,6 +20,7 @@ class Counters:
         num_prompt_tokens: their tokens, as if each ran alone.
         num_forwards: forwards of the model.
         num_tokens: tokens that the forwards computed, padding included.
+        num_sequences: sequences of the forwards that were begun, so that one can see a long call go on.
         num_duplicates: prompts answered by an identical one.
         num_shared_tokens: tokens of prompts whose keys and values were at hand, computed once for several prompts.
         num_pruned_tokens: tokens for which the last layer computed keys and values only.
@@ -33,6 +34,7 @@ class Counters:
     num_prompt_tokens: int = 0
     num_forwards: int = 0
     num_tokens: int = 0
+    num_sequences: int = 0
     num_duplicates: int = 0
     num_shared_tokens: int = 0
     num_pruned_tokens: int = 0

@@ -323,7 +323,8 @@ class Runner:
         adapters = [each.sequence.adapter for each in works]
         rows = AdapterRows(adapters) if any(adapters) else None
         options = self.options if module is self.backbone else forward_options(module)
-        self.counters.add(num_forwards=1, num_tokens=batch.inputs["input_ids"].numel())
+        num_tokens = batch.inputs["input_ids"].numel()
+        self.counters.add(num_forwards=1, num_tokens=num_tokens, num_sequences=len(works))
         with running(row=row, adapters=rows, exact=works[0].sequence.exact), self.counters.timed("forward"):
             output = module(**batch.inputs, **options)
         if row is not None and row.num_pruned:

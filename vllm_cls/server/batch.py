@@ -21,6 +21,7 @@ from ..jobs.formats.readers import read_rows
 from ..jobs.formats.tables import OutputSchema
 from ..jobs.options import OnProgress, RunOptions
 from ..jobs.output import open_output
+from ..jobs.progress import JobProgress
 from ..jobs.report import JobReport
 from ..jobs.results import RowResults
 from ..jobs.resume.fingerprints import of_model
@@ -94,7 +95,9 @@ def run_batch(
                 requests.answers(rows) if work is None or once else in_parts(rows, requests.answers, work, PART)
             ) as answers,
         ):
-            for row, results in answers if work is None or once else keeping(answers, work, PART):
+            told = JobProgress(counters=lambda: llm.counters)
+            for answered in answers if work is None or once else keeping(answers, work, PART):
+                row, results = answered
                 writer.write(results.columns or {})
                 report.rows += 1
                 if results.error is not None:
@@ -103,7 +106,8 @@ def run_batch(
                     kept = "" if work is None else work.hint
                     raise JobError(f"more than {how.most_errors} requests failed: {report.failures[-1]}.{kept}")
                 if on_progress is not None:
-                    on_progress(report.rows, row.done)
+                    told = told.with_row(answered)
+                    on_progress(told)
         report.seconds = time.perf_counter() - began
     return report
 

@@ -33,6 +33,12 @@ def read_parquet(source: InputFile) -> Iterator[InputRow]:
                 yield InputRow(dict(zip(names, cells, strict=True)), number, (source.size or 0) * number // total)
 
 
+def num_rows(source: InputFile) -> int:
+    """How many rows a Parquet file says that it has."""
+    with _opened(source) as file:
+        return int(file.metadata.num_rows)
+
+
 def schema_of(source: InputFile) -> pyarrow.Schema:
     """The columns of a Parquet file with their types.
 
