@@ -172,7 +172,7 @@ def test_outputs_that_cannot_be(s3: fs.S3FileSystem, folder: Path) -> None:
         classify_file(FakeLLM(), "s3://data/in.jsonl", "s3://nowhere/out.jsonl")
 
 
-@pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "csv", "json.zst", "parquet", "arrow"])
+@pytest.mark.parametrize("suffix", ["jsonl.gz", "csv", "parquet", "arrow"])
 def test_a_job_from_and_to_objects_goes_on(s3: fs.S3FileSystem, folder: Path, tmp_path: Path, suffix: str) -> None:
     source = jsonl(folder / "in.jsonl", ROWS)
     put(s3, folder)
@@ -301,9 +301,8 @@ def test_a_killed_job_goes_on(s3: fs.S3FileSystem, folder: Path, tmp_path: Path)
     source = jsonl(folder / "in.jsonl", ROWS)
     put(s3, folder)
     classify_file(FakeLLM(), source, tmp_path / "clean.parquet")
-    for at in (6, 10):
-        done = subprocess.run([sys.executable, "-c", JOB, "s3://data/out.parquet", str(at)], capture_output=True)
-        assert done.returncode == -signal.SIGKILL, done.stderr
+    done = subprocess.run([sys.executable, "-c", JOB, "s3://data/out.parquet", "10"], capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
     llm = FakeLLM()
     report = classify_file(llm, "s3://data/in.jsonl", "s3://data/out.parquet")
     assert report.notes[0] == "8 rows that an earlier run has finished are not run again"

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from tests.jobs.files import fields_of
 from vllm_cls.jobs.formats import columnar_writer, tables
-from vllm_cls.jobs.formats.files import find_sources, find_target
 from vllm_cls.jobs.formats.columnar_writer import arrow_type, fitted, infer
+from vllm_cls.jobs.formats.files import find_sources, find_target
 from vllm_cls.jobs.formats.readers import read_rows
 from vllm_cls.jobs.formats.tables import OutputSchema
 from vllm_cls.jobs.output import open_output

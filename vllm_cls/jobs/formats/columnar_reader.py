@@ -43,11 +43,12 @@ def read_columnar(source: InputFile) -> Iterator[InputRow]:
             for start in range(0, large.num_rows, BATCH_ROWS):
                 batch = large.slice(start, BATCH_ROWS)
                 names = batch.schema.names
-                columns = [_values(column) for column in batch.columns]
+                errors: dict[int, str] = {}
+                columns = [_values(name, column, errors) for name, column in zip(names, batch.columns, strict=True)]
                 used = int(size * (before + (done - before) * (start + batch.num_rows) / large.num_rows))
-                for cells in zip(*columns, strict=True) if columns else [()] * batch.num_rows:
+                for index, cells in enumerate(zip(*columns, strict=True)):
                     number += 1
-                    yield InputRow(dict(zip(names, cells, strict=True)) | folders, number, used)
+                    yield InputRow(dict(zip(names, cells, strict=True)) | folders, number, used, errors.get(index))
             before = done
 
 
@@ -126,17 +127,41 @@ def _arrow(raw: Any) -> _Table:
     return _Table(file.schema, ((file.get_batch(index), (index + 1) / count) for index in range(count)))
 
 
-def _values(column: pyarrow.Array) -> list[Any]:
-    """The values as Python has them; nanoseconds, which it does not have, are kept to the last digit, as text."""
+def _values(name: str, column: pyarrow.Array, errors: dict[int, str]) -> list[Any]:
+    """The values as Python has them; nanoseconds, which it does not have, are kept to the last digit, as text.
+
+    Args:
+        errors: collects what is wrong with values, by their place.
+    """
     import pyarrow
 
     whole = _without_nanoseconds(column.type, to_text=False)
+    if whole != column.type:
+        try:
+            column = column.cast(whole)
+        except pyarrow.ArrowInvalid:  # they would be lost
+            column = column.cast(_without_nanoseconds(column.type, to_text=True))
     values: list[Any]
     try:
-        values = (column if whole == column.type else column.cast(whole)).to_pylist()
-    except pyarrow.ArrowInvalid:  # they would be lost
-        values = column.cast(_without_nanoseconds(column.type, to_text=True)).to_pylist()
+        values = column.to_pylist()
+    except UnicodeDecodeError:  # writers do not check their texts
+        values = []
+        for index, value in enumerate(column):
+            try:
+                values.append(value.as_py())
+            except UnicodeDecodeError:
+                errors[index] = f"invalid UTF-8 in the field {name!r}"
+                values.append(_with_replacements(value))
     return values
+
+
+def _with_replacements(value: pyarrow.Scalar) -> str | None:
+    """A text with U+FFFD in place of wrong bytes; None in place of what holds such texts deeper down."""
+    import pyarrow
+
+    if not isinstance(value, pyarrow.StringScalar | pyarrow.LargeStringScalar):
+        return None
+    return bytes(value.as_buffer()).decode("utf-8", "replace")
 
 
 def _without_nanoseconds(kind: pyarrow.DataType, to_text: bool) -> pyarrow.DataType:
