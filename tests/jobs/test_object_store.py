@@ -287,13 +287,17 @@ import os, signal, sys
 from tests.jobs.fake import FakeLLM
 from vllm_cls.jobs.classify import classify_file
 from vllm_cls.jobs.resume import parts
+from vllm_cls.jobs.resume.work_folder import WorkFolder
 parts.PART_ROWS = 4
+keep = WorkFolder.keep_part
 
-def progress(rows, done):
-    if rows == int(sys.argv[2]):
+def kept(work, index, *more):
+    keep(work, index, *more)
+    if index == 1:
         os.kill(os.getpid(), signal.SIGKILL)
 
-classify_file(FakeLLM(), "s3://data/in.jsonl", sys.argv[1], on_progress=progress)
+WorkFolder.keep_part = kept
+classify_file(FakeLLM(), "s3://data/in.jsonl", sys.argv[1])
 """
 
 
@@ -301,7 +305,7 @@ def test_a_killed_job_goes_on(s3: fs.S3FileSystem, folder: Path, tmp_path: Path)
     source = jsonl(folder / "in.jsonl", ROWS)
     put(s3, folder)
     classify_file(FakeLLM(), source, tmp_path / "clean.parquet")
-    done = subprocess.run([sys.executable, "-c", JOB, "s3://data/out.parquet", "10"], capture_output=True)
+    done = subprocess.run([sys.executable, "-c", JOB, "s3://data/out.parquet"], capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     llm = FakeLLM()
     report = classify_file(llm, "s3://data/in.jsonl", "s3://data/out.parquet")

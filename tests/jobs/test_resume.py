@@ -260,7 +260,7 @@ def test_an_output_that_is_whole_while_its_parts_are_left_is_known(rows: Path, t
             found = os.stat(out)
             identity = json.dumps([found.st_ino, found.st_size, found.st_mtime_ns - changed])
             folder.mkdir(exist_ok=True)
-            for name, data in {**left, "output.json": identity.encode()}.items():
+            for name, data in {**left, "output.json": f"[{identity}, [1, 2, 3]]".encode()}.items():
                 (folder / name).write_bytes(data)
             if changed:
                 with pytest.raises(JobError, match="is there already"):
@@ -318,7 +318,7 @@ def test_other_rows_of_standard_input_are_refused(
     stopped(FakeLLM(), given(monkeypatch, data), out)  # type: ignore[arg-type]
     other = b"".join(change(data.splitlines(keepends=True)))
     with pytest.raises(
-        JobError, match=r"rows [15] to [48] are not those that part-00000[01]\..* was made of; --restart"
+        JobError, match=r"rows [15] to [48] of the inputs are not those that part-00000[01]\..* was made of; --restart"
     ):
         classify_file(FakeLLM(), given(monkeypatch, other), out)
     assert not out.exists()

@@ -50,14 +50,14 @@ class WorkFolder:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._parts: dict[int, Part] = {}
-        self._output: list[Any] | None = None
+        self._outputs: list[Any] = []
 
     def load(self) -> None:
         """Find what an earlier run has left, and remove what it has not finished."""
         for name in self._store.names():
             if found := _PART.fullmatch(name):
                 self._parts[int(found[1])] = Part(int(found[1]), int(found[2]), found[3], found[4])
-        self._output = self._read(_OUTPUT)
+        self._outputs = self._read(_OUTPUT) or []
         self.clean()
 
     def clean(self) -> None:
@@ -156,12 +156,13 @@ class WorkFolder:
         """The path of a new file, which is the output when the context ends without an error."""
         with self._store.new_output() as path:
             yield path
-            self._write(_OUTPUT, self._store.identity(path))  # so that a later run knows it for its own
+            # so that a later run knows it for its own; one that is there may be, too
+            self._write(_OUTPUT, [*self._outputs, self._store.identity(path)])
 
     @property
     def finished(self) -> bool:
         """Whether the output is there and of this job: the machine stopped before the parts were removed."""
-        return self._output is not None and self._store.output_is(self._output)
+        return any(map(self._store.output_is, self._outputs))
 
 
 @contextmanager
