@@ -17,6 +17,7 @@ Examples:
   vcls classify my-classifier reviews.jsonl -o classified.jsonl
   vcls classify my-classifier 'data/*.csv.gz' -o all.parquet --text-field body
   vcls classify my-classifier test.csv -o out.csv --label-field label    # and accuracy
+  vcls classify my-classifier 's3://bucket/in/*.parquet' -o s3://bucket/out.parquet
   vcls classify my-classifier reviews.jsonl -o classified.jsonl --overwrite --max-errors 100
   vcls classify my-tagger news.jsonl -o names.jsonl --aggregation first
   echo '{"text": "Well done!"}' | vcls classify my-classifier -
@@ -37,9 +38,10 @@ probabilities, such as the identity of a cross-encoder, score is null, and there
 that has the name of a column of the results, such as "label", is kept as "input_label".
 
 \b
-INPUT is .jsonl, .json, .csv, .tsv, .parquet or .txt (a line a text), the texts also as .gz or .zst, a glob,
-or - for JSON lines on standard input. Blank lines are no rows, but a blank line of .txt keeps its place.
-In CSV, lists and maps are JSON text. In .txt, a row is its label, empty where it failed.
+INPUT is .jsonl, .json, .csv, .tsv, .parquet, .arrow or .txt (a line a text), the texts also as .gz or .zst, a
+folder of .parquet files, a glob, a URL such as s3://bucket/key, or - for JSON lines on standard input. Blank
+lines are no rows, but a blank line of .txt keeps its place. In CSV, lists and maps are JSON text. In .txt, a
+row of OUT is its label, empty where it failed.
 
 \b
 With -o, a job that ended early goes on with the same command; other inputs, options or models are refused.

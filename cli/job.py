@@ -37,8 +37,10 @@ _RUN: list[Callable[[Any], Any]] = [
 ]  # fmt: skip
 _FILES: list[Callable[[Any], Any]] = [
     click.argument("paths", nargs=-1, required=True, metavar="MODEL INPUT..."),
-    click.option("-o", "--output", metavar="FILE", help="Its name tells the format; without it, JSON lines on stdout."),
+    click.option("-o", "--output", metavar="FILE", help="A path or URL; its name tells the format. Else JSON lines on stdout."),
     click.option("--format", metavar="NAME", help="Format of INPUT, where its name does not tell it."),
+    click.option("--delimiter", metavar="CHAR", help="Between the columns of CSV; else as its header tells."),
+    click.option("--encoding", metavar="NAME", help="Of text files, such as cp1252 or utf-16; else UTF-8."),
     *_RUN,
     click.option("--stats", is_flag=True, help="Say at the end where the time went."),
     click.option("--server", metavar="URL", help="Ask a running `vcls serve`; there is no MODEL before INPUT then."),

@@ -113,7 +113,7 @@ def killed_and_taken_up(model: str, source: str, kills: int, chance: random.Rand
         else:
             killed = forked(functools.partial(job, chance.randint(1, _STEPS_OF_A_JOB)), wait)
         found["killed"] += killed
-        if out.exists() and not Path(f"{out}.parts", "journal.jsonl").exists():  # it was at its end, killed or not
+        if out.exists() and not Path(f"{out}.parts", "output.json").exists():  # it was at its end, killed or not
             check()
     forked(job, wait)
     check()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import resource
 import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -219,35 +223,120 @@ def test_two_runs_on_one_output_are_refused(rows: Path, tmp_path: Path) -> None:
     assert classify_file(FakeLLM(), rows, out).rows == 10
 
 
-@pytest.mark.parametrize("torn", [b'{"part": 7, "ro', b"\0" * 20, b"\xff\xfe"])
-def test_a_torn_journal_and_a_damaged_part_cost_themselves_alone(rows: Path, tmp_path: Path, torn: bytes) -> None:
+def part(folder: Path, index: int) -> Path:
+    (found,) = folder.glob(f"part-{index:06d}.*")
+    return found
+
+
+@pytest.mark.parametrize("damage", ["changed", "cut", "empty", "longer"])
+def test_a_damaged_part_costs_itself_alone(rows: Path, tmp_path: Path, damage: str) -> None:
     classify_file(FakeLLM(), rows, tmp_path / "clean.jsonl")
     llm, out = FakeLLM(), tmp_path / "out.jsonl"
     stopped(llm, rows, out)
     folder = tmp_path / "out.jsonl.parts"
-    (folder / "part-000002.tmp").write_bytes(b"half")
-    with open(folder / "journal.jsonl", "ab") as journal:
-        journal.write(torn)
-    first = folder / "part-000000.jsonl"
-    first.write_bytes(first.read_bytes().replace(b"0.8", b"0.7"))
+    for name in (".tmp-12345678", "part-000002.4.jsonl", "other"):
+        (folder / name).write_bytes(b"half")
+    first = part(folder, 0)
+    data = first.read_bytes()
+    damaged = {"changed": data.replace(b"0.8", b"0.7"), "cut": data[:-1], "empty": b"", "longer": data + b"\n"}
+    first.write_bytes(damaged[damage])
     llm.seen.clear()
     stopped(llm, rows, out, 9)
     assert [prompt["fields"]["id"] for prompt in llm.seen] == [0, 1, 2, 8]
-    assert not (folder / "part-000002.tmp").exists()
+    assert names(folder) == ["lock", "manifest.json", part(folder, 0).name, part(folder, 1).name]
     llm.seen.clear()
     classify_file(llm, rows, out)
     assert [prompt["fields"]["id"] for prompt in llm.seen] == [8, 9]
     assert out.read_bytes() == (tmp_path / "clean.jsonl").read_bytes()
 
 
-def test_standard_input_is_not_taken_up_again(rows: Path, tmp_path: Path) -> None:
-    pipe, out = tmp_path / "pipe.jsonl", tmp_path / "out.jsonl"
-    os.mkfifo(pipe)
-    held = os.open(pipe, os.O_RDWR)
-    os.write(held, rows.read_bytes())
-    assert stopped(FakeLLM(), pipe, out) == "interrupted"  # nobody has those rows any more
-    os.close(held)
-    assert names(tmp_path) == ["in.jsonl", "pipe.jsonl"]
+def test_an_output_that_is_whole_while_its_parts_are_left_is_known(rows: Path, tmp_path: Path) -> None:
+    out, folder = tmp_path / "out.jsonl", Path(f"{tmp_path}/out.jsonl.parts")
+    stopped(FakeLLM(), rows, out)
+    kept = {file.name: file.read_bytes() for file in folder.iterdir()}
+    classify_file(FakeLLM(), rows, out)
+    whole = out.read_bytes()
+    for left in (kept, {}):  # at the last, what knows the output is there alone
+        for changed in (1, 0):
+            found = os.stat(out)
+            identity = json.dumps([found.st_ino, found.st_size, found.st_mtime_ns - changed])
+            folder.mkdir(exist_ok=True)
+            for name, data in {**left, "output.json": f"[{identity}, [1, 2, 3]]".encode()}.items():
+                (folder / name).write_bytes(data)
+            if changed:
+                with pytest.raises(JobError, match="is there already"):
+                    classify_file(FakeLLM(), rows, out)
+        assert classify_file(FakeLLM(), rows, out).rows == 10
+        assert out.read_bytes() == whole and names(tmp_path) == ["in.jsonl", "out.jsonl"]
+
+
+@contextmanager
+def piped(path: Path, data: bytes) -> Iterator[Path]:
+    """A pipe that gives these bytes, and ends."""
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_bytes, args=(data,))
+    writer.start()
+    try:
+        yield path
+    finally:
+        writer.join()
+        path.unlink()
+
+
+def given(monkeypatch: pytest.MonkeyPatch, data: bytes) -> str:
+    """Standard input with these bytes."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    return "-"
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_standard_input_goes_on_if_it_is_given_again(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    llm, out, data = FakeLLM(), tmp_path / f"out.{suffix}", rows.read_bytes()
+    classify_file(llm, given(monkeypatch, data), tmp_path / f"clean.{suffix}")
+    said = stopped(llm, given(monkeypatch, data), out)  # type: ignore[arg-type]
+    assert said.startswith("interrupted. 8 finished rows are kept")
+    llm.seen.clear()
+    assert classify_file(llm, given(monkeypatch, data), out).rows == 10
+    assert [prompt["fields"]["id"] for prompt in llm.seen] == [8, 9]
+    assert out.read_bytes() == (tmp_path / f"clean.{suffix}").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda lines: [lines[0].replace(b"good", b"goad"), *lines[1:]],
+        lambda lines: [*lines[:7], b"not JSON\n", *lines[8:]],
+        lambda lines: lines[:6],
+        lambda lines: [lines[1], lines[0], *lines[2:]],
+    ],
+)
+def test_other_rows_of_standard_input_are_refused(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[list[bytes]], list[bytes]]
+) -> None:
+    out, data = tmp_path / "out.jsonl", rows.read_bytes()
+    stopped(FakeLLM(), given(monkeypatch, data), out)  # type: ignore[arg-type]
+    other = b"".join(change(data.splitlines(keepends=True)))
+    with pytest.raises(
+        JobError, match=r"rows [15] to [48] of the inputs are not those that part-00000[01]\..* was made of; --restart"
+    ):
+        classify_file(FakeLLM(), given(monkeypatch, other), out)
+    assert not out.exists()
+    llm = FakeLLM()
+    assert classify_file(llm, given(monkeypatch, data), out).rows == 10  # what is kept was not lost by asking
+    assert len(llm.seen) == 2
+
+
+def test_a_pipe_goes_on_under_another_name(rows: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    with piped(data / "a.jsonl", rows.read_bytes()) as pipe:
+        stopped(FakeLLM(), pipe, tmp_path / "out.jsonl")
+    llm = FakeLLM()
+    with piped(data / "b.jsonl", rows.read_bytes()) as pipe:
+        classify_file(llm, pipe, tmp_path / "out.jsonl")
+    assert [prompt["fields"]["id"] for prompt in llm.seen] == [8, 9]
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 from tests.cli.conftest import run  # noqa: F401  # a fixture
 from tests.models import tiny
 from vllm_cls import LLM, ConfigError, JobError
+from vllm_cls.jobs.progress import JobProgress
 from vllm_cls.server import batch, create_app, run_batch
 
 from .test_plugins import install
@@ -126,8 +127,8 @@ def test_a_job_that_ended_early_goes_on(llm: LLM, monkeypatch: pytest.MonkeyPatc
     run_batch(llm, source, tmp_path / "whole.jsonl")
     asked.clear()
 
-    def stop(rows: int, done: Any) -> None:
-        if rows == 9:
+    def stop(progress: JobProgress) -> None:
+        if progress.rows == 9:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt, match="8 finished rows are kept"):

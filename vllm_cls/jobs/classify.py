@@ -30,6 +30,8 @@ def classify_file(
     video_field: str | None = None,
     keep_fields: str | Sequence[str] = "all",
     format: str | None = None,
+    delimiter: str | None = None,
+    encoding: str | None = None,
     threshold: float = 0.5,
     top_k: int | None = None,
     scores: bool = False,
@@ -57,13 +59,16 @@ def classify_file(
     Args:
         model: a folder, a hub id, a `.gguf` file, or an `LLM`, which stays open; or a `Client`, and then the model of
             its server classifies, with several requests in flight.
-        inputs: paths, globs or "-" (JSON lines on standard input), one or several.
-        output: a path whose name tells the format; None is JSON lines on standard output.
+        inputs: paths, URLs such as "s3://bucket/key", globs, folders of Parquet files or "-" (JSON lines on standard
+            input), one or several.
+        output: a path or URL whose name tells the format; None is JSON lines on standard output.
         image_field: the field of a row's images: a path (relative ones begin at the file's folder), a URL, bytes, base64,
             a struct of `bytes` and `path`, or a list of these. A row with images or videos may do without a text.
         video_field: the same of videos.
         keep_fields: "all", "none", or names, as a list or separated by commas.
         format: the format of the inputs where their names do not tell it.
+        delimiter: the character between the columns of CSV and TSV; None is as the header tells.
+        encoding: of the inputs that are text, such as "cp1252" or "utf-16"; None is UTF-8.
         threshold: probability from which a multi-label model gives a label.
         top_k: adds so many labels with their probabilities, the most probable first.
         scores: adds a map label → probability.
@@ -106,5 +111,5 @@ def classify_file(
         long_text,
         truncation_side,
     )
-    how = RunOptions(format, overwrite, restart, on_error, max_errors, on_progress)
+    how = RunOptions(format, overwrite, restart, on_error, max_errors, on_progress, delimiter, encoding)
     return run_job(model, inputs, output, options, how, llm_options)

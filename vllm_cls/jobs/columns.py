@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import JobError
-from .formats.files import InputFile
+from .formats.files import COLUMNAR, InputFile
 from .formats.readers import columns_of, read_rows
 from .formats.tables import FIRST_ROWS
 from .options import JobOptions
@@ -31,11 +31,12 @@ class KnownColumns:
     @property
     def num_rows(self) -> int | None:
         """The rows of all inputs; None where one of them does not tell."""
-        if any(source.format != "parquet" for source in self.sources):
+        if any(source.format not in COLUMNAR for source in self.sources):
             return None
-        from .formats.parquet_reader import num_rows
+        from .formats.columnar_reader import num_rows
 
-        return sum(map(num_rows, self.sources))
+        told = [num_rows(source) for source in self.sources]
+        return None if None in told else sum(filter(None, told))
 
     def check(self, options: JobOptions) -> None:
         """Raise `JobError` if a field is missing that the options name, as far as that is known."""

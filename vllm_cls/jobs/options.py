@@ -112,6 +112,8 @@ class RunOptions:
     on_error: str = "continue"
     max_errors: int | None = None
     on_progress: OnProgress | None = None
+    delimiter: str | None = None
+    encoding: str | None = None
 
     def __post_init__(self) -> None:
         if self.on_error not in ("continue", "fail"):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import errno
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..compat.disk import replacing
 from ..errors import JobError
 from .formats.files import OutputFile
+from .formats.locations import is_url
 from .formats.streams import reason
 from .formats.tables import OutputSchema
 from .formats.writers import JsonLines, Writer, open_writer
+from .resume.stores import store_of
 from .resume.work_folder import WorkFolder
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -32,14 +34,12 @@ def open_output(target: OutputFile, layout: OutputSchema, work: WorkFolder | Non
         yield JsonLines(sys.stdout.buffer, flush=True)
         return
     try:
-        with replacing(target.path, None if work is None else work.path) as path:
-            with open_writer(path, target, layout) as writer:
-                yield writer
-            if work is not None:
-                work.finishing(path)
+        with (work or store_of(target.path)).new_output() as path, open_writer(path, target, layout) as writer:
+            yield writer
     except OSError as error:
         if error.errno not in _UNWRITABLE:  # not of the output
             raise
-        raise JobError(f"{target.path} cannot be written: {reason(error)}.{work.hint if work else ''}") from error
+        made = f" (it is made in {tempfile.gettempdir()}, or TMPDIR, before it is sent)" if is_url(target.path) else ""
+        raise JobError(f"{target.name} cannot be written{made}: {reason(error)}.{work.hint if work else ''}") from error
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted.{work.hint}" if work and work.hint else "interrupted") from None

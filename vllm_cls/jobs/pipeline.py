@@ -37,20 +37,19 @@ def run_rows(
     """
     sources, plan = known.sources, worker.plan
     kept = KeptFields(plan.options.keep_fields, [*plan.columns.types, *ADDED_TYPES])
-    report = JobReport(output=None if target.path is None else str(target.path))
+    report = JobReport(output=target.name)
     recorder = Recorder(plan, kept, report, how.most_errors, work)
     if work is not None and work.rows:
         report.notes.append(f"{work.rows:,} rows that an earlier run has finished are not run again")
     layout = OutputSchema(known.names_in(kept), plan.columns.types, sources)
-    once = any(source.size is None for source in sources)  # and never again
-    resumable = None if once else work
+    waited_for = any(source.size is None for source in sources)
     read, written = Channel(MOST_WAITING, _weight), Channel(MOST_WAITING, _weight_of_answered)
     before, began = worker.counters, time.perf_counter()
     with (
         open_output(target, layout, work) as writer,
-        (at_once if once else ahead)(read_rows(sources, report.notes), read) as rows,
-        closing(worker.compute(rows) if resumable is None else in_parts(rows, worker.compute, resumable)) as answers,
-        behind(lambda each: recorder.record_all(_kept(each, resumable), writer), written) as write,
+        (at_once if waited_for else ahead)(read_rows(sources, report.notes), read) as rows,
+        closing(worker.compute(rows) if work is None else in_parts(rows, worker.compute, work)) as answers,
+        behind(lambda each: recorder.record_all(_kept(each, work), writer), written) as write,
     ):
         told = JobProgress(total=known.num_rows, counters=lambda: worker.counters)
         if how.on_progress is not None:

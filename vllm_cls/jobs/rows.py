@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from ..llm import LLM
     from .remote import RemoteModel
 
+TEXT_LIMIT = 64 * 2**20
+"""Characters of the longest text that is shown to a model: none reads more, and a damaged row must not fill the memory."""
+
 _MARKS = ",;\t|"  # between columns
 
 
@@ -169,6 +172,8 @@ def _text(name: str, value: Any) -> str:
         raise PromptError(f"the field {name!r} is not a text but {json_type(value)}")
     if not value.strip():
         raise PromptError(f"the field {name!r} is empty")
+    if len(value) > TEXT_LIMIT:
+        raise PromptError(f"the field {name!r} is longer than {TEXT_LIMIT >> 20} Mi characters")
     try:
         value.encode()
     except UnicodeEncodeError as error:

@@ -70,6 +70,8 @@ def score_file(
     max_tokens_per_doc: int | None = None,
     keep_fields: str | Sequence[str] = "all",
     format: str | None = None,
+    delimiter: str | None = None,
+    encoding: str | None = None,
     use_activation: bool | None = None,
     head_name: str | None = None,
     long_text: str = "truncate",
@@ -114,5 +116,5 @@ def score_file(
         long_text=long_text,
         truncation_side=truncation_side,
     )
-    how = RunOptions(format, overwrite, restart, on_error, max_errors, on_progress)
+    how = RunOptions(format, overwrite, restart, on_error, max_errors, on_progress, delimiter, encoding)
     return run_job(model, inputs, output, options, how, llm_options)

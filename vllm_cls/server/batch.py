@@ -81,22 +81,21 @@ def run_batch(
     with work_on(target, sources, noted, how, PART) as work, _opened(model, llm_options) as llm:
         if work is not None:
             work.agree(model=of_model(llm.llm))
-        report = JobReport(output=None if target.path is None else str(target.path))
+        report = JobReport(output=target.name)
         if work is not None and work.rows:
             report.notes.append(f"{work.rows:,} requests that an earlier run has answered are not run again")
         began = time.perf_counter()
         rows = read_rows(sources, report.notes)
-        once = any(source.size is None for source in sources)
         with (
             _Requests(llm, settings) as requests,
             open_output(target, OutputSchema(None, {}, sources), work) as writer,
             closing(rows),
             closing(
-                requests.answers(rows) if work is None or once else in_parts(rows, requests.answers, work, PART)
+                requests.answers(rows) if work is None else in_parts(rows, requests.answers, work, PART)
             ) as answers,
         ):
-            told = JobProgress(counters=lambda: llm.counters)
-            for answered in answers if work is None or once else keeping(answers, work, PART):
+            told = JobProgress(counters=lambda: llm.llm.counters)
+            for answered in answers if work is None else keeping(answers, work, PART):
                 row, results = answered
                 writer.write(results.columns or {})
                 report.rows += 1

@@ -145,6 +145,23 @@ def test_the_mark_between_columns_is_told_by_the_header(
     assert notes == ([] if told is None else [f"{path}: its columns are separated by {told}, and are read so"])
 
 
+@pytest.mark.parametrize(
+    ("data", "delimiter"),
+    [
+        ("text, of x;label,a\ngood, really;1\n", ";"),
+        ("text\x1flabel\ngood; really\x1f1\n", "\x1f"),
+        ("sep=;\ntext;label\ngood, really;1\n", ";"),
+        ('"text";label\n"good;\nreally";1\n', ";"),
+    ],
+)
+def test_the_mark_between_columns_is_given(tmp_path: Path, data: str, delimiter: str) -> None:
+    path, notes = write(tmp_path / "a.csv", data), list[str]()
+    sources = find_sources(path, delimiter=delimiter)
+    (row,) = read_rows(sources, notes)
+    assert (row.error, list(row.fields.values())[1], notes) == (None, "1", [])
+    assert columns_of(sources[0]) == list(row.fields)
+
+
 @pytest.mark.parametrize("header", ["text", '"a;b"', '"text, of a review"', '"a\tb|c"', "a;b\tc"])
 def test_a_column_alone_is_not_parted(header: str) -> None:
     (row,) = rows(f"{header}\none;two|three\n")

@@ -56,6 +56,7 @@ def test_standard_input_is_json_lines_unless_told() -> None:
         ([], None, "no input"),
         (["-", "-"], None, "twice"),
         ("-", "parquet", "standard input"),
+        ("-", "feather", "Arrow cannot be read from standard input"),
         ("a.jsnl", None, "Did you mean 'jsonl'"),
         ("a", None, "does not tell a format"),
         ("a", "cvs", "Did you mean 'csv'"),
@@ -72,6 +73,22 @@ def test_wrong_inputs_are_options_errors(
         find_sources(inputs, format)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("a.csv", {"delimiter": ";;"}, "must be one character"),
+        ("a.csv", {"delimiter": '"'}, "must be one character"),
+        ("a.jsonl", {"delimiter": ";"}, "is for CSV and TSV"),
+        ("a.csv", {"encoding": "utf-99"}, "none that Python knows"),
+        ("a.csv", {"encoding": "base64"}, "none that Python knows"),
+        ("a.parquet", {"encoding": "cp1252"}, "is for files of text"),
+    ],
+)
+def test_options_of_text_files_that_cannot_be(tmp_path: Path, name: str, options: dict[str, str], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        find_sources(write(tmp_path / name, "x"), **options)
+
+
 def test_inputs_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(JobError, match=r"no file matches .*\*\.jsonl"):
         find_sources(str(tmp_path / "*.jsonl"))
@@ -79,6 +96,31 @@ def test_inputs_that_are_not_there(tmp_path: Path) -> None:
         find_sources(tmp_path / "a.jsonl")
     with pytest.raises(JobError, match="is a folder; name its files"):
         find_sources(tmp_path)
+
+
+def tree(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write(folder / name, "x")
+
+
+def test_of_a_folder_the_parquet_files_are_read(tmp_path: Path) -> None:
+    tree(
+        tmp_path, "b.parquet", "a/d[1].parquet", "a/c.parquet", "_tmp/x.parquet", "a/.y.parquet", "e/z.csv", "_SUCCESS"
+    )
+    found = [os.path.relpath(source.path, tmp_path) for source in find_sources(tmp_path)]
+    assert found == ["a/c.parquet", "a/d[1].parquet", "b.parquet"]
+    with pytest.raises(JobError, match="is a folder; name its files"):
+        find_sources(tmp_path / "a" / "..", "jsonl") and find_sources(tmp_path / "e")
+
+
+def test_file_urls_are_paths(tmp_path: Path) -> None:
+    tree(tmp_path, "a b/x.csv", "a b/y.csv")
+    url = (tmp_path / "a b").as_uri()
+    assert "%20" in url
+    names = [source.path for source in find_sources([f"{url}/x.csv", f"{url}/*.csv"])]
+    assert names == [f"{tmp_path}/a b/{name}.csv" for name in "xxy"]
+    assert find_target(f"{url}/out.jsonl.gz", []).path == f"{tmp_path}/a b/out.jsonl.gz"
 
 
 def test_outputs_that_cannot_be(tmp_path: Path) -> None:

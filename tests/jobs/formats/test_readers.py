@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,10 +80,112 @@ def test_a_damaged_array_ends_the_job(tmp_path: Path, data: str, says: str) -> N
 
 def test_a_value_without_end_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers, "LINE_LIMIT", 100_000)
-    file = io.BytesIO(b'[{"a": "' + b"x" * 10_000_000)
-    with pytest.raises(JobError, match="row 1 is too long or not JSON"):
-        list(read_json(Stream(file)))
-    assert file.tell() < 1_000_000
+    for before in (b'[{"a": "', b'{"a": "'):
+        file = io.BytesIO(before + b"x" * 10_000_000)
+        tracemalloc.start()
+        with pytest.raises(JobError, match="row 1 is too long or not JSON"):
+            list(read_json(Stream(file)))
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("long", ['{"a": "%s", "b": ["]", {"\\\\": "\\"}"}]}', '"%s"', '["%s", "\\\\"]'])
+def test_a_value_that_is_too_long_costs_itself_alone(monkeypatch: pytest.MonkeyPatch, long: str) -> None:
+    monkeypatch.setattr(readers, "LINE_LIMIT", 1000)
+    data = f'[{{"a": 1}}, {long % ("x" * 200_000)}, {{"a": 3}}]'.encode()
+    json.loads(data)
+    for file in (io.BytesIO(data), Dripping(data)):
+        rows = list(read_json(Stream(file)))
+        assert [row.fields for row in rows] == [{"a": 1}, {}, {"a": 3}]
+        assert [row.error for row in rows] == [None, "the value is longer than 0 MiB", None]
+
+
+def test_an_array_of_texts() -> None:
+    rows = list(read_json(Stream(io.BytesIO(b'["a", "", 3, {"text": "b"}, "caf\xe9"]'))))
+    assert [row.fields for row in rows] == [
+        {"text": "a"},
+        {"text": ""},
+        {},
+        {"text": "b"},
+        {"text": "caf\ufffd"},
+    ]
+    assert [row.error for row in rows] == [None, None, "the value is a number, not a text", None, "invalid UTF-8"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        '{"text": ["a", "b"], "label": [0, 1]}',
+        '{"text": {"0": "a", "1": "b"}}',
+        '{"version": 1, "data": [{"text": "a"}]}',
+        '\n{"rows": [{"row": {"text": "a"}}]}\n',
+    ],
+)
+def test_an_object_that_holds_all_rows_is_refused(tmp_path: Path, data: str) -> None:
+    with pytest.raises(JobError, match=r"a\.json: the file is one object with '.*write an array with an object a row"):
+        rows_of(write(tmp_path / "a.json", data))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        '{"text": "a", "tags": ["x"]}',
+        '{"id": 1, "messages": [{"role": "user", "content": "a"}]}',
+        '{"tags": ["x"]} {"tags": []}',
+        '[{"tags": ["x"]}]',
+        "{}",
+    ],
+)
+def test_an_object_that_is_a_row_is_read(data: str) -> None:
+    rows = list(read_json(Stream(io.BytesIO(data.encode()))))
+    assert [row.error for row in rows] == [None] * len(rows) and rows
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "tsv", "txt", "jsonl.gz", "csv.zst"])
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-16-be", "shift_jis"])
+def test_other_encodings(tmp_path: Path, suffix: str, encoding: str) -> None:
+    texts = ["caf\xe9 \u20ac"] * 3 if encoding == "cp1252" else ["\u30ab\u30e6 x"] * 3
+    bodies = {
+        "jsonl": "".join(json.dumps({"text": text}, ensure_ascii=False) + "\r\n" for text in texts),
+        "json": json.dumps([{"text": text} for text in texts], ensure_ascii=False),
+        **dict.fromkeys(["csv", "tsv"], "\r\n".join(["text", *texts])),
+        "txt": "\n".join(texts),
+    }
+    path = write(tmp_path / f"a.{suffix}", bodies[suffix.split(".")[0]].encode(encoding))
+    sources = find_sources(path, encoding=encoding)
+    rows = list(read_rows(sources))
+    assert [(row.fields, row.error) for row in rows] == [({"text": text}, None) for text in texts]
+    assert columns_of(sources[0]) == (None if "json" in suffix else ["text"])
+
+
+def test_what_is_not_in_the_encoding_costs_its_row(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", b"caf\xe9\n\x81\nok\n")
+    rows = list(read_rows(find_sources(path, encoding="cp1252")))
+    assert [row.error for row in rows] == [None, "invalid cp1252 at byte 1 of the line", None]
+    lines = "a\nb\n".encode("utf-16-le") + b"\x00\xd8" + "\nc\n".encode("utf-16-le")  # half a surrogate pair
+    rows = list(read_rows(find_sources(write(tmp_path / "b.txt", lines), encoding="utf-16-le")))
+    assert [row.error is None for row in rows][:2] == [True, True] and any(row.error for row in rows)
+
+
+def test_standard_input_in_another_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    ready, given = os.pipe()
+    os.write(given, "caf\xe9\n".encode("utf-16"))
+    os.close(given)
+    with os.fdopen(ready, "rb") as pipe:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(pipe))
+        (row,) = read_rows(find_sources("-", "txt", encoding="utf-16"))
+    assert row.fields == {"text": "caf\xe9"}
+
+
+def test_what_looks_like_another_encoding_is_said_once(tmp_path: Path) -> None:
+    path, notes = write(tmp_path / "a.csv", b"text;x\ncaf\xe9;1\nb\xe9b\xe9;2\n"), list[str]()
+    rows = list(read_rows(find_sources(path), notes))
+    assert [row.error for row in rows] == ["invalid UTF-8"] * 2
+    assert [note.removeprefix(f"{path}: ")[:40] for note in notes] == [
+        "its columns are separated by semicolons,",
+        "not all of it is UTF-8; if it was saved ",
+    ]
+    assert "--encoding cp1252" in notes[1]
 
 
 def test_a_broken_line_costs_itself_alone(tmp_path: Path) -> None:

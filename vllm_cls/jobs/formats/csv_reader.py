@@ -44,18 +44,21 @@ class Record(NamedTuple):
     offset: int
 
 
-def read_csv(stream: Stream, kind: str, note: Callable[[str], None] | None = None) -> Iterator[InputRow]:
+def read_csv(
+    stream: Stream, kind: str, note: Callable[[str], None] | None = None, given: str | None = None
+) -> Iterator[InputRow]:
     """The rows below the header; blank lines are no rows.
 
     Args:
         kind: "csv" or "tsv".
         note: called with messages on the file.
+        given: the delimiter; None is as the header tells.
 
     Raises:
         JobError: the header cannot be used.
     """
-    delimiter, records = _open(stream, kind)
-    if note is not None and delimiter != DELIMITERS[kind]:
+    delimiter, records = _open(stream, kind, given)
+    if note is not None and delimiter not in (DELIMITERS[kind], given):
         note(f"its columns are separated by {_DETECTED.get(delimiter, repr(delimiter))}, and are read so")
     names = _names(next(records, None))
     for number, cells, error, offset in records:
@@ -64,25 +67,26 @@ def read_csv(stream: Stream, kind: str, note: Callable[[str], None] | None = Non
         yield InputRow(dict(zip(names, cells, strict=False)), number, offset, error)
 
 
-def header(stream: Stream, kind: str) -> list[str]:
+def header(stream: Stream, kind: str, given: str | None = None) -> list[str]:
     """The names of the columns.
 
     Raises:
         JobError: there is no header, or it cannot be used.
     """
-    return _names(next(_open(stream, kind)[1], None))
+    return _names(next(_open(stream, kind, given)[1], None))
 
 
-def _open(stream: Stream, kind: str) -> tuple[str, Iterator[Record]]:
+def _open(stream: Stream, kind: str, given: str | None) -> tuple[str, Iterator[Record]]:
     """The delimiter, and the records, of which the first is the header."""
-    own, texts = DELIMITERS[kind], _texts(stream)
+    own, texts = given or DELIMITERS[kind], _texts(stream)
     first = next((text for text in texts if not _is_blank(text, own)), None)
     if first is None:
         return own, iter(())
     declared = _EXCEL.fullmatch(first.text)
     if declared is not None:
-        return declared[1], _records(texts, declared[1])
-    delimiter = own if first.too_long else _delimiter(first.text, own)
+        delimiter = given or declared[1]
+        return delimiter, _records(texts, delimiter)
+    delimiter = own if given or first.too_long else _delimiter(first.text, own)
     return delimiter, _records(itertools.chain([first], texts), delimiter)
 
 

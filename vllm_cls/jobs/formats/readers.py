@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 from ...errors import JobError
 from ..rows import InputRow, json_type
-from .files import FORMATS, STDIO, InputFile
+from .files import COLUMNAR, FORMATS, InputFile
+from .finding import STDIO
 from .streams import LINE_LIMIT, InputLine, Stream, open_stream, without_mark
 
 _MOST_NOTES = 5
+_INVALID = "invalid UTF-8"
 
 
 def read_rows(sources: Iterable[InputFile], notes: list[str] | None = None) -> Generator[InputRow, None, None]:
@@ -50,37 +53,50 @@ def columns_of(source: InputFile) -> list[str] | None:
         from .csv_reader import header
 
         with open_stream(source) as stream:
-            return header(stream, source.format)
-    if source.format == "parquet":
-        from .parquet_reader import schema_of
+            return header(stream, source.format, source.delimiter)
+    if source.format in COLUMNAR:
+        from .columnar_reader import schema_of
 
         return list(schema_of(source).names)
     return None
 
 
 def _rows(source: InputFile, notes: list[str]) -> Iterator[InputRow]:
-    if source.format == "parquet":
-        from .parquet_reader import read_parquet
+    if source.format in COLUMNAR:
+        from .columnar_reader import read_columnar
 
-        yield from read_parquet(source)
+        yield from read_columnar(source)
     elif source.format not in FORMATS:
         yield from _plugin_rows(source)
     else:
-
-        def note(text: str) -> None:
-            if len(notes) < _MOST_NOTES:
-                notes.append(f"{source.name}: {text}")
-
-        with open_stream(source) as stream:
-            yield from _text_reader(source.format, note)(stream)
+        yield from _text_rows(source, notes)
 
 
-def _text_reader(kind: str, note: Callable[[str], None]) -> Callable[[Stream], Iterator[InputRow]]:
-    if kind in ("csv", "tsv"):
+def _text_rows(source: InputFile, notes: list[str]) -> Iterator[InputRow]:
+    def note(text: str) -> None:
+        if len(notes) < _MOST_NOTES:
+            notes.append(f"{source.name}: {text}")
+
+    noted = False
+    with open_stream(source) as stream:
+        for row in _text_reader(source, note)(stream):
+            if row.error is not None and row.error.startswith(_INVALID):
+                if source.encoding is not None:
+                    row.error = row.error.replace(_INVALID, f"invalid {source.encoding}")
+                elif not noted:
+                    note(
+                        "not all of it is UTF-8; if it was saved on Windows, --encoding cp1252 (encoding='cp1252') reads it"
+                    )
+                noted = True
+            yield row
+
+
+def _text_reader(source: InputFile, note: Callable[[str], None]) -> Callable[[Stream], Iterator[InputRow]]:
+    if source.format in ("csv", "tsv"):
         from .csv_reader import read_csv
 
-        return lambda stream: read_csv(stream, kind, note)
-    return {"jsonl": read_jsonl, "json": read_json, "txt": read_txt}[kind]
+        return lambda stream: read_csv(stream, source.format, note, source.delimiter)
+    return {"jsonl": read_jsonl, "json": read_json, "txt": read_txt}[source.format]
 
 
 def _plugin_rows(source: InputFile) -> Iterator[InputRow]:
@@ -130,26 +146,54 @@ def read_jsonl(stream: Stream) -> Iterator[InputRow]:
 
 
 def read_json(stream: Stream) -> Iterator[InputRow]:
-    """An array of objects, or objects one after the other, one in memory at a time.
+    """An array of objects or of texts, or objects one after the other, one in memory at a time.
 
     Raises:
-        JobError: the text is not JSON; what follows cannot be parsed.
+        JobError: the text is not JSON, and what follows cannot be parsed; or all rows are in one object.
     """
     values = _JsonValues(stream)
     array = values.take("[")
-    number = 0
+    number, of_texts = 0, False
     while (mark := values.peek()) not in ("", "]"):
         if array and number and not values.take(","):
             raise JobError(f"not a JSON array: after row {number} there is {mark!r} in place of a comma.")
         number += 1
-        value, error = values.next(number)
-        if not isinstance(value, dict):
-            value, error = {}, f"the value is {json_type(value)}, not an object"
+        value, error = values.next(number, array)
+        if number == 1:
+            of_texts = array and isinstance(value, str)
+            if not array and not values.peek():
+                _check_single(value)
+        if of_texts and isinstance(value, str):
+            value = {"text": value}
+        elif not isinstance(value, dict):
+            wanted = "a text" if of_texts else "an object"
+            value, error = {}, error or f"the value is {json_type(value)}, not {wanted}"
         yield InputRow(value, number, stream.offset, error)
     if values.take("]") != array:
         raise JobError(f"not a JSON array: {'its end' if array else 'its beginning'} is missing (rows read: {number}).")
     if values.peek():
         raise JobError(f"not a JSON array: something follows its end, {values.peek()!r}.")
+
+
+def _check_single(value: Any) -> None:
+    """Refuse an object, the only one of its file, that holds all rows, by columns or deeper down."""
+    if not isinstance(value, dict) or not value:
+        return
+    if all(isinstance(each, list | dict) for each in value.values()) or any(map(_holds_rows, value.values())):
+        names = ", ".join(map(repr, [*value][:3])) + (" …" if len(value) > 3 else "")
+        raise JobError(
+            f"the file is one object with {names}, and its rows are inside it; write an array with an object a row, "
+            '[{"text": "…"}, …], or JSON lines.'
+        )
+
+
+def _holds_rows(value: Any) -> bool:
+    """Whether a value is a list of objects that are no chat messages."""
+    return isinstance(value, list) and any(isinstance(each, dict) and "role" not in each for each in value)
+
+
+_SKIPPED = '"[{'
+_TOKENS = re.compile(r'\\.|["\[\]{}]', re.DOTALL)
 
 
 class _JsonValues:
@@ -188,11 +232,11 @@ class _JsonValues:
         self._at += found
         return found
 
-    def next(self, number: int) -> tuple[Any, str | None]:
-        """The next value, and what is wrong with its bytes.
+    def next(self, number: int, array: bool) -> tuple[Any, str | None]:
+        """The next value, and what is wrong with it; one that is longer than LINE_LIMIT is skipped, where an array goes on.
 
         Raises:
-            JobError: it is not JSON, or longer than LINE_LIMIT.
+            JobError: it is not JSON.
         """
         self.peek()
         while True:
@@ -204,9 +248,32 @@ class _JsonValues:
             except (ValueError, RecursionError) as error:
                 failure = error
             size = len(self._text) - self._at
+            if size > LINE_LIMIT and array and self._text[self._at] in _SKIPPED:
+                self._skip(number)
+                return None, f"the value is longer than {LINE_LIMIT >> 20} MiB"
             if size > LINE_LIMIT or not self._more(max(size, 2**16)):
                 where = f"row {number} is not JSON" if size <= LINE_LIMIT else f"row {number} is too long or not JSON"
                 raise JobError(f"{where}: {getattr(failure, 'msg', failure)}.")
+
+    def _skip(self, number: int) -> None:
+        """Read on to the end of a text, an object or an array without keeping it."""
+        depth, quoted = 0, False
+        while True:
+            for found in _TOKENS.finditer(self._text, self._at):
+                token = found[0]
+                self._at = found.end()
+                if token == '"':
+                    quoted = not quoted
+                elif not quoted and token in "[{":
+                    depth += 1
+                elif not quoted and token in "]}":
+                    depth -= 1
+                if not depth and not quoted:
+                    return
+            cut = self._text.endswith("\\") and self._at < len(self._text)  # an escape whose second half comes
+            self._at = len(self._text) - cut
+            if not self._more():
+                raise JobError(f"row {number} is too long or not JSON: its end is missing.")
 
     def _checked(self, value: Any, end: int) -> tuple[Any, str | None]:
         raw, self._at = self._text[self._at : end], end

@@ -1,7 +1,8 @@
-"""Byte streams of files, with compression."""
+"""Byte streams of files, with compression and encoding."""
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import sys
@@ -11,7 +12,9 @@ from contextlib import contextmanager
 from typing import IO, Any, NamedTuple
 
 from ...errors import JobError
-from .files import STDIO, InputFile
+from .files import InputFile
+from .finding import STDIO
+from .locations import buffered, open_binary
 
 LINE_LIMIT = 64 * 2**20
 """Bytes of the longest line, record or JSON value that is read, so that a damaged file cannot fill the memory."""
@@ -31,13 +34,16 @@ class Stream:
     Args:
         raw: the file as it is on disk.
         compression: "gzip", "zstd" or None.
+        encoding: of its text, which is read as UTF-8; None is UTF-8.
     """
 
-    def __init__(self, raw: IO[bytes], compression: str | None = None) -> None:
+    def __init__(self, raw: IO[bytes], compression: str | None = None, encoding: str | None = None) -> None:
         self._raw = raw
         self._read = 0
-        self._exact = compression is None
         self._file = decompressed(raw, compression)
+        if encoding is not None:
+            self._file = io.BufferedReader(_Recoded(self._file, encoding), 2**16)
+        self._exact = self._file is raw or not _tells(raw)
 
     @property
     def offset(self) -> int:
@@ -80,7 +86,7 @@ def without_mark(data: bytes) -> bytes:
         JobError: the mark of UTF-16.
     """
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise JobError("the text is UTF-16, and only UTF-8 is read; convert it first: iconv -f UTF-16 -t UTF-8 FILE.")
+        raise JobError("the text is UTF-16, and is read as UTF-8; say --encoding utf-16 (encoding='utf-16').")
     return data.removeprefix(b"\xef\xbb\xbf")
 
 
@@ -89,10 +95,10 @@ def open_stream(source: InputFile) -> Iterator[Stream]:
     """An input, open. Whatever is wrong with the file itself becomes a JobError that names it."""
     try:
         if source.path == STDIO:
-            yield Stream(sys.stdin.buffer)
+            yield Stream(sys.stdin.buffer, None, source.encoding)
         else:
-            with open(source.path, "rb") as raw:
-                yield Stream(raw, source.compression)
+            with open_binary(source.path) as raw:
+                yield Stream(raw, source.compression, source.encoding)
     except JobError as error:
         raise JobError(f"{source.name}: {error}") from error
     except (OSError, EOFError, zlib.error) as error:
@@ -105,19 +111,36 @@ def reason(error: BaseException) -> str:
     return (text or type(error).__name__).rstrip(".")
 
 
-class _Native(io.RawIOBase):
-    """A pyarrow stream as one that `io.BufferedReader` takes; pyarrow's own `readline` goes byte by byte."""
+def _tells(raw: IO[bytes]) -> bool:
+    """Whether a file knows where it is; a pipe does not."""
+    try:
+        return raw.tell() >= 0
+    except OSError:
+        return False
 
-    def __init__(self, native: Any) -> None:
-        self._native = native
+
+class _Recoded(io.RawIOBase):
+    """A text of another encoding as UTF-8; what is not in that encoding is no UTF-8 either."""
+
+    def __init__(self, raw: Any, encoding: str) -> None:
+        self._raw, self._ready, self._ended = raw, b"", False
+        self._decode = codecs.getincrementaldecoder(encoding)(_MARKED).decode
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = self._native.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
+        while not self._ready and not self._ended:
+            data = self._raw.read1(2**16)
+            self._ended = not data
+            self._ready = self._decode(data, self._ended).encode("utf-8", "surrogateescape")
+        used, self._ready = self._ready[: len(buffer)], self._ready[len(buffer) :]
+        buffer[: len(used)] = used
+        return len(used)
+
+
+_MARKED = "vllm_cls.marked"
+codecs.register_error(_MARKED, lambda error: ("\udcff", error.end))  # type: ignore[attr-defined]  # becomes the byte 0xff
 
 
 def decompressed(raw: IO[bytes], compression: str | None) -> IO[bytes]:
@@ -127,8 +150,7 @@ def decompressed(raw: IO[bytes], compression: str | None) -> IO[bytes]:
     if compression == "zstd":
         import pyarrow
 
-        native = pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, mode="r"), "zstd")
-        return io.BufferedReader(_Native(native), 2**16)
+        return buffered(pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, mode="r"), "zstd"), 2**16)
     return raw
 
 

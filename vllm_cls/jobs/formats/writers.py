@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import IO, Any, Protocol
 
 from .csv_reader import DELIMITERS
-from .files import FORMATS, OutputFile
+from .files import COLUMNAR, FORMATS, OutputFile
 from .streams import compressed
 from .tables import OutputSchema, Table, json_text, plain_value
 
@@ -29,10 +29,10 @@ def open_writer(path: str, target: OutputFile, layout: OutputSchema) -> Iterator
 
         with registry().collect("vcls_writers")[target.format](path) as writer:
             yield writer
-    elif target.format == "parquet":
-        from .parquet_writer import ParquetRows
+    elif target.format in COLUMNAR:
+        from .columnar_writer import ColumnarRows
 
-        with ParquetRows(path, layout) as writer:
+        with ColumnarRows(path, target.format, layout) as writer:
             yield writer
     else:
         with (

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..formats.files import InputFile
+from ..formats.finding import STDIO
+from ..formats.locations import is_url, opened, told
 
 if TYPE_CHECKING:
     from ...llm import LLM
@@ -39,11 +41,25 @@ def of_file(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def of_inputs(sources: Iterable[InputFile]) -> list[dict[str, Any]]:
     """The inputs in their order; of what can be read once only, no more than its name."""
-    return [
-        {"path": source.name if source.size is None else os.path.abspath(source.path), "format": source.format}
-        | ({} if source.size is None else of_file(source.path))
-        for source in sources
-    ]
+    return [_of_input(source) for source in sources]
+
+
+def _of_input(source: InputFile) -> dict[str, Any]:
+    read = {"format": source.format, "delimiter": source.delimiter, "encoding": source.encoding}
+    found = {name: value for name, value in read.items() if value is not None}
+    if source.size is None:
+        return {"path": "standard input" if source.path == STDIO else "a pipe"} | found
+    if is_url(source.path):
+        return {"path": source.name} | found | of_object(source.path)
+    return {"path": os.path.abspath(source.path)} | found | of_file(source.path)
+
+
+def of_object(url: str) -> dict[str, Any]:
+    """Size and time, which an object store changes with the content."""
+    system, path = opened(url)
+    with told(url, "cannot be read"):
+        info = system.get_file_info(path)
+    return {"size": info.size, "mtime_ns": info.mtime_ns}
 
 
 def of_model(llm: LLM | RemoteModel) -> dict[str, Any]:

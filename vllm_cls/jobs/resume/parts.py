@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator
-from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import IO, NamedTuple, TypeVar
 
 from ...errors import JobError
+from ..formats.tables import plain_value
 from ..results import RowResults
 from ..rows import InputRow
-from .work_folder import WorkFolder
+from .work_folder import Part, WorkFolder
 
 T = TypeVar("T")
 
@@ -39,22 +40,28 @@ def in_parts(
             wherever the job was interrupted.
         work: where finished parts are.
         size: the rows of a part; PART_ROWS where it is None.
+
+    Raises:
+        JobError: a finished part was made of other rows.
     """
     for index, part in _parts(rows, size):
         finished = work.part(index)
-        yield from compute(part) if finished is None else _again(part, finished)
+        yield from compute(part) if finished is None else _again(part, *finished, index * (size or PART_ROWS) + 1)
 
 
 def keeping(answers: Iterator[Answered], work: WorkFolder, size: int | None = None) -> Iterator[Answered]:
     """The rows of `in_parts`, of which each part is kept once it is whole."""
     for index, part in _parts(answers, size):
-        if work.part(index) is not None:
+        if index in work:
             yield from part
             continue
-        with work.new_part(index) as file:
+        with work.new_part() as file:
+            inputs = hashlib.sha256()
             for each in part:
+                inputs.update(_bytes_of(each.row))
                 file.write(json.dumps(each.results).encode() + b"\n")
                 yield each
+            work.keep_part(index, file, inputs.hexdigest())
 
 
 def _parts(items: Iterator[T], size: int | None) -> Iterator[tuple[int, Iterator[T]]]:
@@ -67,9 +74,22 @@ def _parts(items: Iterator[T], size: int | None) -> Iterator[tuple[int, Iterator
         yield index, itertools.chain([first], part)
 
 
-def _again(rows: Iterator[InputRow], part: Path) -> Iterator[Answered]:
-    with open(part, "rb") as file:
+def _again(rows: Iterator[InputRow], part: Part, file: IO[bytes], first: int) -> Iterator[Answered]:
+    other = (
+        f"rows {first:,} to {first + part.rows - 1:,} of the inputs are not those that {part.name} was made of; "
+        "--restart begins anew."
+    )
+    inputs = hashlib.sha256()
+    with file:
         for row, line in itertools.zip_longest(rows, file):
             if row is None or line is None:
-                raise JobError(f"the inputs have other rows than {part} was made of; --restart begins anew.")
+                raise JobError(other)
+            inputs.update(_bytes_of(row))
             yield Answered(row, RowResults(*json.loads(line)))
+    if not inputs.hexdigest().startswith(part.inputs):
+        raise JobError(other)
+
+
+def _bytes_of(row: InputRow) -> bytes:
+    """A row, to be compared with the one that comes in its place the next time."""
+    return json.dumps(row.fields, default=plain_value).encode()

@@ -1,4 +1,4 @@
-"""Writes Parquet with a schema that is fixed before the first row: the inputs' types, else those of the first rows."""
+"""Writes Parquet and Arrow with a schema fixed before the first row: the inputs' types, else those of the first rows."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
 import pyarrow as pa
+import pyarrow.ipc
 import pyarrow.parquet as pq
 from typing_extensions import get_type_hints
 
 from ..results import ERROR
-from .parquet_reader import merged_schema
+from .columnar_reader import merged_schema
 from .tables import OutputSchema, Table, json_text
 
 GROUP_ROWS = 10_000
@@ -25,23 +26,24 @@ class Misfit(ValueError):
     """A value does not fit the type of its column."""
 
 
-class ParquetRows(Table):
-    """Rows into a Parquet file, a row group at a time.
+class ColumnarRows(Table):
+    """Rows into a Parquet or Arrow file, a row group at a time.
 
     A value that does not fit its column is null there, and the row's `error` says so.
 
     Args:
         path: the file to make.
+        kind: "parquet" or "arrow", which is Arrow's file format.
         layout: what is known of the columns.
     """
 
-    def __init__(self, path: str, layout: OutputSchema) -> None:
-        self._path = path
-        self._file: pq.ParquetWriter | None = None
+    def __init__(self, path: str, kind: str, layout: OutputSchema) -> None:
+        self._path, self._new = path, {"parquet": pq.ParquetWriter, "arrow": pyarrow.ipc.new_file}[kind]
+        self._file: Any = None
         self._group: list[dict[str, Any]] = []
         super().__init__(layout)
 
-    def __enter__(self) -> ParquetRows:
+    def __enter__(self) -> ColumnarRows:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -60,7 +62,7 @@ class ParquetRows(Table):
         types = {name: declared.get(name) or infer([row.get(name) for row in first]) for name in columns}
         types |= {name: arrow_type(kind) for name, kind in self.layout.all_results.items()}
         self._schema = pa.schema(list(types.items()))
-        self._file = pq.ParquetWriter(self._path, self._schema)
+        self._file = self._new(self._path, self._schema)
 
     def add(self, row: dict[str, Any]) -> str | None:
         problem = None

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.jobs.files import fields_of
-from vllm_cls.jobs.formats import parquet_writer, tables
+from vllm_cls.jobs.formats import columnar_writer, tables
+from vllm_cls.jobs.formats.columnar_writer import arrow_type, fitted, infer
 from vllm_cls.jobs.formats.files import find_sources, find_target
-from vllm_cls.jobs.formats.parquet_writer import arrow_type, fitted, infer
 from vllm_cls.jobs.formats.readers import read_rows
 from vllm_cls.jobs.formats.tables import OutputSchema
 from vllm_cls.jobs.output import open_output
@@ -192,7 +192,7 @@ def test_a_value_that_does_not_fit_later_is_said_and_null(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: Any, later: Any
 ) -> None:
     monkeypatch.setattr(tables, "FIRST_ROWS", 1)
-    monkeypatch.setattr(parquet_writer, "GROUP_ROWS", 2)
+    monkeypatch.setattr(columnar_writer, "GROUP_ROWS", 2)
     said = write(tmp_path / "a.parquet", [{"x": value, "i": 1} for value in (first, later, first)])
     found = fields_of(tmp_path / "a.parquet")
     assert [row["x"] for row in found] == [first, None, first]
