@@ -25,7 +25,7 @@ from ..params import PoolingParams
 from . import output_processor, scoring, tensors
 from .arguments import per_prompt, truncation_of
 from .output_processor import NextId, all_good
-from .scoring import ScoreOptions
+from .scoring import ScoreOptions, Side
 
 if TYPE_CHECKING:
     from ..model.loaded_model import LoadedModel
@@ -265,8 +265,8 @@ def reward(
 
 def score(
     loaded: LoadedModel,
-    text_1: str | Sequence[str],
-    text_2: str | Sequence[str],
+    text_1: Side | Sequence[Side],
+    text_2: Side | Sequence[Side],
     options: ScoreOptions,
     *,
     pooling_params: PoolingParams | None = None,
@@ -274,11 +274,12 @@ def score(
     tokenization_kwargs: Mapping[str, Any] | None = None,
 ) -> TaskCall[ScoringRequestOutput]:
     options = options.with_params(pooling_params)
-    prompts = [options.prompt(*pair) for pair in scoring.pairs(text_1, text_2)]
-    adapters = loaded.adapters_for(lora_request, len(prompts))
+    pairs = scoring.pairs(text_1, text_2)
+    adapters = loaded.adapters_for(lora_request, len(pairs))
     check_task(loaded, "classify", adapters, "score")
     heads = [loaded.head_of(pooling_params or _NOTHING_ASKED, each) for each in adapters]
     processor = score_processor(loaded, options, {int(each.config.num_labels) for each in heads})
+    prompts = [options.prompt_with_media(*pair, processor) for pair in pairs]
     params = (
         None
         if pooling_params is None
