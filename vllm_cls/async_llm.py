@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from .calls import decisions, scoring, tasks
 from .calls.output_processor import NextId
-from .calls.scoring import RankedDocument, ScoreOptions
+from .calls.scoring import RankedDocument, ScoreOptions, Side
 from .calls.tasks import TaskCall
 from .errors import ConfigError, DeadlineError, EngineDeadError, PromptError, QueueFullError
 from .inputs.prompts import is_single, size
@@ -245,8 +245,8 @@ class AsyncLLM:
 
     async def score(
         self,
-        text_1: str | Sequence[str],
-        text_2: str | Sequence[str],
+        text_1: Side | Sequence[Side],
+        text_2: Side | Sequence[Side],
         /,
         *,
         pooling_params: PoolingParams | None = None,
@@ -271,10 +271,10 @@ class AsyncLLM:
         return await self._answer(build, **sending)
 
     async def rerank(
-        self, query: str, documents: Sequence[str], *, top_n: int | None = None, **options: Any
+        self, query: Side, documents: Side | Sequence[Side], *, top_n: int | None = None, **options: Any
     ) -> list[RankedDocument]:
         """Documents by falling score for a query; other options as for `score`."""
-        documents = [documents] if isinstance(documents, str) else list(documents)
+        documents = [documents] if isinstance(documents, str | Mapping) else list(documents)
         return scoring.rank(documents, await self.score(query, documents, **options), top_n)
 
     async def decide(self, requests: Any, **sending: Unpack[Sending]) -> Any:

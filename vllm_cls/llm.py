@@ -8,7 +8,7 @@ from typing import Any
 
 from .calls import decisions, scoring, tasks
 from .calls.arguments import check_engine_args
-from .calls.scoring import RankedDocument, ScoreOptions
+from .calls.scoring import RankedDocument, ScoreOptions, Side
 from .calls.streaming import stream_outputs
 from .config import ModelConfig, PoolerConfig, RuntimeConfig
 from .errors import ConfigError, PromptError
@@ -278,8 +278,8 @@ class LLM(OpenModel):
 
     def score(
         self,
-        text_1: str | Sequence[str],
-        text_2: str | Sequence[str],
+        text_1: Side | Sequence[Side],
+        text_2: Side | Sequence[Side],
         /,
         *,
         use_tqdm: bool | Callable[..., Any] = True,
@@ -294,6 +294,8 @@ class LLM(OpenModel):
         """One score a pair: 1 text to N, or N to N; only where `num_labels` is 1.
 
         Args:
+            text_1: a text, or `{"content": parts}` of texts, images and videos as in chat messages; or several of these.
+            text_2: as `text_1`.
             pooling_params: also vLLM's way to give the last three, in `extra_kwargs`.
             chat_template: Jinja for the pair, in place of the model's own score template.
             instruction: what the score is for, where the template has a place for it.
@@ -328,10 +330,10 @@ class LLM(OpenModel):
         return tasks.score_processor(self._open, options, num_labels)
 
     def rerank(
-        self, query: str, documents: Sequence[str], *, top_n: int | None = None, **options: Any
+        self, query: Side, documents: Side | Sequence[Side], *, top_n: int | None = None, **options: Any
     ) -> list[RankedDocument]:
         """Documents by falling score for a query; the first `top_n`, or all; other options as for `score`."""
-        documents = [documents] if isinstance(documents, str) else list(documents)
+        documents = [documents] if isinstance(documents, str | Mapping) else list(documents)
         return scoring.rank(documents, self.score(query, documents, **options), top_n)
 
     def reward(

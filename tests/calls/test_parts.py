@@ -14,7 +14,7 @@ from tests.models import vision
 from vllm_cls import LLM, PromptError
 from vllm_cls.calls import tasks
 from vllm_cls.media import processor
-from vllm_cls.media.processor import MediaProcessor
+from vllm_cls.media.features import MediaInput
 
 IMAGES = 12
 
@@ -44,16 +44,15 @@ def most_alive(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
     alive: weakref.WeakSet[Any] = weakref.WeakSet()
     most = 0
 
-    def counted(self: Any, *arguments: Any, **options: Any) -> Any:
+    def counted(*arguments: Any, **options: Any) -> MediaInput:
         nonlocal most
-        found = read(self, *arguments, **options)
-        alive.add(found[0])
+        made = MediaInput(*arguments, **options)
+        alive.add(made)
         most = max(most, len(alive))
-        return found
+        return made
 
-    read = MediaProcessor._processed
-    monkeypatch.setattr(MediaProcessor, "_processed", counted)
-    monkeypatch.setattr(processor, "_KEPT_BYTES", 0)
+    monkeypatch.setattr(processor, "MediaInput", counted)
+    monkeypatch.setattr(processor, "KEPT_BYTES", 0)
     yield lambda: most
 
 
@@ -64,7 +63,7 @@ def test_pixels_are_let_go(
     asked = prompts(tmp_path)
     wanted = [llm.classify(each)[0].outputs.probs for each in asked]
     an_image = 6 * 6 * 3 * 2 * 4 * 4 * 4  # bytes of 24 × 24 pixels, twice, as float32
-    monkeypatch.setattr(tasks, "_BYTES_AT_ONCE", 3 * an_image)
+    monkeypatch.setattr(tasks, "BYTES_AT_ONCE", 3 * an_image)
     llm.reset_mm_cache()
     if way == "encode":
         found = [each.outputs.data.tolist() for each in llm.encode(asked, pooling_task="classify")]
@@ -77,7 +76,7 @@ def test_pixels_are_let_go(
 def test_a_bad_prompt_is_named_by_its_place_among_all(
     llm: LLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tasks, "_BYTES_AT_ONCE", 1)
+    monkeypatch.setattr(tasks, "BYTES_AT_ONCE", 1)
     asked = prompts(tmp_path)
     asked[9] = ""
     with pytest.raises(PromptError, match="^prompt 9: "):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -15,10 +17,10 @@ import pytest
 import vllm_cls
 from tests.media.samples import encoded, greys, video
 from tests.models import tiny, vision
-from vllm_cls import LLM, ConfigError, JobError, classify_file
+from tests.server.conftest import client_of
+from vllm_cls import LLM, Client, ConfigError, JobError, classify_file
 from vllm_cls.errors import PromptError
 from vllm_cls.jobs.media_fields import items_in
-from vllm_cls.jobs.remote import RemoteModel
 from vllm_cls.jobs.rows import PromptFields
 
 IMAGE, VIDEO = vision.IMAGE, vision.VIDEO
@@ -230,10 +232,56 @@ def test_models_and_columns_that_do_not_go_with_it(llm: LLM, source: Path, folde
         classified(llm, folder / "in.csv", image_field="picture")
 
 
-def test_a_server_is_not_asked() -> None:
-    remote = object.__new__(RemoteModel)
-    with pytest.raises(ConfigError, match="not sent to a server"):
-        _ = remote.media
+@pytest.fixture(scope="module")
+def chats(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LLM]:
+    """A model whose prompts are chats."""
+    out = tmp_path_factory.mktemp("chats") / "m"
+    vllm_cls.convert(str(source), out, head="random", num_labels=2, seed=0, chat_template_prompt=True)
+    with LLM(str(out), dtype="float32") as llm:
+        yield llm
+
+
+def asking(server: Any) -> Client:
+    """A client of a server in this process."""
+
+    def answered(request: httpx.Request) -> httpx.Response:
+        found = server.request(request.method, str(request.url), content=request.content, headers=dict(request.headers))
+        return httpx.Response(found.status_code, content=found.content)
+
+    return Client("http://testserver", transport=httpx.MockTransport(answered))
+
+
+def test_a_servers_model_gives_the_same_file(chats: LLM, folder: Path) -> None:
+    (folder / "large.png").write_bytes(bytes(1 << 19))
+    (folder / "huge.png").write_bytes(b"")
+    os.truncate(folder / "huge.png", (64 << 20) + 1)  # a hole, which takes no room
+    rows = [
+        {"text": "x", "image": "a.png"}, {"text": "x", "image": TEXTS[1]}, {"image": ["b.png", "a.png"]}, {"text": "only"},
+        {"text": "x", "image": None}, {"text": "y", "image": PNGS[1].hex()}, {"text": "z", "image": "a.png", "film": "film.mp4"},
+        {"text": "x", "image": "broken.png"}, {"text": "x", "image": "large.png"}, {"text": "x", "image": "huge.png"},
+    ]  # fmt: skip
+    path = lines(folder / "in.jsonl", *({"film": None, **row} for row in rows))
+    here = classified(chats, path, image_field="image", video_field="film")
+    with client_of(chats, max_body_bytes=1 << 19) as server:
+        there = classified(asking(server), path, image_field="image", video_field="film")
+    assert [each.get("error") is None for each in here] == [each.get("error") is None for each in there]
+    good = [index for index, each in enumerate(here) if each.get("error") is None]
+    assert good == [0, 1, 2, 4, 6]
+    for index in good:
+        assert there[index]["probs"] == pytest.approx(here[index]["probs"], abs=1e-5)
+    said = [each.get("error") or "" for each in there]
+    assert "no field 'image'" in said[3] and "image: " in said[5]
+    assert "the image is broken" in said[7] and "524288 bytes" in said[8].replace(",", "")
+    assert said[9].startswith("image: more than the 67,108,864 bytes allowed")
+
+
+def test_a_servers_model_whose_prompts_are_no_chats(llm: LLM, folder: Path) -> None:
+    path = lines(folder / "in.jsonl", {"text": "x", "image": "a.png"})
+    with (
+        client_of(llm) as server,
+        pytest.raises(ConfigError, match="sent as chats, and the prompts of the server's model"),
+    ):
+        classified(asking(server), path, image_field="image")
 
 
 def test_options_of_media_reach_the_model(llm: LLM, source: Path, folder: Path) -> None:

@@ -5,12 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError, nearest
+from ..errors import ConfigError, PromptError, nearest, shown
+from ..inputs.media_parts import without_media
 from ..inputs.pair_template import PairForm, PairTemplate
 from ..inputs.tokenization import PromptProcessor
 from ..outputs import ClassificationRequestOutput, ScoringOutput, ScoringRequestOutput
+
+if TYPE_CHECKING:
+    from ..inputs.media_reader import MediaReader
+
+Side = str | Mapping[str, Any]
+"""Of a pair: a text, or as vLLM has it `{"content": parts}`, of texts, images and videos as in messages."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,19 @@ class ScoreOptions:
             )
         return processor
 
+    def prompt_with_media(self, query: Side, document: Side, processor: PromptProcessor) -> dict[str, Any]:
+        """One pair as a prompt; images and videos in the order in which the model's pairs have the two sides.
+
+        Raises:
+            PromptError: a side is neither a text nor parts, or the model reads no images.
+        """
+        texts, data = zip(*(_read(each, processor.media) for each in (query, document)), strict=True)
+        turned = processor.pairs.template is not None and processor.pairs.template.document_first
+        first, second = reversed(data) if turned else data
+        both = {name: [*first.get(name, ()), *second.get(name, ())] for name in {**first, **second}}
+        made = self.prompt(*texts)
+        return {**made, "multi_modal_data": both} if both else made
+
     def prompt(self, query: str | None, document: str, fields: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """One pair as a prompt, with the fields of its row."""
         fields = dict(fields or {})
@@ -83,17 +103,35 @@ class ScoreOptions:
         }
 
 
-def pairs(text_1: str | Sequence[str], text_2: str | Sequence[str]) -> list[tuple[str, str]]:
+def pairs(text_1: Side | Sequence[Side], text_2: Side | Sequence[Side]) -> list[tuple[Side, Side]]:
     """The pairs that a request means: 1 text to N, or N to N.
 
     Raises:
         ConfigError: the numbers do not fit.
     """
-    first = [text_1] if isinstance(text_1, str) else list(text_1)
-    second = [text_2] if isinstance(text_2, str) else list(text_2)
+    first, second = ([each] if isinstance(each, str | Mapping) else list(each) for each in (text_1, text_2))
     if len(first) not in (1, len(second)) or not second:
         raise ConfigError(f"score takes 1:1, 1:N or N:N texts; got {len(first)} and {len(second)}.")
     return list(zip(first * len(second) if len(first) == 1 else first, second, strict=True))
+
+
+def _read(side: Side, media: MediaReader | None) -> tuple[str, dict[str, list[Any]]]:
+    """The text of one side, with places for what it holds of images and videos, and these."""
+    if not isinstance(side, Mapping):
+        return side, {}
+    if side.keys() != {"content"} or not isinstance(side["content"], list | tuple):
+        raise PromptError(f"one side of a pair is a text or {{'content': [parts]}}; got {shown(dict(side))}.")
+    (message,), data = without_media([{"role": "user", "content": side["content"]}])
+    parts = message["content"]
+    texts: list[Any] = [each.get("text") for each in parts if isinstance(each, Mapping) and each.get("type") == "text"]
+    number = len(texts) + sum(map(len, data.values()))
+    if number < len(parts) or not all(isinstance(each, str) for each in texts):
+        raise PromptError(f"a part of a pair is a text, an image or a video; got {shown(parts)}.")
+    if not data:
+        return "\n".join(texts), {}
+    if media is None:
+        raise PromptError("this model reads texts alone; leave images and videos out.")
+    return "".join(each["text"] if each["type"] == "text" else media.place(each["type"]) for each in parts), data
 
 
 def scored(output: ClassificationRequestOutput) -> ScoringRequestOutput:
@@ -115,15 +153,15 @@ def check_num_labels(num_labels: int, what: str = "score", param: str | None = N
 
 @dataclass(frozen=True)
 class RankedDocument:
-    """One document of a ranking: its place in the request, its text, its score."""
+    """One document of a ranking: its place in the request, itself, its score."""
 
     index: int
-    document: str
+    document: Side
     relevance_score: float
 
 
 def rank(
-    documents: Sequence[str], outputs: Sequence[ScoringRequestOutput], top_n: int | None = None
+    documents: Sequence[Side], outputs: Sequence[ScoringRequestOutput], top_n: int | None = None
 ) -> list[RankedDocument]:
     """Documents by falling score, those with equal scores in the order given; the first `top_n`, or all for None and 0.
 

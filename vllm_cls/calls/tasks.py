@@ -27,14 +27,14 @@ from . import output_processor, scoring, tensors
 from .arguments import per_prompt, truncation_of
 from .bars import UseTqdm, bar
 from .output_processor import NextId, all_good
-from .scoring import ScoreOptions
+from .scoring import ScoreOptions, Side
 
 if TYPE_CHECKING:
     from ..model.loaded_model import LoadedModel
     from ..runtime.adapter import LoRAAdapter
     from ..runtime.engine import Result
 
-_BYTES_AT_ONCE = 1 << 28  # of what processors make of images and videos
+BYTES_AT_ONCE = 1 << 28  # of what processors make of images and videos
 
 Output = TypeVar("Output", bound=RequestOutput[Any] | Decision)
 Finish = Callable[
@@ -98,15 +98,15 @@ class TaskCall(Generic[Output]):
         Raises:
             PromptError: a prompt is bad; it is named by its index.
         """
-        return self._all_good(self.tokenize_each(start, stop), start)
-
-    def _all_good(self, tokenized: Sequence[Tokenized | PromptError], start: int) -> list[Tokenized]:
         good = []
-        for index, each in enumerate(tokenized, start):
+        for index, each in enumerate(self.tokenize_each(start, stop), start):
             if isinstance(each, PromptError):
-                raise type(each)(f"prompt {index}: {each}", each.param) if len(self.prompts) > 1 else each
+                raise self._named(each, index)
             good.append(each)
         return good
+
+    def _named(self, error: PromptError, index: int) -> PromptError:
+        return type(error)(f"prompt {index}: {error}", error.param) if len(self.prompts) > 1 else error
 
     def parts(self) -> Iterator[tuple[slice, list[Tokenized | PromptError]]]:
         """The prompts as `tokenize_each` gives them: all at once, or with images so many as fit in memory together."""
@@ -118,7 +118,7 @@ class TaskCall(Generic[Output]):
             found += self.tokenize_each(stop - 1, stop)
             media = found[-1].sequence.media if isinstance(found[-1], Tokenized) else None
             num_bytes += media.num_bytes if media is not None else 0
-            if num_bytes >= _BYTES_AT_ONCE or stop == len(self.prompts):
+            if num_bytes >= BYTES_AT_ONCE or stop == len(self.prompts):
                 yield slice(start, stop), found
                 start, found, num_bytes = stop, [], 0
 
@@ -156,11 +156,16 @@ class TaskCall(Generic[Output]):
         if use_tqdm and (len(self.prompts) > 1 or use_tqdm is not True):
             with bar(use_tqdm, len(self.prompts), self.loaded.engine.counters):
                 return self.run(next_id)
+        if self.processor.media is None:
+            tokenized = self.tokenize()
+            results = self.loaded.runs[self.kind.task]([each.sequence for each in tokenized])
+            return self.outputs(tokenized, results, next_id)
         outputs: list[Output] = []
-        for part, each in self.parts():
-            tokenized = self._all_good(each, part.start)
-            results = self.loaded.runs[self.kind.task]([one.sequence for one in tokenized])
-            outputs += self.only(part).outputs(tokenized, results, next_id)
+        for part, found in self.parts():
+            for index, each in enumerate(found, part.start):
+                if isinstance(each, PromptError):
+                    raise self._named(each, index)
+            outputs += all_good(list(self.only(part).run_each(found, next_id)))
         return outputs
 
     def with_prompts(self, prompts: Sequence[Any]) -> TaskCall[Output]:
@@ -273,8 +278,8 @@ def reward(
 
 def score(
     loaded: LoadedModel,
-    text_1: str | Sequence[str],
-    text_2: str | Sequence[str],
+    text_1: Side | Sequence[Side],
+    text_2: Side | Sequence[Side],
     options: ScoreOptions,
     *,
     pooling_params: PoolingParams | None = None,
@@ -282,11 +287,12 @@ def score(
     tokenization_kwargs: Mapping[str, Any] | None = None,
 ) -> TaskCall[ScoringRequestOutput]:
     options = options.with_params(pooling_params)
-    prompts = [options.prompt(*pair) for pair in scoring.pairs(text_1, text_2)]
-    adapters = loaded.adapters_for(lora_request, len(prompts))
+    pairs = scoring.pairs(text_1, text_2)
+    adapters = loaded.adapters_for(lora_request, len(pairs))
     check_task(loaded, "classify", adapters, "score")
     heads = [loaded.head_of(pooling_params or _NOTHING_ASKED, each) for each in adapters]
     processor = score_processor(loaded, options, {int(each.config.num_labels) for each in heads})
+    prompts = [options.prompt_with_media(*pair, processor) for pair in pairs]
     params = (
         None
         if pooling_params is None

@@ -141,6 +141,7 @@ class ModelInfo:
         gives_probabilities: whether those are probabilities: not for a regression, nor where the config names an identity.
         max_model_len: the longest text in tokens.
         prompt_template: that is written round each text, or None.
+        chat_template_prompt: whether a text becomes the user's message of a chat.
         takes_instruction: whether what pairs are written with has a place for an instruction.
         modalities: what conversations may hold beside texts: "image", "video".
         card: the text of the model card (Markdown), or None.
@@ -155,6 +156,7 @@ class ModelInfo:
     gives_probabilities: bool = True
     max_model_len: int | None = None
     prompt_template: str | None = None
+    chat_template_prompt: bool = False
     takes_instruction: bool = False
     modalities: list[str] = field(default_factory=list)
     card: str | None = field(default=None, repr=False)

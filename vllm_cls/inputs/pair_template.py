@@ -35,6 +35,7 @@ class PairTemplate:
         adds_special_tokens: whether the tokenizer adds its special tokens round the result.
         beginning: what every prompt begins with, before the query.
         options: whatever else the template is told.
+        document_first: the document stands before the query.
     """
 
     name: str
@@ -45,6 +46,7 @@ class PairTemplate:
     adds_special_tokens: bool = True
     beginning: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    document_first: bool = False
 
     def render(
         self, tokenizer: PreTrainedTokenizerBase, query: str, document: str, instruction: str | None = None
@@ -107,6 +109,7 @@ class PairTemplate:
                     template,
                     takes_instruction=instruction in rendered,
                     beginning=plain[: min(plain.find(query), plain.find(document))],
+                    document_first=plain.find(document) < plain.find(query),
                 )
         raise ConfigError(
             f"the score template {text[:60]!r} does not carry the query and the document{why}; write {{{{ query }}}} and "

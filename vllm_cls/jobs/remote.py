@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import math
 from collections import deque
@@ -9,17 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from ..calls.scoring import ScoreOptions, check_num_labels
 from ..client import Client, HeadInfo, RejectedError, Response, ServerError
-from ..errors import ConfigError, JobError, nearest
+from ..errors import ConfigError, JobError, PromptError, nearest
 from ..evaluation import probabilities
 from ..inputs.prompt_template import PromptTemplate
 from ..outputs import ClassificationOutput, ClassificationRequestOutput
-
-if TYPE_CHECKING:
-    from ..inputs.media_reader import MediaReader
 
 T = TypeVar("T")
 
@@ -38,6 +36,17 @@ class _Request:
 
     route: str
     options: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class RemoteMedia:
+    """What a server's model reads beside texts: `image`, `video`."""
+
+    modalities: tuple[str, ...]
+
+    def place(self, modality: str) -> str:
+        """None that is known here; the server writes it."""
+        raise NotImplementedError(modality)
 
 
 class RemoteModel:
@@ -99,9 +108,18 @@ class RemoteModel:
         return self.heads[name]
 
     @property
-    def media(self) -> MediaReader | None:
-        """Raise `ConfigError`: what files hold of images is not sent to a server."""
-        raise ConfigError("images and videos of files are not sent to a server; run the model itself over the file.")
+    def media(self) -> RemoteMedia:
+        """What the server reads beside texts.
+
+        Raises:
+            ConfigError: its model is not one whose prompts are chats, which a request can carry images in.
+        """
+        if not self._info.chat_template_prompt or self._info.prompt_template is not None:
+            raise ConfigError(
+                "images and videos of files are sent as chats, and the prompts of the server's model are none (vcls convert "
+                "--chat-template-prompt makes such a model); run the model itself over the file."
+            )
+        return RemoteMedia(tuple(self._info.modalities))
 
     def describe(self) -> dict[str, Any]:
         """The values that a job needs of `LLM.describe`."""
@@ -109,6 +127,7 @@ class RemoteModel:
             "server": self._client.base_url,
             "model": self._name,
             "prompt_template": self._info.prompt_template,
+            "chat_template_prompt": self._info.chat_template_prompt,
             "id2label": self.id2label,
         }
 
@@ -154,7 +173,7 @@ class RemoteModel:
 
     def _request_of(self, prompt: Mapping[str, Any]) -> _Request:
         """Which request a prompt can be part of."""
-        if "messages" in prompt:
+        if "messages" in prompt or "multi_modal_data" in prompt:
             return _Request("chat")
         if "max_tokens_per_query" not in prompt:
             return _Request("classify")
@@ -169,7 +188,7 @@ class RemoteModel:
         """The outputs of the rows; a refused request is split in halves until the bad row is alone."""
         try:
             return self._asked(request, rows, {**shared, **dict(request.options)})
-        except RejectedError as error:
+        except (RejectedError, PromptError) as error:
             if len(rows) == 1:
                 return [ClassificationRequestOutput("", None, [], error=str(error))]  # type: ignore[arg-type]
             half = len(rows) // 2
@@ -188,7 +207,7 @@ class RemoteModel:
         more = {"logits": True, "heads": True} if self.heads else {"logits": True}
         options = {**options, "extra": {**options["extra"], **more}}
         if request.route == "chat":
-            found = self._client.chat(rows[0]["messages"], **options)
+            found = self._client.chat(rows[0].get("messages") or _conversation(rows[0]), **options)
         else:
             found = self._client.classify([_input(row) for row in rows], **options)
         name, activated = options["head_name"], options["use_activation"]
@@ -213,6 +232,35 @@ def _batches(
         size = 1 if request.route == "chat" else ROWS_OF_A_REQUEST
         while rows := list(itertools.islice(group, size)):
             yield request, rows
+
+
+def _conversation(prompt: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A text behind its images and videos, as the model's own prompt has them.
+
+    Raises:
+        PromptError: a file cannot be read, or is too large.
+    """
+    parts: list[dict[str, Any]] = []
+    for modality, items in prompt["multi_modal_data"].items():
+        for item in items:
+            try:
+                parts.append({"type": f"{modality}_url", f"{modality}_url": {"url": _url(item)}})
+            except PromptError as error:
+                raise PromptError(f"{modality}: {error}") from error
+    if prompt.get("prompt"):
+        parts.append({"type": "text", "text": prompt["prompt"]})
+    return [{"role": "user", "content": parts}]
+
+
+def _url(item: Any) -> str:
+    """What a file holds as a data: URL; what is on the web stays there, for the server to fetch."""
+    if isinstance(item, str) and item.lower().startswith(("http:", "https:", "data:")):
+        return item
+    from ..media.policy import Allowance, MediaPolicy
+    from ..media.sources import read_bytes
+
+    data = read_bytes(item, Allowance(MediaPolicy()))
+    return f"data:application/octet-stream;base64,{base64.b64encode(data).decode()}"
 
 
 def _input(prompt: Mapping[str, Any]) -> Any:

@@ -14,7 +14,7 @@ from .media_fields import items_in
 if TYPE_CHECKING:
     from ..inputs.media_reader import MediaReader
     from ..llm import LLM
-    from .remote import RemoteModel
+    from .remote import RemoteMedia, RemoteModel
 
 TEXT_LIMIT = 64 * 2**20
 """Characters of the longest text that is shown to a model: none reads more, and a damaged row must not fill the memory."""
@@ -82,7 +82,7 @@ class PromptFields:
         """The columns of images and videos, by modality."""
         return {name: column for name, column in (("image", self.image), ("video", self.video)) if column is not None}
 
-    def reading(self, media: MediaReader | None, templated: bool) -> PromptFields:
+    def reading(self, media: MediaReader | RemoteMedia | None, templated: bool) -> PromptFields:
         """The same columns for a model, with the places that it has for images and videos.
 
         Args:

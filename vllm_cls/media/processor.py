@@ -29,7 +29,7 @@ from .video_processors import of_transformers, sampled, video_processor
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-_KEPT_BYTES = 1 << 28  # of tensors made of recent images and videos
+KEPT_BYTES = 1 << 28  # of tensors made of recent images and videos
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class MediaProcessor:
             if key not in self._kept:
                 self._kept[key] = read
                 self._num_bytes += read[0].num_bytes
-            while self._num_bytes > _KEPT_BYTES:
+            while self._num_bytes > KEPT_BYTES:
                 self._num_bytes -= self._kept.popitem(last=False)[1][0].num_bytes
         return [read]
 

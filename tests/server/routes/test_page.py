@@ -83,6 +83,7 @@ def test_what_the_model_is(critic: LLM, ranker: LLM, tagger: LLM, sees: LLM) -> 
             "id": "critic", "task": "classify", "labels": list(LABELS.values()), "problem_type": None,
             "heads": [], "use_activation": True, "gives_probabilities": True, "scores": False,
             "takes_instruction": False, "modalities": [], "prompt_template": None,
+            "chat_template_prompt": False,
             "max_model_len": critic.max_model_len, "card": CARD,
         }  # fmt: skip
         unknown = client.get("/model", params={"model": "other"})

@@ -23,7 +23,8 @@ class ModelDescription(TypedDict):
     `use_activation` is whether answers are what the activation gives, not logits, where a request does not say;
     `gives_probabilities` is whether those are probabilities: not for a regression, nor where the config names an identity;
     `modalities` are what conversations may hold beside texts: `image`, `video`;
-    `prompt_template` is written round each text; `card` is its README.md, in Markdown.
+    `prompt_template` is written round each text; with `chat_template_prompt` a text is the user's message of a chat;
+    `card` is its README.md, in Markdown.
     """
 
     id: str
@@ -37,5 +38,6 @@ class ModelDescription(TypedDict):
     takes_instruction: bool
     modalities: list[str]
     prompt_template: str | None
+    chat_template_prompt: bool
     max_model_len: int
     card: str | None

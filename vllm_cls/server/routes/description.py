@@ -52,6 +52,7 @@ def routes(model: ServedModel) -> APIRouter:
             takes_instruction=instructed,
             modalities=list(readable(model)),
             prompt_template=described["prompt_template"],
+            chat_template_prompt=described["chat_template_prompt"],
             max_model_len=llm.max_model_len,
             card=card if adapter is None else None,
         )

@@ -68,7 +68,7 @@ async def rerank_answer(model: ServedModel, request: Request, body: RerankReques
     for each in rank(body.documents, outputs, body.top_n):
         result = RerankResult(index=each.index, relevance_score=each.relevance_score)
         if body.return_documents:
-            result["document"] = {"text": each.document, "multi_modal": None}
+            result["document"] = {"text": body.documents[each.index], "multi_modal": None}
         results.append(result)
     tokens = usage(outputs)["prompt_tokens"]
     content = RerankResponse(
