@@ -26,7 +26,7 @@ from vllm_cls.jobs.resume import parts
 from vllm_cls.jobs.rows import InputRow, PromptFields
 
 EVIL = '<script>document.title = "taken"</script><img src=x onerror="document.title=1">'
-LABELS = ("</td><script>alert(1)</script>", "$\\frac{x}")
+LABELS = ("</td><script>alert(1)</script>", "$\\frac{x$")
 
 
 def row_of(number: int, **fields: Any) -> InputRow:

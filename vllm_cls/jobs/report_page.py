@@ -27,9 +27,10 @@ section { background: #fff; border: 1px solid #e2e5e9; border-radius: 8px; paddi
 .numbers { display: flex; flex-wrap: wrap; gap: 10px 34px; }
 .numbers div { color: #5a616b; font-size: 13px; } .numbers b { display: block; font-size: 22px; color: #22262b;
   font-variant-numeric: tabular-nums; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(340px, 1fr)); gap: 18px; margin-top: 18px; }
-.plots section { margin-top: 0; } section.wide { grid-column: 1 / -1; }
-svg { display: block; width: 100%; height: auto; max-height: 460px; }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(440px, 100%), 1fr)); gap: 18px; margin-top: 18px; }
+.plots section { margin-top: 0; }
+.plots section:last-child:nth-child(odd) { grid-column: 1 / -1; }
+svg { display: block; width: 100%; height: auto; max-height: 420px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th { text-align: left; font-weight: 600; color: #5a616b; font-size: 13px; } td, th { padding: 6px 14px 6px 0;
   border-bottom: 1px solid #eceef1; vertical-align: top; }
@@ -81,27 +82,24 @@ def _numbers(metrics: ClassificationMetrics) -> str:
 
 def _plots(metrics: ClassificationMetrics, data: ReportData) -> Iterator[str]:
     if data.regression:
-        yield _plot(
-            "Predicted against true", f"{len(data.points):,} of {data.rows:,} rows", plots.scatter(data), "wide"
-        )
+        yield _plot("Predicted against true", f"{len(data.points):,} of {data.rows:,} rows", plots.scatter(data))
         return
     if metrics.confusion is not None:
         shown = f"of {len(data.labels):,} labels, the {plots.MOST_LABELS} commonest; " * (
             len(data.labels) > plots.MOST_LABELS
         )
         matrix = plots.confusion(data.labels, metrics.confusion)
-        wide = "wide" if len(data.labels) > 8 else ""
-        yield _plot("Confusion matrix", f"rows; {shown}colour: share of the true label's", matrix, wide)
-    yield _plot("Reliability", "How often it is as right as it is sure", plots.reliability(data))
-    yield _plot("Confidence", "Of what is right and of what is wrong", plots.confidences(data))
+        yield _plot("Confusion matrix", f"rows; {shown}colour: share of the true label's", matrix)
+    yield _plot("Reliability", "The share that is right, by how sure the model is", plots.reliability(data))
+    yield _plot("Confidence", "Of answers that are right, and of those that are wrong", plots.confidences(data))
     if data.has_thresholds:
         yield _plot("Scores", "By the true label", plots.scores(data))
         of = "all labels together" if data.multi else data.labels[1]
         yield _plot("Thresholds", f"Precision, recall and F1 of {of}", plots.threshold_curves(data))
 
 
-def _plot(title: str, text: str, svg: str, kind: str = "") -> str:
-    return f'<section class="{kind}"><h2>{html.escape(title)}</h2><p>{html.escape(text)}</p>{svg}</section>'
+def _plot(title: str, text: str, svg: str) -> str:
+    return f"<section><h2>{html.escape(title)}</h2><p>{html.escape(text)}</p>{svg}</section>"
 
 
 def _per_label(metrics: ClassificationMetrics) -> str:

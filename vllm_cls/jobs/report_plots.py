@@ -15,7 +15,7 @@ from .report_data import STEPS, ReportData
 MOST_LABELS = 30
 """Of a confusion matrix that is drawn; of more, the labels that most rows have."""
 _BLUE, _RED, _GREY, _GREEN = "#2f6fb7", "#c8443c", "#8a8f98", "#2b8a57"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "text.parse_math": False,
     "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": _GREY, "axes.labelcolor": "#333",
     "xtick.color": "#555", "ytick.color": "#555", "axes.grid": True, "grid.color": "#e6e8eb", "axes.axisbelow": True,
