@@ -18,6 +18,7 @@ Examples:
   vcls classify my-classifier 'data/*.csv.gz' -o all.parquet --text-field body
   vcls classify my-classifier test.csv -o out.csv --label-field label    # and accuracy
   vcls classify my-classifier 's3://bucket/in/*.parquet' -o s3://bucket/out.parquet
+  vcls classify my-classifier test.csv -o out.csv --label-field label --report report.html
   vcls classify my-classifier reviews.jsonl -o classified.jsonl --overwrite --max-errors 100
   vcls classify my-tagger news.jsonl -o names.jsonl --aggregation first
   echo '{"text": "Well done!"}' | vcls classify my-classifier -
@@ -67,6 +68,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some rows failed, 130 in
 @click.option("--logits", is_flag=True, help="Add the logits.")
 @click.option("--no-activation", is_flag=True, help="Logits in place of probabilities.")
 @click.option("--label-field", metavar="NAME", help="The field of the true label: print accuracy and the like.")
+@click.option("--report", metavar="FILE", help="With --label-field: an HTML file with pictures and the worst mistakes.")
 @click.option("--head-name", metavar="NAME", help="Of several heads, the one with the plain columns; else the first.")
 @click.option(
     "--aggregation", type=click.Choice(AGGREGATIONS),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -76,33 +76,51 @@ class Tally:
         id2label: the model's labels. One label alone (a sigmoid) counts as two, "0" and "1", split at 0.5.
         problem_type: as in transformers; None is single-label.
         threshold: probability from which a multi-label model gives a label.
+        observe: makes what sees rows beside the counts: `add(probs, gold, row)` is called with each whose label is known.
     """
 
-    def __init__(self, id2label: Mapping[int, str], problem_type: str | None = None, *, threshold: float = 0.5) -> None:
+    def __init__(
+        self,
+        id2label: Mapping[int, str],
+        problem_type: str | None = None,
+        *,
+        threshold: float = 0.5,
+        observe: Callable[[Sequence[str]], Any] | None = None,
+    ) -> None:
         names = [id2label[i] for i in range(len(id2label))]
         self._column = label_column(names, problem_type)
         self._interpretations = [
             Counts(names, problem_type, threshold=threshold) for _ in range(self._column.interpretations)
         ]
+        # a column can be read in several ways until its end, and each has its own
+        self._observers = [None if observe is None else observe(each.labels) for each in self._interpretations]
 
-    def add(self, probs: Sequence[float], gold: Any) -> bool:
+    def add(self, probs: Sequence[float], gold: Any, row: Any = None) -> bool:
         """Count one row.
 
         Args:
             probs: the model's probabilities, in the order of the labels' indices; of a regression, its value.
             gold: the true label, a name or an index; for multi-label a list of them, or a 0 or 1 for each label; a number
                 for regression.
+            row: for `observe`.
 
         Returns:
             Whether the true label is known; a row whose label is not is counted as unknown only.
         """
         golds = self._column.add(gold)
-        for counts, each in zip(self._interpretations, golds, strict=True):
+        for counts, observer, each in zip(self._interpretations, self._observers, golds, strict=True):
             if each is None:
                 counts.miss(gold)
-            else:
-                counts.add(probs, each)
+                continue
+            counts.add(probs, each)
+            if observer is not None:
+                observer.add(probs, each, row)
         return golds[self._column.chosen] is not None
+
+    @property
+    def observed(self) -> Any:
+        """What `observe` made, for the way in which the column is read after all."""
+        return self._observers[self._column.chosen]
 
     def metrics(self) -> ClassificationMetrics:
         """What was measured so far."""

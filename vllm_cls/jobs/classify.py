@@ -47,6 +47,7 @@ def classify_file(
     on_error: str = "continue",
     max_errors: int | None = None,
     on_progress: OnProgress | None = None,
+    report: str | os.PathLike[str] | None = None,
     prompts: PromptFields | None = None,
     results: type[ResultColumns] = ResultColumns,
     **llm_options: Any,
@@ -86,6 +87,7 @@ def classify_file(
         on_error: "continue" keeps a bad row in its place; "fail" ends the job at the first.
         max_errors: end the job when more rows than this fail; what is finished is kept. None is any number.
         on_progress: called with a `JobProgress` before the first row and after each.
+        report: an HTML file with the metrics, pictures of them and the worst mistakes; needs `label_field`.
         prompts: how a row's prompt is read, where the three fields do not say it all.
         results: what a row of results holds, of a model that classifies texts.
         llm_options: options of `LLM`.
@@ -111,5 +113,5 @@ def classify_file(
         long_text,
         truncation_side,
     )
-    how = RunOptions(format, overwrite, restart, on_error, max_errors, on_progress, delimiter, encoding)
+    how = RunOptions(format, overwrite, restart, on_error, max_errors, on_progress, delimiter, encoding, report)
     return run_job(model, inputs, output, options, how, llm_options)

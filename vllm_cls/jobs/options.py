@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, JobError
 from .progress import JobProgress
 from .results import KeptFields, ResultColumns
 from .rows import PromptFields
@@ -114,6 +116,7 @@ class RunOptions:
     on_progress: OnProgress | None = None
     delimiter: str | None = None
     encoding: str | None = None
+    report: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         if self.on_error not in ("continue", "fail"):
@@ -122,6 +125,31 @@ class RunOptions:
             raise ConfigError(
                 f"max_errors={self.max_errors} must be 0 or more, and on_error='fail' is max_errors=0; drop one."
             )
+
+    @property
+    def page(self) -> Path | None:
+        """Where the report goes."""
+        return None if self.report is None else Path(self.report)
+
+    def check_report(self, options: JobOptions) -> None:
+        """Refuse a report that cannot be, before anything runs.
+
+        Raises:
+            ConfigError: there is nothing to report, or nothing to draw it.
+            JobError: it cannot be written there.
+        """
+        page = self.page
+        if page is None:
+            return
+        if options.label_field is None:
+            raise ConfigError("report compares with true labels; name their field with --label-field (label_field=…).")
+        if not page.parent.is_dir() or page.is_dir():
+            raise JobError(f"the report {page} cannot be written: name a file in a folder that exists.")
+        if page.exists() and not self.overwrite:
+            raise JobError(f"the report {page} is there already; --overwrite (overwrite=True) replaces it.")
+        from .report_plots import check_installed
+
+        check_installed()
 
     @property
     def most_errors(self) -> float:

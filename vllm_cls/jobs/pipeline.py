@@ -38,7 +38,7 @@ def run_rows(
     sources, plan = known.sources, worker.plan
     kept = KeptFields(plan.options.keep_fields, [*plan.columns.types, *ADDED_TYPES])
     report = JobReport(output=target.name)
-    recorder = Recorder(plan, kept, report, how.most_errors, work)
+    recorder = Recorder(plan, kept, report, how.most_errors, work, how.page)
     if work is not None and work.rows:
         report.notes.append(f"{work.rows:,} rows that an earlier run has finished are not run again")
     layout = OutputSchema(known.names_in(kept), plan.columns.types, sources)

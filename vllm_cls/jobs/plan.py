@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from ..evaluation import Tally
 from .formats.files import OutputFile
 from .head_columns import HeadColumns
 from .options import JobOptions
+from .report_data import ReportData
 from .results import ResultColumns, SpanColumns, StepColumns
 from .rows import PromptFields
 
@@ -56,14 +58,24 @@ class Plan:
         plan.tally()  # refuses what cannot be measured
         return plan
 
-    def tally(self) -> Tally | None:
-        """What counts the metrics of the rows; None where nothing is measured."""
+    def tally(self, reported: bool = False) -> Tally | None:
+        """What counts the metrics of the rows; None where nothing is measured.
+
+        Args:
+            reported: `Tally.observed` is then a `ReportData`.
+        """
         if self.options.label_field is None:
             return None
         shape = self.shape
         if shape.regression and len(shape.id2label) > 1:
             raise ConfigError("label_field: a regression with several numbers has no metrics here; leave it out.")
-        return Tally(shape.id2label, shape.problem_type, threshold=shape.threshold)
+
+        def observe(labels: Sequence[str]) -> ReportData:
+            return ReportData(labels, shape.problem_type, shape.threshold, self.prompts)
+
+        return Tally(
+            shape.id2label, shape.problem_type, threshold=shape.threshold, observe=observe if reported else None
+        )
 
     def check_target(self, target: OutputFile) -> None:
         """Raise `ConfigError` if the output's format cannot hold the results."""

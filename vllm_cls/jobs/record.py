@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from ..errors import JobError
 from .formats.writers import Writer
@@ -20,14 +21,22 @@ class Recorder:
     Args:
         most_errors: the job ends when more rows than this fail.
         work: what is kept then.
+        page: where an HTML file with pictures goes, or None.
     """
 
     def __init__(
-        self, plan: Plan, kept: KeptFields, report: JobReport, most_errors: float, work: WorkFolder | None
+        self,
+        plan: Plan,
+        kept: KeptFields,
+        report: JobReport,
+        most_errors: float,
+        work: WorkFolder | None,
+        page: Path | None = None,
     ) -> None:
         self._plan, self._kept, self._report, self._work = plan, kept, report, work
         self._most_errors = most_errors
-        self._tally = plan.tally()
+        self._page = page
+        self._tally = plan.tally(page is not None)
         self._labelled = False
 
     def record_all(self, answers: Iterator[Answered], writer: Writer) -> None:
@@ -47,7 +56,7 @@ class Recorder:
         label_field = self._plan.options.label_field
         if self._tally is not None and label_field is not None and results.measured is not None:
             self._labelled = self._labelled or label_field in row.fields
-            self._tally.add(results.measured, row.fields.get(label_field))
+            self._tally.add(results.measured, row.fields.get(label_field), row)
 
     def _write(self, row: InputRow, results: RowResults, writer: Writer) -> None:
         report = self._report
@@ -70,3 +79,7 @@ class Recorder:
         report.notes += notes_of(self._kept, report, self._plan.shape)
         if report.metrics is not None and report.metrics.unknown and not self._labelled:
             report.notes.append(f"no row has the field {label_field!r}, which was to be measured against")
+        if self._page is not None and self._tally is not None and report.metrics is not None:
+            from .report_page import write_report
+
+            write_report(self._page, report, report.metrics, self._tally.observed)
