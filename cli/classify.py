@@ -23,6 +23,7 @@ Examples:
   vcls classify my-tagger news.jsonl -o names.jsonl --aggregation first
   echo '{"text": "Well done!"}' | vcls classify my-classifier -
   vcls classify my-vision-classifier photos.parquet -o classified.jsonl --image-field image
+  vcls classify my-classifier reviews.parquet -o classified.parquet --engine ray --num-workers 8
   vcls classify --server http://127.0.0.1:8000 reviews.jsonl -o classified.jsonl
 
 \b

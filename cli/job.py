@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -46,6 +46,15 @@ _FILES: list[Callable[[Any], Any]] = [
     click.option("--server", metavar="URL", help="Ask a running `vcls serve`; there is no MODEL before INPUT then."),
     click.option("--server-model", metavar="NAME", help="One of the server's names, such as an adapter's."),
     click.option("--api-key", metavar="KEY", help="Of the server; else VCLS_API_KEY of the environment."),
+    click.option(
+        "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+        help="Where the model runs: here, or on a Ray cluster, started on this machine where there is none.",
+    ),
+    click.option(
+        "--num-workers", type=click.IntRange(1), metavar="N",
+        help="On the cluster; else one for each GPU, or for each machine.",
+    ),
+    click.option("--ray-address", metavar="ADDR", help="Of the cluster; else RAY_ADDRESS of the environment."),
 ]  # fmt: skip
 
 
@@ -69,11 +78,17 @@ def files_of_a_job(*local: str) -> Callable[[F], F]:
             server: str | None,
             server_model: str | None,
             api_key: str | None,
+            engine: str,
+            num_workers: int | None,
+            ray_address: str | None,
             **options: Any,
         ) -> Any:
+            cluster = {"--num-workers": num_workers, "--ray-address": ray_address}
+            _check_engine(engine, server, cluster)
             if server is None:
                 _check_local(paths, server_model, api_key)
-                return command(*state, model=paths[0], inputs=paths[1:], **options)
+                model = paths[0] if engine == "local" else _workers(paths[0], num_workers, ray_address)
+                return command(*state, model=model, inputs=paths[1:], **options)
             names = {*running_names(), *local}
             _refuse_given(names)
             options = {name: value for name, value in options.items() if name not in names}
@@ -83,6 +98,20 @@ def files_of_a_job(*local: str) -> Callable[[F], F]:
         return with_options(run, _FILES)  # type: ignore[return-value]
 
     return decorate
+
+
+def _check_engine(engine: str, server: str | None, cluster: Mapping[str, Any]) -> None:
+    given = [name for name, value in cluster.items() if value is not None]
+    if given and engine != "ray":
+        raise click.UsageError(f"{', '.join(given)}: of a Ray cluster; give --engine ray too.")
+    if engine == "ray" and server is not None:
+        raise click.UsageError("--engine ray runs the model on a cluster, and --server asks a server; leave one out.")
+
+
+def _workers(model: str, num_workers: int | None, address: str | None) -> Any:
+    from vllm_cls.distributed import RayWorkers
+
+    return RayWorkers(model, num_workers, address)
 
 
 def _check_local(paths: tuple[str, ...], server_model: str | None, api_key: str | None) -> None:

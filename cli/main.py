@@ -27,7 +27,7 @@ HELP = {
     "classify": "Classify the rows of files.",
     "score": "Score the pairs of texts in the rows of files.",
     "serve": "Answer vLLM's classification API over HTTP.",
-    "run-batch": "Answer a file of requests of that API.",
+    "run-batch": "Answer files of requests, as the server would.",
     "bench": "Measure how fast a model runs, alone or against other libraries.",
     "inspect": "Show what a model is and how it would run.",
     "plugins": "Show the installed plugins, and what is wrong with them.",

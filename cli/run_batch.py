@@ -52,7 +52,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some requests failed, 13
 def run_batch(
     state: State, /, model: str, inputs: tuple[str, ...], output: str | None, lora_modules: Any, **options: Any
 ) -> None:
-    """Answer files of requests, as `vcls serve` would, many at a time.
+    """Answer files of requests, as the server would.
 
     MODEL is a folder, a hub id or a .gguf file.
     """

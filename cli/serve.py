@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,8 @@ Examples:
   vcls serve my-classifier --port 9000 --served-model-name sentiment --api-key-file keys.txt
   vcls serve my-base --lora-modules books=adapters/books --lora-modules films=adapters/films
   vcls serve my-reranker --max-inputs 200 --request-timeout 10
+  vcls serve my-classifier --ssl-certfile cert.pem --ssl-keyfile key.pem
+  vcls serve my-classifier --engine ray --num-replicas 4
 
 \b
   curl http://127.0.0.1:8000/classify -H 'Content-Type: application/json' -d '{"input": "What a film!"}'
@@ -39,7 +43,19 @@ Routes: /classify /pooling /score /rerank /tokenize /detokenize /invocations /v1
 /version /load /openapi.json /docs. Exit codes: 0 told to stop, and everything in flight answered; 1 failed.
 """
 
-_SERVED = ("host", "port", "uds", "root_path", *TLS, "served_model_name", "threshold", "trust_request_chat_template")
+_SERVED = (
+    "host",
+    "port",
+    "uds",
+    "engine",
+    "num_replicas",
+    "ray_address",
+    "root_path",
+    *TLS,
+    "served_model_name",
+    "threshold",
+    "trust_request_chat_template",
+)
 _QUEUE = ("max_num_seqs", "max_queued_requests", "max_queued_tokens")
 _MEDIA = (*MEDIA, "trust_request_mm_kwargs")
 _ADAPTERS = ("lora_modules", "max_loras", "max_lora_rank")
@@ -78,11 +94,27 @@ def distinct(ctx: click.Context, param: click.Parameter, value: Sequence[tuple[s
     return dict(value)
 
 
+def _on_ray(model: str, settings: Any, **options: Any) -> AbstractContextManager[None]:
+    from vllm_cls.distributed.serving import serve_on_ray
+    from vllm_cls.server import open_app
+
+    return serve_on_ray(model, functools.partial(open_app, settings=settings), **options)
+
+
 @click.command(cls=GroupedCommand, groups=_GROUPS, epilog=EPILOG)
 @click.argument("model")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is all.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
 @click.option("--uds", type=click.Path(path_type=Path), help="Listen on this Unix socket instead.")
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="ray serves replicas on a Ray cluster, by Ray Serve.",
+)
+@click.option("--num-replicas", type=click.IntRange(1), metavar="N", help="On the cluster; else 1.")
+@click.option("--ray-address", metavar="ADDR", help="Of the cluster; else RAY_ADDRESS, else one of this machine.")
 @click.option("--root-path", default="", metavar="PATH", help="What a proxy in front takes off the paths.")
 @tls_options
 @click.option(
@@ -133,6 +165,9 @@ def serve(
     uds: Path | None,
     lora_modules: Any,
     max_loras: int | None,
+    engine: str,
+    num_replicas: int | None,
+    ray_address: str | None,
     **options: Any,
 ) -> int:
     """Answer vLLM's classification API over HTTP.
@@ -157,12 +192,24 @@ def serve(
         **guard_settings(host, options),
     )
     options["use_template"] = not options.pop("no_template")
-    context = tls.server_context(*(options.pop(name) for name in TLS))
+    certificate = {name: options.pop(name) for name in TLS}
+    context = tls.server_context(*certificate.values())
     if lora_modules:
         options |= {"enable_lora": True, "max_loras": max_loras or len(lora_modules)}
+    tell = (lambda text: None) if state.quiet else say
+    if engine == "ray":
+        if uds or certificate.pop("ssl_cert_reqs"):
+            raise click.UsageError("--uds and --ssl-cert-reqs: Ray Serve has neither; leave them out.")
+        cluster = {"num_replicas": num_replicas or 1, "address": ray_address, "host": host, "port": port}
+        with starting.ended_by_sigterm(), _on_ray(model, settings, **cluster, **certificate, **options):
+            tell(f"serving {model} at {'https' if context else 'http'}://{host}:{port}")
+            with suppress(KeyboardInterrupt):
+                threading.Event().wait()
+        return 0
+    if num_replicas or ray_address:
+        raise click.UsageError("--num-replicas and --ray-address are for a Ray cluster; give --engine ray too.")
     metrics = ServerMetrics()
     listener = listening.listen_at(uds) if uds else listening.listen(host, port)
-    tell = (lambda text: None) if state.quiet else say
     with starting.ended_by_sigterm(), listener, ExitStack() as opened:
         place = str(uds) if uds else listening.address(listener, "https" if context else "http")
         tell(f"loading {model}: {place.partition('//')[2] or place} answers 503 until it is ready")

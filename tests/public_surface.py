@@ -26,7 +26,7 @@ from vllm_cls.cli.main import vcls
 from vllm_cls.server import create_app
 
 FILE = Path(__file__).parent / "public_surface.json"
-PACKAGES = ("vllm_cls", "vllm_cls.adapters", "vllm_cls.client", "vllm_cls.server")
+PACKAGES = ("vllm_cls", "vllm_cls.adapters", "vllm_cls.client", "vllm_cls.distributed", "vllm_cls.server")
 ALONE = {
     inspect.Parameter.POSITIONAL_ONLY: ", by position alone",
     inspect.Parameter.KEYWORD_ONLY: ", by name alone",

@@ -61,9 +61,9 @@ def test_help_lists_every_command_without_importing_it(run: Run, third_parties: 
     result = run("--help")
     assert result.exit_code == 0
     for name, text in main.HELP.items():
-        assert f"{name:<8}  {text}" in result.output
-    assert "hello     (from vcls-hello)" in result.output
-    assert "broken    (from vcls-broken)" in result.output
+        assert f"{name:<9}  {text}" in result.output
+    assert "hello      (from vcls-hello)" in result.output
+    assert "broken     (from vcls-broken)" in result.output
     assert "_VCLS_COMPLETE=bash_source" in result.output
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -194,3 +196,29 @@ def test_https(run: Run, seen: dict[str, Any], certificate: Certificate) -> None
     assert f"serving model at https://127.0.0.1:{seen['address'][1]}" in result.stderr
     half = run("serve", "model", "--port", "0", "--ssl-keyfile", certificate.key)
     assert half.exit_code == 1 and "--ssl-certfile" in half.stderr
+
+
+def test_replicas_on_a_cluster(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    @contextmanager
+    def serve_on_ray(model: str, open_app: Any, **options: Any) -> Iterator[None]:
+        asked.update(model=model, settings=open_app.keywords["settings"], options=options)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        try:
+            yield
+        finally:
+            asked.update(ended=True)
+
+    monkeypatch.setattr("vllm_cls.distributed.serving.serve_on_ray", serve_on_ray)
+    before = signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGTERM))
+    try:
+        result = run("serve", "model", "--engine", "ray", "--num-replicas", "3", "--port", "9", "--api-key", "k")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert result.exit_code == 0 and "serving model at http://127.0.0.1:9" in result.stderr and asked["ended"]
+    assert asked["settings"].api_keys == ("k",)
+    wanted = {"num_replicas": 3, "address": None, "host": "127.0.0.1", "port": 9, "max_num_seqs": 256}
+    assert {name: asked["options"][name] for name in wanted} == wanted
+    for arguments in (["--num-replicas", "2"], ["--engine", "ray", "--uds", "s"]):
+        assert run("serve", "model", *arguments).exit_code == 2

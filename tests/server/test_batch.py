@@ -127,8 +127,9 @@ def test_a_job_that_ended_early_goes_on(llm: LLM, monkeypatch: pytest.MonkeyPatc
     run_batch(llm, source, tmp_path / "whole.jsonl")
     asked.clear()
 
-    def stop(progress: JobProgress) -> None:
-        if progress.rows == 9:
+    def stop(told: JobProgress) -> None:
+        assert told.counters() is not None
+        if told.rows == 9:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt, match="8 finished rows are kept"):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import abc
+import contextlib
 import functools
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import JobError, PromptError
 from .options import JobOptions
@@ -27,6 +29,43 @@ BAD_IN_A_ROW = 10_000
 Stream = Callable[..., "Iterator[Any]"]  # prompts → their outputs
 
 
+class PartWorker(Protocol):
+    """What computes the parts of a job.
+
+    Args:
+        plan: the job's options, fitted to the model.
+        ahead: parts that it is given while the results of one are awaited.
+    """
+
+    plan: Plan
+    ahead: int
+
+    def fingerprint(self) -> dict[str, Any]: ...
+
+    @property
+    def counters(self) -> Counters | None: ...
+
+    def description(self) -> str: ...
+
+    def compute(self, rows: Iterator[InputRow]) -> Generator[Answered, None, None]: ...
+
+
+class WorkerPool(abc.ABC):
+    """A model in other processes, in place of an open one.
+
+    Args:
+        model: as `LLM` takes it.
+    """
+
+    model: str
+
+    @abc.abstractmethod
+    def at_work(
+        self, options: JobOptions, llm_options: Mapping[str, Any]
+    ) -> contextlib.AbstractContextManager[PartWorker]:
+        """Its workers, for one job; those end with the context."""
+
+
 class RowWorker:
     """A model at work on a job: rows in, rows with their results out.
 
@@ -38,6 +77,8 @@ class RowWorker:
     Raises:
         ConfigError: the model does not do what the options ask.
     """
+
+    ahead = 0
 
     def __init__(self, llm: LLM | RemoteModel, options: JobOptions) -> None:
         self._llm = llm

@@ -15,11 +15,12 @@ from .run import run_job
 if TYPE_CHECKING:
     from ..client import Client
     from ..llm import LLM
+    from .answers import WorkerPool
     from .remote import RemoteModel
 
 
 def classify_file(
-    model: str | os.PathLike[str] | LLM | Client | RemoteModel,
+    model: str | os.PathLike[str] | LLM | Client | RemoteModel | WorkerPool,
     inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     output: str | os.PathLike[str] | None = None,
     *,
@@ -59,7 +60,7 @@ def classify_file(
 
     Args:
         model: a folder, a hub id, a `.gguf` file, or an `LLM`, which stays open; or a `Client`, and then the model of
-            its server classifies, with several requests in flight.
+            its server classifies, with several requests in flight; or `vllm_cls.distributed.RayWorkers`.
         inputs: paths, URLs such as "s3://bucket/key", globs, folders of Parquet files or "-" (JSON lines on standard
             input), one or several.
         output: a path or URL whose name tells the format; None is JSON lines on standard output.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 
-from .answers import RowWorker
+from .answers import PartWorker
 from .columns import KnownColumns
 from .formats.files import OutputFile
 from .formats.readers import read_rows
@@ -29,7 +29,7 @@ _BYTES_OF_A_ROW = 4096
 
 
 def run_rows(
-    worker: RowWorker, known: KnownColumns, target: OutputFile, work: WorkFolder | None, how: RunOptions
+    worker: PartWorker, known: KnownColumns, target: OutputFile, work: WorkFolder | None, how: RunOptions
 ) -> JobReport:
     """Read, answer, write, report.
 
@@ -48,7 +48,7 @@ def run_rows(
     with (
         open_output(target, layout, work) as writer,
         (at_once if waited_for else ahead)(read_rows(sources, report.notes), read) as rows,
-        closing(worker.compute(rows) if work is None else in_parts(rows, worker.compute, work)) as answers,
+        closing(_answers(worker, rows, work)) as answers,
         behind(lambda each: recorder.record_all(_kept(each, work), writer), written) as write,
     ):
         told = JobProgress(total=known.num_rows, counters=lambda: worker.counters)
@@ -64,6 +64,12 @@ def run_rows(
     report.stats = stats_of(report.rows, report.seconds, read, written, computed, worker.description())
     recorder.conclude()
     return report
+
+
+def _answers(worker: PartWorker, rows: Iterator[InputRow], work: WorkFolder | None) -> Generator[Answered, None, None]:
+    if work is None and not worker.ahead:
+        return worker.compute(rows)
+    return in_parts(rows, worker.compute, work, ahead=worker.ahead)
 
 
 def _kept(answers: Iterator[Answered], work: WorkFolder | None) -> Iterator[Answered]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..compat import lazy_imports
 from ..errors import ConfigError
-from .answers import RowWorker
+from .answers import PartWorker, RowWorker, WorkerPool
 from .columns import KnownColumns
 from .formats.files import InputFile, OutputFile, find_sources, find_target
 from .options import JobOptions, RunOptions
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def run_job(
-    model: str | os.PathLike[str] | LLM | Client | RemoteModel,
+    model: str | os.PathLike[str] | LLM | Client | RemoteModel | WorkerPool,
     inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     output: str | os.PathLike[str] | None,
     options: JobOptions,
@@ -40,17 +40,33 @@ def run_job(
     known = KnownColumns.of(sources)
     known.check(options)
     noted = {
-        "model": os.fspath(model) if isinstance(model, str | os.PathLike) else None,
+        "model": _name_of(model),
         **options.noted(),
         **llm_options,
     }
-    with work_on(target, sources, noted, how) as work, _opened(model, llm_options) as llm:
-        worker = RowWorker(llm, options)
+    with work_on(target, sources, noted, how) as work, _at_work(model, options, llm_options) as worker:
         if work is not None:
             work.agree(model=worker.fingerprint())
         known.check_text(worker.plan.prompts)
         worker.plan.check_target(target)
         return run_rows(worker, known, target, work, how)
+
+
+def _name_of(model: Any) -> str | None:
+    """The model's name, whoever runs it; None of an open one."""
+    named = model.model if isinstance(model, WorkerPool) else model
+    return os.fspath(named) if isinstance(named, str | os.PathLike) else None
+
+
+@contextmanager
+def _at_work(model: Any, options: JobOptions, llm_options: dict[str, Any]) -> Iterator[PartWorker]:
+    """What computes the job's parts, for as long as the context lasts."""
+    if isinstance(model, WorkerPool):
+        with model.at_work(options, llm_options) as workers:
+            yield workers
+    else:
+        with _opened(model, llm_options) as llm:
+            yield RowWorker(llm, options)
 
 
 @contextmanager

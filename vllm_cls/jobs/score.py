@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..client import Client
     from ..llm import LLM
     from ..outputs import ClassificationOutput, RequestOutput
+    from .answers import WorkerPool
     from .remote import RemoteModel
 
 QUERY, DOCUMENT = "query", "document"
@@ -59,7 +60,7 @@ class ScoreColumns(ResultColumns):
 
 
 def score_file(
-    model: str | os.PathLike[str] | LLM | Client | RemoteModel,
+    model: str | os.PathLike[str] | LLM | Client | RemoteModel | WorkerPool,
     inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     output: str | os.PathLike[str] | None = None,
     *,

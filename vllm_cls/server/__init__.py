@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from .settings import ServerSettings
 
 if TYPE_CHECKING:
-    from .app import create_app
+    from .app import create_app, open_app
     from .batch import run_batch
 
-__all__ = ["ServerSettings", "create_app", "run_batch"]
+__all__ = ["ServerSettings", "create_app", "open_app", "run_batch"]
 
-_MODULES = {"create_app": "app", "run_batch": "batch"}  # FastAPI takes long to import
+_MODULES = {"create_app": "app", "open_app": "app", "run_batch": "batch"}  # FastAPI takes long to import
 
 
 def __getattr__(name: str) -> Any:

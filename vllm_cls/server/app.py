@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from fastapi import APIRouter, FastAPI
 
@@ -57,6 +58,16 @@ def create_app(llm: AsyncLLM | LLM, settings: ServerSettings | None = None) -> F
         app.include_router(router)
     describe(app, model)
     return app
+
+
+def open_app(model: str, settings: ServerSettings | None = None, **llm_options: Any) -> FastAPI:
+    """`create_app` of a model that is opened for it, in a process that serves nothing else.
+
+    Args:
+        model: as for `LLM`.
+        llm_options: options of `AsyncLLM`.
+    """
+    return create_app(AsyncLLM(model, telemetry=ServerMetrics(), **llm_options), settings)
 
 
 def _families(model: ServedModel) -> Iterator[Callable[[ServedModel], APIRouter]]:

@@ -74,9 +74,8 @@ def run_batch(
     settings = settings or ServerSettings(request_timeout=None)
     sources = find_sources(inputs, format)
     target = find_target(output, sources, format)
-    for each in (*sources, target):
-        if each.format not in ("jsonl", "json") or (each is target and each.format != "jsonl"):
-            raise ConfigError("requests and answers are JSON lines: name files .jsonl, .jsonl.gz or .jsonl.zst.")
+    if target.format != "jsonl" or any(each.format not in ("jsonl", "json") for each in sources):
+        raise ConfigError("requests and answers are JSON lines: name files .jsonl, .jsonl.gz or .jsonl.zst.")
     noted = {"model": None if isinstance(model, LLM) else os.fspath(model), "settings": _told(settings), **llm_options}
     with work_on(target, sources, noted, how, PART) as work, _opened(model, llm_options) as llm:
         if work is not None:
@@ -113,7 +112,7 @@ def run_batch(
 
 @contextmanager
 def _opened(model: str | os.PathLike[str] | LLM, options: dict[str, Any]) -> Iterator[AsyncLLM]:
-    unlimited = {"max_queued_requests": sys.maxsize, "max_queued_tokens": sys.maxsize}
+    unlimited: dict[str, Any] = {"max_queued_requests": sys.maxsize, "max_queued_tokens": sys.maxsize}
     with closing(AsyncLLM(model if isinstance(model, LLM) else os.fspath(model), **unlimited, **options)) as llm:
         yield llm
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import IO, NamedTuple, TypeVar
 
@@ -30,23 +31,33 @@ class Answered(NamedTuple):
 def in_parts(
     rows: Iterator[InputRow],
     compute: Callable[[Iterator[InputRow]], Iterable[Answered]],
-    work: WorkFolder,
+    work: WorkFolder | None,
     size: int | None = None,
+    *,
+    ahead: int = 0,
 ) -> Generator[Answered, None, None]:
     """All rows in their order with their results; `keeping` keeps them.
 
     Args:
         compute: gives the results of the rows of one part; they depend on no other part, so that they are the same
             wherever the job was interrupted.
-        work: where finished parts are.
+        work: where finished parts are; None has none.
         size: the rows of a part; PART_ROWS where it is None.
+        ahead: parts that `compute` has begun beyond the one whose results are awaited; their rows are held.
 
     Raises:
         JobError: a finished part was made of other rows.
     """
+    begun: deque[Iterable[Answered]] = deque()
     for index, part in _parts(rows, size):
-        finished = work.part(index)
-        yield from compute(part) if finished is None else _again(part, *finished, index * (size or PART_ROWS) + 1)
+        part = iter(list(part)) if ahead else part
+        finished = None if work is None else work.part(index)
+        first = index * (size or PART_ROWS) + 1
+        begun.append(compute(part) if finished is None else _again(part, *finished, first))
+        if len(begun) > ahead:
+            yield from begun.popleft()
+    while begun:
+        yield from begun.popleft()
 
 
 def keeping(answers: Iterator[Answered], work: WorkFolder, size: int | None = None) -> Iterator[Answered]:

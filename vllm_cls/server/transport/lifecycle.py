@@ -83,10 +83,13 @@ class Server(uvicorn.Server):
 def config_of(app: FastAPI, settings: ServerSettings, tls: ssl.SSLContext | None) -> uvicorn.Config:
     """uvicorn's options: our connection, with its limits, and one event loop, whatever else is installed."""
     limits = ConnectionLimits(settings.header_timeout, settings.write_timeout, settings.max_connections)
-    connection: Any = connection_class(limits)
+    connection = connection_class(limits)
+    connect: Any = (
+        connection if tls is None else secured(connection, tls)
+    )  # any callable, whatever uvicorn's annotation
     return uvicorn.Config(
         app,
-        http=connection if tls is None else secured(connection, tls),
+        http=connect,
         loop="asyncio",
         ws="none",
         log_config=None,

@@ -102,7 +102,7 @@ class Handshake(asyncio.Protocol):
         self._transport.abort()
 
     async def _shake_hands(self) -> None:
-        limits: dict[str, float] = {"ssl_handshake_timeout": self._limits.header_timeout}
+        limits: dict[str, Any] = {"ssl_handshake_timeout": self._limits.header_timeout}
         if sys.version_info >= (3, 11):
             limits["ssl_shutdown_timeout"] = self._limits.write_timeout
         try:
@@ -113,7 +113,7 @@ class Handshake(asyncio.Protocol):
             self._transport.abort()
             return
         finally:
-            self._next.connections.discard(self)  # type: ignore[arg-type]  # for `_next`, which adds itself
+            self._next.connections.discard(self)  # for `_next`, which adds itself
         if secured is None or secured.is_closing():
             return
         secured.set_protocol(self._next)
