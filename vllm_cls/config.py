@@ -188,6 +188,7 @@ class ModelConfig:
         dtype: "auto" is float32 on a CPU without AMX, else bfloat16.
         device: "auto", "cpu", "cuda" or "cuda:N".
         tensor_parallel_size: processes (one a GPU) that hold a part of each weight.
+        pipeline_parallel_size: processes (one a GPU) that hold some of the layers each.
         quantization: "int8" on a CPU, "fp8" on a GPU that has it.
         hf_overrides: values that replace those of the model's config.
         plugin: the plugin that decides where several match.
@@ -206,6 +207,7 @@ class ModelConfig:
     dtype: str = "auto"
     device: str = "auto"
     tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
     quantization: str | None = None
     revision: str | None = None
     trust_remote_code: bool = False
@@ -243,6 +245,11 @@ class ModelConfig:
             options[name] = options.get(name) or {}
         return cls(model=str(model), **options)
 
+    @property
+    def num_processes(self) -> int:
+        """Processes that the model is spread over."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
     def media_options(self) -> dict[str, Any]:
         """What was said of images and videos, by the names of `MediaPolicy`."""
         names = ("allowed_media_domains", "allowed_local_media_path", "limit_mm_per_prompt")
@@ -279,8 +286,13 @@ class ModelConfig:
             raise ConfigError("hf_overrides cannot change model_type; the weights are those of one architecture.")
         if self.max_model_len is not None and not isinstance(self.max_model_len, int):
             raise ConfigError(f"max_model_len={self.max_model_len!r} is not a whole number.")
-        if type(self.tensor_parallel_size) is not int or self.tensor_parallel_size < 1:
-            raise ConfigError(f"tensor_parallel_size={self.tensor_parallel_size!r} must be a whole number, at least 1.")
+        for name in ("tensor_parallel_size", "pipeline_parallel_size"):
+            if type(value := getattr(self, name)) is not int or value < 1:
+                raise ConfigError(f"{name}={value!r} must be a whole number, at least 1.")
+        if self.tensor_parallel_size > 1 and self.pipeline_parallel_size > 1:
+            raise ConfigError(
+                "tensor_parallel_size and pipeline_parallel_size do not go together yet; give one of them."
+            )
         for name in ("limit_mm_per_prompt", "mm_processor_kwargs"):
             if not isinstance(getattr(self, name), Mapping):
                 raise ConfigError(f"{name}={getattr(self, name)!r} is no mapping of names to values.")

@@ -36,6 +36,7 @@ class LLM(OpenModel):
             classifier of it (`hf_overrides={"classifier_from_token": …}`); "decide" lets a language model answer
             typed questions (`decide`); "none" gives embeddings only.
         tensor_parallel_size: GPUs, or processes on a CPU, that hold a part of each weight and compute together.
+        pipeline_parallel_size: GPUs, or processes on a CPU, that hold some of the layers each; batches follow each other.
         max_num_batched_tokens: tokens in one forward; None takes the device's default.
         num_threads: of a CPU; None takes as many as torch uses, at most the physical cores and the container's share.
         enable_prefix_caching: prompts that begin with the same tokens share these tokens' keys and values, where the
@@ -71,6 +72,7 @@ class LLM(OpenModel):
         dtype: str = "auto",
         device: str = "auto",
         tensor_parallel_size: int = 1,
+        pipeline_parallel_size: int = 1,
         quantization: str | None = None,
         revision: str | None = None,
         trust_remote_code: bool = False,
@@ -111,6 +113,7 @@ class LLM(OpenModel):
             dtype=dtype,
             device=device,
             tensor_parallel_size=tensor_parallel_size,
+            pipeline_parallel_size=pipeline_parallel_size,
             quantization=quantization,
             revision=revision,
             trust_remote_code=trust_remote_code,

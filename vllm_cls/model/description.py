@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 
 def describe(loaded: LoadedModel) -> dict[str, Any]:
     """Plain values for `vcls inspect`."""
+    from ..runtime.layers.absent import size_of
+
     classifier, mode, source = loaded.classifier, loaded.engine.runner.mode, loaded.classifier.source
     template = loaded.processor.template
+    parameters, num_bytes = size_of(classifier.model)
     return {
         "model": loaded.options.model,
         "model_type": source.backbone_config.model_type,
@@ -50,11 +53,12 @@ def describe(loaded: LoadedModel) -> dict[str, Any]:
         "num_threads": loaded.engine.num_threads or None,
         "max_model_len": loaded.processor.max_model_len,
         "max_num_batched_tokens": loaded.engine.max_num_batched_tokens,
-        "parameters": sum(p.numel() for p in classifier.model.parameters()),
-        "bytes": sum(p.numel() * p.element_size() for p in classifier.model.parameters()),
+        "parameters": parameters,
+        "bytes": num_bytes,
         "dtype": str(loaded.engine.runner.backbone.dtype).removeprefix("torch."),
         "device": str(loaded.engine.runner.device),
         "tensor_parallel_size": loaded.options.tensor_parallel_size,
+        "pipeline_parallel_size": loaded.options.pipeline_parallel_size,
     }
 
 

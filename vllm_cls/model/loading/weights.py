@@ -34,12 +34,14 @@ class Placement:
     Args:
         allow_pickle: read `.bin` files too.
         tensor_parallel_size: processes that hold a part of each weight; this one is among them.
+        stage: the number of this process and of all, where each holds some of the layers.
     """
 
     dtype: torch.dtype
     device: torch.device
     allow_pickle: bool = False
     tensor_parallel_size: int = 1
+    stage: tuple[int, int] | None = None
 
     def options(self) -> dict[str, Any]:
         """The arguments of `from_pretrained`."""
@@ -74,6 +76,10 @@ def load_weights(
         ModelError: parameters are missing, have another shape, or are not finite.
     """
     options = placement.options()
+    if placement.stage is not None:
+        from .stage_class import stage_class
+
+        classifier_class = stage_class(classifier_class, source.architecture, *placement.stage)
     checkpoint = source.checkpoint
     prefix = classifier_class.base_model_prefix
     key_mapping = {**(checkpoint.key_mapping(prefix) or {}), **_older_names(checkpoint, classifier_class)}

@@ -24,8 +24,13 @@ def main() -> None:
         follower.say("failed", str(failure))
         return
     follower.say("ready")
-    for name, arguments in follower.calls():
-        getattr(loaded.engine, name)(*arguments)
+    try:
+        for name, arguments in follower.calls():
+            getattr(loaded.engine, name)(*arguments)
+    except Exception as failure:  # the leader sees that this process ends
+        logging.getLogger("vllm_cls").debug("a call failed", exc_info=failure)
+        lines = str(failure).strip().splitlines() or [type(failure).__name__]
+        sys.exit(f"vllm-cls, rank {follower.rank} ends: {lines[0]}")
 
 
 if __name__ == "__main__":
