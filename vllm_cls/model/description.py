@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,8 @@ def describe(loaded: LoadedModel) -> dict[str, Any]:
         "bytes": num_bytes,
         "dtype": str(loaded.engine.runner.backbone.dtype).removeprefix("torch."),
         "device": str(loaded.engine.runner.device),
+        "device_map": _devices(classifier.model) or None,
+        "not_optimised": _not_optimised(loaded),
         "tensor_parallel_size": loaded.options.tensor_parallel_size,
         "pipeline_parallel_size": loaded.options.pipeline_parallel_size,
     }
@@ -65,3 +68,21 @@ def describe(loaded: LoadedModel) -> dict[str, Any]:
 def _describe_head(head: Mapping[str, Any]) -> dict[str, Any]:
     """What `vcls inspect` says of one of several heads."""
     return {"head": head["method"], "labels": head["labels"], "problem_type": head["problem_type"]}
+
+
+def _devices(model: Any) -> dict[str, int]:
+    """How many parts each device holds, "disk" among them, where several do."""
+    from ..runtime.machine.device import parts_of
+
+    return dict(Counter(str(each) for each in parts_of(model).values()))
+
+
+def _not_optimised(loaded: LoadedModel) -> str | None:
+    """What a model on several devices or processes does without."""
+    if loaded.options.pipeline_parallel_size > 1:
+        return "beginnings in common are not shared, the last layer is not pruned, one forward a process at a time"
+    if loaded.options.tensor_parallel_size > 1:
+        return "projections that are split are not joined, products not repacked, one forward at a time"
+    if _devices(loaded.classifier.model):
+        return "projections are not joined, products not repacked, one forward at a time; weights on disk are read each time"
+    return None

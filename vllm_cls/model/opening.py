@@ -70,7 +70,11 @@ def load_model(options: ModelConfig, runtime: RuntimeConfig, ranks: Ranks | None
     if options.quantization == "int8":
         optimize.check_int8(device, dtype)
     place = (ranks.rank, ranks.size) if ranks is not None and options.pipeline_parallel_size > 1 else None
-    placement = Placement(dtype, device, options.allow_pickle, options.tensor_parallel_size, place)
+    placement = Placement(
+        dtype, device, options.allow_pickle, options.tensor_parallel_size, place, options.parts_on_devices()
+    )
+    if placement.parts and runtime.max_loras:
+        raise ConfigError("device_map does not go together with enable_lora=True yet; leave one of them out.")
     classifier = load(options, placement, adapters_have_heads=runtime.max_loras > 0)
     make: MakeEngine = Engine
     if ranks is not None:
@@ -196,7 +200,7 @@ def make_engine(runner: Runner, runtime: RuntimeConfig, longest: int, make: Make
     if cache is None:
         cache = default_prefix_cache_bytes(runner.device)
     cache = cache if runtime.enable_prefix_caching else 0
-    num_tokens = runtime.max_num_batched_tokens or default_batched_tokens(runner.backbone)
+    num_tokens = runtime.max_num_batched_tokens or default_batched_tokens(runner.backbone, runner.device)
     if runner.device.type == "cuda" and make is Engine:
         planned = plan_memory(
             runner,
