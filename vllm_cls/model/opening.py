@@ -25,7 +25,7 @@ from ..runtime.machine.workers import bound_kernel_caches
 from ..runtime.native import attention as native_attention
 from ..runtime.parallel.rank_engine import RankEngine
 from ..runtime.parallel.ranks import Ranks
-from ..runtime.parallel.stage import Stage, StageEngine
+from ..runtime.parallel.stage import PipelineStage, StageEngine
 from ..runtime.runner import Runner
 from .float32_fallback import Float32Fallback
 from .heads.lora_adapters import Adapters, backbone_layers
@@ -81,7 +81,7 @@ def load_model(options: ModelConfig, runtime: RuntimeConfig, ranks: Ranks | None
         make = functools.partial(RankEngine, ranks=ranks)
         if options.pipeline_parallel_size > 1:
             backbone = classifier.architecture.backbone(classifier.model)
-            stage = Stage(ranks, backbone, classifier.architecture.layers(backbone))
+            stage = PipelineStage(ranks, backbone, classifier.architecture.layers(backbone))
             make = functools.partial(StageEngine, ranks=ranks, stage=stage)
     if runtime.max_loras:  # before anything is made faster, which has to see that it is there
         let_adapt(backbone_layers(classifier.model))

@@ -22,7 +22,7 @@ from .rank_engine import RankEngine
 from .ranks import Ranks
 
 
-class Stage:
+class PipelineStage:
     """What a rank exchanges with the others.
 
     Args:
@@ -103,7 +103,7 @@ class StageEngine(RankEngine):
         stage: of this rank.
     """
 
-    def __init__(self, runner: Runner, ranks: Ranks, *, stage: Stage, **options: Any) -> None:
+    def __init__(self, runner: Runner, ranks: Ranks, *, stage: PipelineStage, **options: Any) -> None:
         super().__init__(runner, ranks, **options)
         stage.begin()
         self._stage = stage
