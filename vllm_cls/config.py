@@ -20,6 +20,7 @@ PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "r
 CONVERT_MODES = ("auto", "none", "classify", "token_classify", "reward", "decide")
 AGGREGATIONS = ("none", "simple", "first", "average", "max")
 QUANTIZATIONS = (None, "none", "int8", "fp8")
+PARALLEL_SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 # What config.json may say, but for what has words of its own here.
@@ -190,6 +191,7 @@ class ModelConfig:
         device: "auto", "cpu", "cuda" or "cuda:N".
         tensor_parallel_size: processes (one a GPU) that hold a part of each weight.
         pipeline_parallel_size: processes (one a GPU) that hold some of the layers each.
+        data_parallel_size: processes (one a GPU) that hold the whole model each, and share the prompts out.
         device_map: where parts of the model live, as of `from_pretrained`: "auto" or such, or parts by their names.
         max_memory: for "auto": how much of each device, as of `from_pretrained`.
         offload_folder: where weights that are on no device go; those of safetensors files stay there.
@@ -212,6 +214,7 @@ class ModelConfig:
     device: str = "auto"
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
+    data_parallel_size: int = 1
     device_map: str | Mapping[str, Any] | None = None
     max_memory: Mapping[Any, Any] | None = None
     offload_folder: str | None = None
@@ -255,7 +258,8 @@ class ModelConfig:
     @property
     def num_processes(self) -> int:
         """Processes that the model is spread over."""
-        return self.tensor_parallel_size * self.pipeline_parallel_size
+        sizes: list[int] = [getattr(self, name) for name in PARALLEL_SIZES]
+        return max(sizes)
 
     def parts_on_devices(self) -> dict[str, Any]:
         """What was said of the devices that hold parts of the model, by the names of `from_pretrained`."""
@@ -298,14 +302,13 @@ class ModelConfig:
             raise ConfigError("hf_overrides cannot change model_type; the weights are those of one architecture.")
         if self.max_model_len is not None and not isinstance(self.max_model_len, int):
             raise ConfigError(f"max_model_len={self.max_model_len!r} is not a whole number.")
-        for name in ("tensor_parallel_size", "pipeline_parallel_size"):
+        for name in PARALLEL_SIZES:
             if type(value := getattr(self, name)) is not int or value < 1:
                 raise ConfigError(f"{name}={value!r} must be a whole number, at least 1.")
         self._check_device_map()
-        if self.tensor_parallel_size > 1 and self.pipeline_parallel_size > 1:
-            raise ConfigError(
-                "tensor_parallel_size and pipeline_parallel_size do not go together yet; give one of them."
-            )
+        several = [name for name in PARALLEL_SIZES if getattr(self, name) > 1]
+        if len(several) > 1:
+            raise ConfigError(f"{' and '.join(several)} do not go together yet; give one of them.")
         for name in ("limit_mm_per_prompt", "mm_processor_kwargs"):
             if not isinstance(getattr(self, name), Mapping):
                 raise ConfigError(f"{name}={getattr(self, name)!r} is no mapping of names to values.")
@@ -332,7 +335,7 @@ class ModelConfig:
                 "device_map: '' stands for the whole model, and other parts have places of their own; name each part."
             )
         excluded = {
-            "tensor_parallel_size or pipeline_parallel_size": self.num_processes > 1,
+            " or ".join(PARALLEL_SIZES): self.num_processes > 1,
             f"device={self.device!r}": self.device != "auto",
             f"quantization={self.quantization!r}": self.quantization not in (None, "none"),
             f"lora={self.lora!r}": self.lora is not None,

@@ -37,6 +37,7 @@ class LLM(OpenModel):
             typed questions (`decide`); "none" gives embeddings only.
         tensor_parallel_size: GPUs, or processes on a CPU, that hold a part of each weight and compute together.
         pipeline_parallel_size: GPUs, or processes on a CPU, that hold some of the layers each; batches follow each other.
+        data_parallel_size: GPUs, or processes on a CPU, that hold the whole model each; prompts are shared out.
         device_map: where parts of the model live, by accelerate: "auto" fills the GPUs, then the CPU, then the disk; or the
             devices by the parts' names.
         max_memory: for "auto", how much of each device, such as `{0: "20GiB", "cpu": "60GiB"}`.
@@ -77,6 +78,7 @@ class LLM(OpenModel):
         device: str = "auto",
         tensor_parallel_size: int = 1,
         pipeline_parallel_size: int = 1,
+        data_parallel_size: int = 1,
         device_map: str | Mapping[str, Any] | None = None,
         max_memory: Mapping[Any, Any] | None = None,
         offload_folder: str | None = None,
@@ -121,6 +123,7 @@ class LLM(OpenModel):
             device=device,
             tensor_parallel_size=tensor_parallel_size,
             pipeline_parallel_size=pipeline_parallel_size,
+            data_parallel_size=data_parallel_size,
             device_map=device_map,
             max_memory=max_memory,
             offload_folder=offload_folder,

@@ -67,7 +67,7 @@ def test_three_stages_of_gemma2_give_the_same_tokens_and_texts(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("bert", {}, "no plan of how to cut 'bert' between its layers; leave it out, and run 2 copies of the model"),
+        ("bert", {}, "no plan of how to cut 'bert' between its layers; leave it out, and use data_parallel_size=2"),
         ("gpt2", {}, "no plan of how to cut 'gpt2'"),
         ("llama", {"pipeline_parallel_size": 4}, "is more than the model's 3 layers"),
         ("llama", {"pipeline_parallel_size": 0}, "must be a whole number, at least 1"),

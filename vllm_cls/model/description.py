@@ -62,6 +62,7 @@ def describe(loaded: LoadedModel) -> dict[str, Any]:
         "not_optimised": _not_optimised(loaded),
         "tensor_parallel_size": loaded.options.tensor_parallel_size,
         "pipeline_parallel_size": loaded.options.pipeline_parallel_size,
+        "data_parallel_size": loaded.options.data_parallel_size,
     }
 
 

@@ -24,7 +24,8 @@ from ..runtime.machine.device import choose_device, choose_dtype, default_batche
 from ..runtime.machine.workers import bound_kernel_caches
 from ..runtime.native import attention as native_attention
 from ..runtime.parallel.rank_engine import RankEngine
-from ..runtime.parallel.ranks import Ranks
+from ..runtime.parallel.ranks import Leader, Ranks
+from ..runtime.parallel.replicas import ReplicaEngine
 from ..runtime.parallel.stage import PipelineStage, StageEngine
 from ..runtime.runner import Runner
 from .float32_fallback import Float32Fallback
@@ -83,6 +84,8 @@ def load_model(options: ModelConfig, runtime: RuntimeConfig, ranks: Ranks | None
             backbone = classifier.architecture.backbone(classifier.model)
             stage = PipelineStage(ranks, backbone, classifier.architecture.layers(backbone))
             make = functools.partial(StageEngine, ranks=ranks, stage=stage)
+        elif options.data_parallel_size > 1:
+            make = functools.partial(ReplicaEngine, ranks=ranks) if isinstance(ranks, Leader) else Engine
     if runtime.max_loras:  # before anything is made faster, which has to see that it is there
         let_adapt(backbone_layers(classifier.model))
     config = classifier.config

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from ...config import ModelConfig, RuntimeConfig
+from ...config import PARALLEL_SIZES, ModelConfig, RuntimeConfig
 from ...errors import ConfigError
 from ...runtime.machine.device import choose_device
 from ...runtime.machine.workers import default_num_threads
@@ -27,12 +27,15 @@ def open_model(options: ModelConfig, runtime: RuntimeConfig) -> LoadedModel:
     if size == 1:
         return load_model(options, runtime)
     backend = _backend(options, runtime, size)
-    check = check_tensor_parallel if options.tensor_parallel_size > 1 else check_pipeline_parallel
-    check(open_source(options), size)
+    if options.tensor_parallel_size > 1:
+        check_tensor_parallel(open_source(options), size)
+    elif options.pipeline_parallel_size > 1:
+        check_pipeline_parallel(open_source(options), size)
     if backend == "gloo":  # which share the cores
         threads = max(1, (runtime.num_threads or default_num_threads()) // size)
         runtime = dataclasses.replace(runtime, num_threads=threads)
-    leader = Leader(size, _RANK, {"options": options, "runtime": runtime}, backend)
+    task = {"options": options, "runtime": runtime}
+    leader = Leader(size, _RANK, task, None if options.data_parallel_size > 1 else backend)
     try:
         loaded = load_model(options, runtime, leader)
         leader.hear("ready")
@@ -54,8 +57,7 @@ def _backend(options: ModelConfig, runtime: RuntimeConfig, size: int) -> str:
     """
     import torch
 
-    name = "tensor_parallel_size" if options.tensor_parallel_size > 1 else "pipeline_parallel_size"
-    given = f"{name}={size}"
+    given = next(f"{name}={size}" for name in PARALLEL_SIZES if getattr(options, name) > 1)
     excluded = {
         f"quantization={options.quantization!r}": options.quantization not in (None, "none"),
         f"lora={options.lora!r}": options.lora is not None,
@@ -90,7 +92,7 @@ def check_tensor_parallel(source: ModelSource, size: int) -> None:
     if not getattr(config, "base_model_tp_plan", None):
         raise ConfigError(
             f"tensor_parallel_size={size}: transformers has no plan of how to split {config.model_type!r}; leave it out, and "
-            f"run {size} copies of the model (a process for each device) to use several devices."
+            f"use data_parallel_size={size}, a copy of the model in each process."
         )
     for name in ("num_attention_heads", "num_key_value_heads"):
         heads = getattr(config, name, None)
@@ -112,7 +114,7 @@ def check_pipeline_parallel(source: ModelSource, size: int) -> None:
     if "layers" not in plan or source.config.is_encoder_decoder:
         raise ConfigError(
             f"pipeline_parallel_size={size}: transformers has no plan of how to cut {config.model_type!r} between its layers; "
-            f"leave it out, and run {size} copies of the model (a process for each device) to use several devices."
+            f"leave it out, and use data_parallel_size={size}, a copy of the model in each process."
         )
     if size > config.num_hidden_layers:
         raise ConfigError(f"pipeline_parallel_size={size} is more than the model's {config.num_hidden_layers} layers.")

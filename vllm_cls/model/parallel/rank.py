@@ -15,6 +15,7 @@ def main() -> None:
     warnings.simplefilter("ignore")  # the leader says them
     logging.getLogger("vllm_cls").setLevel(logging.ERROR)
 
+    from ...runtime.parallel.replicas import closed
     from ..opening import load_model
 
     follower.join()
@@ -26,7 +27,10 @@ def main() -> None:
     follower.say("ready")
     try:
         for name, arguments in follower.calls():
-            getattr(loaded.engine, name)(*arguments)
+            before = loaded.engine.counters.snapshot()
+            found = getattr(loaded.engine, name)(*arguments)
+            if found is not None and follower.task["options"].data_parallel_size > 1:
+                follower.say("answers", closed(found, loaded.engine.counters.snapshot() - before))
     except Exception as failure:  # the leader sees that this process ends
         logging.getLogger("vllm_cls").debug("a call failed", exc_info=failure)
         lines = str(failure).strip().splitlines() or [type(failure).__name__]
