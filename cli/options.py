@@ -143,6 +143,14 @@ _RUNNING = [
         help="GPUs, or processes on a CPU, that hold a part of each weight and compute together.",
     ),
     click.option(
+        "--pipeline-parallel-size", type=int, default=1, metavar="N", show_default=True,
+        help="GPUs, or processes on a CPU, that hold some of the layers each; batches follow each other.",
+    ),
+    click.option(
+        "--data-parallel-size", type=int, default=1, metavar="N", show_default=True,
+        help="GPUs, or processes on a CPU, that hold the whole model each; texts are shared out.",
+    ),
+    click.option(
         "--quantization", type=click.Choice(["none", "int8", "fp8"]), default="none", show_default=True,
         help="int8 on a CPU, fp8 on a GPU of compute capability 8.9 or more.",
     ),

@@ -29,7 +29,7 @@ def load_classifier(path: str, **options: Any) -> PreTrainedModel:
         raise ConfigError(
             "load_classifier(convert='none') would have no head; load the bare model with transformers' AutoModel."
         )
-    if config.tensor_parallel_size > 1:
-        raise ConfigError("load_classifier gives a model of this process; LLM takes tensor_parallel_size.")
+    if config.num_processes > 1:
+        raise ConfigError("load_classifier gives a model of one process; LLM opens one on several.")
     device = choose_device(config.device)
     return load(config, Placement(choose_dtype(config.dtype, device), device, config.allow_pickle)).model

@@ -20,6 +20,8 @@ PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "r
 CONVERT_MODES = ("auto", "none", "classify", "token_classify", "reward", "decide")
 AGGREGATIONS = ("none", "simple", "first", "average", "max")
 QUANTIZATIONS = (None, "none", "int8", "fp8")
+PARALLEL_SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 # What config.json may say, but for what has words of its own here.
 _OVERRIDDEN = {name: kind for name, kind in CONFIG.items() if name not in ("model_type", "num_labels", "id2label")}
@@ -188,6 +190,11 @@ class ModelConfig:
         dtype: "auto" is float32 on a CPU without AMX, else bfloat16.
         device: "auto", "cpu", "cuda" or "cuda:N".
         tensor_parallel_size: processes (one a GPU) that hold a part of each weight.
+        pipeline_parallel_size: processes (one a GPU) that hold some of the layers each.
+        data_parallel_size: processes (one a GPU) that hold the whole model each, and share the prompts out.
+        device_map: where parts of the model live, as of `from_pretrained`: "auto" or such, or parts by their names.
+        max_memory: for "auto": how much of each device, as of `from_pretrained`.
+        offload_folder: where weights that are on no device go; those of safetensors files stay there.
         quantization: "int8" on a CPU, "fp8" on a GPU that has it.
         hf_overrides: values that replace those of the model's config.
         plugin: the plugin that decides where several match.
@@ -206,6 +213,11 @@ class ModelConfig:
     dtype: str = "auto"
     device: str = "auto"
     tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    data_parallel_size: int = 1
+    device_map: str | Mapping[str, Any] | None = None
+    max_memory: Mapping[Any, Any] | None = None
+    offload_folder: str | None = None
     quantization: str | None = None
     revision: str | None = None
     trust_remote_code: bool = False
@@ -243,6 +255,17 @@ class ModelConfig:
             options[name] = options.get(name) or {}
         return cls(model=str(model), **options)
 
+    @property
+    def num_processes(self) -> int:
+        """Processes that the model is spread over."""
+        sizes: list[int] = [getattr(self, name) for name in PARALLEL_SIZES]
+        return max(sizes)
+
+    def parts_on_devices(self) -> dict[str, Any]:
+        """What was said of the devices that hold parts of the model, by the names of `from_pretrained`."""
+        names = ("device_map", "max_memory", "offload_folder")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
     def media_options(self) -> dict[str, Any]:
         """What was said of images and videos, by the names of `MediaPolicy`."""
         names = ("allowed_media_domains", "allowed_local_media_path", "limit_mm_per_prompt")
@@ -279,8 +302,13 @@ class ModelConfig:
             raise ConfigError("hf_overrides cannot change model_type; the weights are those of one architecture.")
         if self.max_model_len is not None and not isinstance(self.max_model_len, int):
             raise ConfigError(f"max_model_len={self.max_model_len!r} is not a whole number.")
-        if type(self.tensor_parallel_size) is not int or self.tensor_parallel_size < 1:
-            raise ConfigError(f"tensor_parallel_size={self.tensor_parallel_size!r} must be a whole number, at least 1.")
+        for name in PARALLEL_SIZES:
+            if type(value := getattr(self, name)) is not int or value < 1:
+                raise ConfigError(f"{name}={value!r} must be a whole number, at least 1.")
+        self._check_device_map()
+        several = [name for name in PARALLEL_SIZES if getattr(self, name) > 1]
+        if len(several) > 1:
+            raise ConfigError(f"{' and '.join(several)} do not go together yet; give one of them.")
         for name in ("limit_mm_per_prompt", "mm_processor_kwargs"):
             if not isinstance(getattr(self, name), Mapping):
                 raise ConfigError(f"{name}={getattr(self, name)!r} is no mapping of names to values.")
@@ -293,6 +321,28 @@ class ModelConfig:
             raise ConfigError(f"quantization={self.quantization!r} is unknown; use {known}.")
         if self.max_model_len is not None and self.max_model_len < 1:
             raise ConfigError(f"max_model_len={self.max_model_len} must be at least 1.")
+
+    def _check_device_map(self) -> None:
+        given = self.device_map
+        if given is None:
+            if self.max_memory is not None or self.offload_folder is not None:
+                raise ConfigError("max_memory and offload_folder go with device_map='auto'; add it.")
+            return
+        if not isinstance(given, Mapping) and given not in DEVICE_MAPS:
+            raise ConfigError(f"device_map={given!r} is no mapping and none of {', '.join(DEVICE_MAPS)}.")
+        if isinstance(given, Mapping) and "" in given and len(given) > 1:
+            raise ConfigError(
+                "device_map: '' stands for the whole model, and other parts have places of their own; name each part."
+            )
+        excluded = {
+            " or ".join(PARALLEL_SIZES): self.num_processes > 1,
+            f"device={self.device!r}": self.device != "auto",
+            f"quantization={self.quantization!r}": self.quantization not in (None, "none"),
+            f"lora={self.lora!r}": self.lora is not None,
+        }
+        for other, is_given in excluded.items():
+            if is_given:
+                raise ConfigError(f"device_map does not go together with {other}; leave one of them out.")
 
 
 def _names(value: Any) -> tuple[str, ...]:

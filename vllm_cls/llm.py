@@ -36,6 +36,12 @@ class LLM(OpenModel):
             classifier of it (`hf_overrides={"classifier_from_token": …}`); "decide" lets a language model answer
             typed questions (`decide`); "none" gives embeddings only.
         tensor_parallel_size: GPUs, or processes on a CPU, that hold a part of each weight and compute together.
+        pipeline_parallel_size: GPUs, or processes on a CPU, that hold some of the layers each; batches follow each other.
+        data_parallel_size: GPUs, or processes on a CPU, that hold the whole model each; prompts are shared out.
+        device_map: where parts of the model live, by accelerate: "auto" fills the GPUs, then the CPU, then the disk; or the
+            devices by the parts' names.
+        max_memory: for "auto", how much of each device, such as `{0: "20GiB", "cpu": "60GiB"}`.
+        offload_folder: for what goes to the disk and is not in safetensors files.
         max_num_batched_tokens: tokens in one forward; None takes the device's default.
         num_threads: of a CPU; None takes as many as torch uses, at most the physical cores and the container's share.
         enable_prefix_caching: prompts that begin with the same tokens share these tokens' keys and values, where the
@@ -71,6 +77,11 @@ class LLM(OpenModel):
         dtype: str = "auto",
         device: str = "auto",
         tensor_parallel_size: int = 1,
+        pipeline_parallel_size: int = 1,
+        data_parallel_size: int = 1,
+        device_map: str | Mapping[str, Any] | None = None,
+        max_memory: Mapping[Any, Any] | None = None,
+        offload_folder: str | None = None,
         quantization: str | None = None,
         revision: str | None = None,
         trust_remote_code: bool = False,
@@ -111,6 +122,11 @@ class LLM(OpenModel):
             dtype=dtype,
             device=device,
             tensor_parallel_size=tensor_parallel_size,
+            pipeline_parallel_size=pipeline_parallel_size,
+            data_parallel_size=data_parallel_size,
+            device_map=device_map,
+            max_memory=max_memory,
+            offload_folder=offload_folder,
             quantization=quantization,
             revision=revision,
             trust_remote_code=trust_remote_code,

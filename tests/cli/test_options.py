@@ -20,7 +20,8 @@ def test_options_of_a_model_reach_it(run: Run) -> None:
         "--dtype bfloat16 --device cpu --quantization int8 --max-model-len 9 --max-num-batched-tokens 99 "
         """--convert classify --hf-overrides '{"a":1}' --pooler-config '{"pooling_type":"MEAN"}' """
         "--num-threads 3 --no-enable-prefix-caching --prefix-cache-bytes 7 "
-        "--trust-remote-code --revision r --plugin p --allow-pickle --tokenizer t --lora a --tensor-parallel-size 2"
+        "--trust-remote-code --revision r --plugin p --allow-pickle --tokenizer t --lora a "
+        "--tensor-parallel-size 2 --pipeline-parallel-size 3 --data-parallel-size 4"
     )
     assert run("inspect", "model", *arguments).exit_code == 0
     llm = FakeLLM.made[-1]
@@ -44,6 +45,8 @@ def test_options_of_a_model_reach_it(run: Run) -> None:
         "tokenizer": "t",
         "lora": "a",
         "tensor_parallel_size": 2,
+        "pipeline_parallel_size": 3,
+        "data_parallel_size": 4,
     }
 
 

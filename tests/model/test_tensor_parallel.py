@@ -127,7 +127,7 @@ def test_requests_of_a_server_and_labels_of_tokens(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("bert", {}, "no plan of how to split 'bert'; leave it out, and run 2 copies of the model"),
+        ("bert", {}, "no plan of how to split 'bert'; leave it out, and use data_parallel_size=2"),
         ("gpt2", {}, "no plan of how to split 'gpt2'"),
         ("llama", {"tensor_parallel_size": 3}, "does not divide the model's num_attention_heads, 4; use 1 or 2 or 4"),
         ("llama", {"tensor_parallel_size": 4}, "does not divide the model's num_key_value_heads, 2; use 1 or 2"),

@@ -19,7 +19,6 @@ _WITHOUT_MEANING = frozenset(
     "distributed_executor_backend calculate_kv_scales max_cpu_loras max_lora_cls_labels fully_sharded_loras "
     "lora_dtype".split()
 )
-_NOT_YET = {"pipeline_parallel_size": 1}
 _TOKENIZATION_KEYS = ("truncate_prompt_tokens", "max_length", "truncation_side", "truncation", "add_special_tokens")
 
 
@@ -31,17 +30,14 @@ def check_engine_args(given: Mapping[str, Any], known: set[str]) -> None:
         known: what it knows.
 
     Raises:
-        ConfigError: one is unknown, or not supported yet.
+        ConfigError: one is unknown.
     """
     ignored = []
-    for name, value in given.items():
-        if name in _NOT_YET:
-            if value not in (None, _NOT_YET[name]):
-                raise ConfigError(f"LLM({name}={value!r}) is not supported yet; leave it out.")
-        elif name in _WITHOUT_MEANING:
+    for name in given:
+        if name in _WITHOUT_MEANING:
             ignored.append(name)
         else:
-            raise ConfigError(f"LLM has no option {name!r}.{nearest(name, known | _WITHOUT_MEANING | set(_NOT_YET))}")
+            raise ConfigError(f"LLM has no option {name!r}.{nearest(name, known | _WITHOUT_MEANING)}")
     if ignored:
         warnings.warn(f"these options of vLLM have no effect here: {', '.join(sorted(ignored))}", stacklevel=3)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,11 @@ if TYPE_CHECKING:
 
 def describe(loaded: LoadedModel) -> dict[str, Any]:
     """Plain values for `vcls inspect`."""
+    from ..runtime.layers.absent import size_of
+
     classifier, mode, source = loaded.classifier, loaded.engine.runner.mode, loaded.classifier.source
     template = loaded.processor.template
+    parameters, num_bytes = size_of(classifier.model)
     return {
         "model": loaded.options.model,
         "model_type": source.backbone_config.model_type,
@@ -50,14 +54,36 @@ def describe(loaded: LoadedModel) -> dict[str, Any]:
         "num_threads": loaded.engine.num_threads or None,
         "max_model_len": loaded.processor.max_model_len,
         "max_num_batched_tokens": loaded.engine.max_num_batched_tokens,
-        "parameters": sum(p.numel() for p in classifier.model.parameters()),
-        "bytes": sum(p.numel() * p.element_size() for p in classifier.model.parameters()),
+        "parameters": parameters,
+        "bytes": num_bytes,
         "dtype": str(loaded.engine.runner.backbone.dtype).removeprefix("torch."),
         "device": str(loaded.engine.runner.device),
+        "device_map": _devices(classifier.model) or None,
+        "not_optimised": _not_optimised(loaded),
         "tensor_parallel_size": loaded.options.tensor_parallel_size,
+        "pipeline_parallel_size": loaded.options.pipeline_parallel_size,
+        "data_parallel_size": loaded.options.data_parallel_size,
     }
 
 
 def _describe_head(head: Mapping[str, Any]) -> dict[str, Any]:
     """What `vcls inspect` says of one of several heads."""
     return {"head": head["method"], "labels": head["labels"], "problem_type": head["problem_type"]}
+
+
+def _devices(model: Any) -> dict[str, int]:
+    """How many parts each device holds, "disk" among them, where several do."""
+    from ..runtime.machine.device import parts_of
+
+    return dict(Counter(str(each) for each in parts_of(model).values()))
+
+
+def _not_optimised(loaded: LoadedModel) -> str | None:
+    """What a model on several devices or processes does without."""
+    if loaded.options.pipeline_parallel_size > 1:
+        return "beginnings in common are not shared, the last layer is not pruned, one forward a process at a time"
+    if loaded.options.tensor_parallel_size > 1:
+        return "projections that are split are not joined, products not repacked, one forward at a time"
+    if _devices(loaded.classifier.model):
+        return "projections are not joined, products not repacked, one forward at a time; weights on disk are read each time"
+    return None

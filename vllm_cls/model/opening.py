@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -24,7 +24,9 @@ from ..runtime.machine.device import choose_device, choose_dtype, default_batche
 from ..runtime.machine.workers import bound_kernel_caches
 from ..runtime.native import attention as native_attention
 from ..runtime.parallel.rank_engine import RankEngine
-from ..runtime.parallel.ranks import Ranks
+from ..runtime.parallel.ranks import Leader, Ranks
+from ..runtime.parallel.replicas import ReplicaEngine
+from ..runtime.parallel.stage import PipelineStage, StageEngine
 from ..runtime.runner import Runner
 from .float32_fallback import Float32Fallback
 from .heads.lora_adapters import Adapters, backbone_layers
@@ -37,6 +39,7 @@ from .loading.weights import Placement
 from .prompt_processor import max_model_len, prompt_processor
 from .task_checks import own_tasks
 
+MakeEngine = Callable[..., Engine]
 _WATCHED_PROMPTS, _WATCHED_TOKENS = 8, 64  # random ones, which quantization watches
 # Those that run in int8 and in float32: so many of each length.
 _COMPARED_PROMPTS, _COMPARED_TOKENS = 12, (8, 16, 32)
@@ -67,8 +70,22 @@ def load_model(options: ModelConfig, runtime: RuntimeConfig, ranks: Ranks | None
         check_fp8(device, dtype)
     if options.quantization == "int8":
         optimize.check_int8(device, dtype)
-    placement = Placement(dtype, device, options.allow_pickle, options.tensor_parallel_size)
+    place = (ranks.rank, ranks.size) if ranks is not None and options.pipeline_parallel_size > 1 else None
+    placement = Placement(
+        dtype, device, options.allow_pickle, options.tensor_parallel_size, place, options.parts_on_devices()
+    )
+    if placement.parts and runtime.max_loras:
+        raise ConfigError("device_map does not go together with enable_lora=True yet; leave one of them out.")
     classifier = load(options, placement, adapters_have_heads=runtime.max_loras > 0)
+    make: MakeEngine = Engine
+    if ranks is not None:
+        make = functools.partial(RankEngine, ranks=ranks)
+        if options.pipeline_parallel_size > 1:
+            backbone = classifier.architecture.backbone(classifier.model)
+            stage = PipelineStage(ranks, backbone, classifier.architecture.layers(backbone))
+            make = functools.partial(StageEngine, ranks=ranks, stage=stage)
+        elif options.data_parallel_size > 1:
+            make = functools.partial(ReplicaEngine, ranks=ranks) if isinstance(ranks, Leader) else Engine
     if runtime.max_loras:  # before anything is made faster, which has to see that it is there
         let_adapt(backbone_layers(classifier.model))
     config = classifier.config
@@ -95,7 +112,7 @@ def load_model(options: ModelConfig, runtime: RuntimeConfig, ranks: Ranks | None
     optimize.quantize(
         runner, options.quantization, layers, dummy_items(runner, [min(_WATCHED_TOKENS, longest)] * _WATCHED_PROMPTS)
     )
-    engine = make_engine(runner, runtime, longest, ranks)
+    engine = make_engine(runner, runtime, longest, make)
     adapters = None
     heads = running_heads(classifier.model, pooler)
     if runtime.max_loras and (runner.scorer is not None or heads[0].name is not None):
@@ -175,19 +192,19 @@ def longest_prompt(runner: Runner, longest: int) -> int:
     return longest - reserved
 
 
-def make_engine(runner: Runner, runtime: RuntimeConfig, longest: int, ranks: Ranks | None = None) -> Engine:
+def make_engine(runner: Runner, runtime: RuntimeConfig, longest: int, make: MakeEngine = Engine) -> Engine:
     """The engine of a runner, with the device's defaults where `runtime` names none, as far as memory allows.
 
     Args:
         longest: the model's longest sequence, in tokens.
-        ranks: which have to plan alike, so none measures its own memory.
+        make: of `Runner` and the arguments of `Engine`; ranks have to plan alike, so none measures its own memory.
     """
     cache = runtime.prefix_cache_bytes
     if cache is None:
         cache = default_prefix_cache_bytes(runner.device)
     cache = cache if runtime.enable_prefix_caching else 0
-    num_tokens = runtime.max_num_batched_tokens or default_batched_tokens(runner.backbone)
-    if runner.device.type == "cuda" and ranks is None:
+    num_tokens = runtime.max_num_batched_tokens or default_batched_tokens(runner.backbone, runner.device)
+    if runner.device.type == "cuda" and make is Engine:
         planned = plan_memory(
             runner,
             functools.partial(dummy_items, runner),
@@ -199,8 +216,7 @@ def make_engine(runner: Runner, runtime: RuntimeConfig, longest: int, ranks: Ran
         num_tokens, cache = planned.max_num_batched_tokens, planned.prefix_cache_bytes
         runner.graphs = Graphs.on_cuda(runner) if runtime.cuda_graphs else None
         runner.counters.clear()
-    made = Engine if ranks is None else functools.partial(RankEngine, ranks=ranks)
-    return made(
+    return make(
         runner,
         max_num_batched_tokens=num_tokens,
         max_num_seqs=runtime.max_num_seqs,

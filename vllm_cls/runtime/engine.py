@@ -19,7 +19,7 @@ import torch
 from ..errors import ConfigError, EngineDeadError, PromptError, RunError
 from ..pooler.sequences import SequenceScorer
 from .batch import ForwardItem, TokenSequence, fetch, media_of
-from .cuda.pipeline import look_ahead
+from .cuda.pipeline import DEPTH, look_ahead
 from .loadtime.equivalence import FAILURES
 from .loadtime.media_form import choose_media_form
 from .machine import memory, workers
@@ -84,6 +84,8 @@ class Engine:
         self._sharing = Sharing(self.prefix_cache, runner.mode.bytes_a_token, self._keep, self._sharing_group)
         self._workers = workers.for_device(runner.device, num_threads)
         self._looks_ahead = runner.device.type != "cpu"
+        self._depth = DEPTH
+        self._fetch = fetch
         self._lock = threading.Lock()
         self._closed = False
 
@@ -224,7 +226,8 @@ class Engine:
             held = self._encode(works)  # noqa: F841  # until they have run
         began = time.perf_counter()
         if self._looks_ahead:
-            answers = look_ahead(functools.partial(self._begin, step), filled)
+            ahead = functools.partial(look_ahead, functools.partial(self._begin, step), depth=self._depth)
+            (answers,) = self._workers.run(ahead, [filled], parallel=False)
         else:
             run = functools.partial(self._answers, step)
             answers = self._workers.run(run, filled, parallel=parallel)
@@ -296,7 +299,7 @@ class Engine:
         if len(works) > 1 and self._num_tokens(works) > self.max_num_batched_tokens:  # memory ended since it was filled
             return functools.partial(self._each, step, _halves(works))
         try:
-            return functools.partial(self._finish, step, works, fetch(step(works)))
+            return functools.partial(self._finish, step, works, self._fetch(step(works)))
         except (ValueError, IndexError, RuntimeError, MemoryError) as failure:
             return functools.partial(self._instead, step, works, _dropped(works, failure))
 

@@ -30,6 +30,7 @@ from .batch import (
 )
 from .context import running
 from .counters import Counters
+from .machine.device import main_device, parts_of
 from .native import attention as native
 from .row import PackedRow, RowKernel
 
@@ -94,7 +95,7 @@ class Runner:
     ) -> None:
         self.model = model
         self.architecture = architecture
-        self.device: torch.device = model.device
+        self.device = main_device(model)
         self.backbone = architecture.backbone(model)
         self.sequence_form = SequenceForm(architecture, self.backbone.config)
         self.options = forward_options(self.backbone)
@@ -103,7 +104,7 @@ class Runner:
         self.mode = mode
         self.head_dtype = model.dtype
         self.counters = Counters()
-        self.is_spread = False  # over processes, whose forwards come in one order
+        self.is_spread = bool(parts_of(model))  # over processes or devices: forwards come in one order
         self.kernel: Varlen | None = None  # over whole rows; the self-check decides
         self.graphs: RecordedForwards | None = None
         self.scorer: SequenceScorer | None = None  # where label texts are scored

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...architecture import OWN_MODEL_TYPE, Architecture, Target
 from ...checkpoint.sentence_transformer import Embedder, read_embedder
 from ...config import ModelConfig
+from ...errors import ConfigError
 from .head_choice import head_at_load, lacks_head, target_for
 from .source import ModelSource, open_source
 from .weights import Placement, load_weights
@@ -130,6 +131,11 @@ def load_target(source: ModelSource, target: Target, placement: Placement) -> Pr
     import torch
 
     tensors = target.head_tensors or {}
+    made_now = tensors or target.moved or target.config.model_type != source.config.model_type
+    if placement.parts and made_now:
+        raise ConfigError(
+            "device_map takes classifiers as their files are, and this one's head would be made now; `vcls convert` first."
+        )
     if target.config.model_type == OWN_MODEL_TYPE and source.config.model_type != OWN_MODEL_TYPE:
         backbone = _bare(source, placement)[0].base_model
         wrapped: Any = target.classifier_class

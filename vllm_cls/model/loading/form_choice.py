@@ -9,6 +9,7 @@ from ...pooler.heads import head_dtype, set_head_dtype
 from ...pooler.methods import named
 from ...registry import registry
 from ...runtime.batch import ForwardItem
+from ...runtime.layers.absent import has_absent, size_of
 from ...runtime.layers.fusion import linear
 from ...runtime.layers.prepacking import packed_linear, pays
 from ...runtime.loadtime import equivalence, optimize
@@ -35,7 +36,8 @@ def make_runner(classifier: Classifier, pooling: str, longest: int, quantization
     with_head = classifier.has_head or bool(classifier.missing)  # what adapters fill is tried unfilled
     runner = _bare_runner(classifier, pooling, with_head)
     architecture, backbone = classifier.architecture, runner.backbone
-    parameters = sum(parameter.numel() for parameter in backbone.parameters())
+    layers = architecture.layers(backbone)
+    parameters, _ = size_of(backbone)
     lengths, limit = equivalence.check_lengths(
         backbone.config, parameters, runner.device.type, longest, architecture.min_tokens(backbone.config)
     )
@@ -57,8 +59,8 @@ def make_runner(classifier: Classifier, pooling: str, longest: int, quantization
         mode = equivalence.choose_whole_mode(runner, sequences, alone.logits, reason, limit)
     assert mode is not None
     runner.mode = mode
-    if mode.form == "packed":
-        runner.mode = optimize.quicken(runner, architecture.layers(backbone), sequences, alone)
+    if mode.form == "packed" and not has_absent(layers):
+        runner.mode = optimize.quicken(runner, layers, sequences, alone)
     if runner.mode.form != "packed":
         _warn_not_packed(classifier, runner.mode)
     if runner.head is not None and getattr(runner.model, "named_heads", None):

@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,12 +34,16 @@ class Placement:
     Args:
         allow_pickle: read `.bin` files too.
         tensor_parallel_size: processes that hold a part of each weight; this one is among them.
+        parts: `device_map`, `max_memory` and `offload_folder` of `from_pretrained`, where several devices hold the model.
+        stage: the number of this process and of all, where each holds some of the layers.
     """
 
     dtype: torch.dtype
     device: torch.device
     allow_pickle: bool = False
     tensor_parallel_size: int = 1
+    stage: tuple[int, int] | None = None
+    parts: Mapping[str, Any] = field(default_factory=dict)
 
     def options(self) -> dict[str, Any]:
         """The arguments of `from_pretrained`."""
@@ -49,7 +53,7 @@ class Placement:
         options["use_safetensors"] = None if self.allow_pickle else True
         if self.tensor_parallel_size > 1:
             return {**options, "distributed_config": DistributedConfig(tp_size=self.tensor_parallel_size)}
-        return {**options, "device_map": {"": self.device}}
+        return {**options, "device_map": {"": self.device}, **self.parts}
 
 
 def load_weights(
@@ -74,6 +78,10 @@ def load_weights(
         ModelError: parameters are missing, have another shape, or are not finite.
     """
     options = placement.options()
+    if placement.stage is not None:
+        from .stage_class import stage_class
+
+        classifier_class = stage_class(classifier_class, source.architecture, *placement.stage)
     checkpoint = source.checkpoint
     prefix = classifier_class.base_model_prefix
     key_mapping = {**(checkpoint.key_mapping(prefix) or {}), **_older_names(checkpoint, classifier_class)}
@@ -183,7 +191,7 @@ def refuse_nonfinite(model: PreTrainedModel, name: str, skip: Iterable[str] = ()
 
     skipped = set(skip)
     for parameter_name, parameter in model.named_parameters():
-        if parameter_name in skipped or not parameter.is_floating_point():
+        if parameter_name in skipped or not parameter.is_floating_point() or parameter.is_meta:  # that is elsewhere
             continue
         values = local(parameter)
         # A sum is one pass over the memory; it is not finite if any element is not.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from ...config import ModelConfig, RuntimeConfig
+from ...config import PARALLEL_SIZES, ModelConfig, RuntimeConfig
 from ...errors import ConfigError
 from ...runtime.machine.device import choose_device
 from ...runtime.machine.workers import default_num_threads
@@ -23,15 +23,19 @@ def open_model(options: ModelConfig, runtime: RuntimeConfig) -> LoadedModel:
         ModelError: the model cannot be loaded, or has no head.
         ConfigError: an option does not fit it.
     """
-    size = options.tensor_parallel_size
+    size = options.num_processes
     if size == 1:
         return load_model(options, runtime)
     backend = _backend(options, runtime, size)
-    check_tensor_parallel(open_source(options), size)
+    if options.tensor_parallel_size > 1:
+        check_tensor_parallel(open_source(options), size)
+    elif options.pipeline_parallel_size > 1:
+        check_pipeline_parallel(open_source(options), size)
     if backend == "gloo":  # which share the cores
         threads = max(1, (runtime.num_threads or default_num_threads()) // size)
         runtime = dataclasses.replace(runtime, num_threads=threads)
-    leader = Leader(size, _RANK, {"options": options, "runtime": runtime}, backend)
+    task = {"options": options, "runtime": runtime}
+    leader = Leader(size, _RANK, task, None if options.data_parallel_size > 1 else backend)
     try:
         loaded = load_model(options, runtime, leader)
         leader.hear("ready")
@@ -53,17 +57,17 @@ def _backend(options: ModelConfig, runtime: RuntimeConfig, size: int) -> str:
     """
     import torch
 
-    given = f"tensor_parallel_size={size}"
+    given = next(f"{name}={size}" for name in PARALLEL_SIZES if getattr(options, name) > 1)
     excluded = {
         f"quantization={options.quantization!r}": options.quantization not in (None, "none"),
         f"lora={options.lora!r}": options.lora is not None,
         "enable_lora=True": runtime.max_loras > 0,
         "cuda_graphs=True": runtime.cuda_graphs,
     }
-    for name, is_given in excluded.items():
+    for other, is_given in excluded.items():
         if is_given:
-            merged = " (`vcls convert --lora` merges an adapter)" if "lora" in name else ""
-            raise ConfigError(f"{given} does not go together with {name} yet; leave one of them out{merged}.")
+            merged = " (`vcls convert --lora` merges an adapter)" if "lora" in other else ""
+            raise ConfigError(f"{given} does not go together with {other} yet; leave one of them out{merged}.")
     device = choose_device(options.device)
     if device.type == "cpu":
         if torch.cuda.is_available():
@@ -88,7 +92,7 @@ def check_tensor_parallel(source: ModelSource, size: int) -> None:
     if not getattr(config, "base_model_tp_plan", None):
         raise ConfigError(
             f"tensor_parallel_size={size}: transformers has no plan of how to split {config.model_type!r}; leave it out, and "
-            f"run {size} copies of the model (a process for each device) to use several devices."
+            f"use data_parallel_size={size}, a copy of the model in each process."
         )
     for name in ("num_attention_heads", "num_key_value_heads"):
         heads = getattr(config, name, None)
@@ -97,3 +101,20 @@ def check_tensor_parallel(source: ModelSource, size: int) -> None:
             raise ConfigError(
                 f"tensor_parallel_size={size} does not divide the model's {name}, {heads}; use {' or '.join(fitting)}."
             )
+
+
+def check_pipeline_parallel(source: ModelSource, size: int) -> None:
+    """Refuse a model of which transformers does not say that states alone go from layer to layer.
+
+    Raises:
+        ConfigError: the message says what can be done.
+    """
+    config = source.backbone_config.get_text_config()
+    plan = getattr(config, "base_model_pp_plan", None) or {}
+    if "layers" not in plan or source.config.is_encoder_decoder:
+        raise ConfigError(
+            f"pipeline_parallel_size={size}: transformers has no plan of how to cut {config.model_type!r} between its layers; "
+            f"leave it out, and use data_parallel_size={size}, a copy of the model in each process."
+        )
+    if size > config.num_hidden_layers:
+        raise ConfigError(f"pipeline_parallel_size={size} is more than the model's {config.num_hidden_layers} layers.")

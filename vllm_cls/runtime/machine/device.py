@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -34,6 +34,22 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def parts_of(model: PreTrainedModel) -> dict[str, Any]:
+    """On which devices accelerate keeps the parts of a model, "cpu" and "disk" among them; empty where all is on one."""
+    parts: dict[str, Any] = getattr(model, "hf_device_map", None) or {}
+    return parts if len(set(parts.values())) > 1 or "disk" in parts.values() else {}
+
+
+def main_device(model: PreTrainedModel) -> torch.device:
+    """Where a model gets its inputs: with its parts on several devices, accelerate brings them from there."""
+    device: torch.device = model.device
+    parts = parts_of(model)
+    if not parts:
+        return device
+    on_gpu = [each for each in parts.values() if each not in ("cpu", "disk")]
+    return torch.device(on_gpu[0] if on_gpu else "cpu")
+
+
 def local(tensor: torch.Tensor) -> torch.Tensor:
     """What of a tensor is in this process: all of it, but for a part of one that several processes share."""
     found: torch.Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor  # a DTensor
@@ -61,13 +77,13 @@ def _cuda_dtype(device: torch.device) -> torch.dtype:
     return torch.float16 if torch.cuda.get_device_capability(device) >= (7, 0) else torch.float32
 
 
-def default_batched_tokens(backbone: PreTrainedModel) -> int:
+def default_batched_tokens(backbone: PreTrainedModel, device: torch.device) -> int:
     """Tokens in one forward where the user names no number.
 
     On a CPU as many as keep the widest activation within the caches, 512 to 1024: fewer rows do not reach a
     product's full speed, and more push the activations between products out of the cache (measured).
     """
-    if backbone.device.type != "cpu":
+    if device.type != "cpu":
         return _GPU_TOKENS
     widest = max((width for each in backbone.modules() if (width := _width(each))), default=1)
     tokens = _CPU_ACTIVATION_BYTES // (widest * 4)

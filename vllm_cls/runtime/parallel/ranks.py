@@ -99,7 +99,7 @@ class Leader:
         size: ranks in all.
         module: run by each of the others, as `python -m`; it begins with `Follower(sys.argv)`.
         task: what they are told at first.
-        backend: of torch.distributed, "gloo" or "nccl".
+        backend: of torch.distributed, "gloo" or "nccl"; None where forwards exchange nothing.
 
     Raises:
         ConfigError: this process uses torch.distributed for something else.
@@ -108,8 +108,8 @@ class Leader:
 
     rank = 0
 
-    def __init__(self, size: int, module: str, task: Mapping[str, Any], backend: str) -> None:
-        if group.is_used():
+    def __init__(self, size: int, module: str, task: Mapping[str, Any], backend: str | None) -> None:
+        if backend is not None and group.is_used():
             raise ConfigError(
                 "this process uses torch.distributed already (by another LLM of several processes, or by its own program); "
                 "close that first, or open this model in a process of its own."
@@ -130,7 +130,8 @@ class Leader:
             for rank, pipe in enumerate(self._pipes, 1):
                 pipe.send({**meeting, "rank": rank, "task": task})
             self.hear("met", START_SECONDS)  # once they have imported what takes seconds
-            group.join(**meeting, rank=0, timeout=timedelta(seconds=FORWARD_SECONDS))
+            if backend is not None:
+                group.join(**meeting, rank=0, timeout=timedelta(seconds=FORWARD_SECONDS))
         except BaseException:
             self.end("it did not start")
             self._finalizer()
@@ -191,6 +192,37 @@ class Leader:
             self.end(self._fate.why("a rank does not listen"))
             self._dead()
 
+    def share(self, name: str, parts: Sequence[Sequence[Any]]) -> None:
+        """Have each rank begin a call on its own part; those without one rest.
+
+        Raises:
+            EngineDeadError: a rank has ended.
+        """
+        if self._fate.reason is not None:
+            self._dead()
+        try:
+            for pipe, part in zip(self._pipes, parts[1:], strict=True):
+                if part:
+                    pipe.send((name, (part,)))
+        except OSError:
+            self.end(self._fate.why("a rank does not listen"))
+            self._dead()
+
+    def answers(self, asked: Sequence[bool]) -> list[Any]:
+        """What the ranks behind the first answer; None of those that were not asked.
+
+        Raises:
+            EngineDeadError: a rank has ended, or says nothing.
+        """
+        found = []
+        for pipe, is_asked in zip(self._pipes, asked[1:], strict=True):
+            word, value = _received(pipe, FORWARD_SECONDS) if is_asked else ("answers", None)
+            if word != "answers":
+                self.end(self._fate.why("a rank gives no answer"))
+                self._dead()
+            found.append(value)
+        return found
+
     def agree(self, failure: Exception, *, exhausted: bool) -> None:
         """As of `Ranks`."""
         answers = [_received(pipe, AGREEMENT_SECONDS) for pipe in self._pipes]
@@ -237,7 +269,8 @@ class Follower:
     def join(self) -> None:
         """Meet the others; heavy imports are done by now."""
         self.say("met")
-        group.join(**self._meeting, timeout=timedelta(seconds=FORWARD_SECONDS))
+        if self._meeting["backend"] is not None:
+            group.join(**self._meeting, timeout=timedelta(seconds=FORWARD_SECONDS))
 
     def say(self, word: str, value: Any = None) -> None:
         """Tell the leader."""
