@@ -82,7 +82,7 @@ def decide_each(
 def _answered(loaded: LoadedModel, read: Sequence[Read], next_id: Callable[[], str]) -> list[Decision | PromptError]:
     call = _call(loaded, read)
     tokenized = call.tokenize()
-    results = loaded.run(call.kind.task, [each.sequence for each in tokenized])
+    results = loaded.runs[call.kind.task]([each.sequence for each in tokenized])
     return call.kind.finish(loaded, tokenized, results, call.params, next_id)
 
 

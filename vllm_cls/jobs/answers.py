@@ -8,6 +8,8 @@ from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..errors import JobError, PromptError
+from ..outputs import Decision, RequestOutput
+from .decision_columns import DecisionColumns
 from .options import JobOptions
 from .plan import Columns, Plan
 from .results import RowResults
@@ -17,7 +19,6 @@ from .rows import InputRow, PromptFields
 
 if TYPE_CHECKING:
     from ..llm import LLM
-    from ..outputs import RequestOutput
     from .remote import RemoteModel
 
 BAD_IN_A_ROW = 10_000
@@ -61,12 +62,20 @@ class RowWorker:
 
 def _stream_of(llm: Any, plan: Plan) -> Stream:
     """What the model does with prompts."""
+    if plan.options.answers is not None:
+        return functools.partial(_decided, llm)
     if llm.judges_steps:
         return functools.partial(llm.step_iter, use_activation=plan.shape.with_probabilities)
     if llm.task == "token_classify":
         return functools.partial(llm.token_classify_iter, aggregation_strategy=plan.options.aggregation or "simple")
     named = {} if plan.options.head_name is None else {"head_name": plan.options.head_name}
     return functools.partial(llm.classify_iter, use_activation=plan.shape.use_activation, **named)
+
+
+def _decided(llm: LLM | RemoteModel, requests: Iterator[Any], **_: Any) -> Iterator[RequestOutput[Decision]]:
+    """Answers to requests, which are never cut."""
+    for each in llm.decide_iter(requests):
+        yield RequestOutput("", each, [], error=each.error)
 
 
 def answers_of(
@@ -124,6 +133,12 @@ def results_of(row: InputRow, output: RequestOutput[Any] | None, columns: Column
         found = columns.row(output)
     except ValueError as error:
         return RowResults(None, str(error), output.truncated)
+    return RowResults(found, None, output.truncated, _numbers(output, columns) if measured else None)
+
+
+def _numbers(output: RequestOutput[Any], columns: Columns) -> list[float]:
+    """What is compared with the true label."""
+    if isinstance(columns, DecisionColumns):
+        return columns.numbers(output)
     answer = output.outputs
-    numbers = list(answer.probs if answer.probabilities is None else answer.probabilities) if measured else None
-    return RowResults(found, None, output.truncated, numbers)
+    return list(answer.probs if answer.probabilities is None else answer.probabilities)
