@@ -19,9 +19,17 @@ Examples:
 
 \b
 Questions are a map from a name to a question of one of three types:
-  refund:  {type: noul, instructions: Is a refund requested?}
-  tone:    {type: choice, instructions: What is the tone?, criteria: {calm: polite, angry: null}}
-  urgency: {type: score, instructions: How urgent is it?, criteria: [can wait, this week, today]}
+  refund:
+    type: noul
+    instructions: Is a refund requested?
+  tone:
+    type: choice
+    instructions: What is the tone?
+    criteria: {calm: a polite message, angry: null}
+  urgency:
+    type: score
+    instructions: How urgent is it?
+    criteria: [can wait, this week, today]
 
 \b
 Each row of the output has the kept fields of its input, then of each question
