@@ -24,6 +24,7 @@ lazy_imports.let_threads_sleep()
 
 HELP = {
     "convert": "Turn a model into a classifier on disk.",
+    "decide": "Ask typed questions about the rows of files.",
     "classify": "Classify the rows of files.",
     "score": "Score the pairs of texts in the rows of files.",
     "serve": "Answer vLLM's classification API over HTTP.",

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .head_source import HeadOption, HeadSource
     from .hookspecs import hookimpl
     from .jobs.classify import classify_file
+    from .jobs.decide import decide_file
     from .jobs.report import JobReport
     from .jobs.score import score_file
     from .llm import LLM
@@ -79,6 +80,7 @@ _HOMES = {
     "VclsError": "errors",
     "classify_file": "jobs.classify",
     "convert": "conversion.converter",
+    "decide_file": "jobs.decide",
     "hookimpl": "hookspecs",
     "load_classifier": "classifier",
     "score_file": "jobs.score",
@@ -119,6 +121,7 @@ __all__ = [
     "__version__",
     "classify_file",
     "convert",
+    "decide_file",
     "hookimpl",
     "load_classifier",
     "score_file",

@@ -4,6 +4,7 @@ from .client import AsyncClient, Client
 from .errors import RejectedError, ServerError, UnreachableError
 from .results import (
     Classification,
+    DecisionAnswers,
     HeadInfo,
     ModelInfo,
     PairScore,
@@ -25,6 +26,7 @@ __all__ = [
     "AsyncClient",
     "Classification",
     "Client",
+    "DecisionAnswers",
     "HeadInfo",
     "ModelInfo",
     "PairScore",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from .results import (
     Classification,
+    DecisionAnswers,
     HeadInfo,
     ModelInfo,
     PairScore,
@@ -19,6 +20,7 @@ from .results import (
     Tokens,
     read,
     read_answer,
+    read_decision,
     read_list,
     read_ranking,
 )
@@ -250,6 +252,22 @@ def rerank(
         max_tokens_per_doc=max_tokens_per_doc,
         truncate_prompt_tokens=truncate_prompt_tokens,
     )
+
+
+def decide(
+    state: str | Mapping[str, Any] | Sequence[Any],
+    questions: Mapping[str, Mapping[str, Any]],
+    *,
+    model: str | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> ClientRequest[DecisionAnswers]:
+    """Answers to typed questions about a state. Else as `classify`.
+
+    Args:
+        state: a text, or any JSON.
+        questions: name → `{"type": "choice" | "score" | "noul", "instructions", "criteria"}`.
+    """
+    return _posted("/v1/systemone", read_decision, extra, state=state, questions=questions, model=model)
 
 
 def tokenize(

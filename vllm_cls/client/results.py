@@ -46,6 +46,20 @@ class Classification:
 
 
 @dataclass(frozen=True)
+class DecisionAnswers:
+    """The answers to typed questions about a state.
+
+    Args:
+        answers: by the questions' names, in the System One form: `type`, and `noul`, or `choice` or `score` with
+            `confidence` and `probabilities`.
+    """
+
+    answers: dict[str, dict[str, Any]]
+    model: str | None = None
+    usage: Usage = Usage()
+
+
+@dataclass(frozen=True)
 class PooledResult:
     """Probabilities or an embedding of one text, `(size,)`, or of each of its tokens, `(num_tokens, size)`."""
 
@@ -193,6 +207,12 @@ def read_answer(kind: type[T], values: Any) -> Response[T]:
     """The answer of a route that gives a list of `kind`."""
     usage = read(Usage, values.get("usage") or {})
     return Response(values.get("id", ""), values.get("model"), usage, read_list(kind, values.get("data")))
+
+
+def read_decision(values: Any) -> DecisionAnswers:
+    """The answer of /v1/systemone."""
+    tokens = (values.get("usage") or {}).get("input_tokens", 0)
+    return DecisionAnswers(dict(values["answers"]), values.get("model"), Usage(tokens, tokens))
 
 
 def read_ranking(values: Any) -> Response[Ranked]:

@@ -65,8 +65,18 @@ class DecisionReader:
     def of(
         cls, settings: DecisionConfig, tokenizer: PreTrainedTokenizerBase, columns: Columns, *, causal: bool
     ) -> DecisionReader:
-        """A reader with a tokenizer of its own: transformers adds the marks to it."""
-        return cls(settings, copy.deepcopy(tokenizer), columns, causal)
+        """A reader with a tokenizer of its own, which has the marks as tokens.
+
+        transformers asks for the whole vocabulary at every request, to see that they are there: it is made once.
+        """
+        from transformers import AddedToken
+        from transformers.decision.template_utils import MARK, SPLIT
+
+        own: Any = copy.deepcopy(tokenizer)
+        own.add_tokens([AddedToken(mark, special=True, normalized=False) for mark in (MARK, SPLIT)])
+        vocabulary = own.get_vocab()
+        own.get_vocab = lambda: vocabulary
+        return cls(settings, own, columns, causal)
 
     def read(self, request: Mapping[str, Any] | str) -> list[DecisionPrompt]:
         """The prompts of one request.

@@ -27,9 +27,14 @@ def read_settings(folder: Path, name: str) -> DecisionConfig:
 
     Raises:
         ModelError: a file cannot be read, or holds what it may not.
+        ConfigError: transformers is too old.
     """
     from huggingface_hub.errors import StrictDataclassError
-    from transformers.decision import DecisionConfig
+
+    try:
+        from transformers.decision import DecisionConfig
+    except ImportError as error:
+        raise ConfigError("decisions need transformers 5.23 or newer; pip install -U transformers.") from error
 
     try:
         settings = DecisionConfig.from_file(folder / FILE if (folder / FILE).is_file() else None)

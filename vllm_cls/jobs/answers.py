@@ -10,6 +10,8 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import JobError, PromptError
+from ..outputs import Decision, RequestOutput
+from .decision_columns import DecisionColumns
 from .options import JobOptions
 from .plan import Columns, Plan
 from .results import RowResults
@@ -19,7 +21,6 @@ from .rows import InputRow, PromptFields
 
 if TYPE_CHECKING:
     from ..llm import LLM
-    from ..outputs import RequestOutput
     from ..runtime.counters import Counters
     from .remote import RemoteModel
 
@@ -118,12 +119,20 @@ class RowWorker:
 
 def _stream_of(llm: Any, plan: Plan) -> Stream:
     """What the model does with prompts."""
+    if plan.options.answers is not None:
+        return functools.partial(_decided, llm)
     if llm.judges_steps:
         return functools.partial(llm.step_iter, use_activation=plan.shape.with_probabilities)
     if llm.task == "token_classify":
         return functools.partial(llm.token_classify_iter, aggregation_strategy=plan.options.aggregation or "simple")
     named = {} if plan.options.head_name is None else {"head_name": plan.options.head_name}
     return functools.partial(llm.classify_iter, use_activation=plan.shape.use_activation, **named)
+
+
+def _decided(llm: LLM | RemoteModel, requests: Iterator[Any], **_: Any) -> Iterator[RequestOutput[Decision]]:
+    """Answers to requests, which are never cut."""
+    for each in llm.decide_iter(requests):
+        yield RequestOutput("", each, [], error=each.error)
 
 
 def answers_of(
@@ -182,6 +191,12 @@ def results_of(row: InputRow, output: RequestOutput[Any] | None, columns: Column
         found = columns.row(output)
     except ValueError as error:
         return RowResults(None, str(error), output.truncated, tokens=tokens)
+    return RowResults(found, None, output.truncated, _numbers(output, columns) if measured else None, tokens)
+
+
+def _numbers(output: RequestOutput[Any], columns: Columns) -> list[float]:
+    """What is compared with the true label."""
+    if isinstance(columns, DecisionColumns):
+        return columns.numbers(output)
     answer = output.outputs
-    numbers = list(answer.probs if answer.probabilities is None else answer.probabilities) if measured else None
-    return RowResults(found, None, output.truncated, numbers, tokens)
+    return list(answer.probs if answer.probabilities is None else answer.probabilities)

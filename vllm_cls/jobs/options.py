@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, JobError
+from .decision_columns import DecisionColumns
 from .progress import JobProgress
 from .results import KeptFields, ResultColumns
 from .rows import PromptFields
@@ -26,6 +27,7 @@ class JobOptions:
     Args:
         prompts: how a row's prompt is read.
         results: what a row of results holds, of a model that classifies texts.
+        answers: the same where questions are asked of it; else None.
 
     Raises:
         ConfigError: one of them is wrong, whatever the model.
@@ -44,6 +46,7 @@ class JobOptions:
     aggregation: str | None = None
     long_text: str = "truncate"
     truncation_side: str | None = None
+    answers: DecisionColumns | None = None
 
     def __post_init__(self) -> None:
         if self.long_text not in ("truncate", "error"):
@@ -96,7 +99,7 @@ class JobOptions:
 
     def noted(self) -> dict[str, Any]:
         """What the bytes of the output depend on, to compare with another run's."""
-        options = {name: value for name, value in vars(self).items() if name not in ("prompts", "results")}
+        options = {name: value for name, value in vars(self).items() if name not in ("prompts", "results", "answers")}
         return {**options, "fields": asdict(self.prompts), "results": self.results.__name__}
 
 

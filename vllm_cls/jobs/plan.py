@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
 from ..evaluation import Tally
+from .decision_columns import DecisionColumns
 from .formats.files import OutputFile
 from .head_columns import HeadColumns
 from .options import JobOptions
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from ..llm import LLM
     from .remote import RemoteModel
 
-Columns = ResultColumns | HeadColumns | SpanColumns | StepColumns
+Columns = ResultColumns | HeadColumns | SpanColumns | StepColumns | DecisionColumns
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,11 @@ class Plan:
         Raises:
             ConfigError: the model does not do what the options ask.
         """
+        if options.answers is not None:
+            options.prompts.check(llm)
+            plan = cls(options, options.prompts, ResultColumns(options.answers.labels), options.answers)
+            plan.tally()
+            return plan
         if llm.task == "embed":
             llm.check("classify")  # type: ignore[union-attr]  # a server's model is none
         prompts = _fitting(options.prompts, llm)
@@ -79,7 +85,11 @@ class Plan:
 
     def check_target(self, target: OutputFile) -> None:
         """Raise `ConfigError` if the output's format cannot hold the results."""
-        what = {SpanColumns: "a token classifier gives spans", StepColumns: "this model judges steps"}
+        what = {
+            SpanColumns: "a token classifier gives spans",
+            StepColumns: "this model judges steps",
+            DecisionColumns: "decisions are several answers",
+        }
         if target.format == "txt" and type(self.columns) in what:
             told = what[type(self.columns)]
             raise ConfigError(f"a .txt output holds a label a line, and {told}; write .jsonl.")

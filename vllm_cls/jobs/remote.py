@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import itertools
 import math
 from collections import deque
@@ -17,7 +18,7 @@ from ..client import Client, HeadInfo, RejectedError, Response, ServerError
 from ..errors import ConfigError, JobError, PromptError, nearest
 from ..evaluation import probabilities
 from ..inputs.prompt_template import PromptTemplate
-from ..outputs import ClassificationOutput, ClassificationRequestOutput
+from ..outputs import ClassificationOutput, ClassificationRequestOutput, Decision
 
 T = TypeVar("T")
 
@@ -50,7 +51,7 @@ class RemoteMedia:
 
 
 class RemoteModel:
-    """The model of a server, for `classify_file` and `score_file`.
+    """The model of a server, for `classify_file`, `score_file` and `decide_file`.
 
     Args:
         client: stays the caller's to close. Its `timeout` and `max_retries` say how long a job waits for a server
@@ -159,17 +160,30 @@ class RemoteModel:
             "model": self._name,
             "extra": {"truncated": True},
         }
-        waiting: deque[Future[list[ClassificationRequestOutput]]] = deque()
-        pool = ThreadPoolExecutor(REQUESTS_IN_FLIGHT, thread_name_prefix="vllm_cls_request")
+        batches = _batches(prompts, self._request_of)
+        return _in_flight((functools.partial(self._answers, request, rows, shared) for request, rows in batches))
+
+    def decide(self, request: Mapping[str, Any]) -> list[Decision]:
+        """As `LLM.decide`, of one request.
+
+        Raises:
+            PromptError: the server refuses it.
+        """
         try:
-            for request, rows in _batches(prompts, self._request_of):
-                waiting.append(pool.submit(self._answers, request, rows, shared))
-                while len(waiting) > REQUESTS_IN_FLIGHT:
-                    yield from waiting.popleft().result()
-            while waiting:
-                yield from waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            found = self._client.decide(request["state"], request["questions"], model=self._name)
+        except RejectedError as error:
+            raise PromptError(str(error)) from error
+        return [Decision(found.answers, found.usage.prompt_tokens)]
+
+    def decide_iter(self, requests: Iterable[Mapping[str, Any]]) -> Iterator[Decision]:
+        """As `LLM.decide_iter`."""
+        return _in_flight(functools.partial(self._decided, each) for each in requests)
+
+    def _decided(self, request: Mapping[str, Any]) -> list[Decision]:
+        try:
+            return self.decide(request)
+        except (PromptError, TypeError, ValueError) as error:  # what is no JSON cannot be sent
+            return [Decision({}, error=str(error))]
 
     def _request_of(self, prompt: Mapping[str, Any]) -> _Request:
         """Which request a prompt can be part of."""
@@ -222,6 +236,21 @@ class RemoteModel:
             }
             outputs.append(replace(output, heads=heads))
         return outputs
+
+
+def _in_flight(calls: Iterable[Callable[[], list[T]]]) -> Iterator[T]:
+    """What calls give, in their order, with several at work."""
+    waiting: deque[Future[list[T]]] = deque()
+    pool = ThreadPoolExecutor(REQUESTS_IN_FLIGHT, thread_name_prefix="vllm_cls_request")
+    try:
+        for call in calls:
+            waiting.append(pool.submit(call))
+            while len(waiting) > REQUESTS_IN_FLIGHT:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _batches(

@@ -59,6 +59,11 @@ class OpenModel:
         """The pooling tasks of `encode` (vLLM's name); first what the model was made for."""
         return self._open.supported_tasks
 
+    @property
+    def decides(self) -> bool:
+        """Whether it was opened to answer typed questions."""
+        return self._open.decisions is not None
+
     def check(self, task: str) -> None:
         """Raise `ConfigError` unless the model does a task as it is: "classify", "token_classify" or "embed"."""
         check_task(self._open, task, [None])

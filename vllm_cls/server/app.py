@@ -18,7 +18,7 @@ from .observability.tracing import Tracing
 from .openapi import describe
 from .requests import sandbox
 from .requests.media import policy_of
-from .routes import classify, description, docs, health, invocations, models, page, pooling, score, tokenize
+from .routes import classify, decisions, description, docs, health, invocations, models, page, pooling, score, tokenize
 from .served_model import ServedModel
 from .settings import ServerSettings
 
@@ -76,19 +76,23 @@ def _families(model: ServedModel) -> Iterator[Callable[[ServedModel], APIRouter]
         yield classify.routes
     if model.scores:
         yield score.routes
+    if model.llm.llm.decides:
+        yield decisions.routes
     yield from (pooling.routes, invocations.routes, tokenize.routes, models.routes, description.routes)
     yield from (health.routes, docs.routes, page.routes)
 
 
 def _absent(model: ServedModel) -> dict[str, str]:
     """The message for a route that this model does not support."""
-    llm = model.llm.llm
+    llm, absent = model.llm.llm, {}
+    if not llm.decides:
+        why = "the model was not opened for decisions; serve a language model with --convert decide."
+        absent = dict.fromkeys(decisions.PATHS, why)
     if not model.classifies:
         does = " and ".join(llm.supported_tasks)
         why = f"this model does {does} alone, and gives no label and no score of a text; use /pooling."
-        return dict.fromkeys(("/classify", *score.PATHS), why)
+        return absent | dict.fromkeys(("/classify", *score.PATHS), why)
     if model.scores:
-        return {}
-    return dict.fromkeys(
-        score.PATHS, f"a score is the answer of a model of one label, and this one has {llm.num_labels}."
-    )
+        return absent
+    why = f"a score is the answer of a model of one label, and this one has {llm.num_labels}."
+    return absent | dict.fromkeys(score.PATHS, why)

@@ -131,6 +131,7 @@ def _limits(model: ServedModel) -> dict[str, Mapping[str, Any]]:
         "below_length": {"maximum": longest - 1},
         "inputs": {"maxItems": settings.max_inputs},
         "documents": {"maxItems": settings.max_inputs},
+        "questions": {"maxProperties": settings.max_inputs},
         "task": {"type": "string", "enum": list(llm.supported_tasks)},
         "head_name": {"type": "string", "enum": list(llm.heads)} if llm.heads else {"type": "null"},
         "instruction": {} if takes_instruction(llm) else {"type": "null"},

@@ -9,14 +9,14 @@ from ...architecture import CLASSIFIERS, DECISIONS, OWN_MODEL_TYPE, REWARDS, Arc
 from ...checkpoint.cross_encoder import read_activation
 from ...checkpoint.files import Checkpoint, resolve
 from ...checkpoint.name_rules import refuse_unread_heads
-from ...checkpoint.peft_adapter import PeftAdapter, read_adapter
+from ...checkpoint.peft_adapter import PeftAdapter
 from ...checkpoint.sentence_transformer import lower_case, transformer_settings
 from ...compat.lazy_imports import without_collector
 from ...compat.transformers_calls import model_errors
 from ...config import ModelConfig, has_own_code, labels_of
-from ...decisions.settings import has_settings, read_settings
-from ...errors import ConfigError, ModelError
+from ...errors import ModelError
 from ...registry import registry
+from .beside import adapter_beside, decisions_beside
 from .config_reading import apply_overrides, read_config
 
 if TYPE_CHECKING:
@@ -119,8 +119,8 @@ def open_source(options: ModelConfig) -> ModelSource:
     checkpoint.refuse_pickle(options.allow_pickle)
     if checkpoint.gguf is not None:
         checkpoint = materialize(checkpoint)
-    beside, decisions = _decisions(checkpoint, options)
-    adapter = _read_adapter(checkpoint, options, decisions)
+    beside, decisions = decisions_beside(checkpoint, options)
+    adapter = adapter_beside(checkpoint, options, decisions)
     config = beside or read_config(checkpoint, options)
     read_activation(checkpoint, config)
     apply_overrides(config, options)
@@ -146,45 +146,6 @@ def open_source(options: ModelConfig) -> ModelSource:
     if source.is_other_classifier:  # what is stored of its head says nothing of the one to come
         config.vcls = {name: value for name, value in source.settings.items() if name not in _OF_THE_HEAD}
     return source
-
-
-def _decisions(checkpoint: Checkpoint, options: ModelConfig) -> tuple[PreTrainedConfig | None, DecisionConfig | None]:
-    """The settings of a model's decisions, None where it answers none; and its config where a head lies beside its weights.
-
-    Raises:
-        ModelError: the settings cannot be read.
-    """
-    if options.convert not in ("auto", "decide"):
-        return None, None
-    with model_errors(f"{checkpoint.name}: the files of its decision head cannot be read"):
-        beside = registry().call("vcls_decision_models", folder=checkpoint.folder)
-    if beside:
-        config, settings = beside[0]
-        return config, settings
-    says_so = has_settings(checkpoint.folder) or any(name.endswith(DECISIONS) for name in checkpoint.class_names)
-    if options.convert == "decide" or says_so:
-        return None, read_settings(checkpoint.folder, checkpoint.name)
-    return None, None
-
-
-def _read_adapter(checkpoint: Checkpoint, options: ModelConfig, decisions: DecisionConfig | None) -> PeftAdapter | None:
-    """The adapter to merge: the one in the model's folder, as in transformers, or that of the option `lora`, or for decisions.
-
-    Raises:
-        ConfigError: both.
-    """
-    if not checkpoint.has_adapter:
-        beside = None if decisions is None else decisions.adapter
-        if beside is not None and options.lora:
-            raise ConfigError(f"{checkpoint.name}: its decisions name the adapter {beside}; leave --lora out.")
-        lora = options.lora or (None if beside is None else str(checkpoint.folder / beside))
-        return read_adapter(lora, allow_pickle=options.allow_pickle) if lora else None
-    if options.lora:
-        raise ConfigError(
-            f"{checkpoint.name} has an adapter of its own beside it, which is merged first; write that (`vcls convert "
-            f"{checkpoint.name} OUT`), and give --lora with the result."
-        )
-    return read_adapter(str(checkpoint.folder), allow_pickle=options.allow_pickle)
 
 
 def _model_type(config: PreTrainedConfig) -> str:

@@ -104,6 +104,17 @@ def check_pairs(model: ServedModel, first: Sequence[str], second: Sequence[str])
     _check_size(model.settings, characters // _CHARACTERS_A_TOKEN)
 
 
+def check_questions(model: ServedModel, state: int, number: int, questions: int) -> None:
+    """Refuse too many questions about a state, or too much in them all; the state is read for each.
+
+    Args:
+        state: its characters.
+        questions: the characters of all.
+    """
+    _check_number(model.settings, number, "questions")
+    _check_size(model.settings, (number * state + questions) // _CHARACTERS_A_TOKEN)
+
+
 def _check_number(settings: ServerSettings, number: int, param: str | None) -> None:
     if number > settings.max_inputs:
         raise PromptError(f"{number} are more than the {settings.max_inputs} that one request may have.", param)

@@ -1,0 +1,149 @@
+"""`decide_file`: each row is a state that questions are asked about; the same job as `classify_file`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError, PromptError, nearest
+from .decision_columns import ANSWER_TYPES, DecisionColumns
+from .options import JobOptions
+from .report import JobReport
+from .rows import PromptFields, missing
+from .run import OnProgress, RunOptions, run_job
+
+if TYPE_CHECKING:
+    from ..client import Client
+    from ..llm import LLM
+    from .remote import RemoteModel
+
+
+@dataclass(frozen=True)
+class DecisionFields(PromptFields):
+    """A row as a state.
+
+    Args:
+        text: the column that is the state; None is the whole row.
+        questions: asked about every state.
+        hidden: the column that no state may have, that of the true answer.
+    """
+
+    text: str | None = None
+    questions: Mapping[str, Any] = field(default_factory=dict)
+    hidden: str | None = None
+
+    def check(self, llm: LLM | RemoteModel) -> None:
+        try:
+            llm.decide({"state": "", "questions": self.questions})
+        except PromptError as error:
+            raise ConfigError(f"questions: {error}") from error
+
+    def prompt(self, fields: Mapping[str, Any], folder: str = "") -> dict[str, Any]:
+        if self.text is None:
+            return {"state": {k: v for k, v in fields.items() if k != self.hidden}, "questions": self.questions}
+        if self.text not in fields:
+            raise PromptError(missing(self.text, fields))
+        return {"state": fields[self.text], "questions": self.questions}
+
+
+def read_questions(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Questions by name, from a .json, .yaml or .yml file; they may stand under the key `questions`.
+
+    Raises:
+        ConfigError: it cannot be read, or holds something else.
+    """
+    import yaml  # type: ignore[import-untyped]
+
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+        found = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(f"questions {file}: {' '.join(str(error).split())}") from error
+    inner = found.get("questions") if isinstance(found, dict) else None
+    return _checked(inner if isinstance(inner, dict) and "type" not in inner else found, str(file))
+
+
+def _checked(questions: Any, where: str) -> dict[str, Any]:
+    """Raise `ConfigError` unless these are questions by name; the rest is checked by what reads requests."""
+    good = isinstance(questions, dict) and questions
+    for name, question in questions.items() if good else ():
+        kind = question.get("type") if isinstance(question, dict) else None
+        if not isinstance(name, str) or kind not in ANSWER_TYPES:
+            raise ConfigError(
+                f"{where}: the question {name!r} needs a type: {', '.join(ANSWER_TYPES)}; it has {kind!r}."
+            )
+    if not good:
+        raise ConfigError(f"{where} holds no questions: name → type, instructions, criteria.")
+    return dict(questions)
+
+
+def _measured(label_field: str | None, questions: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """The question and the column of `NAME=COLUMN`.
+
+    Raises:
+        ConfigError: it has another form, or there is no such question.
+    """
+    if label_field is None:
+        return None, None
+    name, found, column = label_field.partition("=")
+    if not found or not column:
+        raise ConfigError(
+            f"label_field={label_field!r} has the form NAME=COLUMN: a question, and the column of its answer."
+        )
+    if name not in questions:
+        raise ConfigError(f"label_field={label_field!r}: there is no question {name!r}.{nearest(name, questions)}")
+    return name, column
+
+
+def decide_file(
+    model: str | os.PathLike[str] | LLM | Client | RemoteModel,
+    inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    questions: Mapping[str, Any] | str | os.PathLike[str],
+    state_field: str | None = None,
+    label_field: str | None = None,
+    keep_fields: str | Sequence[str] = "all",
+    format: str | None = None,
+    overwrite: bool = False,
+    restart: bool = False,
+    on_error: str = "continue",
+    max_errors: int | None = None,
+    on_progress: OnProgress | None = None,
+    **llm_options: Any,
+) -> JobReport:
+    """Ask questions about the rows of files; the arguments are those of `vcls decide`.
+
+    Each row of the output has the kept fields of its input, then `NAME` of each question: the probability of true (noul),
+    the chosen option, or the score; and `NAME_confidence` and `NAME_probabilities` of the last two. All else is as for
+    `classify_file`.
+
+    Args:
+        questions: name → `{"type": "choice" | "score" | "noul", "instructions", "criteria"}`, or a .json or .yaml file.
+        state_field: the column that is the state; None is the whole row, without the column of the true answer.
+        label_field: `NAME=COLUMN`: compare the answer to this question with this column (true or false, an option, or the
+            number of a level), and give metrics in the report.
+
+    Raises:
+        JobError, ConfigError, ModelError: as for `classify_file`; also for questions that the model cannot be asked.
+    """
+    if isinstance(questions, Mapping):
+        asked = _checked(dict(questions), "questions")
+    else:
+        asked = read_questions(questions)
+    name, column = _measured(label_field, asked)
+    options = JobOptions(
+        DecisionFields(state_field, questions=asked, hidden=column),
+        keep_fields=keep_fields,
+        label_field=column,
+        answers=DecisionColumns(asked, name),
+    )
+    if isinstance(model, str | os.PathLike) and llm_options.get("convert", "auto") == "auto":
+        llm_options["convert"] = "decide"
+    how = RunOptions(format, overwrite, restart, on_error, max_errors, on_progress)
+    return run_job(model, inputs, output, options, how, llm_options)
