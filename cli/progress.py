@@ -96,7 +96,7 @@ def progress(form: str, quiet: bool) -> Iterator[OnProgress | None]:
         with _bar(err) as show, _reported(show, form) as update:
             yield update
     else:
-        with _reported(_json_line if form == "json" else _plain_line, form) as update:
+        with _reported(_json_line if form == "json" else plain_line, form) as update:
             yield update
 
 
@@ -141,7 +141,8 @@ def _duration(seconds: float) -> str:
     return f"{hours:,}:{minutes:02}:{rest:02}"
 
 
-def _plain_line(told: dict[str, Any]) -> None:
+def plain_line(told: dict[str, Any]) -> None:
+    """A line for a log."""
     say(f"{_duration(told['seconds'])}: {line_of(told)}")
 
 

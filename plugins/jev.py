@@ -51,7 +51,7 @@ def _jev_class() -> type[PreTrainedModel]:
 
     from vllm_cls.adapters.classifiers.seq_cls import SequenceClassifier
 
-    class JevForDecision(SequenceClassifier, JevPreTrainedModel):  # type: ignore[misc]
+    class JevForDecision(SequenceClassifier, JevPreTrainedModel):
         """The backbone and `proj`."""
 
         def __init__(self, config: JevConfig) -> None:
@@ -61,11 +61,11 @@ def _jev_class() -> type[PreTrainedModel]:
             self.post_init()
 
         @property
-        def score(self) -> nn.Linear:
+        def score(self) -> nn.Linear:  # type: ignore[override]
             return self.proj
 
         @property
-        def softcap(self) -> float | None:
+        def softcap(self) -> float | None:  # type: ignore[override]
             softcap: float | None = self.config.softcap
             return softcap
 

@@ -129,7 +129,7 @@ def test_elsewhere_lines_and_json(monkeypatch: pytest.MonkeyPatch) -> None:
         with shown.progress(form, quiet) as on_progress:
             assert on_progress is None
     monkeypatch.setattr(sys, "stderr", err := io.StringIO())
-    shown._plain_line(Pace(0.0).at(JobProgress(rows=60, share=0.5), 30.0))
+    shown.plain_line(Pace(0.0).at(JobProgress(rows=60, share=0.5), 30.0))
     assert err.getvalue() == "0:00:30: 60 rows (50.0%), 2.0 rows/s, 0:00:30 left\n"
 
 

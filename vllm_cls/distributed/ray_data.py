@@ -99,7 +99,7 @@ class BatchClassifier:
         """The columns of the results, as Arrow's arrays."""
         import pyarrow as pa
 
-        from ..jobs.formats.parquet_writer import arrow_type
+        from ..jobs.formats.columnar_writer import arrow_type
 
         columns = {name: [_plain(each) for each in values] for name, values in batch.items()}
         rows = [

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, PromptError, nearest
 from .decision_columns import ANSWER_TYPES, DecisionColumns
-from .options import JobOptions
+from .options import JobOptions, OnProgress, RunOptions
 from .report import JobReport
 from .rows import PromptFields, missing
-from .run import OnProgress, RunOptions, run_job
+from .run import run_job
 
 if TYPE_CHECKING:
     from ..client import Client
@@ -110,6 +110,8 @@ def decide_file(
     label_field: str | None = None,
     keep_fields: str | Sequence[str] = "all",
     format: str | None = None,
+    delimiter: str | None = None,
+    encoding: str | None = None,
     overwrite: bool = False,
     restart: bool = False,
     on_error: str = "continue",
@@ -145,5 +147,5 @@ def decide_file(
     )
     if isinstance(model, str | os.PathLike) and llm_options.get("convert", "auto") == "auto":
         llm_options["convert"] = "decide"
-    how = RunOptions(format, overwrite, restart, on_error, max_errors, on_progress)
+    how = RunOptions(format, overwrite, restart, on_error, max_errors, on_progress, delimiter, encoding)
     return run_job(model, inputs, output, options, how, llm_options)

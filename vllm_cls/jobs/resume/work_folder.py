@@ -8,7 +8,8 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import IO, Any, NamedTuple
+from dataclasses import dataclass
+from typing import IO, Any
 
 from ...errors import JobError
 from .fingerprints import differences, plain
@@ -20,7 +21,8 @@ _PART = re.compile(r"part-(\d+)\.(\d+)\.([0-9a-f]{16})\.([0-9a-f]{16})\.jsonl")
 _SHOWN = 5
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True)
+class Part:
     """A finished part, as its name tells it: a file that is whole, so there is nothing else to keep.
 
     Args:
