@@ -205,4 +205,4 @@ class ObjectStore:
         with self._told("read"), self._system.open_input_stream(self._path, compression=None) as stream:
             while data := stream.read(1 << 20):
                 digest.update(data)
-        return digest.hexdigest() == identity[1]
+        return bool(digest.hexdigest() == identity[1])
