@@ -20,7 +20,7 @@ import pytest
 from vllm_cls.errors import JobError
 from vllm_cls.jobs import rows
 from vllm_cls.jobs.classify import classify_file
-from vllm_cls.jobs.formats import csv_reader, readers, streams
+from vllm_cls.jobs.formats import csv_reader, json_reader, readers, streams
 
 from .fake import FakeLLM
 from .files import write
@@ -32,7 +32,7 @@ LONG = "x" * 2 * LIMIT
 @pytest.fixture(autouse=True)
 def low_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hundred megabytes are much for a test."""
-    for module in (streams, readers, csv_reader):
+    for module in (streams, readers, csv_reader, json_reader):
         monkeypatch.setattr(module, "LINE_LIMIT", LIMIT)
     monkeypatch.setattr(rows, "TEXT_LIMIT", LIMIT)
 

@@ -19,6 +19,7 @@ from pyarrow import fs
 from vllm_cls.errors import JobError
 from vllm_cls.jobs.classify import classify_file
 from vllm_cls.jobs.formats.files import find_sources, find_target
+from vllm_cls.jobs.formats.locations import told
 from vllm_cls.jobs.formats.readers import columns_of, read_rows
 from vllm_cls.jobs.resume import object_lock, parts
 from vllm_cls.jobs.resume.work_folder import open_work_folder
@@ -313,3 +314,21 @@ def test_a_killed_job_goes_on(s3: fs.S3FileSystem, folder: Path, tmp_path: Path)
     assert len(llm.seen) == 2
     assert get(s3, "out.parquet") == (tmp_path / "clean.parquet").read_bytes()
     assert keys(s3) == ["in.jsonl", "out.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "When reading 'a' in bucket 'b': AWS Error ACCESS_DENIED during HeadObject operation: No response body.",
+            "ACCESS_DENIED during HeadObject operation: No response body. Credentials come from the environment, as pyarrow",
+        ),
+        ("AWS Error NETWORK_CONNECTION: timed out (Request ID: 1)\nmore", "NETWORK_CONNECTION: timed out."),
+        ("Path does not exist 'b/a'. Detail: [errno 2] No such file", "cannot be read: Path does not exist 'b/a'."),
+    ],
+)
+def test_errors_of_a_store_are_one_line(text: str, says: str) -> None:
+    with pytest.raises(JobError) as raised, told("s3://id:secret@b/a?scheme=http", "cannot be read"):
+        raise OSError(text)
+    assert str(raised.value).startswith("s3://b/a cannot be read: ") and says in str(raised.value)
+    assert "\n" not in str(raised.value) and "Request" not in str(raised.value)

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from tests.jobs.files import fields_of, jsonl, rows_of, write
 from vllm_cls.errors import JobError
-from vllm_cls.jobs.formats import readers
+from vllm_cls.jobs.formats import json_reader
 from vllm_cls.jobs.formats.files import find_sources
-from vllm_cls.jobs.formats.readers import columns_of, read_json, read_jsonl, read_rows
+from vllm_cls.jobs.formats.json_reader import read_json
+from vllm_cls.jobs.formats.readers import columns_of, read_jsonl, read_rows
 from vllm_cls.jobs.formats.streams import Stream
 
 VALUES = st.recursive(
@@ -79,7 +80,7 @@ def test_a_damaged_array_ends_the_job(tmp_path: Path, data: str, says: str) -> N
 
 
 def test_a_value_without_end_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "LINE_LIMIT", 100_000)
+    monkeypatch.setattr(json_reader, "LINE_LIMIT", 100_000)
     for before in (b'[{"a": "', b'{"a": "'):
         file = io.BytesIO(before + b"x" * 10_000_000)
         tracemalloc.start()
@@ -91,7 +92,7 @@ def test_a_value_without_end_does_not_fill_the_memory(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("long", ['{"a": "%s", "b": ["]", {"\\\\": "\\"}"}]}', '"%s"', '["%s", "\\\\"]'])
 def test_a_value_that_is_too_long_costs_itself_alone(monkeypatch: pytest.MonkeyPatch, long: str) -> None:
-    monkeypatch.setattr(readers, "LINE_LIMIT", 1000)
+    monkeypatch.setattr(json_reader, "LINE_LIMIT", 1000)
     data = f'[{{"a": 1}}, {long % ("x" * 200_000)}, {{"a": 3}}]'.encode()
     json.loads(data)
     for file in (io.BytesIO(data), Dripping(data)):

@@ -144,13 +144,13 @@ def open_binary(name: str) -> IO[bytes]:
 
 @contextmanager
 def random_access(name: str) -> Iterator[Any]:
-    """A pyarrow file that is read at any place; one of this machine is mapped, not read."""
+    """A pyarrow file that is read at any place; mapped, it would count as memory of this process."""
     import pyarrow
 
     if is_url(name):
         system, path = opened(name)
         file = system.open_input_file(path)
     else:
-        file = pyarrow.memory_map(name)
+        file = pyarrow.OSFile(name)
     with contextlib.closing(file):
         yield file

@@ -26,20 +26,20 @@ class Part:
     """A finished part, as its name tells it: a file that is whole, so there is nothing else to keep.
 
     Args:
-        index: from 0.
+        number: from 0.
         rows: how many results it holds, a line each.
         inputs: the hash of the rows that it was made of, 16 hexadecimal digits.
         results: the hash of its bytes, likewise.
     """
 
-    index: int
+    number: int
     rows: int
     inputs: str
     results: str
 
     @property
     def name(self) -> str:
-        return f"part-{self.index:06d}.{self.rows}.{self.inputs}.{self.results}.jsonl"
+        return f"part-{self.number:06d}.{self.rows}.{self.inputs}.{self.results}.jsonl"
 
 
 class WorkFolder:
