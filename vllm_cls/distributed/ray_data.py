@@ -97,20 +97,13 @@ class BatchClassifier:
 
     def _results(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The columns of the results, as Arrow's arrays."""
-        import pyarrow as pa
-
-        from ..jobs.formats.parquet_writer import arrow_type
-
         columns = {name: [_plain(each) for each in values] for name, values in batch.items()}
         rows = [
             InputRow(dict(zip(columns, each, strict=True)), n)
             for n, each in enumerate(zip(*columns.values(), strict=True), 1)
         ]
         found = [each.results for each in self._worker.compute(iter(rows))]
-        types = {**self._worker.plan.columns.types, **ADDED_TYPES}
-        added = [{"truncated": each.truncated, "error": each.error} for each in found]
-        records = [{**(each.columns or {}), **more} for each, more in zip(found, added, strict=True)]
-        return {name: pa.array([each.get(name) for each in records], arrow_type(kind)) for name, kind in types.items()}
+        return self._worker.plan.arrays(found)
 
 
 def _plain(value: Any) -> Any:

@@ -13,7 +13,7 @@ from ..errors import JobError, PromptError
 from .options import JobOptions
 from .plan import Columns, Plan
 from .results import RowResults
-from .resume.fingerprints import of_model
+from .resume.fingerprints import differences, of_model, of_versions
 from .resume.parts import Answered
 from .rows import InputRow, PromptFields
 
@@ -66,6 +66,14 @@ class WorkerPool(abc.ABC):
         """Its workers, for one job; those end with the context."""
 
 
+def check_versions(elsewhere: Mapping[str, str]) -> None:
+    """Raise `JobError` if a worker has other versions than this process: numbers, and what is sent, may differ."""
+    if found := differences(of_versions(), elsewhere):
+        raise JobError(
+            f"a worker has other versions than this process: {'; '.join(found)}. Install the same everywhere."
+        )
+
+
 class RowWorker:
     """A model at work on a job: rows in, rows with their results out.
 
@@ -92,6 +100,11 @@ class RowWorker:
     def fingerprint(self) -> dict[str, Any]:
         """What the results depend on of the model."""
         return of_model(self._llm)
+
+    @staticmethod
+    def versions() -> dict[str, str]:
+        """What they depend on of this process."""
+        return of_versions()
 
     @property
     def counters(self) -> Counters | None:
