@@ -53,7 +53,6 @@ class BatchClassifier:
         **llm_options: Any,
     ) -> None:
         from ..jobs.answers import RowWorker
-        from ..llm import LLM
 
         options = JobOptions(
             PromptFields(text_field, text_pair_field, messages_field),
@@ -67,7 +66,7 @@ class BatchClassifier:
             long_text=long_text,
             truncation_side=truncation_side,
         )
-        self._worker = RowWorker(LLM(os.fspath(model), **llm_options), options)
+        self._worker = RowWorker.opened(os.fspath(model), options, llm_options)
 
     def __call__(self, batch: Any) -> Any:
         """A batch with its results."""

@@ -79,12 +79,7 @@ class _Actor:
 
     @functools.cached_property
     def _worker(self) -> RowWorker:
-        from ..compat import lazy_imports
-
-        lazy_imports.import_libraries()
-        from ..llm import LLM
-
-        return RowWorker(LLM(self._model, **self._llm_options), self._options)
+        return RowWorker.opened(self._model, self._options, self._llm_options)
 
     def versions(self) -> dict[str, str]:
         return RowWorker.versions()

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..compat import lazy_imports
 from ..errors import JobError, PromptError
 from .options import JobOptions
 from .plan import Columns, Plan
@@ -96,6 +97,14 @@ class RowWorker:
             truncate=options.long_text == "truncate",
             truncation_side=options.truncation_side,
         )
+
+    @classmethod
+    def opened(cls, model: str, options: JobOptions, llm_options: Mapping[str, Any]) -> RowWorker:
+        """With a model of its own, for as long as the process lasts."""
+        lazy_imports.import_libraries()
+        from ..llm import LLM
+
+        return cls(LLM(model, **llm_options), options)
 
     def fingerprint(self) -> dict[str, Any]:
         """What the results depend on of the model."""
