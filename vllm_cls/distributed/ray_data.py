@@ -53,7 +53,6 @@ class BatchClassifier:
         **llm_options: Any,
     ) -> None:
         from ..jobs.answers import RowWorker
-        from ..llm import LLM
 
         options = JobOptions(
             PromptFields(text_field, text_pair_field, messages_field),
@@ -67,7 +66,7 @@ class BatchClassifier:
             long_text=long_text,
             truncation_side=truncation_side,
         )
-        self._worker = RowWorker(LLM(os.fspath(model), **llm_options), options)
+        self._worker = RowWorker.opened(os.fspath(model), options, llm_options)
 
     def __call__(self, batch: Any) -> Any:
         """A batch with its results."""
@@ -97,20 +96,13 @@ class BatchClassifier:
 
     def _results(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The columns of the results, as Arrow's arrays."""
-        import pyarrow as pa
-
-        from ..jobs.formats.columnar_writer import arrow_type
-
         columns = {name: [_plain(each) for each in values] for name, values in batch.items()}
         rows = [
             InputRow(dict(zip(columns, each, strict=True)), n)
             for n, each in enumerate(zip(*columns.values(), strict=True), 1)
         ]
         found = [each.results for each in self._worker.compute(iter(rows))]
-        types = {**self._worker.plan.columns.types, **ADDED_TYPES}
-        added = [{"truncated": each.truncated, "error": each.error} for each in found]
-        records = [{**(each.columns or {}), **more} for each, more in zip(found, added, strict=True)]
-        return {name: pa.array([each.get(name) for each in records], arrow_type(kind)) for name, kind in types.items()}
+        return self._worker.plan.arrays(found)
 
 
 def _plain(value: Any) -> Any:

@@ -9,12 +9,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..errors import ConfigError, JobError, VclsError
-from ..jobs.answers import RowWorker, WorkerPool
+from ..jobs.answers import Answered, RowWorker, WorkerPool, check_versions
 from ..jobs.options import JobOptions
 from ..jobs.plan import Plan
 from ..jobs.results import RowResults
-from ..jobs.resume.fingerprints import differences, of_versions
-from ..jobs.resume.parts import Answered
 from ..jobs.rows import InputRow
 from .cluster import SECONDS_FOR_ROOM, check_installed, connected, model_path, room
 
@@ -81,15 +79,10 @@ class _Actor:
 
     @functools.cached_property
     def _worker(self) -> RowWorker:
-        from ..compat import lazy_imports
-
-        lazy_imports.import_libraries()
-        from ..llm import LLM
-
-        return RowWorker(LLM(self._model, **self._llm_options), self._options)
+        return RowWorker.opened(self._model, self._options, self._llm_options)
 
     def versions(self) -> dict[str, str]:
-        return of_versions()
+        return RowWorker.versions()
 
     def begin(self) -> tuple[Plan, dict[str, Any]]:
         return self._worker.plan, self._worker.fingerprint()
@@ -118,7 +111,8 @@ class _Pool:
         self._actors: list[Any] = [start.remote(model, options, dict(llm_options)) for _ in range(share.num_workers)]
         self._share, self._pending = share, dict[Any, int]()
         try:
-            _compare([_gotten(actor.versions.remote()) for actor in self._actors])
+            for each in [actor.versions.remote() for actor in self._actors]:
+                check_versions(_gotten(each))
             began = [actor.begin.remote() for actor in self._actors]
             found = [_gotten(each) for each in began]
         except BaseException:
@@ -156,15 +150,6 @@ class _Pool:
 
         for actor in self._actors:
             ray.kill(actor)
-
-
-def _compare(versions: list[dict[str, str]]) -> None:
-    """Raise `JobError` if workers have other versions than this process: numbers, and what is sent, may differ."""
-    for each in versions:
-        if found := differences(of_versions(), each):
-            raise JobError(
-                f"a worker has other versions than this process: {'; '.join(found)}. Install the same on all machines."
-            )
 
 
 def _answered(part: list[InputRow], found: Any) -> Generator[Answered, None, None]:

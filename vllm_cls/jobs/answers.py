@@ -9,13 +9,14 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..compat import lazy_imports
 from ..errors import JobError, PromptError
 from ..outputs import Decision, RequestOutput
 from .decision_columns import DecisionColumns
 from .options import JobOptions
 from .plan import Columns, Plan
 from .results import RowResults
-from .resume.fingerprints import of_model
+from .resume.fingerprints import differences, of_model, of_versions
 from .resume.parts import Answered
 from .rows import InputRow, PromptFields
 
@@ -67,6 +68,14 @@ class WorkerPool(abc.ABC):
         """Its workers, for one job; those end with the context."""
 
 
+def check_versions(elsewhere: Mapping[str, str]) -> None:
+    """Raise `JobError` if a worker has other versions than this process: numbers, and what is sent, may differ."""
+    if found := differences(of_versions(), elsewhere):
+        raise JobError(
+            f"a worker has other versions than this process: {'; '.join(found)}. Install the same everywhere."
+        )
+
+
 class RowWorker:
     """A model at work on a job: rows in, rows with their results out.
 
@@ -90,9 +99,22 @@ class RowWorker:
             truncation_side=options.truncation_side,
         )
 
+    @classmethod
+    def opened(cls, model: str, options: JobOptions, llm_options: Mapping[str, Any]) -> RowWorker:
+        """With a model of its own, for as long as the process lasts."""
+        lazy_imports.import_libraries()
+        from ..llm import LLM
+
+        return cls(LLM(model, **llm_options), options)
+
     def fingerprint(self) -> dict[str, Any]:
         """What the results depend on of the model."""
         return of_model(self._llm)
+
+    @staticmethod
+    def versions() -> dict[str, str]:
+        """What they depend on of this process."""
+        return of_versions()
 
     @property
     def counters(self) -> Counters | None:

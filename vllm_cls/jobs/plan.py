@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from ..evaluation import Tally
@@ -13,7 +13,7 @@ from .formats.files import OutputFile
 from .head_columns import HeadColumns
 from .options import JobOptions
 from .report_data import ReportData
-from .results import ResultColumns, SpanColumns, StepColumns
+from .results import ADDED_TYPES, ResultColumns, RowResults, SpanColumns, StepColumns
 from .rows import PromptFields
 
 if TYPE_CHECKING:
@@ -82,6 +82,17 @@ class Plan:
         return Tally(
             shape.id2label, shape.problem_type, threshold=shape.threshold, observe=observe if reported else None
         )
+
+    def arrays(self, found: Sequence[RowResults]) -> dict[str, Any]:
+        """The results of rows as Arrow's arrays, `truncated` and `error` last."""
+        import pyarrow as pa
+
+        from .formats.columnar_writer import arrow_type
+
+        added = [{"truncated": each.truncated, "error": each.error} for each in found]
+        records = [{**(each.columns or {}), **more} for each, more in zip(found, added, strict=True)]
+        types = {**self.columns.types, **ADDED_TYPES}
+        return {name: pa.array([each.get(name) for each in records], arrow_type(kind)) for name, kind in types.items()}
 
     def check_target(self, target: OutputFile) -> None:
         """Raise `ConfigError` if the output's format cannot hold the results."""
