@@ -23,9 +23,9 @@ from ..outputs import (
     TokenClassificationRequestOutput,
 )
 from ..params import PoolingParams
+from ..runtime.bars import UseTqdm, bar
 from . import output_processor, scoring, tensors
 from .arguments import per_prompt, truncation_of
-from .bars import UseTqdm, bar
 from .output_processor import NextId, all_good
 from .scoring import ScoreOptions, Side
 

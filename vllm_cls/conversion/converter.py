@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from ..architecture import ConversionPlan, HeadResult, NamedHeadRequest, Target
-from ..calls.bars import UseTqdm
 from ..config import DTYPES, ModelConfig
 from ..errors import ConfigError
 from ..head_source import EXISTING
@@ -21,6 +20,7 @@ from ..model.loading.head_choice import as_reward, head_request, make_head, refu
 from ..model.loading.source import ModelSource, open_source
 from ..model.pair_form import to_store
 from ..registry import registry
+from ..runtime.bars import UseTqdm
 from .calibration import calibrated
 from .head_job import HeadJob
 from .head_options import ONE_LABEL, HeadOptions

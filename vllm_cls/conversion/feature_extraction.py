@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from ..architecture import Target
-from ..calls.bars import UseTqdm, bar
 from ..config import ModelConfig, RuntimeConfig
 from ..errors import ModelError, PromptError
 from ..inputs.tokenization import PromptProcessor, Truncation
@@ -19,6 +18,7 @@ from ..model.loading.form_choice import make_runner
 from ..model.loading.source import ModelSource
 from ..model.loading.weights import Placement, load_weights
 from ..model.opening import longest_prompt, make_engine
+from ..runtime.bars import UseTqdm, bar
 from ..runtime.machine.device import choose_device, choose_dtype
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from ..model.loading.source import ModelSource
 from ..model.prompt_processor import max_model_len, prompt_processor
 
 if TYPE_CHECKING:
-    from ..calls.bars import UseTqdm
+    from ..runtime.bars import UseTqdm
 
 
 class HeadJob:

@@ -22,7 +22,6 @@ from .rows import InputRow, PromptFields
 
 if TYPE_CHECKING:
     from ..llm import LLM
-    from ..runtime.counters import Counters
     from .remote import RemoteModel
 
 BAD_IN_A_ROW = 10_000
@@ -45,7 +44,7 @@ class PartWorker(Protocol):
     def fingerprint(self) -> dict[str, Any]: ...
 
     @property
-    def counters(self) -> Counters | None: ...
+    def counters(self) -> Any: ...
 
     def description(self) -> str: ...
 
@@ -117,8 +116,8 @@ class RowWorker:
         return of_versions()
 
     @property
-    def counters(self) -> Counters | None:
-        """What the model has computed so far; None of a server's."""
+    def counters(self) -> Any:
+        """What the model has computed so far, as `LLM.counters` gives it; None of a server's."""
         return self._llm.counters
 
     def description(self) -> str:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..runtime.counters import Counters
     from .resume.parts import Answered
 
 _WINDOW = 60.0  # seconds that a rate is the mean of
@@ -32,7 +31,7 @@ class JobProgress:
     errors: int = 0
     tokens: int = 0
     total: int | None = None
-    counters: Callable[[], Counters | None] = field(default=lambda: None, repr=False, compare=False)
+    counters: Callable[[], Any] = field(default=lambda: None, repr=False, compare=False)
 
     def with_row(self, answered: Answered) -> JobProgress:
         """One more row."""

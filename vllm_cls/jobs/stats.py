@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .overlap import Channel
-
-if TYPE_CHECKING:
-    from ..runtime.counters import Counters
 
 
 @dataclass(frozen=True)
@@ -58,14 +55,14 @@ class JobStats:
 
 
 def stats_of(
-    rows: int, seconds: float, read: Channel[Any], written: Channel[Any], computed: Counters | None, execution: str
+    rows: int, seconds: float, read: Channel[Any], written: Channel[Any], computed: Any, execution: str
 ) -> JobStats:
     """The stats of a job from what its threads and its model measured.
 
     Args:
         read: the rows went through it.
         written: the results did.
-        computed: by the model meanwhile; None of a server's.
+        computed: by the model meanwhile, a difference of `LLM.counters`; None of a server's.
     """
     stages = {} if computed is None else computed.seconds
     return JobStats(

@@ -6,10 +6,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from ..runtime.counters import Counters
+from .counters import Counters
 
 UseTqdm = bool | Callable[..., Any]
 
