@@ -23,8 +23,9 @@ from ..runtime.loadtime.memory_profile import plan_memory
 from ..runtime.machine.device import choose_device, choose_dtype, default_batched_tokens, default_prefix_cache_bytes
 from ..runtime.machine.workers import bound_kernel_caches
 from ..runtime.native import attention as native_attention
+from ..runtime.parallel.leader import Leader
 from ..runtime.parallel.rank_engine import RankEngine
-from ..runtime.parallel.ranks import Leader, Ranks
+from ..runtime.parallel.ranks import Ranks
 from ..runtime.parallel.replicas import ReplicaEngine
 from ..runtime.parallel.stage import PipelineStage, StageEngine
 from ..runtime.runner import Runner

@@ -3,7 +3,7 @@
 import os
 import sys
 
-from vllm_cls.runtime.parallel.ranks import Follower
+from vllm_cls.runtime.parallel.follower import Follower
 
 follower = Follower(sys.argv)
 if follower.task["does"] == "end at once":

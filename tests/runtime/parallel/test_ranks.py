@@ -7,7 +7,7 @@ import pytest
 
 from vllm_cls.errors import ConfigError, EngineDeadError, ModelError
 from vllm_cls.runtime.parallel import ranks
-from vllm_cls.runtime.parallel.ranks import Leader
+from vllm_cls.runtime.parallel.leader import Leader
 
 PROGRAM = "tests.runtime.parallel.program"
 Start = Callable[..., Leader]

@@ -8,7 +8,7 @@ from ...config import PARALLEL_SIZES, ModelConfig, RuntimeConfig
 from ...errors import ConfigError
 from ...runtime.machine.device import choose_device
 from ...runtime.machine.workers import default_num_threads
-from ...runtime.parallel.ranks import Leader
+from ...runtime.parallel.leader import Leader
 from ..loaded_model import LoadedModel
 from ..loading.source import ModelSource, open_source
 from ..opening import load_model

@@ -6,7 +6,7 @@ import logging
 import sys
 import warnings
 
-from ...runtime.parallel.ranks import Follower
+from ...runtime.parallel.follower import Follower
 
 
 def main() -> None:

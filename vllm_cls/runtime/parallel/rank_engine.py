@@ -12,7 +12,8 @@ from ..batch import ForwardItem, TokenSequence
 from ..engine import Engine, Result, Step
 from ..machine import memory
 from ..runner import Runner
-from .ranks import Leader, Ranks
+from .leader import Leader
+from .ranks import Ranks
 
 
 class RankEngine(Engine):

@@ -15,7 +15,7 @@ from ..batch import TokenSequence
 from ..counters import Counters
 from ..engine import Engine, Result, SequenceResult
 from ..runner import Runner
-from .ranks import Leader
+from .leader import Leader
 
 
 class ReplicaEngine(Engine):
