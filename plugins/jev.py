@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from typing import TYPE_CHECKING, Any
 
 from vllm_cls.adapters import Decoder
@@ -54,20 +55,15 @@ def _jev_class() -> type[PreTrainedModel]:
     class JevForDecision(SequenceClassifier, JevPreTrainedModel):
         """The backbone and `proj`."""
 
+        # what `pooled_logits` reads
+        score: Any = property(operator.attrgetter("proj"))
+        softcap: Any = property(operator.attrgetter("config.softcap"))
+
         def __init__(self, config: JevConfig) -> None:
             super().__init__(config)
             self.model = AutoModel.from_config(config.text_config)
             self.proj = nn.Linear(config.hidden_size, config.num_verbalizers, bias=getattr(config, "head_bias", True))
             self.post_init()
-
-        @property
-        def score(self) -> nn.Linear:  # type: ignore[override]
-            return self.proj
-
-        @property
-        def softcap(self) -> float | None:  # type: ignore[override]
-            softcap: float | None = self.config.softcap
-            return softcap
 
     return JevForDecision
 

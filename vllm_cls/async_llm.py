@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
-from .calls import decisions, scoring, tasks
+from .calls import decisions, scoring, tasks, zero_shot
 from .calls.output_processor import NextId
 from .calls.scoring import RankedDocument, ScoreOptions, Side
 from .calls.tasks import TaskCall
@@ -170,9 +170,22 @@ class AsyncLLM:
         pooling_params: PoolingParams | Sequence[PoolingParams] | None = None,
         lora_request: Any = None,
         tokenization_kwargs: Mapping[str, Any] | None = None,
+        candidate_labels: Sequence[str] | None = None,
+        hypothesis_template: str = zero_shot.HYPOTHESIS,
+        multi_label: bool = False,
         **sending: Unpack[Sending],
     ) -> Any:
         """Probabilities; options as for `LLM.classify`."""
+        if candidate_labels is not None:
+            return await self._prompted(
+                zero_shot.classify,
+                prompts,
+                sending,
+                candidates=zero_shot.Candidates(tuple(candidate_labels), hypothesis_template, multi_label),
+                pooling_params=pooling_params,
+                lora_request=lora_request,
+                tokenization_kwargs=tokenization_kwargs,
+            )
         return await self._prompted(
             tasks.classify,
             prompts,

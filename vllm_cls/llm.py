@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from .calls import decisions, scoring, tasks
+from .calls import decisions, scoring, tasks, zero_shot
 from .calls.arguments import check_engine_args
 from .calls.scoring import RankedDocument, ScoreOptions, Side
 from .calls.streaming import stream_outputs
@@ -167,6 +167,9 @@ class LLM(OpenModel):
         use_tqdm: bool | Callable[..., Any] = True,
         lora_request: Any = None,
         tokenization_kwargs: Mapping[str, Any] | None = None,
+        candidate_labels: Sequence[str] | None = None,
+        hypothesis_template: str = zero_shot.HYPOTHESIS,
+        multi_label: bool = False,
     ) -> list[ClassificationRequestOutput]:
         """Probabilities for each prompt, in the order given.
 
@@ -178,10 +181,26 @@ class LLM(OpenModel):
             lora_request: the adapter for all, or one or None a prompt; needs `enable_lora`.
             tokenization_kwargs: `truncate_prompt_tokens` (-1: the model's length), `truncation_side`,
                 `add_special_tokens`. Without them a prompt that is too long is an error.
+            candidate_labels: of texts, in place of the model's own labels; the model is one of natural language inference,
+                and the numbers are those of transformers' zero-shot-classification pipeline.
+            hypothesis_template: what is said of a text, with `{}` for a label.
+            multi_label: each candidate label is true or not, whatever the others are.
 
         Raises:
             PromptError: a prompt is bad; it is named by its index.
+            ConfigError: candidate labels and a model without a label "entailment".
         """
+        if candidate_labels is not None:
+            candidates = zero_shot.Candidates(tuple(candidate_labels), hypothesis_template, multi_label)
+            asked = zero_shot.classify(
+                self._open,
+                prompts,
+                candidates,
+                pooling_params=pooling_params,
+                lora_request=lora_request,
+                tokenization_kwargs=tokenization_kwargs,
+            )
+            return asked.run(self._next_id)
         call = tasks.classify(
             self._open,
             prompts,

@@ -21,7 +21,7 @@ from vllm_cls.jobs.decide import DecisionColumns, DecisionFields, JobOptions
 ASKED = {name: QUESTIONS[name] for name in ("refund", "tone", "urgency")}
 ROWS: list[dict[str, Any]] = [
     {"id": index, "body": f"message {index} " + "word " * index, "mood": mood, "paid": paid, "level": index % 3}
-    for index, (mood, paid) in enumerate([("calm", True), ("angry", False), ("sad", True), ("none", False)])
+    for index, (mood, paid) in enumerate([("calm", True), ("angry", False), ("sad", True), ("none", True)])
 ]
 
 

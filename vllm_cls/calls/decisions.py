@@ -11,7 +11,7 @@ from ..errors import ConfigError, PromptError
 from ..inputs.prompts import as_list
 from ..outputs import Decision
 from .output_processor import not_finite
-from .tasks import PoolingTask, TaskCall, task_call
+from .tasks import PoolingTask, TaskCall, task_call, texts_alone
 
 if TYPE_CHECKING:
     from ..decisions.reading import DecisionPrompt, DecisionReader
@@ -91,7 +91,8 @@ def _call(loaded: LoadedModel, read: Sequence[Read]) -> TaskCall[Decision]:
     prompts = [each for request in read for each in request]
     task = "classify" if all(each.ends_at_mark for each in prompts) else "token_classify"
     kind = PoolingTask(task, functools.partial(_decided, read))
-    return task_call(loaded, kind, [{"prompt_token_ids": each.token_ids} for each in prompts], None, None, None)
+    given = [{"prompt_token_ids": each.token_ids} for each in prompts]
+    return task_call(loaded, kind, given, None, None, None, texts_alone(loaded))
 
 
 def _decided(

@@ -67,6 +67,7 @@ class TaskCall(Generic[Output]):
         adapters: one a prompt, None for the model as it is.
         processor: makes token ids of the prompts.
         cache_salt: of prompts without one of their own.
+        each: so many of the prompts belong to one that the caller gave.
     """
 
     loaded: LoadedModel
@@ -78,6 +79,7 @@ class TaskCall(Generic[Output]):
     truncation: Truncation
     add_special_tokens: bool | None = None
     cache_salt: str | None = None
+    each: int = 1
 
     def tokenize_each(self, start: int = 0, stop: int | None = None) -> list[Tokenized | PromptError]:
         """Prompts `start` to `stop` (all) as the model will see them, or why it cannot."""
@@ -106,7 +108,8 @@ class TaskCall(Generic[Output]):
         return good
 
     def _named(self, error: PromptError, index: int) -> PromptError:
-        return type(error)(f"prompt {index}: {error}", error.param) if len(self.prompts) > 1 else error
+        several = len(self.prompts) > self.each
+        return type(error)(f"prompt {index // self.each}: {error}", error.param) if several else error
 
     def parts(self) -> Iterator[tuple[slice, list[Tokenized | PromptError]]]:
         """The prompts as `tokenize_each` gives them: all at once, or with images so many as fit in memory together."""
@@ -167,6 +170,10 @@ class TaskCall(Generic[Output]):
                     raise self._named(each, index)
             outputs += all_good(list(self.only(part).run_each(found, next_id)))
         return outputs
+
+    def of_several(self, each: int) -> TaskCall[Output]:
+        """The same, where so many prompts belong to one that the caller gave."""
+        return dataclasses.replace(self, each=each)
 
     def with_prompts(self, prompts: Sequence[Any]) -> TaskCall[Output]:
         """The same asked of other prompts, each with what the first of these has."""
@@ -324,6 +331,11 @@ def repeated(
     """
     cut = {"truncate_prompt_tokens": -1 if truncate else None, "truncation_side": truncation_side}
     return task_call(loaded, kind, [""], params, None, cut)
+
+
+def texts_alone(loaded: LoadedModel) -> PromptProcessor:
+    """The model's processor without images, for calls whose outputs are made of several prompts: those run at once."""
+    return loaded.processor if loaded.processor.media is None else dataclasses.replace(loaded.processor, media=None)
 
 
 def task_call(
