@@ -16,7 +16,7 @@ from .show import show_metrics, show_stats
 
 if TYPE_CHECKING:
     from vllm_cls.jobs.remote import RemoteModel
-    from vllm_cls.jobs.report import JobReport
+    from vllm_cls.jobs.report.job_report import JobReport
 
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -16,7 +16,7 @@ from .options import console, say
 
 if TYPE_CHECKING:
     from vllm_cls.jobs.options import OnProgress
-    from vllm_cls.jobs.progress import JobProgress
+    from vllm_cls.jobs.report.progress import JobProgress
 
 FORMS = ("auto", "bar", "plain", "json", "none")
 SECONDS_BETWEEN = {"bar": 0.25, "plain": 30.0, "json": 1.0}
@@ -50,7 +50,7 @@ class Reporter:
     def update(self, progress: JobProgress) -> None:
         """Note where the job is."""
         if self._pace is None:
-            from vllm_cls.jobs.progress import Pace
+            from vllm_cls.jobs.report.progress import Pace
 
             self._pace = Pace(self._clock())
         self._latest = progress

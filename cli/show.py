@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from vllm_cls.evaluation import ClassificationMetrics
-    from vllm_cls.jobs.stats import JobStats
+    from vllm_cls.jobs.report.stats import JobStats
 
 _MOST_LABELS = 12  # of a confusion matrix that is shown whole
 _COMMONEST = 10

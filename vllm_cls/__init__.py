@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .hookspecs import hookimpl
     from .jobs.classify import classify_file
     from .jobs.decide import decide_file
-    from .jobs.report import JobReport
+    from .jobs.report.job_report import JobReport
     from .jobs.score import score_file
     from .llm import LLM
     from .outputs import (
@@ -64,7 +64,7 @@ _HOMES = {
     "HeadResult": "architecture",
     "HeadSource": "head_source",
     "JobError": "errors",
-    "JobReport": "jobs.report",
+    "JobReport": "jobs.report.job_report",
     "LLM": "llm",
     "LinearHead": "architecture",
     "LoRARequest": "params",

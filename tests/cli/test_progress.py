@@ -16,7 +16,7 @@ from rich.console import Console
 from tests.jobs.files import jsonl
 from vllm_cls.cli import progress as shown
 from vllm_cls.cli.progress import Reporter, line_of
-from vllm_cls.jobs.progress import JobProgress, Pace
+from vllm_cls.jobs.report.progress import JobProgress, Pace
 from vllm_cls.runtime.counters import Counters
 
 Run = Callable[..., Result]

@@ -10,8 +10,8 @@ from vllm_cls.cli import options
 from vllm_cls.cli.bench import _telling
 from vllm_cls.cli.progress import progress
 from vllm_cls.cli.show import measurements, number, show_metrics, show_stats, show_table, size
-from vllm_cls.jobs.progress import JobProgress
-from vllm_cls.jobs.stats import JobStats
+from vllm_cls.jobs.report.progress import JobProgress
+from vllm_cls.jobs.report.stats import JobStats
 
 from ..evaluation import evaluate
 

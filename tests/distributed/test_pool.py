@@ -20,10 +20,10 @@ from tests.models import tiny
 from vllm_cls import LLM, ConfigError, JobError
 from vllm_cls.distributed import BatchClassifier, RayWorkers
 from vllm_cls.distributed.cluster import Share, share_of
-from vllm_cls.jobs.answers import RowWorker, WorkerPool
 from vllm_cls.jobs.classify import classify_file
 from vllm_cls.jobs.options import JobOptions
-from vllm_cls.jobs.progress import JobProgress
+from vllm_cls.jobs.pipeline.answers import RowWorker, WorkerPool
+from vllm_cls.jobs.report.progress import JobProgress
 from vllm_cls.jobs.resume import parts
 from vllm_cls.jobs.resume.parts import Answered
 from vllm_cls.jobs.rows import InputRow

@@ -17,7 +17,7 @@ from vllm_cls import LLM, JobError, ModelError
 from vllm_cls.distributed import BatchClassifier, RayWorkers
 from vllm_cls.distributed.serving import serve_on_ray
 from vllm_cls.jobs.classify import classify_file
-from vllm_cls.jobs.progress import JobProgress
+from vllm_cls.jobs.report.progress import JobProgress
 from vllm_cls.jobs.resume import parts
 from vllm_cls.server import ServerSettings, open_app
 

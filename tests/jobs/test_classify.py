@@ -13,9 +13,9 @@ import pytest
 
 import vllm_cls.llm
 from vllm_cls.errors import ConfigError, JobError
-from vllm_cls.jobs import answers
 from vllm_cls.jobs.classify import classify_file
-from vllm_cls.jobs.progress import JobProgress
+from vllm_cls.jobs.pipeline import answers
+from vllm_cls.jobs.report.progress import JobProgress
 
 from .fake import FakeLLM
 from .files import fields_of, jsonl, write

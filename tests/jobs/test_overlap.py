@@ -15,9 +15,9 @@ import pytest
 
 from tests.jobs.fake import FakeLLM
 from tests.jobs.files import jsonl
-from vllm_cls.jobs import pipeline
 from vllm_cls.jobs.classify import classify_file
 from vllm_cls.jobs.overlap import Channel, ahead, at_once, behind
+from vllm_cls.jobs.pipeline import steps as pipeline
 
 PATIENCE = 2  # seconds after which a step that waits for another has failed
 

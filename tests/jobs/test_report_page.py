@@ -19,9 +19,10 @@ from tests.jobs.fake import FakeLLM
 from tests.jobs.files import jsonl
 from tests.server.chromium import browser
 from vllm_cls import ConfigError, JobError
-from vllm_cls.jobs import report_data, report_plots
 from vllm_cls.jobs.classify import classify_file
-from vllm_cls.jobs.report_data import MOST_MISTAKES, MOST_POINTS, STEPS, ReportData
+from vllm_cls.jobs.report import html_data as report_data
+from vllm_cls.jobs.report import plots as report_plots
+from vllm_cls.jobs.report.html_data import MOST_MISTAKES, MOST_POINTS, STEPS, ReportData
 from vllm_cls.jobs.resume import parts
 from vllm_cls.jobs.rows import InputRow, PromptFields
 

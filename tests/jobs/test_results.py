@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from vllm_cls.errors import ConfigError
-from vllm_cls.jobs.results import KeptFields, ResultColumns
+from vllm_cls.jobs.results.result_columns import KeptFields, ResultColumns
 from vllm_cls.jobs.score import ScoreColumns
 from vllm_cls.outputs import ClassificationOutput, ClassificationRequestOutput
 

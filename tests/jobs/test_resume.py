@@ -20,7 +20,7 @@ from tests.models import tiny
 from vllm_cls import LLM
 from vllm_cls.errors import ConfigError, JobError
 from vllm_cls.jobs.classify import classify_file
-from vllm_cls.jobs.progress import JobProgress
+from vllm_cls.jobs.report.progress import JobProgress
 from vllm_cls.jobs.resume import fingerprints, parts
 from vllm_cls.jobs.resume.work_folder import open_work_folder
 from vllm_cls.jobs.score import score_file

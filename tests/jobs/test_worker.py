@@ -11,11 +11,11 @@ import pytest
 
 from tests.jobs.fake import FakeLLM
 from vllm_cls.calls.scoring import ScoreOptions
-from vllm_cls.jobs.answers import RowWorker
 from vllm_cls.jobs.classify import classify_file
 from vllm_cls.jobs.formats.files import find_sources
 from vllm_cls.jobs.formats.readers import read_rows
 from vllm_cls.jobs.options import JobOptions
+from vllm_cls.jobs.pipeline.answers import RowWorker
 from vllm_cls.jobs.rows import PromptFields
 from vllm_cls.jobs.score import PairFields, ScoreColumns, score_file
 

@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from tests.cli.conftest import run  # noqa: F401  # a fixture
 from tests.models import tiny
 from vllm_cls import LLM, ConfigError, JobError
-from vllm_cls.jobs.progress import JobProgress
+from vllm_cls.jobs.report.progress import JobProgress
 from vllm_cls.server import batch, create_app, run_batch
 
 from .test_plugins import install

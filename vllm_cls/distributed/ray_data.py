@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..jobs.options import JobOptions
-from ..jobs.results import ADDED_TYPES, KeptFields
+from ..jobs.results.result_columns import ADDED_TYPES, KeptFields
 from ..jobs.rows import InputRow, PromptFields
 
 
@@ -52,7 +52,7 @@ class BatchClassifier:
         truncation_side: str | None = None,
         **llm_options: Any,
     ) -> None:
-        from ..jobs.answers import RowWorker
+        from ..jobs.pipeline.answers import RowWorker
 
         options = JobOptions(
             PromptFields(text_field, text_pair_field, messages_field),

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..errors import ConfigError, JobError, VclsError
-from ..jobs.answers import Answered, RowWorker, WorkerPool, check_versions
 from ..jobs.options import JobOptions
+from ..jobs.pipeline.answers import RowWorker, WorkerPool, check_versions
 from ..jobs.plan import Plan
-from ..jobs.results import RowResults
+from ..jobs.results.result_columns import RowResults
+from ..jobs.resume.parts import Answered
 from ..jobs.rows import InputRow
 from .cluster import SECONDS_FOR_ROOM, check_installed, connected, model_path, room
 

@@ -7,15 +7,15 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .options import JobOptions, OnProgress, RunOptions
-from .report import JobReport
-from .results import ResultColumns
+from .report.job_report import JobReport
+from .results.result_columns import ResultColumns
 from .rows import PromptFields
 from .run import run_job
 
 if TYPE_CHECKING:
     from ..client import Client
     from ..llm import LLM
-    from .answers import WorkerPool
+    from .pipeline.answers import WorkerPool
     from .remote import RemoteModel
 
 

@@ -12,7 +12,7 @@ from .formats.files import COLUMNAR, InputFile
 from .formats.readers import columns_of, read_rows
 from .formats.tables import FIRST_ROWS
 from .options import JobOptions
-from .results import KeptFields
+from .results.result_columns import KeptFields
 from .rows import PromptFields, missing
 
 

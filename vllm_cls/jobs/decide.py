@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, PromptError, nearest
-from .decision_columns import ANSWER_TYPES, DecisionColumns
 from .options import JobOptions, OnProgress, RunOptions
-from .report import JobReport
+from .report.job_report import JobReport
+from .results.decision_columns import ANSWER_TYPES, DecisionColumns
 from .rows import PromptFields, missing
 from .run import run_job
 

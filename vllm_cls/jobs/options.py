@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, JobError
-from .decision_columns import DecisionColumns
-from .progress import JobProgress
-from .results import KeptFields, ResultColumns
+from .report.progress import JobProgress
+from .results.decision_columns import DecisionColumns
+from .results.result_columns import KeptFields, ResultColumns
 from .rows import PromptFields
 
 OnProgress = Callable[[JobProgress], None]
@@ -150,7 +150,7 @@ class RunOptions:
             raise JobError(f"the report {page} cannot be written: name a file in a folder that exists.")
         if page.exists() and not self.overwrite:
             raise JobError(f"the report {page} is there already; --overwrite (overwrite=True) replaces it.")
-        from .report_plots import check_installed
+        from .report.plots import check_installed
 
         check_installed()
 

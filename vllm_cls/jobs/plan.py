@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from ..evaluation import Tally
-from .decision_columns import DecisionColumns
 from .formats.files import OutputFile
-from .head_columns import HeadColumns
 from .options import JobOptions
-from .report_data import ReportData
-from .results import ADDED_TYPES, ResultColumns, RowResults, SpanColumns, StepColumns
+from .report.html_data import ReportData
+from .results.decision_columns import DecisionColumns
+from .results.head_columns import HeadColumns
+from .results.result_columns import ADDED_TYPES, ResultColumns, RowResults, SpanColumns, StepColumns
 from .rows import PromptFields
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..compat import lazy_imports
 from ..errors import ConfigError
-from .answers import PartWorker, RowWorker, WorkerPool
 from .columns import KnownColumns
 from .formats.files import InputFile, OutputFile, find_sources, find_target
 from .options import JobOptions, RunOptions
-from .pipeline import run_rows
-from .report import JobReport
+from .pipeline.answers import PartWorker, RowWorker, WorkerPool
+from .pipeline.steps import run_rows
+from .report.job_report import JobReport
 from .resume.fingerprints import of_inputs, of_versions
 from .resume.parts import PART_ROWS
 from .resume.work_folder import WorkFolder, open_work_folder

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ..calls.scoring import ScoreOptions
 from ..result_fields import PAIR
 from .options import JobOptions, OnProgress, RunOptions
-from .report import JobReport
-from .results import ResultColumns
+from .report.job_report import JobReport
+from .results.result_columns import ResultColumns
 from .rows import PromptFields
 from .run import run_job
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..client import Client
     from ..llm import LLM
     from ..outputs import ClassificationOutput, RequestOutput
-    from .answers import WorkerPool
+    from .pipeline.answers import WorkerPool
     from .remote import RemoteModel
 
 QUERY, DOCUMENT = "query", "document"

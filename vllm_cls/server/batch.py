@@ -20,10 +20,10 @@ from ..jobs.formats.files import find_sources, find_target
 from ..jobs.formats.readers import read_rows
 from ..jobs.formats.tables import OutputSchema
 from ..jobs.options import OnProgress, RunOptions
-from ..jobs.output import open_output
-from ..jobs.progress import JobProgress
-from ..jobs.report import JobReport
-from ..jobs.results import RowResults
+from ..jobs.pipeline.output import open_output
+from ..jobs.report.job_report import JobReport
+from ..jobs.report.progress import JobProgress
+from ..jobs.results.result_columns import RowResults
 from ..jobs.resume.fingerprints import of_model
 from ..jobs.resume.parts import Answered, in_parts, keeping
 from ..jobs.rows import InputRow, json_type

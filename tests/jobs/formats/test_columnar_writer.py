@@ -18,7 +18,7 @@ from vllm_cls.jobs.formats.columnar_writer import arrow_type, fitted, infer
 from vllm_cls.jobs.formats.files import find_sources, find_target
 from vllm_cls.jobs.formats.readers import read_rows
 from vllm_cls.jobs.formats.tables import OutputSchema
-from vllm_cls.jobs.output import open_output
+from vllm_cls.jobs.pipeline.output import open_output
 from vllm_cls.result_fields import RESULT_FIELDS
 
 RESULTS = {

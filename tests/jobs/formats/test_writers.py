@@ -20,7 +20,7 @@ from vllm_cls.errors import JobError
 from vllm_cls.jobs.formats import tables
 from vllm_cls.jobs.formats.files import find_target
 from vllm_cls.jobs.formats.tables import OutputSchema
-from vllm_cls.jobs.output import open_output
+from vllm_cls.jobs.pipeline.output import open_output
 
 from .test_readers import VALUES
 

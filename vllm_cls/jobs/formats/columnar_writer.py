@@ -11,7 +11,7 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 from typing_extensions import get_type_hints
 
-from ..results import ERROR
+from ..results.result_columns import ERROR
 from .columnar_reader import merged_schema
 from .tables import OutputSchema, Table, json_text
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..results import ADDED_TYPES, ERROR, TRUNCATED
+from ..results.result_columns import ADDED_TYPES, ERROR, TRUNCATED
 from .files import InputFile
 
 FIRST_ROWS = 10_000

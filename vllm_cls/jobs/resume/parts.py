@@ -11,7 +11,7 @@ from typing import IO, NamedTuple, TypeVar
 
 from ...errors import JobError
 from ..formats.tables import plain_value
-from ..results import RowResults
+from ..results.result_columns import RowResults
 from ..rows import InputRow
 from .work_folder import Part, WorkFolder
 

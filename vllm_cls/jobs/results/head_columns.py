@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from .results import ResultColumns
+from .result_columns import ResultColumns
 
 if TYPE_CHECKING:
-    from ..client import HeadInfo
-    from ..model.heads.output_heads import RunningHead
-    from ..outputs import RequestOutput
+    from ...client import HeadInfo
+    from ...model.heads.output_heads import RunningHead
+    from ...outputs import RequestOutput
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ..errors import ConfigError
-from ..evaluation import BINS
-from .report_data import STEPS, ReportData
+from ...errors import ConfigError
+from ...evaluation import BINS
+from .html_data import STEPS, ReportData
 
 MOST_LABELS = 30
 """Of a confusion matrix that is drawn; of more, the labels that most rows have."""

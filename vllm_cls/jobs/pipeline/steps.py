@@ -6,22 +6,22 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
 
+from ..columns import KnownColumns
+from ..formats.files import OutputFile
+from ..formats.readers import read_rows
+from ..formats.tables import OutputSchema
+from ..options import RunOptions
+from ..overlap import Channel, ahead, at_once, behind
+from ..report.job_report import JobReport
+from ..report.progress import JobProgress
+from ..report.stats import stats_of
+from ..results.result_columns import ADDED_TYPES, KeptFields
+from ..resume.parts import Answered, in_parts, keeping
+from ..resume.work_folder import WorkFolder
+from ..rows import InputRow
 from .answers import PartWorker
-from .columns import KnownColumns
-from .formats.files import OutputFile
-from .formats.readers import read_rows
-from .formats.tables import OutputSchema
-from .options import RunOptions
 from .output import open_output
-from .overlap import Channel, ahead, at_once, behind
-from .progress import JobProgress
 from .record import Recorder
-from .report import JobReport
-from .results import ADDED_TYPES, KeptFields
-from .resume.parts import Answered, in_parts, keeping
-from .resume.work_folder import WorkFolder
-from .rows import InputRow
-from .stats import stats_of
 
 MOST_WAITING = 4096
 """Rows between two steps at most; a large one counts as many. It is the engine's largest window of prompts."""

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import ConfigError
-from ..result_fields import ANY_ROW, MULTI, REGRESSION, SINGLE, STEPS, TOKENS, row_types
+from ...errors import ConfigError
+from ...result_fields import ANY_ROW, MULTI, REGRESSION, SINGLE, STEPS, TOKENS, row_types
 
 if TYPE_CHECKING:
-    from ..outputs import ClassificationOutput, PoolingOutput, RequestOutput, TokenClassificationOutput
+    from ...outputs import ClassificationOutput, PoolingOutput, RequestOutput, TokenClassificationOutput
 
 NO_PROBABILITIES = (
     "the activation that the model's config names gives none; for those of its labels, open it with --hf-overrides "

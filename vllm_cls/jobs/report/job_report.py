@@ -6,11 +6,11 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..parsing.labels import is_number
-from .results import NO_PROBABILITIES, KeptFields, ResultColumns
+from ...parsing.labels import is_number
+from ..results.result_columns import NO_PROBABILITIES, KeptFields, ResultColumns
 
 if TYPE_CHECKING:
-    from ..evaluation import ClassificationMetrics
+    from ...evaluation import ClassificationMetrics
     from .stats import JobStats
 
 _SHOWN_FAILURES = 5

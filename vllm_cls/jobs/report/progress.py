@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .resume.parts import Answered
+    from ..resume.parts import Answered
 
 _WINDOW = 60.0  # seconds that a rate is the mean of
 

@@ -9,20 +9,20 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..compat import lazy_imports
-from ..errors import JobError, PromptError
-from ..outputs import Decision, RequestOutput
-from .decision_columns import DecisionColumns
-from .options import JobOptions
-from .plan import Columns, Plan
-from .results import RowResults
-from .resume.fingerprints import differences, of_model, of_versions
-from .resume.parts import Answered
-from .rows import InputRow, PromptFields
+from ...compat import lazy_imports
+from ...errors import JobError, PromptError
+from ...outputs import Decision, RequestOutput
+from ..options import JobOptions
+from ..plan import Columns, Plan
+from ..results.decision_columns import DecisionColumns
+from ..results.result_columns import RowResults
+from ..resume.fingerprints import differences, of_model, of_versions
+from ..resume.parts import Answered
+from ..rows import InputRow, PromptFields
 
 if TYPE_CHECKING:
-    from ..llm import LLM
-    from .remote import RemoteModel
+    from ...llm import LLM
+    from ..remote import RemoteModel
 
 BAD_IN_A_ROW = 10_000
 """Rows without a prompt that are held before they are written, which bounds the memory."""
@@ -102,7 +102,7 @@ class RowWorker:
     def opened(cls, model: str, options: JobOptions, llm_options: Mapping[str, Any]) -> RowWorker:
         """With a model of its own, for as long as the process lasts."""
         lazy_imports.import_libraries()
-        from ..llm import LLM
+        from ...llm import LLM
 
         return cls(LLM(model, **llm_options), options)
 

@@ -9,9 +9,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import PromptError
-from .media_fields import items_in
-from .rows import InputRow
+from ...errors import PromptError
+from ..media_fields import items_in
+from ..rows import InputRow
 
 EDGE = 160
 """Pixels of the longer edge at most."""
@@ -44,8 +44,8 @@ def _bytes_of(item: Any) -> bytes | None:
 
 
 def _thumbnail(data: bytes) -> str:
-    from ..media.images import from_bytes
-    from ..media.policy import Allowance, MediaPolicy
+    from ...media.images import from_bytes
+    from ...media.policy import Allowance, MediaPolicy
 
     image = from_bytes(data, Allowance(MediaPolicy())).pixels.copy()
     image.thumbnail((EDGE, EDGE))

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..compat.disk import replacing
-from . import report_plots as plots
-from .report_data import Mistake, ReportData
+from ...compat.disk import replacing
+from . import plots
+from .html_data import Mistake, ReportData
 
 if TYPE_CHECKING:
-    from ..evaluation import ClassificationMetrics
-    from .report import JobReport
+    from ...evaluation import ClassificationMetrics
+    from .job_report import JobReport
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _STYLES = """

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..evaluation import BINS
-from ..parsing.labels import Gold
-from .rows import InputRow, PromptFields
+from ...evaluation import BINS
+from ...parsing.labels import Gold
+from ..rows import InputRow, PromptFields
 from .thumbnails import thumbnails
 
 STEPS = 200

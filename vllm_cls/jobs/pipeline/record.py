@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import JobError
-from .formats.writers import Writer
-from .plan import Plan
-from .report import JobReport, notes_of
-from .results import ERROR, TRUNCATED, KeptFields, RowResults
-from .resume.parts import Answered
-from .resume.work_folder import WorkFolder
-from .rows import InputRow
+from ...errors import JobError
+from ..formats.writers import Writer
+from ..plan import Plan
+from ..report.job_report import JobReport, notes_of
+from ..results.result_columns import ERROR, TRUNCATED, KeptFields, RowResults
+from ..resume.parts import Answered
+from ..resume.work_folder import WorkFolder
+from ..rows import InputRow
 
 
 class Recorder:
@@ -80,6 +80,6 @@ class Recorder:
         if report.metrics is not None and report.metrics.unknown and not self._labelled:
             report.notes.append(f"no row has the field {label_field!r}, which was to be measured against")
         if self._page is not None and self._tally is not None and report.metrics is not None:
-            from .report_page import write_report
+            from ..report.html_page import write_report
 
             write_report(self._page, report, report.metrics, self._tally.observed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .overlap import Channel
+from ..overlap import Channel
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..errors import JobError
-from .formats.files import OutputFile
-from .formats.locations import is_url
-from .formats.streams import reason
-from .formats.tables import OutputSchema
-from .formats.writers import JsonLines, Writer, open_writer
-from .resume.stores import store_of
-from .resume.work_folder import WorkFolder
+from ...errors import JobError
+from ..formats.files import OutputFile
+from ..formats.locations import is_url
+from ..formats.streams import reason
+from ..formats.tables import OutputSchema
+from ..formats.writers import JsonLines, Writer, open_writer
+from ..resume.stores import store_of
+from ..resume.work_folder import WorkFolder
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..outputs import Decision, RequestOutput
+    from ...outputs import Decision, RequestOutput
 
 ANSWER_TYPES: dict[str, dict[str, Any]] = {
     "noul": {"": float},

@@ -1,0 +1,1 @@
+"""What a row of results holds: of a text, of several heads, of questions."""
