@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from .job import files_of_a_job, show_report
-from .options import NameListParam, State, configure_output, console, pass_state, running_options
-from .show import progress
+from .options import NameListParam, State, configure_output, pass_state, running_options
+from .progress import progress
 
 EPILOG = """\b
 Examples:
@@ -60,6 +60,7 @@ def decide(state: State, /, model: Any, inputs: tuple[str, ...], output: str | N
     configure_output(state)
     from vllm_cls.jobs.decide import decide_file
 
-    with progress(console(stderr=True), not state.quiet) as on_progress:
+    stats = options.pop("stats")
+    with progress(options.pop("progress"), state.quiet) as on_progress:
         report = decide_file(model, inputs, output, on_progress=on_progress, **options)
-    show_report(report, state.quiet)
+    show_report(report, state.quiet, stats)
