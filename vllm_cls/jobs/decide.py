@@ -117,6 +117,8 @@ def decide_file(
     on_error: str = "continue",
     max_errors: int | None = None,
     on_progress: OnProgress | None = None,
+    delimiter: str | None = None,
+    encoding: str | None = None,
     **llm_options: Any,
 ) -> JobReport:
     """Ask questions about the rows of files; the arguments are those of `vcls decide`.
@@ -145,7 +147,8 @@ def decide_file(
         label_field=column,
         answers=DecisionColumns(asked, name),
     )
-    if isinstance(model, str | os.PathLike) and llm_options.get("convert", "auto") == "auto":
+    named = isinstance(model, str | os.PathLike) or "convert" in llm_options
+    if named and llm_options.get("convert", "auto") == "auto":
         llm_options["convert"] = "decide"
     how = RunOptions(format, overwrite, restart, on_error, max_errors, on_progress, delimiter, encoding)
     return run_job(model, inputs, output, options, how, llm_options)

@@ -14,7 +14,7 @@ from .common import BaseRequest
 class SystemOneRequest(BaseRequest):
     """Typed questions about a state."""
 
-    fields: ClassVar[Mapping[str | None, str]] = {None: "questions"}
+    params: ClassVar[Mapping[str | None, str]] = {None: "questions"}
 
     state: str | dict[str, Any] | list[Any]
     questions: Annotated[dict[str, dict[str, Any]], Field(min_length=1, json_schema_extra={"x-limit": "questions"})]
@@ -228,7 +228,7 @@ class CacheOptions(_Part):
 class DecisionsRequest(BaseRequest):
     """OpenAI's request: questions about a text or a conversation."""
 
-    fields: ClassVar[Mapping[str | None, str]] = {None: "questions"}
+    params: ClassVar[Mapping[str | None, str]] = {None: "questions"}
 
     input: str | Annotated[list[InputItem], Field(min_length=1)]
     questions: Annotated[list[AnyQuestion], Field(min_length=1, max_length=400)]
