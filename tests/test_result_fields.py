@@ -44,7 +44,7 @@ CLIENT = {CLASSIFY: Classification, POOLING: PooledResult, SCORE: PairScore, RER
 OTHER_TYPES = {
     ("PoolingOutput", "data"): torch.Tensor,
     ("PooledResult", "data"): list[Any],  # JSON alone
-    ("RankedDocument", "document"): str,
+    ("RankedDocument", "document"): str | Mapping[str, Any],  # as it was given, with images too
 }
 
 

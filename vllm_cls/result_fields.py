@@ -180,7 +180,7 @@ RESULT_FIELDS: tuple[ResultField, ...] = (
     ResultField(
         "document",
         dict,
-        "The document's text; over HTTP an object with it as `text`, left out if `return_documents` is false.",
+        "The document as it was given; over HTTP an object with it as `text`, left out if `return_documents` is false.",
         python=("RankedDocument",),
         http={RERANK: NEEDED},
     ),

@@ -117,8 +117,6 @@ def decide_file(
     on_error: str = "continue",
     max_errors: int | None = None,
     on_progress: OnProgress | None = None,
-    delimiter: str | None = None,
-    encoding: str | None = None,
     **llm_options: Any,
 ) -> JobReport:
     """Ask questions about the rows of files; the arguments are those of `vcls decide`.
