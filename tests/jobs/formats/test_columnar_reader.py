@@ -70,6 +70,26 @@ def test_nanoseconds_within_lists_and_structs(tmp_path: Path) -> None:
     assert type(row["t"]) is datetime.datetime and row["t"].microsecond == 1
 
 
+def test_times_that_python_does_not_have_are_kept_as_text(tmp_path: Path) -> None:
+    far = 253_402_300_800_000  # milliseconds until the year 10000
+    table = pa.table(
+        {
+            "t": pa.array([far, 0, None], pa.timestamp("ms")),
+            "z": pa.array([far - 1000, 0, None], pa.timestamp("ms", "+09:00")),
+            "d": pa.array([far // 86_400_000, 0, None], pa.date32()),
+            "x": pa.array([[0], [far], None], pa.list_(pa.timestamp("ms"))),
+        }
+    )
+    first, second, third = rows_of(parquet(tmp_path / "a.parquet", table))
+    assert first.fields["t"] == "10000-01-01 00:00:00.000"
+    assert first.fields["z"] == "10000-01-01 08:59:59.000+0900"
+    assert first.fields["d"] == "10000-01-01"
+    assert second.fields["t"] == datetime.datetime(1970, 1, 1) and second.fields["d"] == datetime.date(1970, 1, 1)
+    assert set(third.fields.values()) == {None}
+    assert first.error is third.error is None
+    assert second.error == "a time beyond the years 1 to 9999 in the field 'x'"  # within a list, there is no text for it
+
+
 @pytest.mark.parametrize("new", [pa.ipc.new_file, pa.ipc.new_stream])
 @pytest.mark.parametrize("compression", [None, "zstd"])
 def test_both_formats_of_arrow(tmp_path: Path, new: Any, compression: str | None) -> None:

@@ -105,6 +105,7 @@ def test_bytes_that_are_not_utf8_cost_their_row() -> None:
         ("", "the file is empty"),
         ("a,b,a\n1,2,3\n", "the column 'a' twice"),
         ('"a,b\n1,2\n', "the header, line 1, cannot be read"),
+        ("a,b\r1,2\r", "carriage returns alone"),
         (b"caf\xe9,b\n", "invalid UTF-8"),
     ],
 )

@@ -136,7 +136,7 @@ def _arrow(raw: Any) -> _Table:
 
 
 def _values(name: str, column: pyarrow.Array, errors: dict[int, str]) -> list[Any]:
-    """The values as Python has them; nanoseconds, which it does not have, are kept to the last digit, as text.
+    """The values as Python has them; what it does not have, nanoseconds and far years, is kept to the last digit, as text.
 
     Args:
         errors: collects what is wrong with values, by their place.
@@ -149,18 +149,26 @@ def _values(name: str, column: pyarrow.Array, errors: dict[int, str]) -> list[An
             column = column.cast(whole)
         except pyarrow.ArrowInvalid:  # they would be lost
             column = column.cast(_without_nanoseconds(column.type, to_text=True))
-    values: list[Any]
     try:
-        values = column.to_pylist()
+        return column.to_pylist()
+    except (UnicodeDecodeError, OverflowError):
+        return [_value(name, value, errors, index) for index, value in enumerate(column)]
+
+
+def _value(name: str, value: pyarrow.Scalar, errors: dict[int, str], index: int) -> Any:
+    """One value of a column that holds some which Python cannot have; `errors` as for `_values`."""
+    import pyarrow
+
+    try:
+        return value.as_py()
     except UnicodeDecodeError:  # writers do not check their texts
-        values = []
-        for index, value in enumerate(column):
-            try:
-                values.append(value.as_py())
-            except UnicodeDecodeError:
-                errors[index] = f"invalid UTF-8 in the field {name!r}"
-                values.append(_with_replacements(value))
-    return values
+        errors[index] = f"invalid UTF-8 in the field {name!r}"
+        return _with_replacements(value)
+    except OverflowError:  # Python's times are of the years 1 to 9999
+        if pyarrow.types.is_nested(value.type):
+            errors[index] = f"a time beyond the years 1 to 9999 in the field {name!r}"
+            return None
+        return value.cast(pyarrow.string()).as_py()
 
 
 def _with_replacements(value: pyarrow.Scalar) -> str | None:

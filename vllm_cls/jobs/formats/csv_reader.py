@@ -108,6 +108,8 @@ def _names(record: Record | None) -> list[str]:
         raise JobError("the file is empty; its first line must name the columns.")
     if record.error is not None:
         raise JobError(f"the header, line {record.number}, cannot be read: {record.error}.")
+    if any("\r" in cell and "\n" not in cell for cell in record.cells):
+        raise JobError("its lines end with carriage returns alone, as on old Macs; save it with line feeds.")
     names = [cell.strip() or f"column_{place}" for place, cell in enumerate(record.cells, 1)]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
