@@ -157,6 +157,9 @@ def test_what_cannot_be_is_refused_before_a_model_is_loaded(tmp_path: Path, monk
         classify_file("no-model", source, out, report=page)
     with pytest.raises(JobError, match="a folder that exists"):
         classify_file("no-model", source, out, label_field="label", report=tmp_path / "no" / "report.html")
+    for name in (out, source):
+        with pytest.raises(JobError, match="is also the output or an input"):
+            classify_file("no-model", source, out, label_field="label", report=name, overwrite=True)
     page.write_text("mine")
     with pytest.raises(JobError, match="is there already"):
         classify_file("no-model", source, out, label_field="label", report=page)

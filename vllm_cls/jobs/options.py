@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,8 +134,11 @@ class RunOptions:
         """Where the report goes."""
         return None if self.report is None else Path(self.report)
 
-    def check_report(self, options: JobOptions) -> None:
+    def check_report(self, options: JobOptions, files: Iterable[str | None]) -> None:
         """Refuse a report that cannot be, before anything runs.
+
+        Args:
+            files: the inputs and the output, which it must not replace; None is standard output.
 
         Raises:
             ConfigError: there is nothing to report, or nothing to draw it.
@@ -148,6 +151,8 @@ class RunOptions:
             raise ConfigError("report compares with true labels; name their field with --label-field (label_field=…).")
         if not page.parent.is_dir() or page.is_dir():
             raise JobError(f"the report {page} cannot be written: name a file in a folder that exists.")
+        if os.path.realpath(page) in (os.path.realpath(file) for file in files if file is not None):
+            raise JobError(f"the report {page} is also the output or an input, and would replace it; choose another name.")
         if page.exists() and not self.overwrite:
             raise JobError(f"the report {page} is there already; --overwrite (overwrite=True) replaces it.")
         from .report.plots import check_installed

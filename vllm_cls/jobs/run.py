@@ -34,9 +34,9 @@ def run_job(
     llm_options: dict[str, Any],
 ) -> JobReport:
     """Answer the rows of files; arguments and errors as for `classify_file`."""
-    how.check_report(options)
     sources = find_sources(inputs, how.format, how.delimiter, how.encoding)
     target = find_target(output, sources, how.format)
+    how.check_report(options, [target.path, *(source.path for source in sources)])
     known = KnownColumns.of(sources)
     known.check(options)
     noted = {
