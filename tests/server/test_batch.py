@@ -77,9 +77,9 @@ def test_what_fails_keeps_its_place(llm: LLM, tmp_path: Path) -> None:
         told, ["not JSON", "a list", "custom_id", "url", "DELETE", "body", "octet-stream"], strict=True
     ):
         assert part in message
-    assert report.failed == 9 and report.failures[0].endswith(
-        "400: " + answers[0]["response"]["body"]["error"]["message"]
-    )
+    message = answers[0]["response"]["body"]["error"]["message"]
+    assert report.failed == 9 and report.failures[0].endswith(f"{message} (400)")
+    assert "There is no route /nowhere. (…)" in report.causes and "…" not in report.causes
     with pytest.raises(JobError, match="more than 0 requests failed"):
         run_batch(llm, tmp_path / "in.jsonl", tmp_path / "other.jsonl", on_error="fail")
 

@@ -102,7 +102,7 @@ def run_batch(
                     report.fail(row.place, results.error)
                 if report.failed > how.most_errors:
                     kept = "" if work is None else work.hint
-                    raise JobError(f"more than {how.most_errors} requests failed: {report.failures[-1]}.{kept}")
+                    raise JobError(f"more than {how.most_errors} requests failed: {report.failures[-1].rstrip('.')}.{kept}")
                 if on_progress is not None:
                     told = told.with_row(answered)
                     on_progress(told)
@@ -192,7 +192,7 @@ class _Requests:
             else:
                 request_id = answer.headers.get("x-request-id", identity)
                 line["response"] = {"status_code": answer.status_code, "request_id": request_id, "body": body}
-                failed = None if answer.status_code < 400 else f"{answer.status_code}: {_message(body)}"
+                failed = None if answer.status_code < 400 else f"{_message(body)} ({answer.status_code})"
                 return RowResults(line, failed)
         line["error"] = {"code": "invalid_request", "message": wrong}
         return RowResults(line, wrong)

@@ -52,7 +52,7 @@ class Recorder:
         self._write(row, results, writer)
         if self._report.failed > self._most_errors:
             kept = "" if self._work is None else self._work.hint
-            raise JobError(f"more than {self._most_errors} rows failed: {self._report.failures[-1]}.{kept}")
+            raise JobError(f"more than {self._most_errors} rows failed: {self._report.failures[-1].rstrip('.')}.{kept}")
         label_field = self._plan.options.label_field
         if self._tally is not None and label_field is not None and results.measured is not None:
             self._labelled = self._labelled or label_field in row.fields
