@@ -287,6 +287,8 @@ def embedded(rows: torch.Tensor, grid: list[int] | None = None) -> dict[str, Any
             "has 2 places for images .* and 1 of",
         ),
         ({"prompt": VIDEO, "multi_modal_data": {"image": PICTURES[0]}}, "has 0 places for images"),
+        ({"prompt": f"a {IMAGE}", "multi_modal_data": {"image": []}}, "has 1 places for images .* and 0 of them"),
+        ({"prompt": f"a {IMAGE}", "multi_modal_data": {"image": None}}, "multi_modal_data holds nothing"),
         ({"prompt_token_ids": [5], "multi_modal_data": {"image": PICTURES[0]}}, "fewer places for images or videos"),
         ({"prompt": "a", "multi_modal_data": 3}, "multi_modal_data cannot be int 3"),
         ({"prompt": "a", "mm_processor_kwargs": {"size": 1}}, "mm_processor_kwargs are for images and videos"),
