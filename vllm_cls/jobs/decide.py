@@ -58,7 +58,7 @@ def read_questions(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     import yaml  # type: ignore[import-untyped]
 
-    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+    class Loader(yaml.SafeLoader):
         """Names are texts, whatever YAML makes of true, yes or 1: so JSON has them, and the requests."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
