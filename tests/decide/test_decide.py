@@ -54,6 +54,12 @@ def test_equal_to_transformers(name: str, tmp_path: Path) -> None:
     assert_same(found, [pipeline(folder)(request) for request in REQUESTS])
 
 
+def test_bfloat16(qwen2: Path) -> None:
+    """The rows for the labels stay float32."""
+    with LLM(str(qwen2), convert="decide", dtype="bfloat16") as llm:
+        assert_same(llm.decide(REQUESTS[1])[0]["refund"], pipeline(qwen2)(REQUESTS[1])["refund"], 0.02)
+
+
 def test_one_request_as_json(qwen2: Path, llm: LLM) -> None:
     (found,) = llm.decide(json.dumps(REQUESTS[1]))
     assert [found] == llm.decide([REQUESTS[1]])

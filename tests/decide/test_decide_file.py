@@ -16,7 +16,7 @@ from tests.decide.chat_models import QUESTIONS, assert_same, chat_model
 from tests.server.served import served
 from vllm_cls import LLM, Client, ConfigError, decide_file
 from vllm_cls.cli.main import vcls
-from vllm_cls.jobs.decide import DecisionColumns, DecisionFields, JobOptions
+from vllm_cls.jobs.decide import DecisionColumns, DecisionFields, JobOptions, read_questions
 
 ASKED = {name: QUESTIONS[name] for name in ("refund", "tone", "urgency")}
 ROWS: list[dict[str, Any]] = [
@@ -155,6 +155,22 @@ def test_the_command(folder: Path, rows: Path, tmp_path: Path) -> None:
     assert set(_read(out)[0]) == {*ROWS[0], "tone", "tone_confidence", "tone_probabilities"}
 
 
+def test_names_in_yaml_are_texts(tmp_path: Path) -> None:
+    """YAML makes booleans of true and no, and a number of 1; docs/decide.md shows the first."""
+    file = tmp_path / "questions.yaml"
+    file.write_text(
+        "refund: &one {type: noul, criteria: {true: asks for money, false: null}}\n"
+        "again: {<<: *one, instructions: A refund}\n"
+        "choose: {type: choice, criteria: {yes: a, no: b, 1: c}}\n"
+    )
+    criteria = {"true": "asks for money", "false": None}
+    assert read_questions(file) == {
+        "refund": {"type": "noul", "criteria": criteria},
+        "again": {"type": "noul", "criteria": criteria, "instructions": "A refund"},
+        "choose": {"type": "choice", "criteria": {"yes": "a", "no": "b", "1": "c"}},
+    }
+
+
 @pytest.mark.parametrize(
     ("questions", "options", "message"),
     [
@@ -164,6 +180,12 @@ def test_the_command(folder: Path, rows: Path, tmp_path: Path) -> None:
         ('{"a": {"type": "choice"}}', {}, "Question 'a'"),
         ('{"a": {"type": "noul"}}', {"label_field": "a"}, "NAME=COLUMN"),
         ('{"ab": {"type": "noul"}}', {"label_field": "aa=x"}, "no question 'aa'. Did you mean 'ab'"),
+        ('{"error": {"type": "noul"}}', {}, "has a column 'error', which is the reason of a row that failed, too"),
+        (
+            '{"a": {"type": "score", "criteria": ["x", "y"]}, "a_confidence": {"type": "noul"}}',
+            {},
+            "'a_confidence' has a column 'a_confidence', which is a column of the question 'a', too",
+        ),
     ],
 )  # fmt: skip
 def test_wrong_questions(llm: LLM, rows: Path, tmp_path: Path, questions: str, options: Any, message: str) -> None:

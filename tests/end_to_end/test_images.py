@@ -287,6 +287,8 @@ def embedded(rows: torch.Tensor, grid: list[int] | None = None) -> dict[str, Any
             "has 2 places for images .* and 1 of",
         ),
         ({"prompt": VIDEO, "multi_modal_data": {"image": PICTURES[0]}}, "has 0 places for images"),
+        ({"prompt": f"a {IMAGE}", "multi_modal_data": {"image": []}}, "has 1 places for images .* and 0 of them"),
+        ({"prompt": f"a {IMAGE}", "multi_modal_data": {"image": None}}, "multi_modal_data holds nothing"),
         ({"prompt_token_ids": [5], "multi_modal_data": {"image": PICTURES[0]}}, "fewer places for images or videos"),
         ({"prompt": "a", "multi_modal_data": 3}, "multi_modal_data cannot be int 3"),
         ({"prompt": "a", "mm_processor_kwargs": {"size": 1}}, "mm_processor_kwargs are for images and videos"),
@@ -303,7 +305,7 @@ def embedded(rows: torch.Tensor, grid: list[int] | None = None) -> dict[str, Any
             "processor has no 'max_pixles'. Did you mean 'max_pixels'",
         ),
         ({**ONE, "mm_processor_kwargs": {"max_pixels": "x"}}, "processor refuses this image: .*expected int, got str"),
-        ({**ONE, "mm_processor_kwargs": {"patch_size": 0}}, "processor refuses this image: "),
+        ({**ONE, "mm_processor_kwargs": {"patch_size": 0}}, "patch_size=0, and the model was built with 4"),
         ({**SEEN, "mm_processor_kwargs": {"num_frames": "x"}}, "num_frames takes a number above 0; got 'x'"),
         ({**SEEN, "mm_processor_kwargs": {"fps": -1}}, "fps takes a number above 0; got -1"),
         ({**SEEN, "mm_processor_kwargs": {"fps": float("nan")}}, "fps takes a number above 0; got nan"),
@@ -374,12 +376,13 @@ PART = {"type": "image", "image": PICTURES[0]}
 
 
 def test_a_prompt_that_fails_first_does_not_decide_how_others_run(
-    converted: Path, wanted: dict[str, torch.Tensor]
+    converted: Path, wanted: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The form of prompts with images is found by those that run."""
     broken = {**about(PICTURES[0], ""), "mm_processor_kwargs": {"patch_size": 8}}  # which the tower was not made for
     with LLM(str(converted), dtype="float32") as llm:
-        with pytest.raises(PromptError, match="refuses this prompt"):
+        with monkeypatch.context() as unchecked, pytest.raises(PromptError, match="refuses this prompt"):
+            unchecked.setattr("vllm_cls.media.processor.check_options", lambda *_: None)  # which refuses it earlier
             llm.classify(broken)
         torch.testing.assert_close(logits(llm, [PROMPTS["one image"]])[0], wanted["one image"], atol=1e-4, rtol=0)
         assert llm._open.engine.runner.media_form == "packed"

@@ -140,3 +140,13 @@ def test_an_adapters_head_was_trained_with_the_pad_token_too(at_run_time: bool, 
         outputs = llm.classify([{"prompt_token_ids": ids} for ids in given], lora_request=request)
     found = torch.tensor([output.outputs.logits for output in outputs])
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["qwen2", "gpt2"])
+def test_a_float32_head_behind_a_backbone_of_bfloat16(name: str, tmp_path: Path) -> None:
+    """The model's own forward, which is tried with a pad token behind a text, knows one dtype."""
+    folder = with_pad(tiny.classifier(name, tmp_path / "model"))
+    wanted = torch.tensor(of_transformers(folder))
+    with LLM(str(folder), dtype="bfloat16") as llm:
+        found = torch.tensor([llm.classify({"prompt_token_ids": ids})[0].outputs.logits for ids in prompts(folder)])
+    torch.testing.assert_close(found, wanted, atol=0.03 * float(wanted.abs().max()), rtol=0)

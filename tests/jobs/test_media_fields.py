@@ -97,6 +97,13 @@ def test_json_lines(llm: LLM, folder: Path) -> None:
     assert [row["error"].partition(";")[0] for row in answers[13:]] == ["the field 'text' is null", "no field 'image'"]
 
 
+def test_a_place_without_its_image_costs_the_row(llm: LLM, folder: Path) -> None:
+    """Else the placeholder is read as a token of the text, and the row gets a label that looks like any other."""
+    rows = [{"text": f"this {IMAGE} is", "image": each} for each in (None, "", [], "a.png")]
+    answers = classified(llm, lines(folder / "in.jsonl", *rows), image_field="image")
+    assert ["has 1 places for images" in (row.get("error") or "") for row in answers] == [True] * 3 + [False]
+
+
 def test_paths_begin_at_the_folder_of_their_file(llm: LLM, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "other").mkdir()
     (folder / "other" / "a.png").write_bytes(PNGS[1])
@@ -192,9 +199,10 @@ def test_with_a_stored_template(source: Path, folder: Path) -> None:
     template = f"See {IMAGE}: {{text}}"
     vllm_cls.convert(str(source), folder / "m", head="random", num_labels=2, seed=0, prompt_template=template)
     with LLM(str(folder / "m"), dtype="float32") as llm:
-        path = lines(folder / "in.jsonl", {"text": "x", "image": "a.png"}, {"text": "x", "image": ["a.png", "b.png"]})
-        first, second = classified(llm, path, image_field="image")
-        assert "has 1 places for images" in second["error"]
+        cells = ("a.png", ["a.png", "b.png"], None)
+        path = lines(folder / "in.jsonl", *({"text": "x", "image": each} for each in cells))
+        first, *others = classified(llm, path, image_field="image")
+        assert ["has 1 places for images" in each["error"] for each in others] == [True, True]
     with LLM(str(folder / "m"), dtype="float32", use_template=False) as llm:
         assert first["probs"] == probs(llm, f"See {IMAGE}: x", image=PICTURES[0])
 

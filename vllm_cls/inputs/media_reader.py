@@ -70,7 +70,7 @@ class MediaReader:
         return self.processor.sampling(**asked) or UniformFrames()
 
     def read(self, prompt: Prompt) -> Prompt:
-        """A prompt with its media read.
+        """A prompt with its media read; of an empty list there are none, and the prompt must have no places for them.
 
         Raises:
             PromptError: they cannot be read, are not allowed, or are not for this model.
@@ -80,7 +80,7 @@ class MediaReader:
 
         kwargs = {**self.kwargs, **prompt.mm_processor_kwargs}
         items = load_media(prompt.multi_modal_data, self._policy, self.sampling(kwargs))
-        if not items:
+        if not items and None in prompt.multi_modal_data.values():
             raise PromptError("multi_modal_data holds nothing; leave it out, or give images or videos.")
         rest = {name: value for name, value in kwargs.items() if name not in _SAMPLING}
         return replace(prompt, media=self.processor.read(items, rest, self._policy.max_pixels))

@@ -463,6 +463,6 @@ class PromptProcessor:
         made = self._form.sequence(ids, types, prompt.cache_salt)
         if self.skipped_pad is not None:
             made = made.skipping(self.skipped_pad)
-        if prompt.media is None or self.media is None:
+        if prompt.media is None or not prompt.media.inputs or self.media is None:
             return made
         return replace(made, media=self.media.processor.in_sequence(ids, prompt.media))

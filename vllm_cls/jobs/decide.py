@@ -58,10 +58,19 @@ def read_questions(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     import yaml  # type: ignore[import-untyped]
 
+    class Loader(yaml.SafeLoader):
+        """Names are texts, whatever YAML makes of true, yes or 1: so JSON has them, and the requests."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                    key.tag = "tag:yaml.org,2002:str"
+            return super().construct_mapping(node, deep)  # type: ignore[no-any-return]
+
     file = Path(path)
     try:
         text = file.read_text(encoding="utf-8")
-        found = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
+        found = json.loads(text) if file.suffix == ".json" else yaml.load(text, Loader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"questions {file}: {' '.join(str(error).split())}") from error
     inner = found.get("questions") if isinstance(found, dict) else None
@@ -80,6 +89,18 @@ def _checked(questions: Any, where: str) -> dict[str, Any]:
     if not good:
         raise ConfigError(f"{where} holds no questions: name → type, instructions, criteria.")
     return dict(questions)
+
+
+def _check_columns(questions: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` where two columns of the output would have one name."""
+    taken = {"error": "the reason of a row that failed"}
+    for name, question in questions.items():
+        for column in (name + ending for ending in ANSWER_TYPES[question["type"]]):
+            if column in taken:
+                raise ConfigError(
+                    f"the question {name!r} has a column {column!r}, which is {taken[column]}, too; rename it."
+                )
+            taken[column] = f"a column of the question {name!r}"
 
 
 def _measured(label_field: str | None, questions: Mapping[str, Any]) -> tuple[str | None, str | None]:
@@ -138,6 +159,7 @@ def decide_file(
         asked = _checked(dict(questions), "questions")
     else:
         asked = read_questions(questions)
+    _check_columns(asked)
     name, column = _measured(label_field, asked)
     options = JobOptions(
         DecisionFields(state_field, questions=asked, hidden=column),

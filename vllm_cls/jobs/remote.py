@@ -187,7 +187,7 @@ class RemoteModel:
 
     def _request_of(self, prompt: Mapping[str, Any]) -> _Request:
         """Which request a prompt can be part of."""
-        if "messages" in prompt or "multi_modal_data" in prompt:
+        if "messages" in prompt or any(prompt.get("multi_modal_data", {}).values()):
             return _Request("chat")
         if "max_tokens_per_query" not in prompt:
             return _Request("classify")

@@ -126,10 +126,10 @@ class PromptFields:
             return {"messages": _messages(self.messages, _value(fields, self.messages)), "fields": fields}
         prompt: dict[str, Any] = {"fields": fields}
         data = {name: items_in(column, _cell(fields, column), folder) for name, column in self.media.items()}
-        if any(data.values()):
+        if data:  # empty lists too: a text with a place for an image then misses one
             prompt["multi_modal_data"] = data
         if self.text is not None:
-            bare = "multi_modal_data" in prompt and fields.get(self.text) in (None, "")
+            bare = any(data.values()) and fields.get(self.text) in (None, "")
             text = "" if bare else _text(self.text, _value(fields, self.text))
             prompt["prompt"] = self._placed(text, data)
         if self.pair is not None:

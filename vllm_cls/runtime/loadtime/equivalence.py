@@ -7,7 +7,8 @@ are tried in turn. So an architecture nobody has seen is slower, never wrong.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,7 +25,7 @@ from ..mask import PackedMask
 from ..runner import Mode, Runner
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 T = TypeVar("T")
 
@@ -130,7 +131,8 @@ def run_alone(runner: Runner, sequences: Sequence[TokenSequence], *, with_head: 
                 lambda module, inputs, output, seen=seen: seen.append(output[0])
             )
             try:
-                logits.append(_reference(runner.logits, work, runner.model.config))
+                with _states_as_the_head_is(runner.model):
+                    logits.append(_reference(runner.logits, work, runner.model.config))
             finally:
                 hook.remove()
         if len(seen) == 1 and isinstance(seen[0], torch.Tensor) and seen[0].shape[:-1] == (1, len(each)):
@@ -144,6 +146,28 @@ def run_alone(runner: Runner, sequences: Sequence[TokenSequence], *, with_head: 
             "the model gives NaN or infinite hidden states; its weights or its dtype are wrong (try --dtype float32)."
         )
     return ReferenceStates(states, torch.cat(logits) if logits else None)
+
+
+@contextmanager
+def _states_as_the_head_is(model: PreTrainedModel) -> Iterator[None]:
+    """While the model's own forward runs, what stands beside its backbone gets states of its own dtype.
+
+    A head is float32 behind a backbone of bfloat16, and its forward knows one dtype.
+    """
+
+    def cast(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        dtype = next(module.parameters()).dtype
+        return tuple(
+            each.to(dtype) if isinstance(each, torch.Tensor) and each.is_floating_point() else each for each in inputs
+        )
+
+    beside = [each for name, each in model.named_children() if name != model.base_model_prefix]
+    hooks = [each.register_forward_pre_hook(cast) for each in beside if any(True for _ in each.parameters())]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def choose_mode(
