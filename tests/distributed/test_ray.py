@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -155,3 +156,20 @@ def test_a_server_on_the_cluster(model: Path) -> None:
         assert answer.json()["data"][0]["probs"] == pytest.approx(output.outputs.probs, abs=1e-5)
         big = client.post("/classify", json={"input": "x" * (9 << 20)}, headers={"Authorization": "Bearer k"})
         assert big.status_code == 413
+    with (  # Serve itself runs on
+        pytest.raises(JobError, match=r"Ray Serve runs on this cluster already, with .*port 8027"),
+        serve_on_ray(model, open_app, port=8028),
+    ):
+        pass
+
+
+def test_a_port_that_another_has(model: Path) -> None:
+    ray.serve.shutdown()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with (
+            pytest.raises(JobError, match=r"Ray Serve does not start: .*bind"),
+            serve_on_ray(model, open_app, port=other.getsockname()[1]),
+        ):
+            pass
