@@ -9,6 +9,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import httpx
 import pytest
@@ -115,6 +116,21 @@ def test_an_error_of_a_worker_is_that_of_the_job(rows: Path, tmp_path: Path) -> 
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match="empty"):
         classify_file(RayWorkers(tmp_path / "empty", 1), rows, tmp_path / "out.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ray.exceptions.ObjectStoreFullError("no room"), "the Ray cluster failed: ObjectStoreFullError: no room"),
+        (ray.exceptions.OutOfMemoryError("killed"), r"a worker died, .*\(killed\); is its memory enough"),
+    ],
+)
+def test_an_error_of_the_cluster_is_told(
+    error: Exception, message: str, model: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "get", mock.Mock(side_effect=error))
+    with pytest.raises(JobError, match=message):
+        classify_file(RayWorkers(model, 1), rows, tmp_path / "out.jsonl")
 
 
 def test_a_pipeline_of_ray_data(model: Path) -> None:

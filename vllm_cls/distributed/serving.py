@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -87,15 +88,14 @@ def _start(listening: dict[str, Any]) -> None:
         JobError: they cannot, or others run already, which listen otherwise: Serve would keep those, with or without TLS.
     """
     import ray
-    from ray import serve
-    from ray.serve.context import _get_global_client
 
+    serve: Any = importlib.import_module("ray.serve")  # parts of it have no annotations
     try:
         serve.start(http_options=listening)
     except (RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
         serve.shutdown()
         raise JobError(f"Ray Serve does not start: {_last_line(error)}") from error
-    running = _get_global_client().http_config
+    running = serve.context._get_global_client().http_config
     tls = dict.fromkeys(("ssl_certfile", "ssl_keyfile", "ssl_ca_certs"))
     found = {name: getattr(running, name) for name in {**tls, **listening}}
     if found != {**tls, **listening}:
