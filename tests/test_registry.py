@@ -100,6 +100,8 @@ def test_a_broken_plugin_is_named_and_skipped() -> None:
 def test_a_method_that_is_called_no_longer_is_refused(old: str, new: str) -> None:
     with pytest.raises(PluginError, match=f"Mine.{old} is of an earlier version; write {new}"):
         type("Mine", (Architecture,), {old: lambda self, config, input_ids: [0]})
+    with pytest.raises(PluginError, match=f"Mine.{old} is of an earlier version"):
+        type("Mine", (type("Theirs", (), {old: len}), Architecture), {})
 
 
 def test_a_plugin_that_fails_when_asked_is_named() -> None:

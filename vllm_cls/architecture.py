@@ -351,7 +351,7 @@ class Architecture:
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         for old, new in _RENAMED.items():
-            if old in vars(cls):  # it would never be called, and the model would be numbered or pooled wrongly
+            if hasattr(cls, old):  # it would never be called, and the model would be numbered or pooled wrongly
                 raise PluginError(
                     f"{cls.__name__}.{old} is of an earlier version; write {new}(config), asked once a model."
                 )

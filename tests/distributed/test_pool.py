@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import socket
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pandas
 import pyarrow as pa
@@ -19,7 +21,7 @@ from tests.jobs.fake import FakeLLM
 from tests.models import tiny
 from vllm_cls import LLM, ConfigError, JobError
 from vllm_cls.distributed import BatchClassifier, RayWorkers
-from vllm_cls.distributed.cluster import Share, share_of
+from vllm_cls.distributed.cluster import Share, connected, share_of
 from vllm_cls.jobs.classify import classify_file
 from vllm_cls.jobs.options import JobOptions
 from vllm_cls.jobs.pipeline.answers import RowWorker, WorkerPool
@@ -127,6 +129,21 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch, run: Run, tmp_path: Path) 
 def test_wrong_usage(run: Run, arguments: list[str], message: str) -> None:  # noqa: F811
     result = run("classify", *arguments)
     assert result.exit_code == 2 and message in result.stderr
+
+
+def test_an_address_where_nothing_listens_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = mock.Mock()
+    monkeypatch.setattr(pytest.importorskip("ray"), "init", begun)
+    with socket.socket() as bound:  # and does not listen
+        bound.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
+        for given in (address, "ray://" + address, "127.0.0.1:70000"):
+            with pytest.raises(JobError, match=f"no Ray cluster answers at '{given}'"), connected(given):
+                pass
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(JobError, match=f"no Ray cluster answers at '{address}'"), connected(None):
+            pass
+    assert not begun.called
 
 
 def test_a_worker_there_must_be() -> None:

@@ -6,8 +6,10 @@ import functools
 import json
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import httpx
 import pytest
@@ -116,6 +118,21 @@ def test_an_error_of_a_worker_is_that_of_the_job(rows: Path, tmp_path: Path) -> 
         classify_file(RayWorkers(tmp_path / "empty", 1), rows, tmp_path / "out.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ray.exceptions.ObjectStoreFullError("no room"), "the Ray cluster failed: ObjectStoreFullError: no room"),
+        (ray.exceptions.OutOfMemoryError("killed"), r"a worker died, .*\(killed\); is its memory enough"),
+    ],
+)
+def test_an_error_of_the_cluster_is_told(
+    error: Exception, message: str, model: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "get", mock.Mock(side_effect=error))
+    with pytest.raises(JobError, match=message):
+        classify_file(RayWorkers(model, 1), rows, tmp_path / "out.jsonl")
+
+
 def test_a_pipeline_of_ray_data(model: Path) -> None:
     import ray.data
 
@@ -155,3 +172,20 @@ def test_a_server_on_the_cluster(model: Path) -> None:
         assert answer.json()["data"][0]["probs"] == pytest.approx(output.outputs.probs, abs=1e-5)
         big = client.post("/classify", json={"input": "x" * (9 << 20)}, headers={"Authorization": "Bearer k"})
         assert big.status_code == 413
+    with (  # Serve itself runs on
+        pytest.raises(JobError, match=r"Ray Serve runs on this cluster already, with .*port 8027"),
+        serve_on_ray(model, open_app, port=8028),
+    ):
+        pass
+
+
+def test_a_port_that_another_has(model: Path) -> None:
+    ray.serve.shutdown()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with (
+            pytest.raises(JobError, match=r"Ray Serve does not start: .*bind"),
+            serve_on_ray(model, open_app, port=other.getsockname()[1]),
+        ):
+            pass

@@ -18,7 +18,7 @@ from tests.cli.conftest import run  # noqa: F401  # a fixture
 from tests.models import tiny
 from vllm_cls import LLM, ConfigError, JobError
 from vllm_cls.jobs.report.progress import JobProgress
-from vllm_cls.server import batch, create_app, run_batch
+from vllm_cls.server import ServerSettings, batch, create_app, run_batch
 
 from .test_plugins import install
 
@@ -84,6 +84,24 @@ def test_what_fails_keeps_its_place(llm: LLM, tmp_path: Path) -> None:
         run_batch(llm, tmp_path / "in.jsonl", tmp_path / "other.jsonl", on_error="fail")
 
 
+def test_what_no_client_could_send_fails_alone(llm: LLM, tmp_path: Path) -> None:
+    lines = [
+        request(0, input="x", threshold=float("nan")), request(1, input="\ud800"), request(2, "/\x00"), request(3, "/\ud800"),
+        request(4, "/" + "a" * 70_000), request(5, input="good"),
+    ]  # fmt: skip
+    report = run_batch(llm, written(tmp_path / "in.jsonl", lines), tmp_path / "out.jsonl")
+    answers = read(tmp_path / "out.jsonl")
+    assert [each["response"] and each["response"]["status_code"] for each in answers] == [
+        400,
+        400,
+        None,
+        None,
+        None,
+        200,
+    ]
+    assert report.failed == 5 and all("url cannot be read" in each["error"]["message"] for each in answers[2:5])
+
+
 def meeting(monkeypatch: pytest.MonkeyPatch, guests: int) -> list[int]:
     """Adds the route /meet, which answers nobody until so many are there; what it was asked."""
     asked: list[int] = []
@@ -113,7 +131,9 @@ def test_requests_are_in_flight_together_and_stay_in_order(
 ) -> None:
     meeting(monkeypatch, batch.IN_FLIGHT)
     lines = [request(n, "/meet", number=n) for n in range(2 * batch.IN_FLIGHT)]
-    assert run_batch(llm, written(tmp_path / "in.jsonl", lines), tmp_path / "out.jsonl").failed == 0
+    small = ServerSettings(max_buffered_bytes=100)  # of a server: what waits here is no client's
+    report = run_batch(llm, written(tmp_path / "in.jsonl", lines), tmp_path / "out.jsonl", settings=small)
+    assert report.failed == 0
     assert [each["response"]["body"] for each in read(tmp_path / "out.jsonl")] == [*range(2 * batch.IN_FLIGHT)]
 
 

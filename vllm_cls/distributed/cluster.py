@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import math
 import os
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 
 from ..errors import ConfigError, JobError
 
+SECONDS_TO_CONNECT = 5.0
 SECONDS_FOR_ROOM = 15.0
 """Until a cluster has had the time to make room for the workers."""
 
@@ -40,14 +42,23 @@ def connected(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    place = address or os.environ.get("RAY_ADDRESS")
     try:
+        _check_listened_at(place)
         ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise JobError(f"no Ray cluster answers at {address or os.environ.get('RAY_ADDRESS')!r}: {error}.") from error
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
+        raise JobError(f"no Ray cluster answers at {place!r}: {error}.") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_listened_at(address: str | None) -> None:
+    """Raise OSError where nothing listens: Ray would wait for minutes, and write lines of its own meanwhile."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if port.isdecimal():  # else a word of Ray's, such as "auto"
+        socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_CONNECT).close()
 
 
 @dataclass(frozen=True)

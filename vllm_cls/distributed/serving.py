@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -56,11 +57,12 @@ def serve_on_ray(
             pass
         if not share.num_gpus:
             llm_options = {"num_threads": share.num_cpus, **llm_options}
+        import ray
         from ray import serve
 
         tls = {"ssl_certfile": ssl_certfile, "ssl_keyfile": ssl_keyfile, "ssl_ca_certs": ssl_ca_certs}
         files = {name: str(file) for name, file in tls.items() if file is not None}
-        serve.start(http_options={"host": host, "port": port, **files})
+        _start({"host": host, "port": port, **files})
         deployment: Any = serve.deployment(
             serve.ingress(_builder(open_app, model_path(model), llm_options))(_Replica),
             name=NAME,
@@ -70,13 +72,37 @@ def serve_on_ray(
         )
         try:
             serve.run(deployment.bind(), name=NAME)
-        except RuntimeError as error:
+        except (RuntimeError, ray.exceptions.RayError) as error:
             serve.delete(NAME)
             raise JobError(f"the replicas did not start: {_last_line(error)}") from error
         try:
             yield
         finally:
             serve.delete(NAME)
+
+
+def _start(listening: dict[str, Any]) -> None:
+    """Ray Serve's proxies, which listen as is asked.
+
+    Raises:
+        JobError: they cannot, or others run already, which listen otherwise: Serve would keep those, with or without TLS.
+    """
+    import ray
+
+    serve: Any = importlib.import_module("ray.serve")  # parts of it have no annotations
+    try:
+        serve.start(http_options=listening)
+    except (RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
+        serve.shutdown()
+        raise JobError(f"Ray Serve does not start: {_last_line(error)}") from error
+    running = serve.context._get_global_client().http_config
+    tls = dict.fromkeys(("ssl_certfile", "ssl_keyfile", "ssl_ca_certs"))
+    found = {name: getattr(running, name) for name in {**tls, **listening}}
+    if found != {**tls, **listening}:
+        told = ", ".join(f"{name} {value!r}" for name, value in found.items() if value is not None)
+        raise JobError(
+            f"Ray Serve runs on this cluster already, with {told}; give the same, or `serve shutdown` first."
+        )
 
 
 class _Replica:

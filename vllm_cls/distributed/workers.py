@@ -162,7 +162,7 @@ def _gotten(found: Any) -> Any:
 
     Raises:
         VclsError: that of the worker.
-        JobError: it died too often.
+        JobError: it died too often, or the cluster failed.
     """
     import ray
 
@@ -173,10 +173,16 @@ def _gotten(found: Any) -> Any:
         if isinstance(cause, VclsError):
             raise cause from None
         raise JobError(f"a worker failed: {type(cause).__name__}: {cause}; this is a fault of vllm-cls.") from error
-    except ray.exceptions.RayActorError as error:
+    except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
         raise _died(error) from error
+    except ray.exceptions.RayError as error:
+        raise JobError(f"the Ray cluster failed: {type(error).__name__}: {_first_line(error)}") from error
 
 
 def _died(error: BaseException) -> JobError:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return JobError(f"a worker died, and so did those that tried its rows after it ({first}); is its memory enough?")
+    told = _first_line(error)
+    return JobError(f"a worker died, and so did those that tried its rows after it ({told}); is its memory enough?")
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

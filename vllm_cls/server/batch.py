@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
+import json
 import os
 import sys
 import time
@@ -65,7 +67,8 @@ def run_batch(
         model: a folder, a hub id, a `.gguf` file, or an `LLM`, which stays open.
         inputs: paths, globs or "-", of JSON lines, or a JSON array of the same.
         output: a path of JSON lines; None is standard output.
-        settings: of the server; a request's time is not limited, nor is their number.
+        settings: of the server; without them, a request's time is not limited. The number of requests never is, nor are their
+            bodies together.
         llm_options: options of `AsyncLLM`.
 
     All else, and what is raised, is as for `classify_file`.
@@ -129,7 +132,8 @@ class _Requests:
     """
 
     def __init__(self, llm: AsyncLLM, settings: ServerSettings) -> None:
-        self._app = create_app(llm, settings)
+        # What waits is in memory already: a limit of all bodies would refuse some for being many.
+        self._app = create_app(llm, dataclasses.replace(settings, max_buffered_bytes=sys.maxsize))
         self._key = settings.api_keys[0] if settings.api_keys else None
         self._host = settings.allowed_hosts[0] if settings.allowed_hosts else "localhost"
         self._loop = asyncio.new_event_loop()
@@ -181,18 +185,19 @@ class _Requests:
         wrong = row.error or _wrong(row.fields)
         if wrong is None:
             method, url = row.fields.get("method", "POST"), row.fields["url"]
-            sent = {} if method == "GET" else {"json": row.fields.get("body", {})}
-            answer = await self._client.request(method, url, headers={"X-Request-Id": identity}, **sent)
+            body = None if method == "GET" else json.dumps(row.fields.get("body", {}))  # NaN too: the server refuses it
+            headers = {"X-Request-Id": identity, "Content-Type": "application/json"}
+            answer = await self._client.request(method, url, headers=headers, content=body)
             try:
-                body = answer.json() if answer.content else None
+                told = answer.json() if answer.content else None
             except ValueError:
                 wrong = (
                     f"the answer of {url} is no JSON but {answer.headers.get('content-type')}; ask for another encoding"
                 )
             else:
                 request_id = answer.headers.get("x-request-id", identity)
-                line["response"] = {"status_code": answer.status_code, "request_id": request_id, "body": body}
-                failed = None if answer.status_code < 400 else f"{_message(body)} ({answer.status_code})"
+                line["response"] = {"status_code": answer.status_code, "request_id": request_id, "body": told}
+                failed = None if answer.status_code < 400 else f"{_message(told)} ({answer.status_code})"
                 return RowResults(line, failed)
         line["error"] = {"code": "invalid_request", "message": wrong}
         return RowResults(line, wrong)
@@ -207,6 +212,10 @@ def _wrong(fields: dict[str, Any]) -> str | None:
     url = fields.get("url")
     if not isinstance(url, str) or not url.startswith("/") or url.startswith("//"):
         return f"url must be a route of the server, such as '/classify', and is {str(url)[:100]!r}"
+    try:
+        httpx.URL(url)
+    except (httpx.InvalidURL, UnicodeEncodeError) as error:
+        return f"url cannot be read: {error}"
     if not isinstance(fields.get("body", {}), dict):
         return f"body must be an object, and is {json_type(fields['body'])}"
     return None

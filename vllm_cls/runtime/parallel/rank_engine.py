@@ -63,8 +63,8 @@ class RankEngine(Engine):
         if any(each.media is not None for sequences in arguments for each in sequences):
             raise ConfigError("a model on several processes reads texts alone yet; leave images and videos out.")
         with self._order:
-            self._ranks.announce(name, *arguments)
             try:
+                self._ranks.announce(name, *arguments)
                 yield
             except BaseException as failure:
                 self._ranks.end(f"a call was ended by {type(failure).__name__}")

@@ -46,7 +46,11 @@ class ReplicaEngine(Engine):
     def forget_prefixes(self) -> None:
         """As of `Engine`."""
         with self._order:
-            self._ranks.announce("forget_prefixes")
+            try:
+                self._ranks.announce("forget_prefixes")
+            except BaseException as failure:
+                self._ranks.end(f"a call was ended by {type(failure).__name__}")
+                raise
             super().forget_prefixes()
 
     @property
