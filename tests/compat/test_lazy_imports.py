@@ -124,7 +124,7 @@ def test_what_came_meanwhile_is_old_and_what_was_frozen_stays_so() -> None:
         frozen = gc.get_freeze_count()
         with lazy_imports.without_collector():
             pass
-        assert gc.get_freeze_count() >= frozen > 0
+        assert gc.get_freeze_count() > 0.9 * frozen > 0  # some of it ends on its own; thawed, none would be left
     finally:
         gc.unfreeze()
 

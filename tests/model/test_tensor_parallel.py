@@ -20,9 +20,10 @@ TEXTS = [f"A text about topic {i}: {'more ' * (i % 3)}{i * i}" for i in range(24
 
 
 def other_processes() -> list[int]:
-    """The processes that this one has started and that still run."""
+    """The processes of models that this one has started and that still run; other tests leave children of their own."""
     lists = Path("/proc/self/task").glob("*/children")
-    return [int(each) for found in lists for each in found.read_text().split()]
+    children = [int(each) for found in lists for each in found.read_text().split()]
+    return [each for each in children if b"vllm_cls.model.parallel" in Path(f"/proc/{each}/cmdline").read_bytes()]
 
 
 def logits(llm: LLM, texts: list[str] = TEXTS) -> torch.Tensor:
