@@ -152,7 +152,9 @@ class RunOptions:
         if not page.parent.is_dir() or page.is_dir():
             raise JobError(f"the report {page} cannot be written: name a file in a folder that exists.")
         if os.path.realpath(page) in (os.path.realpath(file) for file in files if file is not None):
-            raise JobError(f"the report {page} is also the output or an input, and would replace it; choose another name.")
+            raise JobError(
+                f"the report {page} is also the output or an input, and would replace it; choose another name."
+            )
         if page.exists() and not self.overwrite:
             raise JobError(f"the report {page} is there already; --overwrite (overwrite=True) replaces it.")
         from .report.plots import check_installed

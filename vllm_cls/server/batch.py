@@ -105,7 +105,9 @@ def run_batch(
                     report.fail(row.place, results.error)
                 if report.failed > how.most_errors:
                     kept = "" if work is None else work.hint
-                    raise JobError(f"more than {how.most_errors} requests failed: {report.failures[-1].rstrip('.')}.{kept}")
+                    raise JobError(
+                        f"more than {how.most_errors} requests failed: {report.failures[-1].rstrip('.')}.{kept}"
+                    )
                 if on_progress is not None:
                     told = told.with_row(answered)
                     on_progress(told)

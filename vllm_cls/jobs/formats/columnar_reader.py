@@ -150,7 +150,8 @@ def _values(name: str, column: pyarrow.Array, errors: dict[int, str]) -> list[An
         except pyarrow.ArrowInvalid:  # they would be lost
             column = column.cast(_without_nanoseconds(column.type, to_text=True))
     try:
-        return column.to_pylist()
+        values: list[Any] = column.to_pylist()
+        return values
     except (UnicodeDecodeError, OverflowError):
         return [_value(name, value, errors, index) for index, value in enumerate(column)]
 
