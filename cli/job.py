@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -60,7 +62,23 @@ _FILES: list[Callable[[Any], Any]] = [
 
 def run_of_a_job(function: F) -> F:
     """What happens to an output that is there, to a run that ended early, and at bad rows."""
-    return with_options(function, _RUN)
+    return with_options(_ended_by_sigterm(function), _RUN)
+
+
+def _ended_by_sigterm(function: F) -> F:
+    """Schedulers stop a job by SIGTERM: it then ends as by Ctrl-C, and says what is kept."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **options: Any) -> Any:
+        if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+            return function(*args, **options)
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            return function(*args, **options)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    return run  # type: ignore[return-value]
 
 
 def files_of_a_job(*local: str) -> Callable[[F], F]:
@@ -95,7 +113,7 @@ def files_of_a_job(*local: str) -> Callable[[F], F]:
             with _remote(server, server_model, api_key) as model:
                 return command(*state, model=model, inputs=paths, **options)
 
-        return with_options(run, _FILES)  # type: ignore[return-value]
+        return with_options(_ended_by_sigterm(run), _FILES)  # type: ignore[return-value]
 
     return decorate
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -163,7 +165,14 @@ def test_a_server_that_is_not_there(run: Run, monkeypatch: pytest.MonkeyPatch) -
     assert run("classify", "--server", "127.0.0.1:9", "-").stderr.startswith("error: '127.0.0.1:9' is no address")
 
 
-def test_a_job_that_ends_early_says_how_it_goes_on(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("stop", [interrupt, lambda: os.kill(os.getpid(), signal.SIGTERM)], ids=["SIGINT", "SIGTERM"])
+def test_a_job_that_ends_early_says_how_it_goes_on(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: Callable[[], None]
+) -> None:
     monkeypatch.setattr("vllm_cls.jobs.resume.parts.PART_ROWS", 2)
     path = jsonl(
         tmp_path / "in.jsonl", [{"text": "good"}, {"text": ""}, {"text": ""}, {"text": "BOOM"}, {"text": "INT"}]
@@ -173,13 +182,13 @@ def test_a_job_that_ends_early_says_how_it_goes_on(run: Run, tmp_path: Path, mon
 
     def interrupted(self: FakeLLM, prompt: dict[str, object], *rest: object) -> object:
         if prompt["prompt"] == "INT":
-            raise KeyboardInterrupt
+            stop()
         return answer(self, prompt, *rest)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:
         patched.setattr(FakeLLM, "_answer", interrupted)
         result = run(*job)
-    assert result.exit_code == 130
+    assert result.exit_code == 130 and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     (said,) = [line for line in result.stderr.splitlines() if line]
     assert said.startswith("interrupted. ") and said.endswith(": the same command goes on from there.")
     result = run(*job, "--max-errors", 2)
