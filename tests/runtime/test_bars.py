@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from vllm_cls import LLM, PromptError, convert
+from vllm_cls import LLM, ConfigError, PromptError, convert
 
 from ..models import tiny
 
@@ -106,3 +106,8 @@ def test_fitting_a_head_has_a_bar(tmp_path: Path) -> None:
         ("States of training rows", 16, True),
         ("Logits of calibration rows", 16, True),
     ]
+
+
+def test_what_makes_no_bar_is_refused(llm: LLM) -> None:
+    with pytest.raises(ConfigError, match="use_tqdm='x' is True, False, or a function"):
+        llm.classify(TEXTS, use_tqdm="x")  # type: ignore[arg-type]

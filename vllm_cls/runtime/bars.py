@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ..errors import ConfigError
 from .counters import Counters
 
 UseTqdm = bool | Callable[..., Any]
@@ -23,7 +24,12 @@ def bar(use_tqdm: UseTqdm, total: int, counters: Counters, text: str = "Processe
         use_tqdm: True, where there is a terminal, or what makes the bar in place of `tqdm`, as vLLM takes it.
         total: prompts of the call. Of identical ones a single one is computed.
         counters: of the engine; other calls at the same time count as well.
+
+    Raises:
+        ConfigError: `use_tqdm` is neither.
     """
+    if not (isinstance(use_tqdm, bool) or callable(use_tqdm)):
+        raise ConfigError(f"use_tqdm={use_tqdm!r} is True, False, or a function that makes a bar as tqdm does.")
     if not use_tqdm or (use_tqdm is True and not (sys.stderr and sys.stderr.isatty())):
         yield
         return
