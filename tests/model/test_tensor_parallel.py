@@ -153,7 +153,7 @@ def test_a_script_needs_no_guard_and_the_ranks_end_with_it(tmp_path: Path) -> No
         f"from vllm_cls import LLM\nllm = LLM({folder!r}, tensor_parallel_size=2)\n"
         "from pathlib import Path\n"
         "print(*[f.read_text() for f in Path('/proc/self/task').glob('*/children')])\n"
-        "print(len(llm.classify(['a', 'b'])))\nimport os\nos._exit(0)\n"
+        "print(len(llm.classify(['a', 'b'])), flush=True)\nimport os\nos._exit(0)\n"
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=True)
     rank, count = done.stdout.split()
