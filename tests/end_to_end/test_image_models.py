@@ -33,7 +33,6 @@ def prompts(place: str) -> list[Any]:
 
 def expected(folder: Path, processor: Any, prompt: Any) -> torch.Tensor:
     """The last token's state, as transformers' model hands it to its output layer, of what its processor gives."""
-    model: Any = transformers.AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     text, images = (
         (prompt, None) if isinstance(prompt, str) else (prompt["prompt"], prompt["multi_modal_data"]["image"])
     )
@@ -41,11 +40,7 @@ def expected(folder: Path, processor: Any, prompt: Any) -> torch.Tensor:
         images = [images]
     nested = [images] if images and type(processor).__name__ == "Idefics3Processor" else images
     given = processor(images=nested, text=[text], return_tensors="pt")
-    seen: list[torch.Tensor] = []
-    model.get_output_embeddings().register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    with torch.no_grad():
-        model(**given, use_cache=False)
-    return seen[-1][0, -1]
+    return vision.last_state(folder, given)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -36,15 +36,10 @@ def prompt(text: str, *frames: Any) -> dict[str, Any]:
 
 def expected(folder: Path, processor: Any, text: str, *frames: Any) -> torch.Tensor:
     """The last token's state, as transformers' model hands it to its output layer, of what its processor gives."""
-    model: Any = transformers.AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     metadata = [VideoMetadata(**said(each), duration=len(each) / FPS) for each in frames]
     options = {"do_sample_frames": False, "video_metadata": metadata, "input_data_format": "channels_last"}
     given = processor(text=[text], videos=list(frames), videos_kwargs=options, return_tensors="pt")
-    seen: list[torch.Tensor] = []
-    model.get_output_embeddings().register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    with torch.no_grad():
-        model(**given, use_cache=False)
-    return seen[-1][0, -1]
+    return vision.last_state(folder, given)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import transformers
 from PIL import Image
 from tokenizers import AddedToken
@@ -162,3 +163,13 @@ def _saved(model: Any, processor: Any, folder: Path) -> Path:
     tiny.randomize(model).save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+def last_state(folder: Path, given: Any) -> torch.Tensor:
+    """The last token's state, as transformers' model hands it to its output layer, of what its processor gives."""
+    model: Any = transformers.AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    seen: list[torch.Tensor] = []
+    model.get_output_embeddings().register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        model(**given, use_cache=False)
+    return seen[-1][0, -1]
