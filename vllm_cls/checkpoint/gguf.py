@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..cache import cache_folder
+from ..compat.disk import cache_folder
 from ..compat.transformers_logging import quiet, quiet_gguf
 from ..errors import ModelError
 from .files import Checkpoint

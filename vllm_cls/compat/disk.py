@@ -1,11 +1,24 @@
-"""Files that are whole or not there at all; waiting for the disk, on systems that allow it."""
+"""The cache folder; files that are whole or not there at all; waiting for the disk, on systems that allow it."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO
+
+
+def cache_folder() -> Path:
+    """Where files are that can be made again: `$VLLM_CLS_CACHE`, else `$XDG_CACHE_HOME/vllm_cls`, else `~/.cache/vllm_cls`.
+
+    Raises:
+        RuntimeError: nobody's home is known.
+    """
+    own = os.environ.get("VLLM_CLS_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vllm_cls"
 
 
 def flush_path(path: os.PathLike[str] | str) -> None:

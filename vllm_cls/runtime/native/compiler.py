@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from ...cache import cache_folder
+from ...compat.disk import cache_folder
 
 _FLAGS = ("-O3", "-march=native", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
 # By torch's word for the instructions that it uses, which may be fewer than the processor has.
