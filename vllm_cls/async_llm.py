@@ -135,6 +135,11 @@ class AsyncLLM:
         return self._queue.num_requests
 
     @property
+    def max_queued_requests(self) -> int:
+        """How many may be in flight."""
+        return self._queue.max_requests
+
+    @property
     def queued_tokens(self) -> int:
         """Tokens that wait for the device."""
         return self._queue.num_tokens

@@ -18,7 +18,20 @@ from .observability.tracing import Tracing
 from .openapi import describe
 from .requests import sandbox
 from .requests.media import policy_of
-from .routes import classify, decisions, description, docs, health, invocations, models, page, pooling, score, tokenize
+from .routes import (
+    classify,
+    decisions,
+    description,
+    docs,
+    health,
+    invocations,
+    models,
+    page,
+    pooling,
+    score,
+    tei,
+    tokenize,
+)
 from .served_model import ServedModel
 from .settings import ServerSettings
 
@@ -78,7 +91,7 @@ def _families(model: ServedModel) -> Iterator[Callable[[ServedModel], APIRouter]
         yield score.routes
     if model.llm.llm.decides:
         yield decisions.routes
-    yield from (pooling.routes, invocations.routes, tokenize.routes, models.routes, description.routes)
+    yield from (pooling.routes, invocations.routes, tei.routes, tokenize.routes, models.routes, description.routes)
     yield from (health.routes, docs.routes, page.routes)
 
 
@@ -91,7 +104,7 @@ def _absent(model: ServedModel) -> dict[str, str]:
     if not model.classifies:
         does = " and ".join(llm.supported_tasks)
         why = f"this model does {does} alone, and gives no label and no score of a text; use /pooling."
-        return absent | dict.fromkeys(("/classify", *score.PATHS), why)
+        return absent | dict.fromkeys(("/classify", "/predict", *score.PATHS), why)
     if model.scores:
         return absent
     why = f"a score is the answer of a model of one label, and this one has {llm.num_labels}."

@@ -68,8 +68,12 @@ class RequestContext:
 
     def head(self, kind: str) -> ResponseHeader:
         """The first fields of the response, and the time from which it is written; `kind` is the prefix of the id."""
-        self.state["answered_at"] = time.perf_counter()
+        self.answered()
         return ResponseHeader(id=f"{kind}-{self.request_id}", object="list", created=int(time.time()), model=self.name)
+
+    def answered(self) -> None:
+        """From now on the response is written."""
+        self.state["answered_at"] = time.perf_counter()
 
 
 def _pooling_params(body: CommonRequest) -> PoolingParams | None:

@@ -62,19 +62,27 @@ def _numbers_in(answer: ClassificationData) -> int:
 
 def _of_head(answer: ClassificationOutput, request: ClassifyRequest, threshold: float | None) -> HeadAnswer:
     label, num_classes = answer.label, len(answer.probs)
-    names = [answer.id2label.get(each, f"LABEL_{each}") for each in range(num_classes)]
     sure = answer.probabilities  # whatever `probs` holds
     if num_classes == 1 and threshold is not None and sure is not None and sure[0] >= threshold:
-        label = names[0]
+        label = _names(answer)[0]
     found = HeadAnswer(label=label, probs=answer.probs, num_classes=num_classes)
     if request.top_k is not None:
-        ranked = sorted(zip(names, answer.probs, strict=True), key=lambda item: -item[1])[: request.top_k]
-        found["top_k"] = [LabelScore(label=name, score=score) for name, score in ranked]
+        found["top_k"] = ranked_labels(answer)[: request.top_k]
     if request.scores:
         found["scores"] = answer.scores
     if request.logits:
         found["logits"] = answer.logits
     return found
+
+
+def ranked_labels(answer: ClassificationOutput) -> list[LabelScore]:
+    """Each label with its entry of `probs`, the highest first."""
+    ranked = sorted(zip(_names(answer), answer.probs, strict=True), key=lambda item: -item[1])
+    return [LabelScore(label=name, score=score) for name, score in ranked]
+
+
+def _names(answer: ClassificationOutput) -> list[str]:
+    return [answer.id2label.get(each, f"LABEL_{each}") for each in range(len(answer.probs))]
 
 
 def routes(model: ServedModel) -> APIRouter:

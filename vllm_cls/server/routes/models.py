@@ -1,4 +1,4 @@
-"""/v1/models, /version, /load."""
+"""/v1/models, /v1/models/{name}, /version, /load."""
 
 from __future__ import annotations
 
@@ -34,6 +34,12 @@ def routes(model: ServedModel) -> APIRouter:
         data = [entry(model, name, None) for name in model.names]
         data += [entry(model, name, model.names[0]) for name in model.adapters]
         return ModelList(object="list", data=data)
+
+    @router.get("/v1/models/{name:path}")
+    async def one(name: str) -> ModelEntry:
+        """One of these names."""
+        known = model.by_name[name]
+        return entry(model, known.name if known.adapter else name, model.names[0] if known.adapter else None)
 
     @router.get("/version")
     async def version() -> Version:

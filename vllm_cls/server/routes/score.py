@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from ...calls.scoring import rank
+from ...calls.scoring import RankedDocument, rank
 from ..errors import RequestError
 from ..openapi import documented
 from ..protocol.score import (
@@ -19,6 +20,7 @@ from ..protocol.score import (
     ScoreResponse,
     ScoreResponseData,
 )
+from ..protocol.tei import RankedIndex, RerankTexts
 from ..requests.json_bodies import json_response, read
 from ..requests.request_context import RequestContext, usage
 from ..requests.request_prompts import check_pairs
@@ -38,9 +40,9 @@ def form(fields: dict[str, Any]) -> type[ScoreRequest]:
     return (whole or found)[0]
 
 
-def rerank_form(fields: dict[str, Any]) -> type[RerankRequest]:
-    """The one form."""
-    return RerankRequest
+def rerank_form(fields: dict[str, Any]) -> type[RerankRequest | RerankTexts]:
+    """Whether a body gives `documents` or, as Text Embeddings Inference has it, `texts`."""
+    return RerankTexts if "texts" in fields and "documents" not in fields else RerankRequest
 
 
 async def score_answer(model: ServedModel, request: Request, body: ScoreRequest) -> Response:
@@ -59,25 +61,44 @@ async def score_answer(model: ServedModel, request: Request, body: ScoreRequest)
     return await json_response(content, len(data))
 
 
-async def rerank_answer(model: ServedModel, request: Request, body: RerankRequest) -> Response:
+async def rerank_answer(model: ServedModel, request: Request, body: RerankRequest | RerankTexts) -> Response:
     """The documents by falling score."""
-    call = RequestContext.from_request(model, request, body)
-    check_pairs(model, [body.query], body.documents)
-    outputs = await model.llm.score(body.query, body.documents, **body.score_options, **call.options)
+    plain = body if isinstance(body, RerankRequest) else body.plain()
+    call = RequestContext.from_request(model, request, plain)
+    check_pairs(model, [plain.query], plain.documents)
+    outputs = await model.llm.score(plain.query, plain.documents, **plain.score_options, **call.options)
+    call.answered()
+    ranked = rank(plain.documents, outputs, plain.top_n)
+    content = _texts(ranked, body) if isinstance(body, RerankTexts) else _documents(ranked, body, call, outputs)
+    return await json_response(content, len(ranked))
+
+
+def _documents(
+    ranked: Sequence[RankedDocument], body: RerankRequest, call: RequestContext, outputs: Sequence[Any]
+) -> RerankResponse:
     results = []
-    for each in rank(body.documents, outputs, body.top_n):
+    for each in ranked:
         result = RerankResult(index=each.index, relevance_score=each.relevance_score)
         if body.return_documents:
             result["document"] = {"text": body.documents[each.index], "multi_modal": None}
         results.append(result)
     tokens = usage(outputs)["prompt_tokens"]
-    content = RerankResponse(
+    return RerankResponse(
         id=f"score-{call.request_id}",
         model=call.name,
         usage=RerankUsage(prompt_tokens=tokens, total_tokens=tokens),
         results=results,
     )
-    return await json_response(content, len(results))
+
+
+def _texts(ranked: Sequence[RankedDocument], body: RerankTexts) -> list[RankedIndex]:
+    results = []
+    for each in ranked:
+        result = RankedIndex(index=each.index, score=each.relevance_score)
+        if body.return_text:
+            result["text"] = body.texts[each.index]
+        results.append(result)
+    return results
 
 
 def routes(model: ServedModel) -> APIRouter:
@@ -96,5 +117,5 @@ def routes(model: ServedModel) -> APIRouter:
         if path.endswith("/score"):
             router.post(path, **documented(ScoreResponse, *SCORE_FORMS))(score)
         else:
-            router.post(path, **documented(RerankResponse, RerankRequest))(rerank)
+            router.post(path, **documented(RerankResponse | list[RankedIndex], RerankRequest, RerankTexts))(rerank)
     return router
