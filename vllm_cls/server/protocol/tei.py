@@ -55,7 +55,7 @@ class _Options(BaseRequest):
 
     def _as(self, form: type[Plain], **fields: Any) -> Plain:
         """The same request in our own form; its values were checked."""
-        cut = {"truncate_prompt_tokens": -1, "truncation_side": self.truncation_direction.lower()}
+        cut: dict[str, Any] = {"truncate_prompt_tokens": -1, "truncation_side": self.truncation_direction.lower()}
         return form.model_construct(
             model=self.model,
             use_activation=False if self.raw_scores else None,
