@@ -20,12 +20,13 @@ class PoolingParams:
         extra_kwargs: options of `LLM.score`: `max_tokens_per_query`, `max_tokens_per_doc`, and `chat_template_kwargs`
             with an `instruction`.
         head_name: of a model with several heads, the one whose result is asked for; None is the first.
+        dimensions: so many numbers of an embedding, the first ones; they are brought to unit length where the whole would be.
 
     Raises:
         ConfigError: for `softmax`, `activation` and `normalize`, names that vLLM removed, and any other.
     """
 
-    __slots__ = ("extra_kwargs", "head_name", "returned_token_ids", "step_tag_id", "use_activation")
+    __slots__ = ("dimensions", "extra_kwargs", "head_name", "returned_token_ids", "step_tag_id", "use_activation")
 
     def __init__(
         self,
@@ -34,6 +35,7 @@ class PoolingParams:
         returned_token_ids: list[int] | None = None,
         extra_kwargs: dict[str, Any] | None = None,
         head_name: str | None = None,
+        dimensions: int | None = None,
         **unknown: Any,
     ) -> None:
         for name in unknown:
@@ -42,11 +44,15 @@ class PoolingParams:
             raise ConfigError(f"PoolingParams has no field {name!r}.{nearest(name, self.__slots__)}")
         if use_activation not in (None, True, False):
             raise ConfigError(f"PoolingParams.use_activation={use_activation!r} is not True, False or None.")
+        number: Any = dimensions
+        if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
+            raise ConfigError(f"PoolingParams.dimensions={dimensions!r} is not a whole number from 1 on.")
         self.use_activation = use_activation
         self.step_tag_id = step_tag_id
         self.returned_token_ids = returned_token_ids
         self.extra_kwargs = extra_kwargs
         self.head_name = head_name
+        self.dimensions = dimensions
 
     def __repr__(self) -> str:
         return f"PoolingParams({', '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)})"

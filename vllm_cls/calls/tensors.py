@@ -35,6 +35,11 @@ def finish_row(
         raise not_finite()
     if task == "embed":
         row = loaded.classifier.embedder.embed(row) if loaded.classifier.embedder is not None else row
+        if (params.dimensions or 0) > len(row):
+            raise PromptError(
+                f"dimensions={params.dimensions}: embeddings of this model have {len(row)}.", "dimensions"
+            )
+        row = row[: params.dimensions]
         return torch.nn.functional.normalize(row, dim=-1) if loaded.pooler.activates(params.use_activation) else row
     head = loaded.head_of(params, sequence.adapter)
     data = head.pooler.finish(loaded.pooler.calibrated(row[..., head.columns]), params.use_activation)

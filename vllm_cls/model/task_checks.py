@@ -64,6 +64,10 @@ def check_params(loaded: LoadedModel, task: str, params: Sequence[PoolingParams]
             )
         if task == "embed" and each.head_name is not None:
             raise ConfigError(f"head_name={each.head_name!r}: an embedding has no head; leave it out.", "head_name")
+        if task != "embed" and each.dimensions is not None:
+            raise ConfigError(
+                f"dimensions={each.dimensions} is for embeddings, not for {task}; leave it out.", "dimensions"
+            )
         if each.extra_kwargs:
             raise ConfigError(
                 f"extra_kwargs has {', '.join(map(str, each.extra_kwargs))}: options of LLM.score, not of {task}."

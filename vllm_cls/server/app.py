@@ -23,6 +23,7 @@ from .routes import (
     decisions,
     description,
     docs,
+    embeddings,
     health,
     invocations,
     models,
@@ -91,6 +92,8 @@ def _families(model: ServedModel) -> Iterator[Callable[[ServedModel], APIRouter]
         yield score.routes
     if model.llm.llm.decides:
         yield decisions.routes
+    if "embed" in model.llm.llm.supported_tasks:
+        yield embeddings.routes
     yield from (pooling.routes, invocations.routes, tei.routes, tokenize.routes, models.routes, description.routes)
     yield from (health.routes, docs.routes, page.routes)
 

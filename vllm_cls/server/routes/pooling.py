@@ -15,6 +15,7 @@ from ..errors import RequestError
 from ..openapi import documented
 from ..protocol.encoding import to_bytes
 from ..protocol.pooling import PoolingChat, PoolingData, PoolingInput, PoolingRequest, PoolingResponse
+from ..protocol.prompts import EncodingFields
 from ..requests.json_bodies import json_response, read
 from ..requests.request_context import RequestContext, usage
 from ..requests.request_prompts import prompts_of
@@ -42,7 +43,7 @@ async def answer(model: ServedModel, request: Request, body: PoolingRequest) -> 
     outputs = await model.llm.encode(await prompts_of(model, request, body), pooling_task=task, **call.options)
     numbers = sum(each.outputs.data.numel() for each in outputs)
     if body.encoding_format in ("bytes", "bytes_only"):
-        return await asyncio.to_thread(_bytes_response, call, body, outputs)
+        return await asyncio.to_thread(bytes_response, call, body, outputs)
     data = await asyncio.to_thread(_written, body, outputs)
     content: PoolingResponse = {**call.head("pooling"), "data": data, "usage": usage(outputs)}
     return await json_response(content, numbers)
@@ -64,12 +65,7 @@ def task_of(model: ServedModel, task: str | None) -> str:
 
 def _written(body: PoolingRequest, outputs: Sequence[PoolingRequestOutput]) -> list[PoolingData]:
     def pooled(index: int, output: PoolingRequestOutput) -> PoolingData:
-        data: list[Any] | str
-        if body.encoding_format in (None, "float"):
-            data = output.outputs.data.tolist()
-        else:
-            data = base64.b64encode(to_bytes(output.outputs.data, body.embed_dtype, body.endianness)).decode()
-        written = PoolingData(index=index, object="pooling", data=data)
+        written = PoolingData(index=index, object="pooling", data=encoded(body, output))
         if body.offsets:
             written["offsets"] = output.offsets
         return written
@@ -77,7 +73,14 @@ def _written(body: PoolingRequest, outputs: Sequence[PoolingRequestOutput]) -> l
     return [pooled(index, each) for index, each in enumerate(outputs)]
 
 
-def _bytes_response(call: RequestContext, body: PoolingRequest, outputs: Sequence[PoolingRequestOutput]) -> Response:
+def encoded(body: EncodingFields, output: PoolingRequestOutput) -> Any:
+    """The numbers of one prompt as a list, or in base64."""
+    if body.encoding_format in (None, "float"):
+        return output.outputs.data.tolist()
+    return base64.b64encode(to_bytes(output.outputs.data, body.embed_dtype, body.endianness)).decode()
+
+
+def bytes_response(call: RequestContext, body: EncodingFields, outputs: Sequence[PoolingRequestOutput]) -> Response:
     """All rows one behind the other; what they are is in the header `metadata`, unless only bytes are asked for."""
     parts = [to_bytes(each.outputs.data, body.embed_dtype, body.endianness) for each in outputs]
     headers = {}
