@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 
 import numpy as np
@@ -58,6 +59,9 @@ def test_openai(reference: SentenceTransformer, embedder: LLM) -> None:
 def test_numbers_and_bytes(embeds: TestClient, reference: SentenceTransformer) -> None:
     numbers = embeds.post("/v1/embeddings", json={"input": TEXTS}).json()
     assert np.abs(np.array([each["embedding"] for each in numbers["data"]]) - expected(reference)).max() < 1e-5
+    coded = embeds.post("/v1/embeddings", json={"input": TEXTS, "encoding_format": "base64"}).json()
+    read = [np.frombuffer(base64.b64decode(each["embedding"]), dtype="<f4") for each in coded["data"]]
+    assert np.abs(np.array(read) - expected(reference)).max() < 1e-5
     raw = embeds.post("/v1/embeddings", json={"input": TEXTS, "encoding_format": "bytes_only"}).content
     assert np.abs(np.frombuffer(raw, dtype="<f4").reshape(2, -1) - expected(reference)).max() < 1e-5
 
