@@ -20,6 +20,10 @@ ONE_PROMPT = (
     "{{ '<|im_start|>' }}{% for question in questions %}{{ question.instructions }} {{ question.options|join(',') }}"
     "<|mark|>\n{% endfor %}State: {{ state if state is string else state|tojson }}"
 )
+STATE_FIRST = (
+    "State: {{ state if state is string else state|tojson }}{% for question in questions %}\n{{ question.instructions }} "
+    "{{ question.options|join(',') }}<|mark|>{% endfor %}"
+)
 STATE_LAST = "Q: {{ question.instructions }} A:<|mark|> {{ state if state is string else state|tojson }}"
 
 
@@ -137,6 +141,26 @@ def test_questions_share_their_state(qwen2: Path) -> None:
     assert again == found
     assert found.num_cached_tokens >= 8 * state
     assert computed_again <= found.num_prompt_tokens - 8 * state  # the state is known by now
+
+
+def test_several_marks_share_their_state(qwen2: Path, tmp_path: Path) -> None:
+    """One prompt for all questions, the state first: the last layer runs at the marks alone."""
+    folder = _with(qwen2, tmp_path / "settings", None, STATE_FIRST)
+    state = "word " * 60
+    requests = [
+        {"state": state, "questions": {name: {**each, "instructions": text} for name, each in QUESTIONS.items()}}
+        for text in ("One?", "Another?")
+    ]
+    with LLM(str(folder)) as llm:
+        found = llm.decide(requests)
+        counters = llm.counters
+        assert_same(found, [pipeline(folder)(request) for request in requests])
+        one_by_one = [llm.decide(request)[0] for request in requests]
+        assert_same(one_by_one, found)
+    shared = 60 * len(tokenizer().encode("word "))
+    assert [each.num_cached_tokens >= shared for each in found] == [True, True]
+    assert counters.num_tokens <= sum(each.num_prompt_tokens for each in found) - shared
+    assert counters.num_pruned_tokens == counters.num_tokens - 2 * len(QUESTIONS)
 
 
 def test_a_stream_goes_on_after_a_bad_request(llm: LLM) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, PromptError
-from ..inputs.prompts import as_list
+from ..inputs.prompts import Prompt, as_list
 from ..outputs import Decision
 from .output_processor import not_finite
 from .tasks import PoolingTask, TaskCall, task_call, texts_alone
@@ -87,11 +87,11 @@ def _answered(loaded: LoadedModel, read: Sequence[Read], next_id: Callable[[], s
 
 
 def _call(loaded: LoadedModel, read: Sequence[Read]) -> TaskCall[Decision]:
-    """Prompts that are answered at their ends share beginnings; others run whole, for the logits of their tokens."""
+    """Prompts that are answered at their ends are classified; others are pooled before each of their marks."""
     prompts = [each for request in read for each in request]
-    task = "classify" if all(each.ends_at_mark for each in prompts) else "token_classify"
-    kind = PoolingTask(task, functools.partial(_decided, read))
-    given = [{"prompt_token_ids": each.token_ids} for each in prompts]
+    at_ends = all(each.ends_at_mark for each in prompts)
+    kind = PoolingTask("classify" if at_ends else "token_classify", functools.partial(_decided, read))
+    given = [Prompt(token_ids=each.token_ids, pooled_at=None if at_ends else each.pooled_at) for each in prompts]
     return task_call(loaded, kind, given, None, None, None, texts_alone(loaded))
 
 

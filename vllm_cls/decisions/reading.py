@@ -33,10 +33,15 @@ class DecisionPrompt:
         num_tokens: of the prompt as it was rendered, those behind the last mark included.
     """
 
-    token_ids: Sequence[int]
+    token_ids: tuple[int, ...]
     marks: Sequence[int]
     questions: Sequence[Question]
     num_tokens: int
+
+    @property
+    def pooled_at(self) -> tuple[int, ...]:
+        """The places of the tokens before the marks."""
+        return tuple(mark - 1 for mark in self.marks)
 
     @property
     def ends_at_mark(self) -> bool:
@@ -103,17 +108,17 @@ class DecisionReader:
             raise PromptError("the decision template has a mark before any token; put text before it.")
         for question in questions:
             self.columns(question)  # labels that the model cannot give are refused now
-        return DecisionPrompt(ids[: max(marks)] if self.causal else ids, marks, questions, len(ids))
+        return DecisionPrompt(tuple(ids[: max(marks)] if self.causal else ids), marks, questions, len(ids))
 
     def answers(self, prompt: DecisionPrompt, rows: torch.Tensor) -> dict[str, Any]:
         """The answers to a prompt's questions by name, in the System One form.
 
         Args:
-            rows: logits `(num_labels,)` at its end where `ends_at_mark`, else `(num_tokens, num_labels)`.
+            rows: logits `(num_marks, num_labels)`, or `(num_labels,)` of one mark.
         """
         found = {}
-        for mark, question in zip(prompt.marks, prompt.questions, strict=True):
-            scores = (rows if rows.ndim == 1 else rows[mark - 1])[list(self.columns(question))]
+        for row, question in zip(rows.reshape(len(prompt.marks), -1), prompt.questions, strict=True):
+            scores = row[list(self.columns(question))]
             warped = self.settings.logits_processors[question.type](None, scores.float())
             found[question.name] = question.answer(warped.softmax(-1).tolist())
         return found

@@ -29,7 +29,8 @@ class Prompt:
     """One prompt in the one form that the rest of the code reads.
 
     Of a pair, `max_tokens_per_query` and `max_tokens_per_doc` are the most tokens of its two texts (0: no limit), and
-    `shortened` says that they were applied. `media` is what the model's processor made of `multi_modal_data`.
+    `shortened` says that they were applied. `media` is what the model's processor made of `multi_modal_data`. `pooled_at`
+    says which of its `token_ids` are wanted, by their places; None is what the model pools.
     """
 
     text: str | None = None
@@ -45,6 +46,7 @@ class Prompt:
     multi_modal_data: Mapping[str, Any] = field(default_factory=dict)
     mm_processor_kwargs: Mapping[str, Any] = field(default_factory=dict)
     media: ReadMedia | None = None
+    pooled_at: tuple[int, ...] | None = None
 
     @property
     def values(self) -> dict[str, Any]:

@@ -463,6 +463,8 @@ class PromptProcessor:
         made = self._form.sequence(ids, types, prompt.cache_salt)
         if self.skipped_pad is not None:
             made = made.skipping(self.skipped_pad)
+        if prompt.pooled_at is not None:
+            made = replace(made, pooled_at=prompt.pooled_at)
         if prompt.media is None or not prompt.media.inputs or self.media is None:
             return made
         return replace(made, media=self.media.processor.in_sequence(ids, prompt.media))

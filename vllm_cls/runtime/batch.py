@@ -36,6 +36,7 @@ class TokenSequence:
         num_behind: tokens at the end that are not pooled.
         exact: run by the float32 products of a model whose products are int8.
         media: images and videos in it, or None.
+        pooled_at: the tokens whose states are wanted, by their places; None for what the model pools.
     """
 
     token_ids: tuple[int, ...]
@@ -47,9 +48,15 @@ class TokenSequence:
     num_behind: int = 0
     exact: bool = False
     media: SequenceMedia | None = None
+    pooled_at: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.token_ids)
+
+    @property
+    def num_before(self) -> int:
+        """Tokens before the first one that is pooled, of a prompt that is pooled at its end or at given places."""
+        return len(self.token_ids) - 1 if self.pooled_at is None else min(self.pooled_at)
 
     @property
     def key_ids(self) -> tuple[int, ...]:
@@ -132,13 +139,22 @@ media_of: Callable[[ForwardItem], SequenceMedia | None] = operator.attrgetter("s
 
 @dataclass(frozen=True)
 class PooledRowLayout:
-    """Where each sequence's pooled rows are among the batch's: `rows[starts[i] : starts[i] + lengths[i]]`."""
+    """Where each sequence's pooled rows are among the batch's: `rows[starts[i] : starts[i] + lengths[i]]`.
+
+    Args:
+        given: the indices of the rows of `TokenSequence.pooled_at`, where all sequences say it.
+        counts: so many of them belong to each sequence.
+    """
 
     starts: torch.Tensor
     lengths: torch.Tensor
+    given: torch.Tensor | None = None
+    counts: Sequence[int] = ()
 
     def places(self, pool: PoolingMethod) -> torch.Tensor | None:
-        """The indices of the rows that a pooling method reads, one for each sequence; None where it may read all."""
+        """The indices of the rows that are given, or that a method reads, one a sequence; None where it may read all."""
+        if self.given is not None:
+            return self.given
         if pool is cls_pool:
             return self.starts
         return self.starts + self.lengths - 1 if pool is last_pool else None
@@ -180,7 +196,7 @@ def packed_batch(works: Sequence[ForwardItem], device: torch.device) -> Batch:
         inputs["decoder_position_ids"] = inputs["position_ids"]
     spans = spans_of([each.num_tokens for each in works], [each.past for each in works], [each.keep for each in works])
     starts = torch.tensor([span.queries.start for span in spans])
-    return Batch(inputs, PooledRowLayout(starts, _pooled_lengths(works)), spans)
+    return Batch(inputs, _layout(works, starts), spans)
 
 
 def spans_of(
@@ -205,10 +221,18 @@ def spans_of(
     return made
 
 
-def pooled_spans(spans: Sequence[SequenceSpan], places: Sequence[int]) -> list[SequenceSpan]:
-    """The spans again, each with its pooled token as its only query; `places` are the row indices of these tokens."""
+def pooled_spans(
+    spans: Sequence[SequenceSpan], places: Sequence[int], counts: Sequence[int] = ()
+) -> list[SequenceSpan]:
+    """The spans again, each with a pooled token as its only query.
+
+    Args:
+        places: the row indices of these tokens.
+        counts: so many of them belong to each span; one where it is empty.
+    """
     made = []
-    for index, (span, place) in enumerate(zip(spans, places, strict=True)):
+    owners = [span for span, count in zip(spans, counts, strict=True) for _ in range(count)] if counts else spans
+    for index, (span, place) in enumerate(zip(owners, places, strict=True)):
         offset = span.offset + place - span.queries.start
         made.append(SequenceSpan(slice(index, index + 1), span.keys, offset, span.past))
     return made
@@ -232,11 +256,21 @@ def padded_batch(works: Sequence[ForwardItem], device: torch.device, pad_token_i
         inputs["token_type_ids"] = rows([each.token_type_ids or () for each in sequences], 0)
     if sequences[0].decoder_ids is not None:
         inputs["decoder_input_ids"] = rows([each.decoder_ids or () for each in sequences], pad_token_id)
-    return Batch(inputs, PooledRowLayout(starts, _pooled_lengths(works)))
+    return Batch(inputs, _layout(works, starts))
 
 
-def _pooled_lengths(works: Sequence[ForwardItem]) -> torch.Tensor:
-    return torch.tensor([each.num_tokens - each.sequence.num_behind for each in works])
+def _layout(works: Sequence[ForwardItem], starts: torch.Tensor) -> PooledRowLayout:
+    """The layout of works whose first computed tokens are these rows."""
+    lengths = torch.tensor([each.num_tokens - each.sequence.num_behind for each in works])
+    given = [each.sequence.pooled_at for each in works]
+    if None in given:
+        return PooledRowLayout(starts, lengths)
+    counts = [len(each or ()) for each in given]
+    firsts = starts - torch.tensor([each.num_cached_tokens for each in works])
+    places = torch.tensor([place for each in given for place in each or ()]) + firsts.repeat_interleave(
+        torch.tensor(counts)
+    )
+    return PooledRowLayout(starts, lengths, places, counts)
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

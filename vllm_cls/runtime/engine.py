@@ -109,9 +109,13 @@ class Engine:
         return self._run(sequences, functools.partial(self._execute, step=self.runner.states))
 
     def token_logits(self, sequences: Sequence[TokenSequence]) -> list[Result]:
-        """Each `(num_tokens, num_labels)`: of all tokens, those behind what is pooled too."""
+        """Each `(n, num_labels)`: of the tokens of its `pooled_at`, or of all, those behind what is pooled too.
+
+        Prompts share their beginnings up to the first token that is wanted.
+        """
         whole = [replace(each, num_behind=0) for each in sequences]
-        return self._run(whole, functools.partial(self._execute, step=self.runner.token_logits), share=False)
+        share = all(each.pooled_at is not None for each in whole)
+        return self._run(whole, functools.partial(self._execute, step=self.runner.token_logits), share=share)
 
     def forget_prefixes(self) -> None:
         """Let go of the keys and values of earlier prompts."""

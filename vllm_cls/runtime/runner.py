@@ -193,7 +193,10 @@ class Runner:
             places = batch.layout.places(self.pool) if pooled_only else None
             if places is not None:
                 row.pooled = to_device(places, self.device)
-                row.pooled_spans = pooled_spans(row.spans, places.tolist())  # of the host, which waits for no device
+                counts = batch.layout.counts
+                row.pooled_spans = pooled_spans(
+                    row.spans, places.tolist(), counts
+                )  # of the host, which waits for no device
             output = self._forward(self.backbone, batch, works, row)
             self._suits_c |= row.suits_c
         else:
@@ -254,11 +257,19 @@ class Runner:
 
     @torch.inference_mode()
     def token_logits(self, works: Sequence[ForwardItem]) -> list[torch.Tensor]:
-        """Logits of every token: one `(num_tokens, num_labels)` a sequence, float32."""
+        """Logits of a sequence's `pooled_at`, or of every token: one `(n, num_labels)` a sequence, float32."""
         if self.mode.whole or self.head is None:  # of a token classifier; no other one's forward says it
-            return list(self.logits(works).split([len(each) for each in works]))
-        hidden, layout, _ = self.hidden(works)
-        return self._headed(all_tokens(hidden, layout.starts, layout.lengths), works)
+            return _chosen(self.logits(works).split([len(each) for each in works]), works)
+        return self._headed(self.token_states(works), works)
+
+    @torch.inference_mode()
+    def token_states(self, works: Sequence[ForwardItem]) -> list[torch.Tensor]:
+        """States of a sequence's `pooled_at`, or of every token: one `(n, hidden)` a sequence."""
+        given = all(each.sequence.pooled_at is not None for each in works)
+        hidden, layout, _ = self.hidden(works, pooled_only=given and self.mode.pruned)
+        if layout.given is not None:
+            return list(hidden[to_device(layout.given, self.device)].split(list(layout.counts)))
+        return _chosen(all_tokens(hidden, layout.starts, layout.lengths), works)
 
     def _headed(self, states: Sequence[torch.Tensor], works: Sequence[ForwardItem]) -> list[torch.Tensor]:
         """Each sequence's states `(n, hidden)` through the head of its adapter, or the model's: `(n, num_labels)`."""
@@ -331,6 +342,12 @@ class Runner:
         if row is not None and row.num_pruned:
             self.counters.add(num_pruned_tokens=row.num_pruned)
         return output
+
+
+def _chosen(rows: Sequence[torch.Tensor], works: Sequence[ForwardItem]) -> list[torch.Tensor]:
+    """Of the rows of all tokens of each work, none of which was computed earlier, those of its `pooled_at`."""
+    places = [work.sequence.pooled_at for work in works]
+    return [each if wanted is None else each[list(wanted)] for each, wanted in zip(rows, places, strict=True)]
 
 
 def forward_options(module: PreTrainedModel) -> dict[str, bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from tests.models import tiny
 from vllm_cls import LLM
+from vllm_cls.inputs.tokenization import Tokenized
 from vllm_cls.runtime.batch import ForwardItem, TokenSequence
 from vllm_cls.runtime.engine import Engine, SequenceResult
 from vllm_cls.runtime.prefixes.prefix_tree import plan_prefixes
@@ -111,6 +113,40 @@ def test_token_classify_reads_every_state_and_shares_nothing(llm: LLM) -> None:
     assert [tuple(each.outputs.data.shape) for each in outputs] == [(21, 3)] * 9
     assert (llm.counters - before).num_tokens == 9 * 21
     assert (llm.counters - before).num_pruned_tokens == 0
+
+
+def test_given_places_share_up_to_the_first_and_run_the_last_layer_alone(llm: LLM) -> None:
+    ends = [80, 81], [80, 81], [82, 83, 84], [85, 86], [87]
+    places = (21,), (20, 21), (20, 22), (21, 20, 21), (3, 20)  # the first two differ in nothing else
+    given = [
+        replace(sequence([*TEMPLATE, *end]), pooled_at=wanted) for end, wanted in zip(ends, places, strict=True)
+    ] + [replace(sequence([*TEMPLATE, 80 + i, 90, 80 + i]), pooled_at=(20,)) for i in range(6)]
+    before = llm.counters
+    found = [each for each in engine_of(llm).token_logits(given) if isinstance(each, SequenceResult)]
+    done = llm.counters - before
+    assert [each.num_cached_tokens for each in found] == [20] * 4 + [0] + [20] * 6
+    assert done.num_tokens == 20 + sum(map(len, given)) - 10 * 20
+    assert done.num_pruned_tokens == done.num_tokens - sum(len(each.pooled_at or ()) for each in given)
+    whole = engine_of(llm).token_logits([replace(each, pooled_at=None) for each in given])
+    for each, every, wanted in zip(found, whole, given, strict=True):
+        assert isinstance(every, SequenceResult)
+        assert same(each.row, every.row[list(wanted.pooled_at or ())])
+    mixed = engine_of(llm).token_logits([given[1], replace(given[1], pooled_at=None)])
+    assert [each.row.shape[0] for each in mixed if isinstance(each, SequenceResult)] == [2, 22]
+    assert isinstance(mixed[0], SequenceResult) and same(mixed[0].row, found[1].row)
+
+
+@pytest.mark.parametrize("name", ["bert", "bloom"])
+def test_given_places_of_models_that_share_nothing(name: str, tmp_path: Path) -> None:
+    """Packed where every token sees all others, and padded."""
+    with LLM(str(tiny.classifier(name, tmp_path))) as llm:
+        plain = llm._open.processor.tokenize([list(range(20, 20 + length)) for length in (9, 3, 12)])
+        whole = [each.sequence for each in plain if isinstance(each, Tokenized)]
+        every = engine_of(llm).token_logits(whole)
+        found = engine_of(llm).token_logits([replace(each, pooled_at=(2, 0)) for each in whole])
+    for all_rows, rows in zip(every, found, strict=True):
+        assert isinstance(all_rows, SequenceResult) and isinstance(rows, SequenceResult)
+        assert same(rows.row, all_rows.row[[2, 0]])
 
 
 def test_embeddings_share_and_are_the_same(llm: LLM) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ _FIRST_CAPABILITY = (8, 0)  # flash attention needs Ampere or later
 
 
 def plan_of(spans: Sequence[SequenceSpan], device: torch.device) -> VarlenLayout:
-    """The plan of spans whose queries lie one behind the other in the row, and whose own keys do."""
+    """The plan of spans whose queries lie one behind the other in the row."""
     queries, keys = [0], [0]
     for span in spans:
         if span.queries.start != queries[-1]:
@@ -45,6 +46,7 @@ def _order(spans: Sequence[SequenceSpan], device: torch.device) -> tuple[tuple[K
     pasts: list[KeyValues] = []
     end = spans[-1].keys.stop
     pieces = []
+    in_place = all(one.keys.stop == other.keys.start for one, other in itertools.pairwise(spans))
     for span in spans:
         if span.past is not None:
             if id(span.past) not in starts:
@@ -54,7 +56,7 @@ def _order(spans: Sequence[SequenceSpan], device: torch.device) -> tuple[tuple[K
             start = starts[id(span.past)]
             pieces.append(torch.arange(start, start + span.past.num_tokens))
         pieces.append(torch.arange(span.keys.start, span.keys.stop))
-    return tuple(pasts), to_device(torch.cat(pieces), device) if pasts else None
+    return tuple(pasts), None if in_place and not pasts else to_device(torch.cat(pieces), device)
 
 
 class Varlen:

@@ -77,7 +77,11 @@ class Sharing:
 
     def _plan(self, sequences: Sequence[TokenSequence], groups: Sequence[Hashable]) -> PrefixPlan:
         """The shared prefixes of these prompts and of recent ones, which are told apart by their places behind them."""
-        prompts: list[TokenIds] = [each.key_ids for each in sequences]
+        # Up to the first token that is wanted, in whose place is what no other prompt has.
+        prompts: list[TokenIds] = [
+            each.key_ids if each.pooled_at is None else (*each.key_ids[: each.num_before], -2 - index)
+            for index, each in enumerate(sequences)
+        ]
         places: list[Hashable] = [(index,) if group is None else group for index, group in enumerate(groups)]
         seen = set(zip(groups, prompts, strict=True))
         heads: dict[Hashable, set[TokenIds]] = {}
@@ -140,7 +144,7 @@ class Sharing:
         if group is None:
             return ForwardItem(sequence)
         prefix = plan.prefix_of[place]
-        known = self.cache.find(group, sequence.key_ids, len(sequence) - 1)
+        known = self.cache.find(group, sequence.key_ids, sequence.num_before)
         past = _longer(known, values.get(prefix) if prefix is not None else None)
         keep = None
         if prefix is not None and prefix in missing:
