@@ -36,6 +36,7 @@ _RUN: list[Callable[[Any], Any]] = [
     ),
     click.option("--max-errors", type=click.IntRange(0), metavar="N", help="End when more rows than this are bad."),
     progress_option,
+    click.option("--stats", is_flag=True, help="Say at the end where the time went."),
 ]  # fmt: skip
 _FILES: list[Callable[[Any], Any]] = [
     click.argument("paths", nargs=-1, required=True, metavar="MODEL INPUT..."),
@@ -44,7 +45,6 @@ _FILES: list[Callable[[Any], Any]] = [
     click.option("--delimiter", metavar="CHAR", help="Between the columns of CSV; else as its header tells."),
     click.option("--encoding", metavar="NAME", help="Of text files, such as cp1252 or utf-16; else UTF-8."),
     *_RUN,
-    click.option("--stats", is_flag=True, help="Say at the end where the time went."),
     click.option("--server", metavar="URL", help="Ask a running `vcls serve`; there is no MODEL before INPUT then."),
     click.option("--server-model", metavar="NAME", help="One of the server's names, such as an adapter's."),
     click.option("--api-key", metavar="KEY", help="Of the server; else VCLS_API_KEY of the environment."),
@@ -177,7 +177,7 @@ def show_report(report: JobReport, quiet: bool, stats: bool = False, rows: str =
         for note in report.notes:
             say(f"note: {note}", style="yellow")
     if stats and report.stats is not None:
-        show_stats(out, report.stats)
+        show_stats(out, report.stats, rows)
     if report.metrics is not None:
         show_metrics(out, report.metrics)
     for failure in report.failures:

@@ -15,7 +15,7 @@ import click
 from vllm_cls.compat import lazy_imports
 from vllm_cls.errors import PluginError
 
-from .options import State, debug_option
+from .options import State, debug_option, say
 from .outcome import InputEnded, outcome, report_background_errors
 
 GROUP = "vllm_cls.commands"
@@ -71,10 +71,15 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except BrokenPipeError:  # the reader, such as head, has enough
-            _discard_stdout()
             ctx.exit(1)
+        except OSError as error:
+            if _discarded_stdout():
+                raise OSError(error.errno, error.strerror, "standard output") from error
+            raise
         except EOFError as error:
             raise InputEnded from error
+        finally:
+            _discarded_stdout()
 
     def main(
         self,
@@ -119,12 +124,14 @@ def load(entry: importlib.metadata.EntryPoint) -> click.Command:
     return command
 
 
-def _discard_stdout() -> None:
-    """Send what is still in stdout's buffer nowhere, or Python complains of it when it ends."""
+def _discarded_stdout() -> bool:
+    """Whether stdout took nothing more; what is left in its buffer goes nowhere then, or Python complains of it as it ends."""
     try:
+        sys.stdout.flush()
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):  # stdout is no file, and so needs nothing
-        return
+        return True
+    return False
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
@@ -141,6 +148,9 @@ def main() -> None:
     """The script `vcls`."""
     state = State()
     report_background_errors(state)
+    if sys.stdout is None:
+        say("error: standard output is closed; where nobody reads it, send it to /dev/null.", style="red")
+        sys.exit(1)
     try:
         vcls.main(obj=state)
     finally:

@@ -69,6 +69,7 @@ def run_batch(
     )
     if lora_modules:
         options |= {"enable_lora": True, "max_loras": len(lora_modules)}
+    stats = options.pop("stats")
     with progress(options.pop("progress"), state.quiet) as on_progress:
         report = run_batch(model, inputs, output, settings=settings, on_progress=on_progress, **options)
-    show_report(report, state.quiet, rows="requests")
+    show_report(report, state.quiet, stats, rows="requests")

@@ -60,9 +60,9 @@ def size(num_bytes: int) -> str:
     return f"{value:.2f} GB"
 
 
-def show_stats(console: Console, stats: JobStats) -> None:
+def show_stats(console: Console, stats: JobStats, noun: str = "rows") -> None:
     """Where the time of a job went; what is unknown of a server's model is left out."""
-    line = f"{stats.rows_per_second:,.1f} rows/s"
+    line = f"{stats.rows_per_second:,.1f} {noun}/s"
     if stats.forwards:
         line += (
             f", {stats.tokens_per_second:,.0f} tokens/s, {stats.forwards:,} forwards, the device busy {stats.busy:.1%}"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -188,11 +190,29 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(tmp_path: Path) ->
     assert out.read_bytes() == (tmp_path / "clean.jsonl").read_bytes()
 
 
-def test_a_reader_that_has_enough_ends_the_job_quietly(tmp_path: Path) -> None:
+def test_a_reader_that_has_enough_ends_the_job_with_a_line(tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", '{"text": "good"}\n' * 20_000)
     with run(source) as job:
         assert job.stdout is not None and job.stderr is not None
         assert json.loads(job.stdout.readline())["label"] == "positive"
         job.stdout.close()
-        assert job.stderr.read() == b""
+        told = job.stderr.read()
+    assert told == b"error: standard output cannot be written: its reader has ended before the rows did.\n"
     assert job.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("redirected", "told"),
+    [
+        ("exec {} >/dev/full", "standard output cannot be written: No space left on device."),
+        ("exec {} >&-", "standard output is closed; where nobody reads it, send it to /dev/null."),
+        ("exec {} -o {} >/dev/full", "No space left on device: standard output"),
+    ],
+)
+def test_a_standard_output_that_takes_nothing(tmp_path: Path, redirected: str, told: str) -> None:
+    job = [sys.executable, "-c", JOB, "classify", "fake", str(write(tmp_path / "in.jsonl", '{"text": "good"}\n'))]
+    command = redirected.format(shlex.join(job), shlex.quote(str(tmp_path / "out.jsonl")))
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, env=buffered)
+    assert (done.returncode, done.stderr) == (1, f"error: {told}\n")
+    assert (tmp_path / "out.jsonl").exists() == ("-o" in redirected)

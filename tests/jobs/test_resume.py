@@ -20,6 +20,7 @@ from tests.models import tiny
 from vllm_cls import LLM
 from vllm_cls.errors import ConfigError, JobError
 from vllm_cls.jobs.classify import classify_file
+from vllm_cls.jobs.report.job_report import JobReport
 from vllm_cls.jobs.report.progress import JobProgress
 from vllm_cls.jobs.resume import fingerprints, parts
 from vllm_cls.jobs.resume.work_folder import open_work_folder
@@ -393,3 +394,21 @@ def test_causes_are_counted_without_what_is_of_one_row(tmp_path: Path) -> None:
         "the model gave [nan, nan], which is not finite": 1,
         "invalid UTF-8 at byte … of the line": 2,
     }
+
+
+def test_causes_name_what_was_wrong_with_an_image_or_a_request() -> None:
+    reasons = {
+        "image: '/a/b: c.png' cannot be read: No such file or directory.": "image: … cannot be read",
+        'image 2 of 3: "it\'s.png" cannot be read: Permission denied.': "image: … cannot be read",
+        "image: the image is broken: it ends early.": "image: the image is broken",
+        "image: 'host.example' did not answer in time.": "image: … did not answer in time",
+        "image: it is empty.": "image: it is empty",
+        "messages[0].content[1], video_url: it is empty.": "messages[…].content[…], video_url: it is empty",
+        "input: Input should be a text (400)": "input: Input should be a text (…)",
+        "method must be POST or GET, and is 'DELETE'": "method must be POST or GET, and is …",
+        "the model's processor refuses this image: it is thin": "the model's processor refuses this image",
+    }
+    report = JobReport()
+    for reason in reasons:
+        report.fail("a place", reason)
+    assert report.causes == {cause: list(reasons.values()).count(cause) for cause in reasons.values()}

@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 
 from tests.cli.conftest import run  # noqa: F401  # a fixture
 from tests.models import tiny
-from vllm_cls import LLM, ConfigError, JobError
+from vllm_cls import LLM, AsyncLLM, ConfigError, JobError
 from vllm_cls.jobs.report.progress import JobProgress
 from vllm_cls.server import ServerSettings, batch, create_app, run_batch
 
@@ -132,8 +132,18 @@ def test_requests_are_in_flight_together_and_stay_in_order(
     meeting(monkeypatch, batch.IN_FLIGHT)
     lines = [request(n, "/meet", number=n) for n in range(2 * batch.IN_FLIGHT)]
     small = ServerSettings(max_buffered_bytes=100)  # of a server: what waits here is no client's
+    turns: list[Any] = []
+    run_until_complete = asyncio.BaseEventLoop.run_until_complete
+
+    def counted(loop: Any, future: Any) -> Any:
+        turns.append(future)
+        return run_until_complete(loop, future)
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "run_until_complete", counted)
     report = run_batch(llm, written(tmp_path / "in.jsonl", lines), tmp_path / "out.jsonl", settings=small)
-    assert report.failed == 0
+    assert report.failed == 0 and len(turns) < batch.IN_FLIGHT  # what is answered together costs one
+    assert report.stats is not None and 0 < report.stats.reading < report.stats.seconds
+    assert "float32 on cpu" in report.stats.execution
     assert [each["response"]["body"] for each in read(tmp_path / "out.jsonl")] == [*range(2 * batch.IN_FLIGHT)]
 
 
@@ -158,9 +168,17 @@ def test_a_job_that_ended_early_goes_on(llm: LLM, monkeypatch: pytest.MonkeyPatc
     asked.clear()
     report = run_batch(llm, source, out)
     assert asked == [8, 9] and out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
-    assert report.notes == ["8 requests that an earlier run has answered are not run again"]
+    assert report.notes == ["8 requests that an earlier run has finished are not run again"]
     with pytest.raises(JobError, match="--overwrite"):
         run_batch(llm, source, out)
+
+
+def test_a_dead_engine_ends_the_job(llm: LLM, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(AsyncLLM, "is_alive", False)
+    source = written(tmp_path / "in.jsonl", [request(0, input="good")])
+    with pytest.raises(JobError, match="engine has died"):
+        run_batch(llm, source, tmp_path / "out.jsonl")
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_files_of_another_kind(llm: LLM, tmp_path: Path) -> None:
@@ -185,8 +203,9 @@ def test_the_command(run: Callable[..., Result], tmp_path: Path) -> None:  # noq
         tmp_path / "o.jsonl",
         "--served-model-name",
         "sentiment",
+        "--stats",
     )
-    assert done.exit_code == 0 and "1 requests in" in done.stdout
+    assert done.exit_code == 0 and "1 requests in" in done.stdout and " forwards, the device busy" in done.stdout
     (answer,) = read(tmp_path / "o.jsonl")
     assert answer["response"]["body"]["model"] == "sentiment"
     bad = run("run-batch", model, "-i", written(tmp_path / "bad.jsonl", [request(0, input=3)]))

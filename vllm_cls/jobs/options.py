@@ -107,6 +107,9 @@ class JobOptions:
 class RunOptions:
     """The options of `classify_file` that say how a job runs; what a row of results holds does not depend on them.
 
+    Args:
+        rows_of_a_part: what a killed job computes again at most; None is as of jobs over rows.
+
     Raises:
         ConfigError: one of them is wrong.
     """
@@ -120,6 +123,7 @@ class RunOptions:
     delimiter: str | None = None
     encoding: str | None = None
     report: str | os.PathLike[str] | None = None
+    rows_of_a_part: int | None = None
 
     def __post_init__(self) -> None:
         if self.on_error not in ("continue", "fail"):

@@ -12,7 +12,8 @@ from ..errors import ConfigError
 from .columns import KnownColumns
 from .formats.files import InputFile, OutputFile, find_sources, find_target
 from .options import JobOptions, RunOptions
-from .pipeline.answers import PartWorker, RowWorker, WorkerPool
+from .pipeline.answers import PlannedWorker, RowWorker, WorkerPool
+from .pipeline.record import RowContents
 from .pipeline.steps import run_rows
 from .report.job_report import JobReport
 from .resume.fingerprints import of_inputs, of_versions
@@ -49,7 +50,7 @@ def run_job(
             work.agree(model=worker.fingerprint())
         known.check_text(worker.plan.prompts)
         worker.plan.check_target(target)
-        return run_rows(worker, known, target, work, how)
+        return run_rows(worker, RowContents(worker.plan, how.page), known, target, work, how)
 
 
 def _name_of(model: Any) -> str | None:
@@ -59,7 +60,7 @@ def _name_of(model: Any) -> str | None:
 
 
 @contextmanager
-def _at_work(model: Any, options: JobOptions, llm_options: dict[str, Any]) -> Iterator[PartWorker]:
+def _at_work(model: Any, options: JobOptions, llm_options: dict[str, Any]) -> Iterator[PlannedWorker]:
     """What computes the job's parts, for as long as the context lasts."""
     if isinstance(model, WorkerPool):
         with model.at_work(options, llm_options) as workers:
@@ -100,14 +101,12 @@ def work_on(
     sources: Sequence[InputFile],
     noted: Mapping[str, Any],
     how: RunOptions,
-    rows_of_a_part: int = PART_ROWS,
 ) -> Iterator[WorkFolder | None]:
     """The work folder of an output, begun or taken up again; None for standard output."""
     if target.path is None:
         yield None
         return
     with open_work_folder(target.path, overwrite=how.overwrite, restart=how.restart) as work:
-        work.agree(
-            versions=of_versions(), inputs=of_inputs(sources), options={**noted, "rows of a part": rows_of_a_part}
-        )
+        options = {**noted, "rows of a part": how.rows_of_a_part or PART_ROWS}
+        work.agree(versions=of_versions(), inputs=of_inputs(sources), options=options)
         yield work

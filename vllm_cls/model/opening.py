@@ -23,9 +23,9 @@ from ..runtime.loadtime.memory_profile import plan_memory
 from ..runtime.machine.device import choose_device, choose_dtype, default_batched_tokens, default_prefix_cache_bytes
 from ..runtime.machine.workers import bound_kernel_caches
 from ..runtime.native import attention as native_attention
-from ..runtime.parallel.leader import Leader
 from ..runtime.parallel.rank_engine import RankEngine
 from ..runtime.parallel.ranks import Ranks
+from ..runtime.parallel.replica_leader import ReplicaLeader
 from ..runtime.parallel.replicas import ReplicaEngine
 from ..runtime.parallel.stage import PipelineStage, StageEngine
 from ..runtime.runner import Runner
@@ -86,7 +86,7 @@ def load_model(options: ModelConfig, runtime: RuntimeConfig, ranks: Ranks | None
             stage = PipelineStage(ranks, backbone, classifier.architecture.layers(backbone))
             make = functools.partial(StageEngine, ranks=ranks, stage=stage)
         elif options.data_parallel_size > 1:
-            make = functools.partial(ReplicaEngine, ranks=ranks) if isinstance(ranks, Leader) else Engine
+            make = functools.partial(ReplicaEngine, ranks=ranks) if isinstance(ranks, ReplicaLeader) else Engine
     if runtime.max_loras:  # before anything is made faster, which has to see that it is there
         let_adapt(backbone_layers(classifier.model))
     config = classifier.config

@@ -1,9 +1,10 @@
-"""Helpers for ASGI middlewares: headers, the routed path, the matched route."""
+"""Helpers for ASGI: headers, the routed path, the matched route, an app that is asked without a server."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -38,3 +39,46 @@ def routed_path(scope: Scope) -> str:
 def route_template(scope: Scope) -> str | None:
     """The path template of the matched route, such as `/items/{id}`; None before routing and without a match."""
     return getattr(scope.get("route"), "path", None)
+
+
+class Answer(NamedTuple):
+    """What an app answers.
+
+    Args:
+        headers: by their names in lower case.
+    """
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+async def ask(app: App, scope: Scope, body: bytes) -> Answer:
+    """The whole answer of an app to a request."""
+    start: dict[str, Any] = {}
+    parts: list[bytes] = []
+    unread, complete = True, asyncio.Event()
+
+    async def receive() -> Message:
+        nonlocal unread
+        if unread:
+            unread = False
+            return {"type": "http.request", "body": body, "more_body": False}
+        await complete.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            start.update(message)
+        else:
+            parts.append(message.get("body", b""))
+            if not message.get("more_body", False):
+                complete.set()
+
+    try:
+        await app(scope, receive, send)
+    except Exception:
+        if not complete.is_set():  # else an app raises what it has answered
+            raise
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in start["headers"]}
+    return Answer(start["status"], headers, b"".join(parts))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 import sys
-import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from typing import Any
 
@@ -18,20 +18,21 @@ import httpx
 
 from ..async_llm import AsyncLLM
 from ..errors import ConfigError, JobError
+from ..jobs.columns import KnownColumns
 from ..jobs.formats.files import find_sources, find_target
-from ..jobs.formats.readers import read_rows
-from ..jobs.formats.tables import OutputSchema
 from ..jobs.options import OnProgress, RunOptions
-from ..jobs.pipeline.output import open_output
+from ..jobs.pipeline.answers import description_of
+from ..jobs.pipeline.record import Contents
+from ..jobs.pipeline.steps import run_rows
 from ..jobs.report.job_report import JobReport
-from ..jobs.report.progress import JobProgress
 from ..jobs.results.result_columns import RowResults
 from ..jobs.resume.fingerprints import of_model
-from ..jobs.resume.parts import Answered, in_parts, keeping
+from ..jobs.resume.parts import Answered
 from ..jobs.rows import InputRow, json_type
 from ..jobs.run import work_on
 from ..llm import LLM
 from .app import create_app
+from .asgi import Answer, ask
 from .settings import ServerSettings
 
 IN_FLIGHT = 256
@@ -73,46 +74,18 @@ def run_batch(
 
     All else, and what is raised, is as for `classify_file`.
     """
-    how = RunOptions(format, overwrite, restart, on_error, max_errors, on_progress)
+    how = RunOptions(format, overwrite, restart, on_error, max_errors, on_progress, rows_of_a_part=PART)
     settings = settings or ServerSettings(request_timeout=None)
     sources = find_sources(inputs, format)
     target = find_target(output, sources, format)
     if target.format != "jsonl" or any(each.format not in ("jsonl", "json") for each in sources):
         raise ConfigError("requests and answers are JSON lines: name files .jsonl, .jsonl.gz or .jsonl.zst.")
     noted = {"model": None if isinstance(model, LLM) else os.fspath(model), "settings": _told(settings), **llm_options}
-    with work_on(target, sources, noted, how, PART) as work, _opened(model, llm_options) as llm:
+    with work_on(target, sources, noted, how) as work, _opened(model, llm_options) as llm:
         if work is not None:
             work.agree(model=of_model(llm.llm))
-        report = JobReport(output=target.name)
-        if work is not None and work.rows:
-            report.notes.append(f"{work.rows:,} requests that an earlier run has answered are not run again")
-        began = time.perf_counter()
-        rows = read_rows(sources, report.notes)
-        with (
-            _Requests(llm, settings) as requests,
-            open_output(target, OutputSchema(None, {}, sources), work) as writer,
-            closing(rows),
-            closing(
-                requests.answers(rows) if work is None else in_parts(rows, requests.answers, work, PART)
-            ) as answers,
-        ):
-            told = JobProgress(counters=lambda: llm.llm.counters)
-            for answered in answers if work is None else keeping(answers, work, PART):
-                row, results = answered
-                writer.write(results.columns or {})
-                report.rows += 1
-                if results.error is not None:
-                    report.fail(row.place, results.error)
-                if report.failed > how.most_errors:
-                    kept = "" if work is None else work.hint
-                    raise JobError(
-                        f"more than {how.most_errors} requests failed: {report.failures[-1].rstrip('.')}.{kept}"
-                    )
-                if on_progress is not None:
-                    told = told.with_row(answered)
-                    on_progress(told)
-        report.seconds = time.perf_counter() - began
-    return report
+        with _Requests(llm, settings) as requests:
+            return run_rows(requests, Contents("requests"), KnownColumns.of(sources), target, work, how)
 
 
 @contextmanager
@@ -133,36 +106,46 @@ class _Requests:
     Its event loop runs while an answer is awaited: the requests behind that one get on meanwhile.
     """
 
+    ahead = 0
+
     def __init__(self, llm: AsyncLLM, settings: ServerSettings) -> None:
+        self._llm = llm
         # What waits is in memory already: a limit of all bodies would refuse some for being many.
         self._app = create_app(llm, dataclasses.replace(settings, max_buffered_bytes=sys.maxsize))
-        self._key = settings.api_keys[0] if settings.api_keys else None
-        self._host = settings.allowed_hosts[0] if settings.allowed_hosts else "localhost"
+        host = settings.allowed_hosts[0] if settings.allowed_hosts else "localhost"
+        self._headers = [(b"host", host.encode()), (b"content-type", b"application/json")]
+        if settings.api_keys:
+            self._headers.append((b"authorization", f"Bearer {settings.api_keys[0]}".encode()))
         self._loop = asyncio.new_event_loop()
 
     def __enter__(self) -> _Requests:
         self._lifespan = self._app.router.lifespan_context(self._app)
         self._loop.run_until_complete(self._lifespan.__aenter__())
-        transport = httpx.ASGITransport(self._app, raise_app_exceptions=False)
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        self._client = httpx.AsyncClient(transport=transport, base_url=f"http://{self._host}", headers=headers)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._loop.run_until_complete(self._client.aclose())
         self._loop.run_until_complete(self._lifespan.__aexit__(None, None, None))
         self._loop.close()
 
-    def answers(self, rows: Iterator[InputRow]) -> Generator[Answered, None, None]:
-        """Rows with their answers, in their order."""
+    @property
+    def counters(self) -> Any:
+        """As of `PartWorker`."""
+        return self._llm.llm.counters
+
+    def description(self) -> str:
+        """As of `PartWorker`."""
+        return description_of(self._llm.llm)
+
+    def compute(self, rows: Iterator[InputRow]) -> Generator[Answered, None, None]:
+        """Requests with their answers, in their order."""
         waiting: deque[tuple[InputRow, asyncio.Task[RowResults]]] = deque()
         try:
             for row in rows:
                 waiting.append((row, self._loop.create_task(self._answer(row))))
                 if len(waiting) >= IN_FLIGHT:
-                    yield self._first(waiting)
+                    yield from self._answered(waiting)
             while waiting:
-                yield self._first(waiting)
+                yield from self._answered(waiting)
         finally:
             for _, task in waiting:  # there are none, unless the job ends early
                 task.cancel()
@@ -170,10 +153,12 @@ class _Requests:
                 with suppress(asyncio.CancelledError):
                     self._loop.run_until_complete(task)
 
-    def _first(self, waiting: deque[tuple[InputRow, asyncio.Task[RowResults]]]) -> Answered:
-        found = Answered(waiting[0][0], self._loop.run_until_complete(waiting[0][1]))
-        waiting.popleft()
-        return found
+    def _answered(self, waiting: deque[tuple[InputRow, asyncio.Task[RowResults]]]) -> Iterator[Answered]:
+        """The first one, once it is answered, and those behind it that are by then: each turn of the loop has its cost."""
+        self._loop.run_until_complete(waiting[0][1])
+        while waiting and waiting[0][1].done():
+            row, task = waiting.popleft()
+            yield Answered(row, task.result())
 
     async def _answer(self, row: InputRow) -> RowResults:
         place = f"{row.source}\n{row.number}".encode("utf-8", "surrogateescape")
@@ -186,23 +171,53 @@ class _Requests:
         }
         wrong = row.error or _wrong(row.fields)
         if wrong is None:
-            method, url = row.fields.get("method", "POST"), row.fields["url"]
-            body = None if method == "GET" else json.dumps(row.fields.get("body", {}))  # NaN too: the server refuses it
-            headers = {"X-Request-Id": identity, "Content-Type": "application/json"}
-            answer = await self._client.request(method, url, headers=headers, content=body)
+            answer = await self._asked(row.fields, identity)
             try:
-                told = answer.json() if answer.content else None
+                told = json.loads(answer.body) if answer.body else None
             except ValueError:
-                wrong = (
-                    f"the answer of {url} is no JSON but {answer.headers.get('content-type')}; ask for another encoding"
-                )
+                kind = answer.headers.get("content-type")
+                wrong = f"the answer of {row.fields['url']} is no JSON but {kind}; ask for another encoding"
             else:
                 request_id = answer.headers.get("x-request-id", identity)
-                line["response"] = {"status_code": answer.status_code, "request_id": request_id, "body": told}
-                failed = None if answer.status_code < 400 else f"{_message(told)} ({answer.status_code})"
+                line["response"] = {"status_code": answer.status, "request_id": request_id, "body": told}
+                failed = None if answer.status < 400 else f"{_message(told)} ({answer.status})"
                 return RowResults(line, failed)
         line["error"] = {"code": "invalid_request", "message": wrong}
         return RowResults(line, wrong)
+
+    async def _asked(self, fields: Mapping[str, Any], identity: str) -> Answer:
+        """What the app answers to a request.
+
+        Raises:
+            JobError: it cannot answer any more.
+        """
+        method, url = fields.get("method", "POST"), _url(fields["url"])
+        body = b"" if method == "GET" else json.dumps(fields.get("body", {})).encode()  # NaN too: the server refuses it
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "http",
+            "path": url.path,
+            "raw_path": url.raw_path.partition(b"?")[0],
+            "query_string": url.query,
+            "root_path": "",
+            "headers": [
+                *self._headers,
+                (b"x-request-id", identity.encode()),
+                (b"content-length", str(len(body)).encode()),
+            ],
+            "client": ("127.0.0.1", 0),
+            "server": ("127.0.0.1", 80),
+        }
+        answer = await ask(self._app, scope, body)
+        if not self._llm.is_alive:
+            raise JobError("the engine has died; its log says why.")
+        return answer
+
+
+_url = functools.lru_cache(httpx.URL)  # there are few
 
 
 def _wrong(fields: dict[str, Any]) -> str | None:
@@ -215,7 +230,7 @@ def _wrong(fields: dict[str, Any]) -> str | None:
     if not isinstance(url, str) or not url.startswith("/") or url.startswith("//"):
         return f"url must be a route of the server, such as '/classify', and is {str(url)[:100]!r}"
     try:
-        httpx.URL(url)
+        _url(url)
     except (httpx.InvalidURL, UnicodeEncodeError) as error:
         return f"url cannot be read: {error}"
     if not isinstance(fields.get("body", {}), dict):

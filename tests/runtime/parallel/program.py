@@ -9,6 +9,8 @@ follower = Follower(sys.argv)
 if follower.task["does"] == "end at once":
     sys.exit(7)
 follower.join()
+if follower.task["does"] == "be ready":
+    follower.say("ready")
 for name, arguments in follower.calls():
     if name == "end":
         os._exit(arguments[0])

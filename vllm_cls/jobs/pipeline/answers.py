@@ -34,11 +34,9 @@ class PartWorker(Protocol):
     """What computes the parts of a job.
 
     Args:
-        plan: the job's options, fitted to the model.
         ahead: parts that it is given while the results of one are awaited.
     """
 
-    plan: Plan
     ahead: int
 
     def fingerprint(self) -> dict[str, Any]: ...
@@ -49,6 +47,16 @@ class PartWorker(Protocol):
     def description(self) -> str: ...
 
     def compute(self, rows: Iterator[InputRow]) -> Generator[Answered, None, None]: ...
+
+
+class PlannedWorker(PartWorker, Protocol):
+    """What computes those of a job over rows.
+
+    Args:
+        plan: the job's options, fitted to the model.
+    """
+
+    plan: Plan
 
 
 class WorkerPool(abc.ABC):
@@ -63,7 +71,7 @@ class WorkerPool(abc.ABC):
     @abc.abstractmethod
     def at_work(
         self, options: JobOptions, llm_options: Mapping[str, Any]
-    ) -> contextlib.AbstractContextManager[PartWorker]:
+    ) -> contextlib.AbstractContextManager[PlannedWorker]:
         """Its workers, for one job; those end with the context."""
 
 
@@ -122,13 +130,7 @@ class RowWorker:
 
     def description(self) -> str:
         """How the model runs: the form of its batches, which attention, where."""
-        told = self._llm.describe()
-        if "execution" not in told:
-            return f"the server {told['server']}" if "server" in told else ""
-        attention = told["attention_kernel"] and f"attention by {told['attention_kernel']}"
-        where = f"{told['dtype']} on {told['device']}"
-        where += f" with {told['num_threads']} threads" if told["num_threads"] else ""
-        return ", ".join(filter(None, (told["execution"], attention, where)))
+        return description_of(self._llm)
 
     def compute(self, rows: Iterator[InputRow]) -> Generator[Answered, None, None]:
         """The rows of one part with their results, in their order; they depend on no other part."""
@@ -136,6 +138,17 @@ class RowWorker:
         plan, measured = self.plan, self.plan.options.label_field is not None
         for row, output in answers_of(self._stream, rows, plan.prompts):
             yield Answered(row, results_of(row, output, plan.columns, measured))
+
+
+def description_of(llm: LLM | RemoteModel) -> str:
+    """How a model runs: the form of its batches, which attention, where."""
+    told = llm.describe()
+    if "execution" not in told:
+        return f"the server {told['server']}" if "server" in told else ""
+    attention = told["attention_kernel"] and f"attention by {told['attention_kernel']}"
+    where = f"{told['dtype']} on {told['device']}"
+    where += f" with {told['num_threads']} threads" if told["num_threads"] else ""
+    return ", ".join(filter(None, (told["execution"], attention, where)))
 
 
 def _stream_of(llm: Any, plan: Plan) -> Stream:

@@ -31,7 +31,13 @@ def open_output(target: OutputFile, layout: OutputSchema, work: WorkFolder | Non
         JobError: the file cannot be written.
     """
     if target.path is None:
-        yield JsonLines(sys.stdout.buffer, flush=True)
+        try:
+            yield JsonLines(sys.stdout.buffer, flush=True)
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, *_UNWRITABLE):  # not of the output
+                raise
+            ended = "its reader has ended before the rows did" if error.errno == errno.EPIPE else reason(error)
+            raise JobError(f"standard output cannot be written: {ended}.") from error
         return
     try:
         with (work or store_of(target.path)).new_output() as path, open_writer(path, target, layout) as writer:

@@ -17,6 +17,9 @@ _SHOWN_FAILURES = 5
 _MOST_CAUSES = 20
 OTHER_CAUSES = "other reasons"
 _DETAIL = re.compile("[:;] ")
+_PLACE = re.compile(r"([a-z][\w.\[\]]*(?:, \w+)*)(?: \d+ of \d+)?: ")
+_QUOTED = r"""(?<!\w)(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")(?!\w)"""
+_VALUE, _VALUE_SAID = re.compile(_QUOTED), re.compile(rf"(?:(?<=\bis )|(?<=\bgot )){_QUOTED}")
 _NUMBER = re.compile(r"(?<![\w'-])-?\d[\d,.]*(?![\w'])")
 
 
@@ -60,8 +63,14 @@ class JobReport:
 
 
 def _cause(reason: str) -> str:
-    """What the reasons of many rows have in common: their beginning, without what is of one row alone."""
-    return _NUMBER.sub("…", _DETAIL.split(reason, maxsplit=1)[0])
+    """What the reasons of many rows have in common: where it was, and what was wrong, without what is of one row alone.
+
+    What is quoted about a place, such as an image, is a value; else it can be the name of a field.
+    """
+    place = _PLACE.match(reason)
+    told = _VALUE.sub("…", reason[place.end() :]) if place else _VALUE_SAID.sub("…", reason)
+    what = _DETAIL.split(told, maxsplit=1)[0].rstrip(".")
+    return _NUMBER.sub("…", f"{place[1]}: {what}" if place else what)
 
 
 def notes_of(kept: KeptFields, report: JobReport, shape: ResultColumns) -> list[str]:

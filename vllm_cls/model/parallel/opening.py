@@ -9,6 +9,7 @@ from ...errors import ConfigError
 from ...runtime.machine.device import choose_device
 from ...runtime.machine.workers import default_num_threads
 from ...runtime.parallel.leader import Leader
+from ...runtime.parallel.replica_leader import ReplicaLeader
 from ..loaded_model import LoadedModel
 from ..loading.source import ModelSource, open_source
 from ..opening import load_model
@@ -35,7 +36,8 @@ def open_model(options: ModelConfig, runtime: RuntimeConfig) -> LoadedModel:
         threads = max(1, (runtime.num_threads or default_num_threads()) // size)
         runtime = dataclasses.replace(runtime, num_threads=threads)
     task = {"options": options, "runtime": runtime}
-    leader = Leader(size, _RANK, task, None if options.data_parallel_size > 1 else backend)
+    several = options.data_parallel_size > 1
+    leader = ReplicaLeader(size, _RANK, task) if several else Leader(size, _RANK, task, backend)
     try:
         loaded = load_model(options, runtime, leader)
         leader.hear("ready")

@@ -5,8 +5,38 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class MeetingPlace(NamedTuple):
+    """A file by which the members of a group find each other.
+
+    Args:
+        path: under which all of them open it; None where they do not meet.
+        files: numbers of open files that every member must have.
+    """
+
+    path: str | None
+    files: Sequence[int] = ()
+
+
+NOWHERE = MeetingPlace(None)
+
+
+@contextmanager
+def meeting_place() -> Iterator[MeetingPlace]:
+    """A file that only this user reads. On Linux it has no name, so that nothing is left of it, whatever ends this process."""
+    if sys.platform == "linux":
+        with tempfile.TemporaryFile() as file:
+            yield MeetingPlace(f"/dev/fd/{file.fileno()}", [file.fileno()])
+    else:
+        with tempfile.TemporaryDirectory(prefix="vllm_cls_ranks_", ignore_cleanup_errors=True) as folder:
+            yield MeetingPlace(os.path.join(folder, "store"))
 
 
 def is_used() -> bool:

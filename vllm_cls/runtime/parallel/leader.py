@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
+import contextlib
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from ...errors import ConfigError, EngineDeadError, ModelError
 from . import group, ranks
+from .process import RankProcess
 
 
 @dataclass
 class _Fate:
-    """What became of the processes that a leader started; shared with the threads that watch them."""
+    """What became of the processes that a leader started; shared with the threads that watch them.
 
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    Args:
+        is_common: when one ends, all do.
+    """
+
+    processes: list[RankProcess] = field(default_factory=list)
+    is_common: bool = True
     reason: str | None = None
     is_ended: threading.Event = field(default_factory=threading.Event)
 
@@ -39,8 +37,7 @@ class _Fate:
         """Kill them all."""
         self.decide(reason)
         for process in self.processes:
-            if process.poll() is None:
-                process.kill()
+            process.kill()
         group.abort()
 
     def why(self, otherwise: str) -> str:
@@ -48,10 +45,10 @@ class _Fate:
         self.is_ended.wait(1.0)
         return self.reason or otherwise
 
-    def watch(self, rank: int, process: subprocess.Popen[bytes]) -> None:
-        code = process.wait()
-        if self.reason is None:
-            self.end(f"rank {rank} (process {process.pid}) ended by itself, {_how(code)}")
+    def watch(self, process: RankProcess) -> None:
+        told = process.ended()
+        if self.is_common and self.reason is None:
+            self.end(told)
 
 
 class Leader:
@@ -77,20 +74,20 @@ class Leader:
                 "close that first, or open this model in a process of its own."
             )
         self.size = size
-        self._folder = tempfile.mkdtemp(prefix="vllm_cls_ranks_")
-        self._pipes: list[Connection] = []
         self._fate = _Fate()
-        self._finalizer = weakref.finalize(self, _close, self._fate, self._pipes, self._folder)
+        self._others = self._fate.processes
+        place = contextlib.nullcontext(group.NOWHERE) if backend is None else group.meeting_place()
+        self._closing = contextlib.ExitStack()
+        self._finalizer = weakref.finalize(self, _close, self._fate, self._closing)
+        where = self._closing.enter_context(place)
+        meeting: dict[str, Any] = {"rendezvous": where.path, "backend": backend, "size": size}
+        self._module, self._files, self._first = module, where.files, {**meeting, "task": task}
         try:
             for rank in range(1, size):
-                self._start(rank, module)
-            meeting: dict[str, Any] = {
-                "rendezvous": str(Path(self._folder) / "store"),
-                "backend": backend,
-                "size": size,
-            }
-            for rank, pipe in enumerate(self._pipes, 1):
-                pipe.send({**meeting, "rank": rank, "task": task})
+                self._others.append(self._started(rank))
+                threading.Thread(
+                    target=self._fate.watch, args=(self._others[-1],), name=f"vllm_cls_rank_{rank}", daemon=True
+                ).start()
             self.hear("met", ranks.START_SECONDS)  # once they have imported what takes seconds
             if backend is not None:
                 group.join(**meeting, rank=0, timeout=timedelta(seconds=ranks.FORWARD_SECONDS))
@@ -99,21 +96,10 @@ class Leader:
             self._finalizer()
             raise
 
-    def _start(self, rank: int, module: str) -> None:
-        ours, theirs = Pipe()
-        self._pipes.append(ours)
-        # As this process finds modules, and nothing else: no folder where it happens to run.
-        path = os.pathsep.join(each for each in sys.path if each)
-        environment = {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", "LOCAL_RANK": str(rank)}
-        command = [sys.executable, "-m", module, str(theirs.fileno())]
-        process = subprocess.Popen(
-            command, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-        )
-        theirs.close()
-        self._fate.processes.append(process)
-        threading.Thread(
-            target=self._fate.watch, args=(rank, process), name=f"vllm_cls_rank_{rank}", daemon=True
-        ).start()
+    def _started(self, rank: int) -> RankProcess:
+        process = RankProcess(rank, self._module, self._files)
+        process.tell({**self._first, "rank": rank})
+        return process
 
     def hear(self, what: str, seconds: float = ranks.FORWARD_SECONDS) -> list[Any]:
         """Wait until every rank has said this, and what it said of it.
@@ -122,21 +108,22 @@ class Leader:
             ModelError: one said that it failed, or ended.
         """
         heard = []
-        for rank, pipe in enumerate(self._pipes, 1):
-            word, value = _received(pipe, seconds)
+        for each in self._others:
+            word, value = each.hear(seconds)
             if word != what:
-                raise ModelError(f"rank {rank} of {self.size}: {value or self._fate.why(f'no answer in {seconds} s')}")
+                why = value or self._fate.why(f"no answer in {seconds} s")
+                raise ModelError(f"rank {each.rank} of {self.size}: {why}")
             heard.append(value)
         return heard
 
     def explain(self, failure: Exception) -> Exception:
         """What made the model not load: the failure itself, or another rank's, of which it is a consequence."""
-        for rank, pipe in enumerate(self._pipes, 1):
-            word, value = _received(pipe, ranks.END_SECONDS)
+        for each in self._others:
+            word, value = each.hear(ranks.END_SECONDS)
             if word == "failed" and value != str(failure):
-                return ModelError(f"rank {rank} of {self.size}: {value}")
+                return ModelError(f"rank {each.rank} of {self.size}: {value}")
             if word is None:
-                return ModelError(f"the model was not loaded: {self._fate.why(f'rank {rank} gives no answer')}.")
+                return ModelError(f"the model was not loaded: {self._fate.why(f'rank {each.rank} gives no answer')}.")
         return failure
 
     def announce(self, name: str, *arguments: Any) -> None:
@@ -145,49 +132,17 @@ class Leader:
         Raises:
             EngineDeadError: a rank has ended.
         """
-        if self._fate.reason is not None:
-            self._dead()
+        self._check()
         try:
-            for pipe in self._pipes:
-                pipe.send((name, arguments))
+            for each in self._others:
+                each.tell((name, arguments))
         except OSError:
             self.end(self._fate.why("a rank does not listen"))
-            self._dead()
-
-    def share(self, name: str, parts: Sequence[Sequence[Any]]) -> None:
-        """Have each rank begin a call on its own part; those without one rest.
-
-        Raises:
-            EngineDeadError: a rank has ended.
-        """
-        if self._fate.reason is not None:
-            self._dead()
-        try:
-            for pipe, part in zip(self._pipes, parts[1:], strict=True):
-                if part:
-                    pipe.send((name, (part,)))
-        except OSError:
-            self.end(self._fate.why("a rank does not listen"))
-            self._dead()
-
-    def answers(self, asked: Sequence[bool]) -> list[Any]:
-        """What the ranks behind the first answer; None of those that were not asked.
-
-        Raises:
-            EngineDeadError: a rank has ended, or says nothing.
-        """
-        found = []
-        for pipe, is_asked in zip(self._pipes, asked[1:], strict=True):
-            word, value = _received(pipe, ranks.FORWARD_SECONDS) if is_asked else ("answers", None)
-            if word != "answers":
-                self.end(self._fate.why("a rank gives no answer"))
-                self._dead()
-            found.append(value)
-        return found
+            self._check()
 
     def agree(self, failure: Exception, *, exhausted: bool) -> None:
         """As of `Ranks`."""
-        answers = [_received(pipe, ranks.AGREEMENT_SECONDS) for pipe in self._pipes]
+        answers = [each.hear(ranks.AGREEMENT_SECONDS) for each in self._others]
         if answers == [("failed", exhausted)] * len(answers):
             self.announce("go on")
             return
@@ -195,10 +150,11 @@ class Leader:
             self._fate.why("")
         lines = str(failure).strip().splitlines() or [type(failure).__name__]
         self.end(f"a forward failed on rank 0 and not on all others ({lines[0][:200]})")
-        self._dead()
+        self._check()
 
-    def _dead(self) -> NoReturn:
-        raise EngineDeadError(f"the model's processes have ended: {self._fate.reason}; open the model again.")
+    def _check(self) -> None:
+        if self._fate.reason is not None:
+            raise EngineDeadError(f"the model's processes have ended: {self._fate.reason}; open the model again.")
 
     def end(self, reason: str) -> None:
         """As of `Ranks`."""
@@ -209,33 +165,11 @@ class Leader:
         self._finalizer()
 
 
-def _received(pipe: Connection, seconds: float) -> tuple[str | None, Any]:
-    """What comes within a time; None where a process has ended, or says nothing."""
-    try:
-        if pipe.poll(seconds):
-            word, value = pipe.recv()
-            return word, value
-    except (EOFError, OSError):
-        pass
-    return None, None
-
-
-def _close(fate: _Fate, pipes: Sequence[Connection], folder: str) -> None:
+def _close(fate: _Fate, closing: contextlib.ExitStack) -> None:
     fate.decide("the model was closed")
-    for pipe in pipes:
-        pipe.close()
     for process in fate.processes:
-        try:
-            process.wait(ranks.END_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        process.leave()
+    for process in fate.processes:
+        process.close()
     group.leave()
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _how(code: int) -> str:
-    """How a process ended, for people."""
-    if code >= 0:
-        return f"with exit code {code}"
-    hint = "; it may have run out of memory" if -code == signal.SIGKILL else ""
-    return f"by signal {-code} ({signal.Signals(-code).name}{hint})"
+    closing.close()

@@ -15,6 +15,8 @@ FORWARD_SECONDS = 1800.0
 AGREEMENT_SECONDS = 20.0
 """Between the failures of a forward on the first and on the last rank."""
 END_SECONDS = 5.0
+MOST_REPLACED, REPLACED_SECONDS = 3, 3600.0
+"""How many processes with the same model take the place of ones that have ended, in so many seconds."""
 
 
 class Ranks(Protocol):

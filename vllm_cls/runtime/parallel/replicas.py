@@ -15,7 +15,7 @@ from ..batch import TokenSequence
 from ..counters import Counters
 from ..engine import Engine, Result, SequenceResult
 from ..runner import Runner
-from .leader import Leader
+from .replica_leader import ReplicaLeader
 
 
 class ReplicaEngine(Engine):
@@ -26,7 +26,7 @@ class ReplicaEngine(Engine):
         options: of `Engine`.
     """
 
-    def __init__(self, runner: Runner, *, ranks: Leader, **options: Any) -> None:
+    def __init__(self, runner: Runner, *, ranks: ReplicaLeader, **options: Any) -> None:
         super().__init__(runner, **options)
         self._ranks = ranks
         self._order = threading.Lock()
@@ -70,20 +70,29 @@ class ReplicaEngine(Engine):
     ) -> list[Result]:
         if any(each.media is not None for each in sequences):
             raise ConfigError("a model on several processes reads texts alone yet; leave images and videos out.")
-        parts = shares([len(each) for each in sequences], self._ranks.size)
         answers: list[Any] = [None] * len(sequences)
+
+        def run_here(part: Sequence[int]) -> None:
+            for place, answer in zip(part, run([sequences[each] for each in part]), strict=True):
+                answers[place] = answer
+
         with self._order:
             try:
-                self._ranks.share(name, [[sequences[place] for place in part] for part in parts])
-                own = run([sequences[place] for place in parts[0]])
-                others = self._ranks.answers([bool(part) for part in parts])
+                others = self._ranks.present()
+                own, *parts = shares([len(each) for each in sequences], 1 + len(others))
+                self._ranks.ask(others, name, [[sequences[place] for place in part] for part in parts])
+                run_here(own)
+                for each, part in zip(others, parts, strict=True):
+                    if part and (sent := self._ranks.answer(each)) is None:
+                        run_here(part)
+                    elif part:
+                        found, counts = _opened(sent)
+                        self.counters.add(**counts)
+                        for place, answer in zip(part, found, strict=True):
+                            answers[place] = answer
             except BaseException as failure:
                 self._ranks.end(f"a call was ended by {type(failure).__name__}")
                 raise
-        for part, (found, counts) in zip(parts, [(own, {}), *map(_opened, others)], strict=True):
-            self.counters.add(**counts)
-            for place, answer in zip(part, found, strict=True):
-                answers[place] = answer
         return answers
 
 
@@ -104,8 +113,8 @@ def closed(found: Sequence[Result], counts: Counters) -> tuple[list[Any], dict[s
     return rows, {name: count for name, count in vars(counts).items() if name.startswith("num_")}
 
 
-def _opened(sent: tuple[list[Any], dict[str, int]] | None) -> tuple[list[Result], dict[str, int]]:
-    rows, counts = sent or ([], {})
+def _opened(sent: tuple[list[Any], dict[str, int]]) -> tuple[list[Result], dict[str, int]]:
+    rows, counts = sent
     return [
         each if isinstance(each, PromptError) else SequenceResult(torch.from_numpy(each[0]), each[1]) for each in rows
     ], counts
