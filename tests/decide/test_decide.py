@@ -85,6 +85,7 @@ def test_settings_beside_the_model(qwen2: Path, tmp_path: Path, template: str | 
     expected = [pipeline(folder)(request) for request in REQUESTS]
     with LLM(str(folder)) as llm:  # the file says what it is for
         assert_same(llm.decide(REQUESTS), expected)
+        assert folder / "decision.json" in llm.checkpoint_files
     assert abs(expected[0]["tone"]["confidence"] - pipeline(qwen2)(REQUESTS[0])["tone"]["confidence"]) > 1e-4
 
 

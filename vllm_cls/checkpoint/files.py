@@ -30,7 +30,7 @@ _WRAPPERS = r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_modul
 _PARALLEL = r"^module\."  # what DataParallel puts before all names
 _OF_A_MODEL = (
     "*.safetensors", "*.bin", "*config*.json", "*.index.json", "modules.json", "*token*.json", "vocab*", "merges.txt",
-    "*.model", "*.tiktoken", "*.jinja", "*.py",
+    "*.model", "*.tiktoken", "*.jinja", "*.py", "decision.json",
 )  # fmt: skip
 _HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py", "*.md"]
 
@@ -51,11 +51,18 @@ class Checkpoint:
         folder: the local folder.
         gguf: the GGUF file's name within the folder, or None.
         name: what the user called it.
+        made_from: the folder of the GGUF file that this one was made from.
     """
 
     folder: Path
     gguf: str | None = None
     name: str = ""
+    made_from: Path | None = None
+
+    @property
+    def beside(self) -> Path:
+        """Where the settings of its decisions lie: beside the model as the user has it."""
+        return self.made_from or self.folder
 
     @functools.cached_property
     def shards(self) -> list[Path]:
@@ -76,6 +83,8 @@ class Checkpoint:
         if self.gguf is not None:
             return [self.folder / self.gguf]
         found = {path for name in _OF_A_MODEL for inner in ("", "[0-9]*_*/") for path in self.folder.glob(inner + name)}
+        if self.made_from is not None:
+            found |= set(self.made_from.glob("decision[._]*"))
         return sorted(path for path in found if path.is_file())
 
     @property

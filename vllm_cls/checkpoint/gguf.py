@@ -31,7 +31,7 @@ def materialize(checkpoint: Checkpoint) -> Checkpoint:
     folder = cache_folder() / "gguf" / f"{file.stem}-{_identity(file)}"
     if not (folder / "config.json").is_file():
         _write(file, folder)
-    return Checkpoint(folder, None, checkpoint.name)
+    return Checkpoint(folder, None, checkpoint.name, made_from=checkpoint.folder)
 
 
 def _identity(file: Path) -> str:

@@ -22,7 +22,6 @@ from tests.models import tiny, vision
 from vllm_cls import LLM
 from vllm_cls.server import create_app
 
-from ..chromium import browser
 from ..conftest import LABELS, client_of
 from ..served import served
 
@@ -81,7 +80,7 @@ def test_what_the_model_is(critic: LLM, ranker: LLM, tagger: LLM, sees: LLM) -> 
     with client_of(critic) as client:
         assert client.get("/model").json() == {
             "id": "critic", "task": "classify", "labels": list(LABELS.values()), "problem_type": None,
-            "heads": [], "use_activation": True, "gives_probabilities": True, "scores": False,
+            "heads": [], "use_activation": True, "gives_probabilities": True, "scores": False, "decides": False,
             "takes_instruction": False, "modalities": [], "prompt_template": None,
             "chat_template_prompt": False,
             "max_model_len": critic.max_model_len, "card": CARD,
@@ -105,26 +104,6 @@ def test_an_adapter_is_described_by_its_own_labels(llm: LLM, folders: Path) -> N
     with client_of(llm, lora_modules={"stars": adapter}) as client:
         described = client.get("/model", params={"model": "stars"}).json()
     assert (described["id"], described["labels"], described["scores"]) == ("stars", ["LABEL_0"], True)
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with browser() as opened:
-        yield opened
-
-
-@pytest.fixture
-def page(chromium: Any) -> Iterator[Any]:
-    """An empty page, whose script must not fail."""
-    errors: list[Any] = []
-    context = chromium.new_context()
-    page = context.new_page()
-    page.set_default_timeout(20_000)
-    page.on("pageerror", lambda error: errors.append(error))
-    page.on("console", lambda message: errors.append(message.text) if "Security Policy" in message.text else None)
-    yield page
-    context.close()
-    assert errors == []
 
 
 def shown(page: Any) -> list[tuple[str, str]]:

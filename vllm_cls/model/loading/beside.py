@@ -33,9 +33,9 @@ def decisions_beside(
     if beside:
         config, settings = beside[0]
         return config, settings
-    says_so = has_settings(checkpoint.folder) or any(name.endswith(DECISIONS) for name in checkpoint.class_names)
+    says_so = has_settings(checkpoint.beside) or any(name.endswith(DECISIONS) for name in checkpoint.class_names)
     if options.convert == "decide" or says_so:
-        return None, read_settings(checkpoint.folder, checkpoint.name)
+        return None, read_settings(checkpoint.beside, checkpoint.name)
     return None, None
 
 
@@ -51,7 +51,7 @@ def adapter_beside(
         beside = None if decisions is None else decisions.adapter
         if beside is not None and options.lora:
             raise ConfigError(f"{checkpoint.name}: its decisions name the adapter {beside}; leave --lora out.")
-        lora = options.lora or (None if beside is None else str(checkpoint.folder / beside))
+        lora = options.lora or (None if beside is None else str(checkpoint.beside / beside))
         return read_adapter(lora, allow_pickle=options.allow_pickle) if lora else None
     if options.lora:
         raise ConfigError(

@@ -60,18 +60,19 @@ async function open() {
   $("about").textContent = about();
   const tags = model.task === "token_classify";
   $("modes").hidden = tags;
-  $("ask").hidden = !["classify", "token_classify"].includes(model.task);
+  $("decide").hidden = !model.decides;
+  $("ask").hidden = model.decides || !["classify", "token_classify"].includes(model.task);
   if (model.scores && model.problem_type !== "regression") choose("pair");
   arrange();
   if (model.card) {
     $("card-text").replaceChildren(...markdown(model.card));
     $("card").hidden = false;
   }
-  $("text").focus();
+  $(model.decides ? "state" : "text").focus();
 }
 
 function askForKey() {
-  $("ask").hidden = $("answer").hidden = true;
+  $("ask").hidden = $("decide").hidden = $("answer").hidden = true;
   $("key-form").hidden = false;
   if (key) tell(new Error("The server does not know this key."));
   $("key").focus();
@@ -79,13 +80,14 @@ function askForKey() {
 
 function about() {
   const count = model.labels.length;
-  const kind = model.task === "embed" ? "Gives embeddings, through /pooling"
+  const kind = model.decides ? "Answers typed questions about a state"
+    : model.task === "embed" ? "Gives embeddings, through /pooling"
     : model.scores && model.problem_type !== "regression" ? "Scores how well two texts fit"
     : model.task === "token_classify" ? "Labels the tokens of a text"
     : model.problem_type === "regression" ? "Gives a text a number"
     : model.problem_type === "multi_label_classification" ? "Gives a text any of its labels"
     : "Gives a text one of its labels";
-  const labels = count > 1 ? ` · ${count} labels` : "";
+  const labels = count > 1 && !model.decides ? ` · ${count} labels` : "";
   return `${kind}${labels} · up to ${model.max_model_len.toLocaleString("en")} tokens`;
 }
 
@@ -158,6 +160,7 @@ function conversation(text) {
 
 async function ask() {
   const text = $("text").value;
+  if (!text.trim() && !(takesImages() && images.length)) throw new Error("There is no text to classify yet.");
   const pair = $("text-pair").value;
   const lines = text.split("\n").map((line) => line.trim()).filter(Boolean);
   const cut = { truncate_prompt_tokens: -1 };
@@ -179,25 +182,26 @@ async function ask() {
   return { usage, shown, truncated: data.filter((each) => each.truncated).length };
 }
 
-async function submit(event) {
+// Shows what a form's request is answered; `ask` gives elements to show and the usage.
+async function submit(event, ask) {
   event.preventDefault();
   if (!model) return open();
-  if (!$("text").value.trim() && !(takesImages() && images.length)) return tell(new Error("There is no text to classify yet."));
-  $("go").disabled = true;
+  const button = event.target.querySelector("[type=submit]");
+  button.disabled = true;
   tell(null);
   const began = performance.now();
   try {
     const { usage, shown, truncated } = await ask();
     const took = performance.now() - began;
     $("results").replaceChildren(...shown);
-    $("cost").textContent = cost(took, usage.prompt_tokens, truncated);
+    $("cost").textContent = cost(took, usage.prompt_tokens ?? usage.input_tokens, truncated);
     $("answer").hidden = false;
   } catch (error) {
     $("answer").hidden = true;
     if (error.status === 401) askForKey();
     else tell(error);
   } finally {
-    $("go").disabled = false;
+    button.disabled = false;
   }
 }
 
@@ -215,7 +219,7 @@ function tell(error) {
 // The answer
 
 const nameOf = (index) => (model.scores && model.labels[0] === "LABEL_0" ? "score" : model.labels[index] ?? `LABEL_${index}`);
-const isShare = (value) => model.use_activation && model.gives_probabilities && value >= 0 && value <= 1;
+const isShare = (value) => (model.decides || (model.use_activation && model.gives_probabilities)) && value >= 0 && value <= 1;
 const shown = (value) => (value === null ? "not a number" : isShare(value) ? `${(100 * value).toFixed(1)} %` : value.toFixed(4));
 
 function ranked(values) {
@@ -224,18 +228,19 @@ function ranked(values) {
 
 function bars(values) {
   const several = model.problem_type === "multi_label_classification" || values.length === 1;
-  return element("ul", "bars", ...ranked(values).map(({ value, index }, rank) => {
-    const best = several ? isShare(value) && value >= 0.5 : rank === 0;
-    const row = element("li", best ? "best" : "", element("span", "label", nameOf(index)));
-    const track = element("span", isShare(value) ? "track" : "");
-    if (isShare(value)) {
-      const fill = element("span", "fill");
-      fill.style.setProperty("--share", value);
-      track.append(fill);
-    }
-    row.append(track, element("span", "value", shown(value)));
-    return row;
-  }));
+  return element("ul", "bars", ...ranked(values).map(({ value, index }, rank) => (
+    bar(nameOf(index), value, several ? isShare(value) && value >= 0.5 : rank === 0)
+  )));
+}
+
+function bar(name, value, best) {
+  const track = element("span", isShare(value) ? "track" : "");
+  if (isShare(value)) {
+    const fill = element("span", "fill");
+    fill.style.setProperty("--share", value);
+    track.append(fill);
+  }
+  return element("li", best ? "best" : "", element("span", "label", name), track, element("span", "value", shown(value)));
 }
 
 function line(text, { probs }) {
@@ -328,7 +333,7 @@ function inline(text) {
   });
 }
 
-$("ask").addEventListener("submit", submit);
+$("ask").addEventListener("submit", (event) => submit(event, ask));
 $("modes").addEventListener("change", arrange);
 $("image").addEventListener("change", () => {
   add($("image").files).finally(() => ($("image").value = ""));
@@ -352,6 +357,6 @@ $("key-form").addEventListener("submit", (event) => {
   open();
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("ask").requestSubmit();
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $(model?.decides ? "decide" : "ask").requestSubmit();
 });
 open();

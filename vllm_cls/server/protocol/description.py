@@ -19,7 +19,8 @@ class ModelDescription(TypedDict):
 
     `labels` are in the order of their indices, those of the default head where there are several `heads` with names, and
     none of a model without a head, such as an embedder;
-    `scores` is whether /score answers for it; `takes_instruction` is whether its pairs have a place for one;
+    `scores` is whether /score answers for it, `decides` whether /v1/systemone does; `takes_instruction` is whether its pairs
+    have a place for one;
     `use_activation` is whether answers are what the activation gives, not logits, where a request does not say;
     `gives_probabilities` is whether those are probabilities: not for a regression, nor where the config names an identity;
     `modalities` are what conversations may hold beside texts: `image`, `video`;
@@ -35,6 +36,7 @@ class ModelDescription(TypedDict):
     use_activation: bool
     gives_probabilities: bool
     scores: bool
+    decides: bool
     takes_instruction: bool
     modalities: list[str]
     prompt_template: str | None

@@ -49,6 +49,7 @@ def routes(model: ServedModel) -> APIRouter:
             use_activation=llm.use_activation,
             gives_probabilities=bool(labels) and head.gives_probabilities,
             scores=model.classifies and len(labels) == 1,
+            decides=llm.decides,
             takes_instruction=instructed,
             modalities=list(readable(model)),
             prompt_template=described["prompt_template"],

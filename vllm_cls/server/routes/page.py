@@ -12,7 +12,7 @@ from fastapi import APIRouter, Response
 from ..served_model import ServedModel
 
 _FOLDER = Path(__file__).parent.parent / "page"
-_PLACES = re.compile(r'<(style|script) src="([\w.]+)"></\1>')
+_PLACES = re.compile(r'<(style|script) src="([\w. ]+)"></\1>')
 
 
 def assembled(folder: Path = _FOLDER) -> tuple[str, str]:
@@ -24,8 +24,8 @@ def assembled(folder: Path = _FOLDER) -> tuple[str, str]:
     hashes: dict[str, str] = {}
 
     def put_in(place: re.Match[str]) -> str:
-        kind, name = place.groups()
-        text = (folder / name).read_text(encoding="utf-8")
+        kind, names = place.groups()
+        text = "\n".join((folder / name).read_text(encoding="utf-8") for name in names.split())
         hashes[kind] = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         return f"<{kind}>{text}</{kind}>"
 
