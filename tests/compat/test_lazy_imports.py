@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from vllm_cls.compat import lazy_imports
+from vllm_cls.compat.after_import import after_import
 
 from ..models import tiny
 
-# What torch and transformers import by themselves (torch._dynamo and with it sympy, accelerate) cannot be kept out.
-UNUSED = ["scipy", "sklearn", "pyarrow", "pandas", "matplotlib", "torchvision", "gguf", "threadpoolctl"]
+# What transformers imports by itself (accelerate) cannot be kept out; sympy comes with torch's compiler.
+UNUSED = ["scipy", "sympy", "sklearn", "pyarrow", "pandas", "matplotlib", "torchvision", "gguf", "threadpoolctl"]
 COMMANDS = {
     "LLM": "import vllm_cls; vllm_cls.LLM(sys.argv[1]).classify('hello')",
     "vcls": "sys.argv[1:] = ['classify', sys.argv[1], '-', '-q']\n"
@@ -60,27 +61,48 @@ def test_a_first_answer_imports_only_what_it_needs(folder: str, code: str) -> No
     assert found["wait"] == "PASSIVE"
 
 
-def test_transformers_is_whole_and_its_sources_are_parsed_once() -> None:
+def test_transformers_is_whole() -> None:
     code = """
 import os, vllm_cls, numpy
 vllm_cls.LLM
 import scipy
 assert "scipy.optimize" not in sys.modules
 from transformers.loss import loss_for_object_detection as loss
-from transformers.utils.import_utils import create_import_structure_from_path as parse
 _, columns = loss.linear_sum_assignment(numpy.array([[4.0, 1.0], [1.0, 4.0]]))
 from scipy.optimize import minimize
 assert scipy.optimize.minimize is minimize
-assert parse.cache_info().misses == parse.cache_info().currsize
-print(columns.tolist(), parse.cache_info().hits > 100, type(scipy.optimize).__name__, os.environ["OMP_WAIT_POLICY"])
+assert loss.linear_sum_assignment is scipy.optimize.linear_sum_assignment
+print(columns.tolist(), type(scipy.optimize).__name__, os.environ["OMP_WAIT_POLICY"])
 """
-    assert in_new_process(code, OMP_WAIT_POLICY="ACTIVE") == "[1, 0] True module ACTIVE"
+    assert in_new_process(code, OMP_WAIT_POLICY="ACTIVE") == "[1, 0] module ACTIVE"
+
+
+def test_the_compiler_learns_what_was_marked_before_it_was_loaded(folder: str) -> None:
+    code = """
+import builtins, torch
+plain = builtins.__import__
+import vllm_cls
+vllm_cls.LLM(sys.argv[1]).classify("hello")
+assert builtins.__import__ is plain and "torch._dynamo" not in sys.modules and "_dynamo" not in vars(torch)
+import torch.distributed.tensor._collective_utils as utils, transformers.masking_utils as masks
+from transformers.integrations import deepgemm, finegrained_fp8
+doubled = torch.compile(lambda x: torch.nn.functional.relu(x) * 2, backend="eager")(torch.ones(1))
+from torch._dynamo import trace_rules
+from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
+from torch.fx.experimental.symbolic_shapes import guard_or_false
+assert utils.guard_or_false is guard_or_false and masks.TransformGetItemToIndex is TransformGetItemToIndex
+allowed = [value for value in vars(finegrained_fp8).values() if id(value) in trace_rules._allowed_callable_ids.function_ids]
+mean, std = torch.nn.Embedding(400, 100).weight.mean(), torch.nn.Embedding(400, 100).weight.std()
+print(doubled.item(), len(allowed) > 0, deepgemm.is_sm100._dynamo_marked_constant, abs(mean) < 0.1, 0.9 < std < 1.1)
+"""
+    assert in_new_process(code, folder) == "2.0 True True tensor(True) tensor(True)"
 
 
 def test_imports_of_others_meanwhile_are_as_ever() -> None:
     code = """
 import vllm_cls, builtins
 from vllm_cls.compat import lazy_imports
+from vllm_cls.compat.after_import import after_import
 plain = builtins.__import__
 def act(module):
     from scipy.optimize._linesearch import line_search_wolfe1
@@ -89,7 +111,7 @@ def act(module):
     import scipy.optimize
     assert scipy.optimize._linesearch is sys.modules["scipy.optimize._linesearch"]
     assert scipy.optimize.linear_sum_assignment is linear_sum_assignment
-lazy_imports.after_import("transformers.utils.generic", act)
+after_import("transformers.utils.generic", act)
 lazy_imports.import_libraries()
 assert builtins.__import__ is plain
 from transformers.loss import loss_for_object_detection as loss
@@ -98,13 +120,23 @@ print(loss.linear_sum_assignment is sys.modules["scipy.optimize"].linear_sum_ass
     assert in_new_process(code) == "True"
 
 
-def test_models_are_those_that_transformers_finds_alone() -> None:
+def test_models_are_those_that_transformers_finds_alone(tmp_path: Path) -> None:
     listing = """
 import transformers.models as models, transformers
 print(hash(tuple(sorted(models._class_to_module.items())) + tuple(sorted(transformers._class_to_module.items()))))
 """
     plain = in_new_process(listing, PYTHONHASHSEED="0")
-    assert in_new_process("import vllm_cls; vllm_cls.LLM" + listing, PYTHONHASHSEED="0") == plain
+    with_ours = {"VLLM_CLS_CACHE": str(tmp_path), "PYTHONHASHSEED": "0"}
+    assert in_new_process("import vllm_cls; vllm_cls.LLM" + listing, **with_ours) == plain
+    (kept,) = (tmp_path / "transformers").iterdir()
+    read = """
+import vllm_cls.compat.lazy_imports, vllm_cls.compat.model_sources as sources
+sources.keep = None  # nothing is parsed that would be kept
+vllm_cls.compat.lazy_imports.import_libraries()"""
+    assert in_new_process(read + listing, **with_ours) == plain
+    kept.write_bytes(kept.read_bytes()[:-40])
+    assert in_new_process("import vllm_cls; vllm_cls.LLM" + listing, **with_ours) == plain
+    assert kept.stat().st_size > 10_000
 
 
 def test_the_collector_is_on_again() -> None:
@@ -142,7 +174,7 @@ main()
 
 def test_after_import_acts_at_once_on_a_loaded_module() -> None:
     seen: list[str] = []
-    lazy_imports.after_import("json", lambda module: seen.append(module.__name__))
+    after_import("json", lambda module: seen.append(module.__name__))
     assert seen == ["json"]
 
 
@@ -158,7 +190,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_after_import_waits_for_the_import_itself(module: str) -> None:
     seen: list[str] = []
     before = list(sys.meta_path)
-    lazy_imports.after_import(module, lambda loaded: seen.append(loaded.__name__))
+    after_import(module, lambda loaded: seen.append(loaded.__name__))
     assert importlib.util.find_spec(module) is not None
     assert seen == []
     importlib.import_module(module)
@@ -167,7 +199,7 @@ def test_after_import_waits_for_the_import_itself(module: str) -> None:
 
 def test_after_import_acts_once_for_several_threads(module: str) -> None:
     seen: list[str] = []
-    lazy_imports.after_import(module, lambda loaded: seen.append(loaded.__name__))
+    after_import(module, lambda loaded: seen.append(loaded.__name__))
     with ThreadPoolExecutor(4) as pool:
         loaded = list(pool.map(importlib.import_module, [module] * 4))
     assert seen == [module] and len(set(map(id, loaded))) == 1

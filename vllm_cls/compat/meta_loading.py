@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from .stand_ins import standing_in
 from .transformers_calls import without_memory
 from .transformers_logging import quiet
 
@@ -38,7 +39,7 @@ def load_on_meta(
         ModelError: the model cannot be made, or the tensors not be joined into its parameters.
     """
     on_meta = {name: tensor.to("meta") for name, tensor in tensors.items()}
-    with without_memory(_REFUSED.format(model_class.__name__), config), quiet(), _in_this_thread():
+    with without_memory(_REFUSED.format(model_class.__name__), config), quiet(), _in_this_thread(), standing_in():
         loaded: tuple[PreTrainedModel, dict[str, Any]] = model_class.from_pretrained(
             None,
             config=config,

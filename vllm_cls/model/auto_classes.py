@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from ..architecture import CLASSIFIERS, OWN_MODEL_TYPE, REWARDS
-from ..compat.lazy_imports import after_import
+from ..compat.after_import import after_import
 
 _CONFIGS = "transformers.models.auto.configuration_auto"
 _CLASSES = "transformers.models.auto.modeling_auto"

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from vllm_cls.compat import disk
 from vllm_cls.runtime.native import attention, compiler
 
 pytestmark = pytest.mark.skipif(
@@ -103,7 +104,7 @@ def _a_pipe(file: Path) -> None:
 
 def _another_ones(file: Path) -> None:
     other = file.with_name(f"attention-{'0' * 32}")
-    compiler._keep(b"not a library", other)
+    disk.keep(b"not a library", other)
     other.replace(file)
 
 
@@ -130,7 +131,7 @@ def test_what_was_not_kept_so_is_compiled_anew(spoil: Callable[[Path], object], 
 def test_what_is_another_users_is_compiled_anew(compilations: Compilations, monkeypatch: pytest.MonkeyPatch) -> None:
     assert compilations.of() == 1
     owner = os.geteuid()
-    monkeypatch.setattr(compiler.os, "geteuid", lambda: owner + 1)
+    monkeypatch.setattr(disk.os, "geteuid", lambda: owner + 1)
     assert compilations.of() == 1
 
 

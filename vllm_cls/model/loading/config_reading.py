@@ -177,7 +177,7 @@ def _is_known_class(name: str) -> bool:
 def _names_of_transformers() -> frozenset[str]:
     import transformers
 
-    return frozenset(map(str.lower, dir(transformers)))
+    return frozenset(map(str.lower, {*vars(transformers), *transformers.__all__}))  # as `dir`, which takes 0.2 s
 
 
 def _register_remote_classes(checkpoint: Checkpoint, auto_map: Mapping[str, str], config: PreTrainedConfig) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ...checkpoint.files import Checkpoint
 from ...checkpoint.name_rules import Family, Reader, Unused, in_backbone
 from ...checkpoint.peft_adapter import merge_into
+from ...compat.stand_ins import standing_in
 from ...compat.transformers_calls import hints, model_errors, no_larger_than
 from ...compat.transformers_logging import quiet
 from ...errors import ModelError
@@ -91,6 +92,7 @@ def load_weights(
         model_errors(f"{checkpoint.name}: its weights cannot be read", config),
         no_larger_than(checkpoint.name, checkpoint.num_bytes, len(checkpoint.locations), config),
         quiet(),  # what it would report, we check and raise
+        standing_in(),
         _without_adapter(checkpoint) as folder,
     ):
         model, info = classifier_class.from_pretrained(

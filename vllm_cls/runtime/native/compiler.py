@@ -8,10 +8,8 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import logging
-import os
 import re
 import shutil
-import stat
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -19,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from ...compat.disk import cache_folder
+from ...compat.disk import cache_folder, keep, read_kept
 
 _FLAGS = ("-O3", "-march=native", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math")
 # By torch's word for the instructions that it uses, which may be fewer than the processor has.
@@ -47,14 +45,14 @@ def library(name: str, flags: Sequence[str] = ()) -> ctypes.CDLL | None:
         kept = _kept(name, command, source)
         with tempfile.TemporaryDirectory(prefix="vllm_cls_", ignore_cleanup_errors=True) as folder:
             made = Path(folder, f"{name}.so")
-            content = None if kept is None else _read(kept)
+            content = None if kept is None else read_kept(kept)
             if content is not None:
                 made.write_bytes(content)
             else:
                 run = [*command, str(source), "-o", str(made)]
                 subprocess.run(run, check=True, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT)
                 if kept is not None:
-                    _keep(made.read_bytes(), kept)
+                    keep(made.read_bytes(), kept)
             return ctypes.CDLL(str(made))
     except subprocess.CalledProcessError as failure:
         log_absence(name, f"{compiler} fails: {failure.stderr.strip()[:200]}")
@@ -85,38 +83,3 @@ def _kept(name: str, command: Sequence[str], source: Path) -> Path | None:
     parts = [*command, compiler, of_compiler.st_size, of_compiler.st_mtime_ns, *processor, source.read_text("utf-8")]
     digest = hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
     return folder / "native" / f"{name}-{digest[:32]}"
-
-
-def _digest(content: bytes, file: Path) -> bytes:
-    """What stands behind the content: that it is whole, and what this name stands for."""
-    return hashlib.sha256(file.name.encode() + content).digest()
-
-
-def _read(file: Path) -> bytes | None:
-    """What `_keep` has put there; None unless it is whole, and this user's, and nobody else may change it."""
-    try:
-        # Neither what a link points to nor a pipe that would be waited for.
-        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return None
-    with open(descriptor, "rb") as opened:
-        found = os.fstat(descriptor)
-        others = stat.S_IWGRP | stat.S_IWOTH
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & others:
-            return None
-        whole = opened.read()
-    content, digest = whole[:-32], whole[-32:]
-    return content if _digest(content, file) == digest else None
-
-
-def _keep(content: bytes, file: Path) -> None:
-    """Keep a library for processes to come, where there is room for it; it appears whole or not at all."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryDirectory(prefix=".", dir=file.parent, ignore_cleanup_errors=True) as folder:
-            whole = Path(folder, file.name)
-            whole.touch(mode=0o600)
-            whole.write_bytes(content + _digest(content, file))
-            whole.replace(file)
-    except OSError:
-        return
