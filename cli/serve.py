@@ -201,8 +201,9 @@ def serve(
         if uds or certificate.pop("ssl_cert_reqs"):
             raise click.UsageError("--uds and --ssl-cert-reqs: Ray Serve has neither; leave them out.")
         cluster = {"num_replicas": num_replicas or 1, "address": ray_address, "host": host, "port": port}
+        cluster["root_path"] = settings.root_path
         with starting.ended_by_sigterm(), _on_ray(model, settings, **cluster, **certificate, **options):
-            tell(f"serving {model} at {'https' if context else 'http'}://{host}:{port}")
+            tell(f"serving {model} at {'https' if context else 'http'}://{host}:{port}{settings.root_path}")
             with suppress(KeyboardInterrupt):
                 threading.Event().wait()
         return 0

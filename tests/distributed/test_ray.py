@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import signal
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import httpx
 import pytest
 
 from tests.models import tiny
-from vllm_cls import LLM, JobError, ModelError
+from vllm_cls import LLM, ConfigError, JobError, ModelError
 from vllm_cls.distributed import BatchClassifier, RayWorkers
 from vllm_cls.distributed.serving import serve_on_ray
 from vllm_cls.jobs.classify import classify_file
@@ -157,11 +158,26 @@ def test_a_pipeline_of_ray_data(model: Path) -> None:
 
 
 def test_a_server_on_the_cluster(model: Path) -> None:
-    settings = ServerSettings(served_model_names=("critic",), api_keys=("k",))
+    settings = ServerSettings(served_model_names=("critic",), api_keys=("k",), root_path="/critic")
+
+    def open_telling(model: str, **options: Any) -> Any:  # sent to the replicas as it is
+        app = open_app(model, settings, **options)
+        app.get("/process")(lambda: __import__("os").getpid())
+        return app
+
     with (
-        serve_on_ray(model, functools.partial(open_app, settings=settings), num_replicas=1, port=8027),
-        httpx.Client(base_url="http://127.0.0.1:8027", timeout=30) as client,
+        serve_on_ray(model, open_telling, num_replicas=2, port=8027, root_path="/critic"),
+        httpx.Client(base_url="http://127.0.0.1:8027/critic", timeout=30) as client,
     ):
+        for path in ("/critic", "critic"):
+            with (
+                pytest.raises((JobError, ConfigError), match="under /critic: end that one|must begin with a slash"),
+                serve_on_ray(model, open_app, port=8027, root_path=path),
+            ):
+                pass
+        with ThreadPoolExecutor(8) as pool:
+            answers = pool.map(lambda _: client.get("/process", headers={"Authorization": "Bearer k"}), range(64))
+        assert len({each.json() for each in answers}) == 2  # both replicas answer
         assert client.get("/ready").status_code == 200
         assert client.post("/classify", json={"input": "good"}).status_code == 401
         answer = client.post(

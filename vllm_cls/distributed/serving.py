@@ -13,7 +13,7 @@ from ..errors import ConfigError, JobError
 from .cluster import check_installed, connected, model_path, room
 
 NAME = "vllm-cls"
-"""Of the application on the cluster."""
+"""Of the application on the cluster; under a path of its own, with that behind it."""
 
 
 @contextmanager
@@ -25,6 +25,7 @@ def serve_on_ray(
     address: str | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
+    root_path: str = "",
     ssl_certfile: Path | None = None,
     ssl_keyfile: Path | None = None,
     ssl_ca_certs: Path | None = None,
@@ -44,15 +45,18 @@ def serve_on_ray(
         num_replicas: each has a GPU, or an equal share of the CPUs.
         address: of the cluster; None takes that of RAY_ADDRESS, else one of this machine, which is started where there is none.
         host, port: of the proxies, on every machine that has a replica.
+        root_path: what the proxies take off the paths, such as "/critic", so that a cluster serves several models.
         llm_options: options of `AsyncLLM`.
 
     Raises:
-        JobError: there is no cluster, no room on it, or the replicas do not start.
+        JobError: there is no cluster, no room on it, another server under this path, or the replicas do not start.
         ConfigError: Ray is not installed.
     """
     check_installed()
     device = str(llm_options.get("device") or "auto")
+    name = NAME + root_path.replace("/", "-")
     with connected(address):
+        _check_free(name, root_path or "/")
         with room(num_replicas, device) as (share, _):  # given back for the replicas to take
             pass
         if not share.num_gpus:
@@ -65,20 +69,37 @@ def serve_on_ray(
         _start({"host": host, "port": port, **files})
         deployment: Any = serve.deployment(
             serve.ingress(_builder(open_app, model_path(model), llm_options))(_Replica),
-            name=NAME,
+            name=name,
             num_replicas=num_replicas,
             max_ongoing_requests=llm_options.get("max_queued_requests", 1024),
             ray_actor_options={"num_cpus": share.num_cpus, "num_gpus": share.num_gpus},
         )
         try:
-            serve.run(deployment.bind(), name=NAME)
+            serve.run(deployment.bind(), name=name, route_prefix=root_path or "/")
         except (RuntimeError, ray.exceptions.RayError) as error:
-            serve.delete(NAME)
+            serve.delete(name)
             raise JobError(f"the replicas did not start: {_last_line(error)}") from error
         try:
             yield
         finally:
-            serve.delete(NAME)
+            serve.delete(name)
+
+
+def _check_free(name: str, path: str) -> None:
+    """Refuse to take the place of another command's server.
+
+    Raises:
+        ConfigError: `path` is none.
+        JobError: there is one.
+    """
+    if not path.startswith("/") or (path.endswith("/") and path != "/"):
+        raise ConfigError(f"root_path={path!r} must begin with a slash and not end with one, such as '/critic'.")
+    serve: Any = importlib.import_module("ray.serve")  # parts of it have no annotations
+    if name in serve.status().applications:
+        raise JobError(
+            f"another server runs on this cluster under {path}: end that one, or give this one a path of its own (--root-path "
+            f"/NAME). If its command is gone, `ray.serve.delete({name!r})` ends it."
+        )
 
 
 def _start(listening: dict[str, Any]) -> None:

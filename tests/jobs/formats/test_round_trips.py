@@ -190,3 +190,23 @@ def test_columnar_to_json(folder: Path, table: pa.Table) -> None:
     for name in plain:
         (renamed,) = kept({name: None})
         assert [row[renamed] for row in found] == table[name].to_pylist()
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_times_that_python_does_not_have_stay_what_they_are(folder: Path, suffix: str) -> None:
+    far, ms = 253_402_300_800_000, pa.timestamp("ms", "UTC")  # milliseconds until the year 10000
+    columns = {
+        "day": pa.array([4_000_000, -1_000_000, 0, None], pa.date32()),
+        "time": pa.array([far, -far, 0, None], ms),
+        "long": pa.array([10**15, 0, -(10**15), None], pa.duration("ms")),
+        "list": pa.array([[far, None], [0], [], None], pa.list_(ms)),
+        "pair": pa.array([[far, 0], [0, 0], None, [-far, far]], pa.list_(ms, 2)),
+        "struct": pa.array([{"t": far}, {"t": 0}, {"t": None}, None], pa.struct([("t", ms)])),
+        "map": pa.array([[("k", far)], [("k", 0)], [], None], pa.map_(pa.string(), ms)),
+    }
+    pq.write_table(pa.table(columns), folder / "far.parquet")
+    out = job(folder / "far.parquet", folder / f"far_out.{suffix}")
+    found = pq.read_table(out) if suffix == "parquet" else pa.ipc.open_file(out).read_all()
+    for name, column in columns.items():
+        assert found[name].combine_chunks().equals(column), name
+    assert found["error"].null_count == len(found)

@@ -32,6 +32,27 @@ class _Table(NamedTuple):
     num_rows: int | None = None
 
 
+class FarTime(str):
+    """A time that Python has none for, as text; it keeps what Arrow has, and so can be written as that.
+
+    Args:
+        text: what it reads.
+        number: since 1970, as Arrow counts.
+        kind: the type in Arrow.
+    """
+
+    number: int
+    kind: pyarrow.DataType
+
+    def __new__(cls, text: str, number: int, kind: pyarrow.DataType) -> FarTime:
+        found = super().__new__(cls, text)
+        found.number, found.kind = number, kind
+        return found
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return str(self), self.number, self.kind
+
+
 def read_columnar(source: InputFile) -> Iterator[InputRow]:
     """The rows of a Parquet or Arrow file, with the columns of its folders.
 
@@ -166,10 +187,14 @@ def _value(name: str, value: pyarrow.Scalar, errors: dict[int, str], index: int)
         errors[index] = f"invalid UTF-8 in the field {name!r}"
         return _with_replacements(value)
     except OverflowError:  # Python's times are of the years 1 to 9999
-        if pyarrow.types.is_nested(value.type):
-            errors[index] = f"a time beyond the years 1 to 9999 in the field {name!r}"
-            return None
-        return value.cast(pyarrow.string()).as_py()
+        if isinstance(value, pyarrow.DictionaryScalar):
+            return _value(name, value.value, errors, index)
+        if not pyarrow.types.is_nested(value.type):
+            return FarTime(value.cast(pyarrow.string()).as_py(), value.value, value.type)
+        if isinstance(value, pyarrow.StructScalar):
+            return {key: _value(name, each, errors, index) for key, each in value.items()}
+        found = [_value(name, each, errors, index) for each in value.values]
+        return [tuple(each.values()) for each in found] if isinstance(value, pyarrow.MapScalar) else found
 
 
 def _with_replacements(value: pyarrow.Scalar) -> str | None:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from typing_extensions import get_type_hints
 
 from ..results.result_columns import ERROR
-from .columnar_reader import merged_schema
+from .columnar_reader import FarTime, merged_schema
 from .tables import OutputSchema, Table, json_text
 
 GROUP_ROWS = 10_000
@@ -138,12 +138,15 @@ def fitted(value: Any, kind: pa.DataType) -> Any:
         return text.encode("utf-8", "replace").decode()
     if pa.types.is_struct(kind):
         return _fitted_struct(value, kind)
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         if not isinstance(value, list):
             raise Misfit(f"{value!r} is not a list")
+        if pa.types.is_fixed_size_list(kind) and len(value) != kind.list_size:
+            raise Misfit(f"{value!r} is not a list of {kind.list_size}")
         return [fitted(each, kind.value_type) for each in value]
     if pa.types.is_map(kind):
-        return list(value.items()) if isinstance(value, dict) else value
+        pairs = value.items() if isinstance(value, dict) else value
+        return [(fitted(key, kind.key_type), fitted(each, kind.item_type)) for key, each in pairs]
     if kind == pa.float64() and isinstance(value, float):
         return value
     if isinstance(value, bool) != pa.types.is_boolean(kind):
@@ -164,11 +167,15 @@ def _fitted_struct(value: Any, kind: pa.StructType) -> dict[str, Any]:
 def _fitted_scalar(value: Any, kind: pa.DataType) -> Any:
     try:
         if pa.types.is_temporal(kind) and isinstance(value, str):
-            return _from_text(value, kind)
+            return _from_text(value, kind) if not isinstance(value, FarTime) else _far(value).cast(kind)
         pa.scalar(value, kind)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise Misfit(f"{value!r} is not of the type {kind}") from error
     return value
+
+
+def _far(value: FarTime) -> pa.Scalar:
+    return pa.scalar(value.number, value.kind)
 
 
 def _from_text(text: str, kind: pa.DataType) -> pa.Scalar:
