@@ -1,20 +1,22 @@
-"""Typed questions, against transformers' decision pipeline: eight about one state of 300 tokens, and one a state.
+"""Typed questions against transformers' decision pipeline, and labels of the request against its zero-shot-classification.
 
-    python benchmarks/decide.py [--shape qwen2-0.5b] [--rounds 5] [--threads 2] [--quick]
+    python benchmarks/decide.py [--shape qwen2-0.5b] [--nli-shape bert-base] [--rounds 5] [--threads 2] [--quick]
 
-Contenders take turns, in float32, with random weights; states are new in each round. Before anything is timed, the answers are
-compared.
+Eight questions about one state of 300 tokens, one question a state, and texts with eight candidate labels each. Contenders
+take turns, in float32, with random weights; states and texts are new in each round. Before anything is timed, the answers are
+compared. Beside the ratio of seconds stands that of processor time, which says less of who else uses the machine.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import functools
 import os
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +24,44 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as vllm-cls has it where 
 
 import torch
 import transformers
-from _common import MODELS, RESULTS
-from transformers.pipelines import DecisionPipeline
+from _common import MODELS, RESULTS, Results
+from transformers.pipelines import DecisionPipeline, ZeroShotClassificationPipeline
 
 from vllm_cls import LLM
-from vllm_cls.bench import vocabulary
+from vllm_cls.bench import shapes, vocabulary
 from vllm_cls.bench.environment import environment
 from vllm_cls.bench.interleave import interleave, ratio
 from vllm_cls.bench.shapes import SHAPES
 
 OURS, THEIRS = "vllm-cls", "transformers"
-STATE_TOKENS, QUESTIONS, STATES = 300, 8, 16
-CHAT = (
+STATE_TOKENS, QUESTIONS, STATES, TEXTS = 300, 8, 16, 8
+LABELS = ("praise", "complaint", "question", "order", "refund", "delivery", "account", "other")
+CHAT = (  # Qwen2's: a system prompt before everything
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-WORDS = "we order box late cold send back money kind call ask help wait open door home work good bad new old".split()
+LETTERS = "abcdefghijk"  # every word of three of them is one token, whatever the shape
 
 
-def write_model(shape: str, folder: Path) -> Path:
+@dataclass(frozen=True)
+class Contest:
+    """One thing that both are asked.
+
+    Args:
+        make: what is asked in a round.
+        run: by name, the numbers that a contender answers to it, in the same order as the other.
+    """
+
+    title: str
+    llm: LLM
+    make: Callable[[random.Random], list[Any]]
+    run: Mapping[str, Callable[[Any], list[float]]]
+
+
+def chat_model(shape: str, folder: Path) -> Path:
     """A chat model of a shape with random weights, made once."""
-    out, made = folder / f"{shape}-chat", SHAPES[shape]
+    out, made = folder / f"{shape}-chat-system", SHAPES[shape]
     if (out / "config.json").is_file():
         return out
     tokenizer: Any = vocabulary.byte_level(made.vocab_size - 4, made.longest)
@@ -56,8 +75,18 @@ def write_model(shape: str, folder: Path) -> Path:
     return out
 
 
-def text(rng: random.Random, words: int) -> str:
-    return " ".join(rng.choice(WORDS) for _ in range(words))
+def nli_model(shape: str, folder: Path) -> Path:
+    """A model of natural language inference of a shape with random weights, made once."""
+    out = shapes.write_model(shape, folder / "nli", num_labels=3)
+    config = transformers.AutoConfig.from_pretrained(out)
+    config.id2label = dict(enumerate(("contradiction", "neutral", "entailment")))
+    config.label2id = {label: index for index, label in config.id2label.items()}
+    config.save_pretrained(out)
+    return out
+
+
+def text(rng: random.Random, tokens: int) -> str:
+    return " ".join("".join(rng.choices(LETTERS, k=3)) for _ in range(tokens))
 
 
 def question(rng: random.Random, place: int) -> dict[str, Any]:
@@ -78,11 +107,17 @@ def one_state(rng: random.Random) -> list[dict[str, Any]]:
 
 def mixed(rng: random.Random) -> list[dict[str, Any]]:
     """One question a state, of 8 to 256 tokens."""
-    lengths = [round(8 * 32 ** (each / (STATES - 1))) for each in range(STATES)]
-    rng.shuffle(lengths)
     return [
-        {"state": text(rng, length), "questions": {"q": question(rng, place)}} for place, length in enumerate(lengths)
+        {"state": each, "questions": {"q": question(rng, place)}}
+        for place, each in enumerate(texts_of(rng, STATES, 8, 256))
     ]
+
+
+def texts_of(rng: random.Random, count: int, shortest: int, longest: int) -> list[str]:
+    """Texts of so many tokens, each longer than the one before by the same factor, in any order."""
+    lengths = [round(shortest * (longest / shortest) ** (each / (count - 1))) for each in range(count)]
+    rng.shuffle(lengths)
+    return [text(rng, length) for length in lengths]
 
 
 def numbers(value: Any) -> list[float]:
@@ -92,81 +127,108 @@ def numbers(value: Any) -> list[float]:
     return [value] if isinstance(value, float) else []
 
 
-def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
-    folder = write_model(options.shape, options.folder)
-    torch.set_num_threads(options.threads)
+def decisions(folder: Path, title: str, threads: int) -> Iterator[Contest]:
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     pipeline = DecisionPipeline(model=model, tokenizer=transformers.AutoTokenizer.from_pretrained(folder))
-    found = []
-    with LLM(str(folder), convert="decide", dtype="float32", device="cpu", num_threads=options.threads) as llm:
-        workloads: dict[str, Callable[[random.Random], list[dict[str, Any]]]] = {
-            f"{QUESTIONS} questions about one state of {STATE_TOKENS} tokens": one_state,
-            f"one question a state, {STATES} states of mixed lengths": mixed,
+    with LLM(str(folder), convert="decide", dtype="float32", device="cpu", num_threads=threads) as llm:
+        run = {
+            OURS: lambda asked: numbers(llm.decide(asked)),
+            THEIRS: lambda asked: numbers([pipeline(each) for each in asked]),
         }
-        for title, make in workloads.items():
-            requests = make(random.Random(0))
-            ours, theirs = llm.decide(requests), [pipeline(each) for each in requests]
-            difference = max(abs(a - b) for a, b in zip(numbers(ours), numbers(theirs), strict=True))
-            assert difference < 1e-4, difference
-            seeds = {OURS: iter(range(1, 1000)), THEIRS: iter(range(1, 1000))}
+        yield Contest(f"{title}, {QUESTIONS} questions about one state of {STATE_TOKENS} tokens", llm, one_state, run)
+        yield Contest(f"{title}, one question a state, {STATES} states of mixed lengths", llm, mixed, run)
 
-            def turn(name: str, run: Callable[[Any], Any], make: Any = make, seeds: Any = seeds) -> float:
-                asked = make(random.Random(next(seeds[name])))
-                llm.reset_prefix_cache()
-                began = time.perf_counter()
-                run(asked)
-                return time.perf_counter() - began
 
-            before = llm.counters
-            times = interleave(
-                {
-                    OURS: lambda turn=turn: turn(OURS, llm.decide),
-                    THEIRS: lambda turn=turn: turn(THEIRS, lambda asked: [pipeline(each) for each in asked]),
-                },
-                options.rounds,
-            )
-            ran = llm.counters
-            found.append(
-                {
-                    "title": f"{options.shape}, {title}",
-                    "environment": environment(options.threads),
-                    "prompt_tokens": sum(each.num_prompt_tokens for each in ours),
-                    "computed_tokens_a_round": (ran.num_tokens - before.num_tokens) / options.rounds,
-                    "largest_difference": difference,
-                    "seconds": {name: statistics.median(each) for name, each in times.items()},
-                    "all_seconds": times,
-                    "ratio": ratio(times[THEIRS], times[OURS]),
-                }
-            )
-    return found
+def zero_shot(folder: Path, title: str, threads: int) -> Iterator[Contest]:
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+    pipeline = ZeroShotClassificationPipeline(model=model, tokenizer=transformers.AutoTokenizer.from_pretrained(folder))
+
+    def theirs(texts: list[str]) -> list[float]:
+        found = [dict(zip(each["labels"], each["scores"], strict=True)) for each in pipeline(texts, LABELS)]
+        return [each[label] for each in found for label in LABELS]
+
+    with LLM(str(folder), dtype="float32", device="cpu", num_threads=threads) as llm:
+
+        def ours(texts: list[str]) -> list[float]:
+            return numbers([each.outputs.probs for each in llm.classify(texts, candidate_labels=LABELS)])
+
+        yield Contest(
+            f"{title}, {len(LABELS)} candidate labels, {TEXTS} texts of mixed lengths",
+            llm,
+            lambda rng: texts_of(rng, TEXTS, 8, 128),
+            {OURS: ours, THEIRS: theirs},
+        )
+
+
+def measure(contest: Contest, options: argparse.Namespace) -> dict[str, Any]:
+    """Compare the answers, then let both take turns."""
+    llm, first = contest.llm, contest.make(random.Random(0))
+    found = {name: run(first) for name, run in contest.run.items()}
+    difference = max(abs(a - b) for a, b in zip(*found.values(), strict=True))
+    assert difference < 1e-4, difference
+    processor: dict[str, list[float]] = {name: [] for name in contest.run}
+
+    def turn(name: str) -> float:
+        asked = contest.make(random.Random(1 + len(processor[name])))
+        llm.reset_prefix_cache()
+        began, busy = time.perf_counter(), time.process_time()
+        contest.run[name](asked)
+        took = time.perf_counter() - began
+        processor[name].append(time.process_time() - busy)
+        return took
+
+    before = llm.counters
+    seconds = interleave({name: functools.partial(turn, name) for name in contest.run}, options.rounds)
+    ran = llm.counters - before
+    return {
+        "title": contest.title,
+        "environment": environment(options.threads),
+        "prompt_tokens": ran.num_prompt_tokens / options.rounds,
+        "computed_tokens": ran.num_tokens / options.rounds,
+        "largest_difference": difference,
+        "seconds": {name: statistics.median(each) for name, each in seconds.items()},
+        "all_seconds": seconds,
+        "ratio": ratio(seconds[THEIRS], seconds[OURS]),
+        "processor_seconds": processor,
+        "processor_ratio": ratio(processor[THEIRS], processor[OURS]),
+    }
+
+
+def show(found: dict[str, Any]) -> None:
+    ran = found["environment"]
+    print(f"{found['title']}: on {ran['cpu']}, {ran['threads']} threads")
+    print(f"  {found['prompt_tokens']:.0f} prompt tokens, {found['computed_tokens']:.0f} computed")
+    for name, took in found["seconds"].items():
+        print(f"  {name:<14}{took:8.3f} s")
+    print(f"  {found['ratio']:.2f} × as fast, {found['processor_ratio']:.2f} × by processor time; ", end="")
+    print(f"answers differ by at most {found['largest_difference']:.1e}", flush=True)
 
 
 def main(given: Sequence[str] | None = None) -> None:
     """Measure, print, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=list(SHAPES), default="qwen2-0.5b")
+    parser.add_argument("--shape", choices=list(SHAPES), default="qwen2-0.5b", help="of the chat model")
+    parser.add_argument("--nli-shape", choices=list(SHAPES), default="bert-base", help="of the model for labels")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--folder", type=Path, default=MODELS, help="where the model is made")
+    parser.add_argument("--folder", type=Path, default=MODELS, help="where the models are made")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the JSON goes")
-    parser.add_argument(
-        "--quick", action="store_true", help="a smoke run: a tiny model, two rounds; nothing is written"
-    )
+    parser.add_argument("--quick", action="store_true", help="a smoke run: tiny models, two rounds")
     options = parser.parse_args(given)
     if options.quick:
-        options.rounds, options.shape = 2, "tiny-qwen2"
-    found = measure(options)
-    for each in found:
-        ran, seconds = each["environment"], each["seconds"]
-        print(f"{each['title']}: on {ran['cpu']}, {ran['threads']} threads")
-        print(f"  {each['prompt_tokens']} prompt tokens, {each['computed_tokens_a_round']:.0f} computed")
-        for name, took in seconds.items():
-            print(f"  {name:<14}{took:8.3f} s")
-        print(f"  {each['ratio']:.2f} × as fast; answers differ by at most {each['largest_difference']:.1e}")
-    if not options.quick:
-        options.results.mkdir(parents=True, exist_ok=True)
-        content = json.dumps({"command": "python benchmarks/decide.py", "results": found}, indent=1, ensure_ascii=False)
-        (options.results / "decide.json").write_text(content + "\n", encoding="utf-8")
+        options.rounds, options.shape, options.nli_shape = 2, "tiny-qwen2", "tiny-bert"
+        options.results = MODELS / "quick"
+    torch.set_num_threads(options.threads)
+    results = Results("decide", options)
+    chats, inference = chat_model(options.shape, options.folder), nli_model(options.nli_shape, options.folder)
+    for contests in (
+        decisions(chats, options.shape, options.threads),
+        zero_shot(inference, options.nli_shape, options.threads),
+    ):
+        for contest in contests:
+            found = measure(contest, options)
+            show(found)
+            results.keep({"command": "python benchmarks/decide.py", **found})
 
 
 if __name__ == "__main__":
