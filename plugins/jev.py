@@ -36,6 +36,12 @@ class Jev(Decoder):
         found: PreTrainedModel = getattr(model.base_model, "language_model", model.base_model)
         return found
 
+    def vocab_size(self, config: PreTrainedConfig) -> int:
+        return super().vocab_size(config.get_text_config())  # which may be that of a model for images, with one inside
+
+    def max_positions(self, config: PreTrainedConfig) -> int | None:
+        return super().max_positions(config.get_text_config())
+
     def decision_head(self, model: PreTrainedModel) -> LogitsAtMark:
         return LogitsAtMark(functools.partial(_columns, model.config))
 
