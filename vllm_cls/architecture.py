@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .decisions.heads import DecisionHead as DecisionHead
+from .decisions.heads import LabelHead as LabelHead
 from .decisions.heads import LogitsAtMark as LogitsAtMark
-from .decisions.heads import Span as Span
+from .decisions.heads import ReadSpan as ReadSpan
 from .errors import PluginError
 
 if TYPE_CHECKING:

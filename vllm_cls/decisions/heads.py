@@ -1,9 +1,9 @@
-"""Heads that answer: which tokens of a prompt a question's answer is read from, and the scores that those give its options."""
+"""Heads that read several tokens of one prompt: which these are, and the scores that they give a question's options or labels."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Span:
+class ReadSpan:
     """Tokens that are read together.
 
     Args:
@@ -24,6 +24,21 @@ class Span:
 
     token_ids: Sequence[int]
     rows: torch.Tensor
+
+
+def places_of(spans: Iterable[range]) -> list[int]:
+    """The indices of the tokens of spans, one span after the other."""
+    return [place for span in spans for place in span]
+
+
+def read_spans(token_ids: Sequence[int], spans: Sequence[range], rows: torch.Tensor) -> list[ReadSpan]:
+    """Spans of a prompt with their rows.
+
+    Args:
+        rows: `(num_places, width)`, those of `places_of(spans)`.
+    """
+    parts = rows.split([len(span) for span in spans])
+    return [ReadSpan(token_ids[span.start : span.stop], part) for span, part in zip(spans, parts, strict=True)]
 
 
 class DecisionHead:
@@ -67,7 +82,7 @@ class DecisionHead:
             raise ValueError("the decision template has a mark with no token before it to read; put text there.")
         return found
 
-    def scores(self, question: Question, read: Sequence[Span]) -> torch.Tensor:
+    def scores(self, question: Question, read: Sequence[ReadSpan]) -> torch.Tensor:
         """The scores of a question's options, `(num_options,)`, before their temperature.
 
         Args:
@@ -90,7 +105,7 @@ class LogitsAtMark(DecisionHead):
         self._columns(question)
         return 1
 
-    def scores(self, question: Question, read: Sequence[Span]) -> torch.Tensor:
+    def scores(self, question: Question, read: Sequence[ReadSpan]) -> torch.Tensor:
         return read[0].rows[0, list(self._columns(question))]
 
 
@@ -109,3 +124,32 @@ def logits_of_tokens(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int
         return [column_of[token] for token in label_token_ids(tokenizer, labels)]
 
     return LogitsAtMark(lambda question: of_labels(tuple(question.labels)))
+
+
+class LabelHead:
+    """What classifies a text by labels of the request, which stand in its prompt."""
+
+    def prompt(self, text: str, labels: Sequence[str]) -> str:
+        """A text and the labels that it may have, as the model reads them.
+
+        Raises:
+            ValueError: a label cannot stand there.
+        """
+        raise NotImplementedError
+
+    def reads(self, token_ids: Sequence[int], num_labels: int) -> list[range]:
+        """The tokens that the labels' logits are read from, as the spans that `logits` gets.
+
+        Raises:
+            ValueError: labels are missing from the prompt.
+        """
+        raise NotImplementedError
+
+    def logits(self, token_ids: Sequence[int], read: Sequence[ReadSpan]) -> torch.Tensor:
+        """The labels' logits, `(num_labels,)`.
+
+        Args:
+            token_ids: of the prompt.
+            read: what `reads` named.
+        """
+        raise NotImplementedError

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PromptError
-from .heads import DecisionHead, Span
+from .heads import DecisionHead, places_of, read_spans
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,7 @@ class DecisionPrompt:
     @functools.cached_property
     def places(self) -> tuple[int, ...]:
         """The indices of the tokens that are read, span after span."""
-        return tuple(place for spans in self.reads for span in spans for place in span)
+        return tuple(place for spans in self.reads for place in places_of(spans))
 
     @property
     def ends_at_mark(self) -> bool:
@@ -110,14 +110,12 @@ class DecisionReader:
         """
         import torch
 
-        found, remaining = {}, iter(rows.to(getattr(self.head, "device", rows.device)))  # a model's head is the model
+        rows = rows.to(getattr(self.head, "device", rows.device))  # a model's head is the model
+        parts = rows.split([len(places_of(spans)) for spans in prompt.reads])
+        found = {}
         with torch.inference_mode():
-            for question, spans in zip(prompt.questions, prompt.reads, strict=True):
-                read = [
-                    Span([prompt.token_ids[place] for place in span], torch.stack([next(remaining) for _ in span]))
-                    for span in spans
-                ]
-                scores = self.head.scores(question, read).float()
+            for question, spans, part in zip(prompt.questions, prompt.reads, parts, strict=True):
+                scores = self.head.scores(question, read_spans(prompt.token_ids, spans, part)).float()
                 warped = self.settings.logits_processors[question.type](None, scores)
                 found[question.name] = question.answer(warped.softmax(-1).tolist())
         return found
