@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -43,8 +44,18 @@ def classify(
         prompts = [head.prompt(text, labels) for text in texts]
     except ValueError as error:
         raise ConfigError(f"candidate_labels: {error}", "candidate_labels") from error
-    kind = PoolingTask("token_classify", functools.partial(_classified, head, labels, multi_label))
+    finish = functools.partial(_classified, head, labels, multi_label)
+    kind = PoolingTask("token_classify", finish, functools.partial(_placed, head, len(labels)))
     return task_call(loaded, kind, prompts, None, None, tokenization_kwargs, texts_alone(loaded))
+
+
+def _placed(head: LabelHead, num_labels: int, prompt: Tokenized) -> Tokenized | PromptError:
+    """A prompt that is pooled at the tokens that its labels are read from."""
+    try:
+        spans = head.reads(prompt.sequence.token_ids, num_labels)
+    except ValueError as error:
+        return PromptError(str(error))
+    return replace(prompt, sequence=replace(prompt.sequence, pooled_at=tuple(places_of(spans))))
 
 
 def _classified(
@@ -66,13 +77,9 @@ def _classified(
                 outputs.append(result)
                 continue
             ids = each.sequence.token_ids
-            try:
-                spans = head.reads(ids, len(labels))
-            except ValueError as error:
-                outputs.append(PromptError(str(error)))
-                continue
-            rows = result.row[places_of(spans)].to(loaded.engine.runner.device)
-            logits = loaded.pooler.calibrated(head.logits(ids, read_spans(ids, spans, rows)).float().cpu())
+            rows = result.row.to(loaded.engine.runner.device)
+            read = read_spans(ids, head.reads(ids, len(labels)), rows)
+            logits = loaded.pooler.calibrated(head.logits(ids, read).float().cpu())
             if not bool(logits.isfinite().all()):
                 outputs.append(not_finite())
                 continue
