@@ -191,10 +191,8 @@ class GLiClassForSequenceClassification(LabelHead, AsTransformersOwn, PreTrained
         text = read[0].rows
         if config.use_lstm:
             text = model.lstm(text)
-        elif config.pooling_strategy not in (
-            "first",
-            "pass",
-        ):  # as the library has it, what is before the text is zeros
+        elif config.pooling_strategy not in ("first", "pass"):
+            # as the library has it: moved to the front, with zeros in the place of what stood before
             text = nn.functional.pad(text, (0, 0, 0, len(token_ids) - len(text)))
         labels = torch.stack([each.rows.sum(0) / max(1, len(each.rows)) for each in read[1:]])
         text = model.text_projector(POOLING[config.pooling_strategy](text))

@@ -116,6 +116,15 @@ def test_equal_to_the_library(case: str, tmp_path: Path) -> None:
 def test_a_text_with_markers_has_no_labels(llm: LLM) -> None:
     (found,) = llm.classify("yes<<LABEL>>no<<SEP>>", candidate_labels=LABELS, multi_label=True)
     assert len(found.outputs.probs) == len(LABELS)
+    model: Any = llm._open.classifier.model
+    label, separator = model.config.class_token_index, model.config.text_token_index
+    ids = [2, label, 7, label, 8, separator, 9, label, 9]
+    assert model.reads(ids, 2)[1:] == [range(1, 2), range(3, 4)]
+    try:
+        model.config.prompt_first = False
+        assert model.reads(ids, 2)[1:] == [range(3, 4), range(7, 8)]
+    finally:
+        model.config.prompt_first = True
     with pytest.raises(ConfigError, match="candidate_labels: 'a<<SEP>>' holds a marker"):
         llm.classify(TEXTS, candidate_labels=["a<<SEP>>"])
 

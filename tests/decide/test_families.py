@@ -30,7 +30,7 @@ _KEV_AT_ONCE = (
 _VON = (
     "[CLS]"
     + _STATE
-    + " {{ question.instructions }} {% for o in question.options %} {{ o }} [MASK]<|mark|>{% endfor %}[SEP]<|mark|>"
+    + " {{ question.instructions }} {% for o in question.options %} {{ o }} [MASK]<|mark|>{% endfor %}[SEP]<|mark|> the end"
 )
 _CLEF = (
     "<|im_start|>"
