@@ -7,13 +7,14 @@ import operator
 from typing import TYPE_CHECKING, Any
 
 from vllm_cls.adapters import Decoder
+from vllm_cls.architecture import LogitsAtMark
 from vllm_cls.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from transformers import PreTrainedConfig, PreTrainedModel
-    from transformers.decision import DecisionConfig
+    from transformers.decision import DecisionConfig, Question
 
 
 class Jev(Decoder):
@@ -35,12 +36,26 @@ class Jev(Decoder):
         found: PreTrainedModel = getattr(model.base_model, "language_model", model.base_model)
         return found
 
-    def decision_rows(self, config: Any, question_type: str) -> range:
-        """From a type's offset to that of the next one."""
-        start = config.offsets[question_type]
-        return range(
-            start, min((each for each in config.offsets.values() if each > start), default=config.num_verbalizers)
+    def vocab_size(self, config: PreTrainedConfig) -> int:
+        return super().vocab_size(config.get_text_config())  # which may be that of a model for images, with one inside
+
+    def max_positions(self, config: PreTrainedConfig) -> int | None:
+        return super().max_positions(config.get_text_config())
+
+    def decision_head(self, model: PreTrainedModel) -> LogitsAtMark:
+        return LogitsAtMark(functools.partial(_columns, model.config))
+
+
+def _columns(config: Any, question: Question) -> range:
+    """The logits of a question's options: from its type's offset, at most to that of the next one."""
+    start, count = config.offsets[question.type], len(question.options)
+    end = min((each for each in config.offsets.values() if each > start), default=config.num_verbalizers)
+    if start + count > end:
+        raise ValueError(
+            f"Question {question.name!r}: this model reads at most {end - start} options for a {question.type} question, "
+            f"got {count}."
         )
+    return range(start, start + count)
 
 
 @functools.cache

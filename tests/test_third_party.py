@@ -264,7 +264,8 @@ for refused in (lambda: vllm_cls.PoolerConfig(pooling_type="medain"),
 
 def test_the_guide_shows_the_code_that_runs_here() -> None:
     blocks = re.findall(r"^```(python|toml)\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    python = (TOY / "vcls_toy.py").read_text() + (TOY / "vcls_toy_heads.py").read_text()
+    files = (TOY / "vcls_toy.py", TOY / "vcls_toy_heads.py", HERE / "decide" / "families.py")
+    python = "".join(file.read_text() for file in files)
     sources = {"python": python, "toml": (TOY / "pyproject.toml").read_text()}
     assert len(blocks) >= 4
     for language, block in blocks:

@@ -10,6 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from .decisions.heads import DecisionHead as DecisionHead
+from .decisions.heads import LabelHead as LabelHead
+from .decisions.heads import LogitsAtMark as LogitsAtMark
+from .decisions.heads import ReadSpan as ReadSpan
 from .errors import PluginError
 
 if TYPE_CHECKING:
@@ -477,14 +481,12 @@ class Architecture:
         """Whether the backbone embeds token types, which tell the two texts of a pair apart."""
         return (getattr(config.get_text_config(), "type_vocab_size", 0) or 0) > 1
 
-    def decision_rows(self, config: PreTrainedConfig, question_type: str) -> range:
-        """Which logits of a decision model are those of the options of a question type, in their order.
-
-        Args:
-            question_type: "noul", "choice" or "score".
-        """
+    def decision_head(self, model: PreTrainedModel) -> DecisionHead:
+        """What reads the answers to typed questions off a `*ForDecision`: the model itself, where it is a `DecisionHead`."""
+        if isinstance(model, DecisionHead):
+            return model
         raise PluginError(
-            f"the architecture {self.name!r} does not say which logits answer a {question_type} question; override decision_rows."
+            f"the architecture {self.name!r} does not say how it answers questions; override decision_head."
         )
 
     def express(

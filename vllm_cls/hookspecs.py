@@ -86,6 +86,11 @@ def vcls_decision_models(folder: Path) -> tuple[PreTrainedConfig, DecisionConfig
 
 
 @hookspec
+def vcls_config_classes() -> Mapping[str, Callable[[], type[PreTrainedConfig]]]:
+    """Model types that transformers does not have, and what gives their config classes; called when one is opened."""
+
+
+@hookspec
 def vcls_pooling_methods() -> Mapping[str, Callable[..., Any]]:
     """Pooling methods by name: `(hidden (num_rows, hidden), starts, lengths) -> (num_sequences, hidden)`."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +44,27 @@ _BACKBONES: dict[str, dict[str, Any]] = {
     },
     "gemma4_text": {"head_dim": 8, "global_head_dim": 8, "hidden_size_per_layer_input": 0, "sliding_window": 16},
 }
+_VISION: dict[str, dict[str, Any]] = {
+    "qwen3_5": dict(depth=1, hidden_size=16, num_heads=2, intermediate_size=16, out_hidden_size=32),
+    "gemma4": dict(
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+    ),
+}
 REQUESTS = [{**each, "questions": {k: v for k, v in each["questions"].items() if k != "letters"}} for each in REQUESTS]  # fmt: skip
 SEVEN_LEVELS = {"type": "score", "criteria": [f"level {index}" for index in range(7)]}
 
 
 def jev(folder: Path, backbone: str, template: str | None = JEV_TEMPLATE, **values: Any) -> Path:
     tokens = tokenizer()
-    settings = {**_TEXT, **_BACKBONES[backbone], "vocab_size": len(tokens)}
+    inner = backbone if backbone in _BACKBONES else f"{backbone}_text"
+    settings = {**_TEXT, **_BACKBONES[inner], "vocab_size": len(tokens)}
+    if backbone in _VISION:
+        settings = {"text_config": settings, "vision_config": _VISION[backbone]}
     text = AutoConfig.for_model(backbone.split()[0], **settings)
     torch.manual_seed(0)
     model = JevForDecision(JevConfig(hidden_size=32, text_config=text, **values))
@@ -71,6 +87,19 @@ def test_equal_to_transformers(backbone: str, softcap: float | None, tmp_path: P
     expected = [pipeline(folder)(request) for request in REQUESTS]
     with LLM(str(folder)) as llm:
         assert_same(llm.decide(REQUESTS), expected)
+
+
+def test_in_a_process_of_its_own(tmp_path: Path) -> None:
+    """On whole models for images too, which is what the repositories of Qwen3.5 and Gemma 4 hold."""
+    folders = [jev(tmp_path / name, name) for name in ("qwen2", "qwen3_5", "gemma4")]
+    code = (
+        "import json, sys\nfrom vllm_cls import LLM\nrequests = json.load(sys.stdin)\n"
+        "print(json.dumps([LLM(folder).decide(requests) for folder in sys.argv[1:]]))"
+    )
+    command = [sys.executable, "-c", code, *map(str, folders)]
+    done = subprocess.run(command, input=json.dumps(REQUESTS), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert_same(json.loads(done.stdout), [[pipeline(folder)(each) for each in REQUESTS] for folder in folders])
 
 
 def test_too_many_options(tmp_path: Path) -> None:

@@ -87,11 +87,11 @@ def _answered(loaded: LoadedModel, read: Sequence[Read], next_id: Callable[[], s
 
 
 def _call(loaded: LoadedModel, read: Sequence[Read]) -> TaskCall[Decision]:
-    """Prompts that are answered at their ends are classified; others are pooled before each of their marks."""
+    """Prompts that are answered at their ends are classified; others are pooled at all their places."""
     prompts = [each for request in read for each in request]
-    at_ends = all(each.ends_at_mark for each in prompts)
+    at_ends = "classify" in loaded.own_tasks and all(each.ends_at_mark for each in prompts)
     kind = PoolingTask("classify" if at_ends else "token_classify", functools.partial(_decided, read))
-    given = [Prompt(token_ids=each.token_ids, pooled_at=None if at_ends else each.pooled_at) for each in prompts]
+    given = [Prompt(token_ids=each.token_ids, pooled_at=None if at_ends else each.places) for each in prompts]
     return task_call(loaded, kind, given, None, None, None, texts_alone(loaded))
 
 
@@ -117,6 +117,6 @@ def _decision(reader: DecisionReader, request: Read, results: Sequence[Result]) 
             return result
         if not bool(result.row.isfinite().all()):
             return not_finite()
-        answers |= reader.answers(prompt, result.row)
+        answers |= reader.answers(prompt, result.row.reshape(len(prompt.places), -1))
         cached += result.num_cached_tokens
     return Decision(answers, sum(prompt.num_tokens for prompt in request), cached)

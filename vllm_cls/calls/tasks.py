@@ -50,10 +50,12 @@ class PoolingTask(Generic[Output]):
     Args:
         task: what the engine runs: "classify", "token_classify" or "embed".
         finish: an output for each prompt, or why there is none, of its answer.
+        placed: a prompt with the tokens that are pooled, where these are not the model's; or why there are none.
     """
 
     task: str
     finish: Finish[Output]
+    placed: Callable[[Tokenized], Tokenized | PromptError] | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ class TaskCall(Generic[Output]):
             tokenized = self.processor.tokenize(
                 self.prompts[start:stop], self.truncation, add_special_tokens=self.add_special_tokens
             )
+        if self.kind.placed is not None:
+            tokenized = [each if isinstance(each, PromptError) else self.kind.placed(each) for each in tokenized]
         if self.cache_salt is None and not any(self.adapters):
             return tokenized
         return [

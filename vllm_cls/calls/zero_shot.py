@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..decisions.heads import LabelHead
 from ..errors import ConfigError, PromptError
 from ..inputs.prompts import as_list
 from ..outputs import ClassificationOutput, ClassificationRequestOutput
+from . import label_prompts
 from .output_processor import not_finite
 from .tasks import PoolingTask, TaskCall, task_call, texts_alone
 
@@ -86,12 +88,18 @@ def classify(
     given = [name for name, value in refused.items() if value is not None]
     if given:
         raise ConfigError(f"{', '.join(given)}: not with candidate_labels; leave it out.", given[0])
-    entailment = _entailment(loaded)
     texts = as_list(prompts)
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             where = f"prompt {index}: " if len(texts) > 1 else ""
             raise PromptError(f"{where}candidate_labels are for texts; got {type(text).__name__}.")
+    if isinstance(loaded.classifier.model, LabelHead):
+        if candidates.template != HYPOTHESIS:
+            raise ConfigError(
+                "hypothesis_template: this model reads labels as they are; leave it out.", "hypothesis_template"
+            )
+        return label_prompts.classify(loaded, texts, candidates.labels, multi_label=candidates.multi_label)
+    entailment = _entailment(loaded)
     pairs = [pair for text in texts for pair in candidates.pairs(text)]
     kind = PoolingTask("classify", functools.partial(_classified, candidates, entailment))
     call = task_call(loaded, kind, pairs, None, None, None, texts_alone(loaded))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..architecture import OWN_MODEL_TYPE
+from ..architecture import OWN_MODEL_TYPE, DecisionHead, LabelHead
 from ..config import PROBLEM_TYPES, ModelConfig, find_pooling, sequence_poolings
 from ..errors import ConfigError, ModelError, PluginError, nearest
 from ..head_source import EXISTING, SHARED_OPTIONS, HeadSource
@@ -195,6 +195,10 @@ def _refuse_for_tokens(source: ModelSource, options: HeadOptions) -> None:
 
 
 def _method(source: ModelSource, head: str | None) -> str:
+    if issubclass(source.architecture.classifier_class(type(source.backbone_config)), (DecisionHead, LabelHead)):
+        raise ModelError(
+            f"{source.checkpoint.name} has a head that reads what a request asks, and takes no other; open it as it is."
+        )
     if head not in (None, EXISTING) and source.config.model_type == OWN_MODEL_TYPE:
         raise ModelError(
             f"{source.checkpoint.name} is a classifier in our own format already; make the new head from the model that it "

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ..config import ModelConfig, PoolerConfig, RuntimeConfig
-from ..decisions.reading import DecisionReader, columns_of_rows, columns_of_tokens
+from ..decisions.heads import logits_of_tokens
+from ..decisions.reading import DecisionReader
 from ..decisions.settings import label_ids
 from ..errors import ConfigError
 from ..pooler.activations import activation_for
@@ -156,10 +157,10 @@ def decision_reader(classifier: Classifier, runner: Runner) -> DecisionReader | 
     if source.tokenizer is None:
         raise ConfigError(f"{name}: decisions need the model's tokenizer, which is not in its folder; give one.")
     if source.is_decision_model:
-        columns = columns_of_rows(functools.partial(source.architecture.decision_rows, classifier.config))
+        head = source.architecture.decision_head(classifier.model)
     else:
-        columns = columns_of_tokens(source.tokenizer, label_ids(settings, source.tokenizer, name))
-    return DecisionReader.of(settings, source.tokenizer, columns, causal=runner.shares)
+        head = logits_of_tokens(source.tokenizer, label_ids(settings, source.tokenizer, name))
+    return DecisionReader.of(settings, source.tokenizer, head, causal=runner.shares)
 
 
 def _float32_fallback(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from ..decisions.heads import DecisionHead, LabelHead
 from ..errors import ConfigError
 from ..params import PoolingParams
 from ..runtime.adapter import LoRAAdapter
@@ -31,6 +32,13 @@ def check_task(
         raise ConfigError(
             "this model judges the steps of a text, not the whole; use LLM.reward, or "
             "LLM.encode(pooling_task='token_classify')."
+        )
+    if task == "classify" and isinstance(loaded.classifier.model, DecisionHead):
+        raise ConfigError("this model answers questions, and has no labels; use LLM.decide.")
+    if task == "classify" and isinstance(loaded.classifier.model, LabelHead):
+        raise ConfigError(
+            "this model has no labels of its own; name some with candidate_labels (--candidate-labels).",
+            "candidate_labels",
         )
     if task == "embed":
         return

@@ -37,11 +37,14 @@ def read_config(checkpoint: Checkpoint, options: ModelConfig) -> PreTrainedConfi
         ModelError: it cannot be read, or is of a model type that nobody knows.
         ConfigError: an override that means nothing for it.
     """
-    from transformers import CONFIG_MAPPING
+    from transformers import CONFIG_MAPPING, AutoConfig
 
     content = checkpoint.json("config.json", replaced=_replaced(options))
     raw = {name: value for name, value in content.items() if value is not None}
     model_type = raw.get("model_type")
+    ours = registry().collect("vcls_config_classes")
+    if model_type in ours and model_type not in CONFIG_MAPPING:
+        AutoConfig.register(model_type, ours[model_type]())
     known = model_type in CONFIG_MAPPING
     named = options.hf_overrides.get("architectures") or raw.get("architectures") or []
     auto_map = raw.get("auto_map") or {}
