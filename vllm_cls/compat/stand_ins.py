@@ -48,7 +48,7 @@ _LATE: Mapping[str, tuple[str, frozenset[str]]] = {
 _DYNAMO = "torch._dynamo"
 _MARKERS = ("torch.compiler", "torch._compile")  # they load it to mark a function for it
 
-_plain = builtins.__import__
+_plain: Callable[..., Any] = builtins.__import__
 _lock, _depth = threading.Lock(), 0
 _given: dict[str, list[tuple[dict[str, Any], str, type]]] = {}
 """By module that is not loaded: the namespaces that hold stand-ins, and their names there."""
@@ -58,11 +58,12 @@ _given: dict[str, list[tuple[dict[str, Any], str, type]]] = {}
 def standing_in() -> Iterator[None]:
     """Within it, imports of these names by these modules load nothing; everybody else's imports are as ever."""
     global _depth, _plain
-    import torch
+    torch: Any = importlib.import_module("torch")
 
     with _lock:
         if _depth == 0 and builtins.__import__ is not _import:
-            _plain, builtins.__import__ = builtins.__import__, _import
+            _plain = builtins.__import__
+            builtins.__import__ = _import  # type: ignore[assignment]
         if _depth == 0 and _DYNAMO not in sys.modules:
             torch._dynamo = _dynamo
         _depth += 1
@@ -157,7 +158,8 @@ class _Dynamo:
         def call(*args: Any, **kwargs: Any) -> Any:
             if _DYNAMO not in sys.modules:
                 return function(*args, **kwargs)
-            function.__dynamo_disable = real = self.__getattr__("disable")(function, recursive, wrapping=False)
+            real = self.__getattr__("disable")(function, recursive, wrapping=False)
+            vars(function)["__dynamo_disable"] = real  # where torch has put this one
             return real(*args, **kwargs)
 
         return call
