@@ -69,6 +69,7 @@ class Tokenized:
 
 
 _LIMIT = "truncate_prompt_tokens"
+_CUT_IT = "shorten it, or ask for truncation (truncate_prompt_tokens=-1)"
 
 # Token ids, their types, and what a fast tokenizer knows of their places.
 _Encoding = tuple[list[int], "list[int] | None", Any]
@@ -428,15 +429,15 @@ class PromptProcessor:
             )
         return truncation.limit
 
-    def check_length(self, length: int) -> None:
-        """Raise `PromptTooLongError` if the model does not take so many tokens."""
+    def check_length(self, length: int, advice: str) -> None:
+        """Raise `PromptTooLongError` if the model does not take so many tokens, with this advice."""
         if length > self.max_model_len:
-            raise self._too_long(length)
+            raise self._too_long(length, advice)
 
-    def _too_long(self, length: int) -> PromptError:
+    def _too_long(self, length: int, advice: str = _CUT_IT) -> PromptError:
         return PromptTooLongError(
             f"This model's maximum context length is {self.max_model_len} tokens. However, your prompt contains {length} input "
-            "tokens; shorten it, or ask for truncation (truncate_prompt_tokens=-1)."
+            f"tokens; {advice}."
         )
 
     @functools.cached_property
