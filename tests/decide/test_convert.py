@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import transformers
 from click.testing import CliRunner, Result
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
 
 from tests.decide.chat_models import QUESTIONS, STATES, assert_same, chat_model, pipeline
 from tests.models import tiny
@@ -102,6 +105,74 @@ def test_errors(chat: Path, rows: Path, tmp_path: Path) -> None:
     assert not out.exists()
     without = run("decide", chat, rows)
     assert without.exit_code == 1 and "there are no questions: give a file of them, --questions FILE" in without.output
+
+
+@pytest.fixture(scope="module")
+def labelled(chat: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows whose answers are drawn from the model's own, at twice the temperature for `noul` and half of it for `score`."""
+    states = [f"message {index} " + "word " * (index % 9) for index in range(120)]
+    theirs, generator = pipeline(chat), np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("labelled") / "rows.jsonl"
+    rows = []
+    for state in states:
+        expected: Any = theirs({"state": state, "questions": ASKED})
+        likely = np.array([1 - expected["refund"]["noul"], expected["refund"]["noul"]]) ** 0.5
+        level = np.array([*expected["urgency"]["probabilities"].values()]) ** 2
+        drawn = [int(generator.choice(len(each), p=each / each.sum())) for each in (likely, level)]
+        rows.append({"body": state, "refund": bool(drawn[0]), "level": drawn[1], "tone": None})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_calibrated_temperatures_are_those_that_transformers_reads(chat: Path, labelled: Path, tmp_path: Path) -> None:
+    made, asked = tmp_path / "decider", tmp_path / "questions.json"
+    asked.write_text(json.dumps(ASKED))
+    columns = ["--state-field", "body", "--label-field", "refund=refund,urgency=level"]
+    done = run("convert", chat, made, "--questions", asked, "--calibrate", labelled, *columns)
+    assert done.exit_code == 0, done.output
+    temperature = json.loads((made / "decision.json").read_text())["temperature"]
+    rows = [json.loads(line) for line in labelled.read_text().splitlines()]
+    theirs, answers, losses = pipeline(chat), dict[str, Any](), dict[str, float]()
+    for name, column, kind in (("refund", "refund", "noul"), ("urgency", "level", "score")):
+        found = [theirs({"state": row["body"], "questions": {name: ASKED[name]}})[name] for row in rows]  # type: ignore[call-overload,index]
+        probs = np.array(
+            [[1 - e["noul"], e["noul"]] if kind == "noul" else [*e["probabilities"].values()] for e in found]
+        )
+        gold, logits = [int(row[column]) for row in rows], np.log(probs)
+
+        def loss(value: float, logits: Any = logits, gold: list[int] = gold) -> float:
+            return -float(log_softmax(logits / value, axis=1)[range(len(gold)), gold].mean())
+
+        answers[kind] = minimize_scalar(loss, bounds=(0.05, 20), method="bounded").x
+        losses[kind] = loss(1.0)
+        assert (
+            f"{kind}: log loss {losses[kind]:.4f} → " in done.output and "on 120 rows, cross-validated" in done.output
+        )
+    kept = [kind for kind in answers if kind in temperature]
+    assert kept and "choice" not in temperature and "choice" not in done.output
+    for kind in kept:
+        assert temperature[kind] == pytest.approx(answers[kind], rel=1e-3)
+    calibrated: Any = transformers.pipeline("decision", str(made))
+    request = {"state": "a message", "questions": ASKED}
+    with LLM(str(made)) as llm:
+        assert_same(llm.decide(request)[0], calibrated(request))
+
+
+def test_rows_to_calibrate_on(chat: Path, labelled: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few.jsonl"
+    few.write_text("".join(f"{line}\n" for line in labelled.read_text().splitlines()[:3]))
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"body": "a", "tone": "angyr"}\n')
+    for path, label_field, message in (
+        (few, "refund=refund", "3 true answers to noul questions are too few; give 5"),
+        (labelled, "nothing=level", "there is no question 'nothing'"),
+        (labelled, "tone", "the form NAME=COLUMN"),
+        (bad, "tone=tone", "'angyr', which the answers to 'tone'"),
+        (labelled, "tone=mood", "no row has a true answer"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            convert(str(chat), tmp_path / "out", questions=ASKED, calibrate=str(path), label_field=label_field)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_model_without_a_chat_template(rows: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from ..errors import ConfigError
 from ..head_source import EXISTING
 from ..inputs.prompt_template import PromptTemplate
 from ..jobs.decide import given_questions
+from ..jobs.labelled_decisions import truth_columns
 from ..jobs.rows import PromptFields
 from ..jobs.training import TrainingRows, read_labels, read_training_rows
 from ..model.loading.head_choice import as_reward, head_request, make_head, refuse_nameless, target_for, token_head
@@ -23,6 +24,7 @@ from ..model.pair_form import to_store
 from ..registry import registry
 from ..runtime.bars import UseTqdm
 from .calibration import calibrated
+from .decisions import calibrated as calibrated_settings
 from .decisions import decision_plan, mapped_elsewhere, settings_for
 from .head_job import HeadJob
 from .head_options import ONE_LABEL, HeadOptions
@@ -30,6 +32,7 @@ from .model_card import card_values, labels_of
 from .named_heads import head_names, shared_settings, without_heads
 from .pad_token import choose_pad
 
+_LABEL_FIELD = "label"
 _OF_A_HEAD = (
     "head", "labels", "num_labels", "problem_type", "label_tokens", "train", "text_field", "text_pair_field", "image_field",
     "video_field", "validation_split", "bias", "head_weights", "prompt_template", "chat_template_prompt", "pooling", "logit_bias",
@@ -83,7 +86,7 @@ def convert(
     text_pair_field: str | None = None,
     image_field: str | None = None,
     video_field: str | None = None,
-    label_field: str = "label",
+    label_field: str = _LABEL_FIELD,
     validation_split: float = 0.2,
     seed: int = 0,
     bias: bool | None = None,
@@ -97,6 +100,7 @@ def convert(
     lora: str | None = None,
     questions: Mapping[str, Any] | str | None = None,
     decision_template: str | None = None,
+    state_field: str | None = None,
     link: bool = False,
     dtype: str | None = None,
     max_shard_size: str | int = "5GB",
@@ -119,6 +123,8 @@ def convert(
         questions: that the model answers, by name or in a .json or .yaml file: it is written for decisions, without a head, and
             `vcls decide` needs no others.
         decision_template: a file with the template that these are rendered with.
+        state_field: of labelled rows for `calibrate`, the state; None is the whole row. The true answers are in columns with the
+            questions' names, or `label_field="NAME=COLUMN,…"`, and a temperature for each type of question is fitted.
         use_tqdm: a bar while the model runs over labelled rows, as for `LLM.classify`.
         model_options: `plugin`, `tokenizer`, `allow_pickle`, `trust_remote_code`, `revision`, `hf_overrides`,
             `device`, `max_model_len`, `max_num_batched_tokens`, `convert`, `score_template`; and the options that a
@@ -142,9 +148,10 @@ def convert(
     options = ModelConfig.from_options(model, lora=lora, **{**model_options, "convert": mode})
     if questions is not None:
         _refuse_for_questions(given, own)
-        return _for_questions(options, Path(out), given, written_as)
-    if decision_template is not None:
-        raise ConfigError("--decision-template is for --questions; give them, too.")
+        return _for_questions(options, budget, Path(out), given, written_as)
+    for name in ("decision_template", "state_field"):
+        if given[name] is not None:
+            raise ConfigError(f"--{name.replace('_', '-')} is for --questions; give them, too.")
     head_options = HeadOptions(
         head=head,
         labels=labels or (),
@@ -209,11 +216,17 @@ def _refuse_for_questions(given: Mapping[str, Any], own: Mapping[str, Any]) -> N
 
 
 def _for_questions(
-    options: ModelConfig, out: Path, given: Mapping[str, Any], written_as: Mapping[str, Any]
+    options: ModelConfig, budget: int | None, out: Path, given: Mapping[str, Any], written_as: Mapping[str, Any]
 ) -> ConversionReport:
-    """The model with its questions beside it."""
+    """The model with its questions beside it, calibrated where that is asked for."""
     questions, source = given_questions(given["questions"]), open_source(options)
     settings = settings_for(source, questions, given["decision_template"])
+    calibration, notes = dict[str, Any](), list[str]()
+    if given["calibrate"] is not None:
+        label_field = None if given["label_field"] == _LABEL_FIELD else given["label_field"]
+        columns = truth_columns(label_field, questions)
+        rows = (given["calibrate"], given["state_field"], columns)
+        settings, calibration, notes = calibrated_settings(options, budget, settings, questions, *rows, given["seed"])
     plan = decision_plan(source, settings, questions, out)
     written = registry().call(
         "vcls_write_checkpoint", plan=dataclasses.replace(plan, dry_run=given["dry_run"], **written_as)
@@ -226,7 +239,8 @@ def _for_questions(
         pooling="",
         labels=[],
         questions=[*questions],
-        warnings=[*mapped_elsewhere(source, out), *written.warnings],
+        report={"calibration": calibration} if calibration else {},
+        warnings=[*notes, *mapped_elsewhere(source, out), *written.warnings],
         files=list(written.files),
         num_bytes=written.num_bytes,
         dry_run=given["dry_run"],

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..architecture import DECISIONS, ConversionPlan
-from ..config import has_own_code
+from ..config import ModelConfig, RuntimeConfig, has_own_code
 from ..decisions.settings import check_questions
 from ..errors import ConfigError, ModelError
 from ..jobs.decide import QUESTIONS
+from ..jobs.labelled_decisions import LabelledAnswers, labelled_answers
 from ..model.loading.head_choice import answers_questions
 from ..model.loading.source import ModelSource
+from ..pooler.calibration import FOLDS, fit, held_out
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -91,6 +93,59 @@ def decision_plan(
         files=_files(source, settings, questions),
         adapter=source.adapter,
     )
+
+
+def calibrated(
+    options: ModelConfig,
+    budget: int | None,
+    settings: DecisionConfig,
+    questions: Mapping[str, Any],
+    path: str,
+    state_field: str | None,
+    columns: Mapping[str, str],
+    seed: int,
+) -> tuple[DecisionConfig, dict[str, Any], list[str]]:
+    """The settings with a temperature for each type of question, where that improves the log loss of answers held out.
+
+    Args:
+        options: of the model, which runs over the rows.
+        path: of labelled rows; `state_field` and `columns` say what they are, as for `labelled_answers`.
+
+    Returns:
+        The settings; what was measured by type; and what is to be said of the file.
+
+    Raises:
+        ConfigError: too few rows have a true answer.
+    """
+    from ..model.model_handle import OpenModel  # the runtime, which other conversions do without
+    from ..model.parallel.opening import open_model
+
+    with OpenModel(open_model(options, RuntimeConfig(budget))) as opened:
+        answers, notes = labelled_answers(opened._open, settings, questions, path, state_field, columns)
+    temperature, report = dict(settings.temperature), {}
+    for kind, each in answers.items():
+        report[kind] = _fitted(kind, each, float(temperature.get(kind, 1.0)), seed)
+        if report[kind]["kept"]:
+            temperature[kind] = report[kind]["temperature"]
+    return dataclasses.replace(settings, temperature=temperature), report, notes
+
+
+def _fitted(kind: str, answers: LabelledAnswers, temperature: float, seed: int) -> dict[str, Any]:
+    """A temperature for answers that have another one now, and whether it improves those that it was not fitted on."""
+    import numpy as np
+    from sklearn.model_selection import KFold
+
+    count = len(answers.gold)
+    if count < FOLDS:
+        raise ConfigError(f"--calibrate: {count} true answers to {kind} questions are too few; give {FOLDS} or more.")
+    logits = answers.logits()
+    gold = np.eye(logits.shape[1])[answers.gold]
+    folds = list(KFold(FOLDS, shuffle=True, random_state=seed).split(logits))
+    before, after = answers.metrics(logits / temperature), answers.metrics(held_out(logits, gold, folds, False))
+    found: dict[str, Any] = {"rows": count, "kept": after.log_loss < before.log_loss}
+    for name in ("log_loss", "calibration_error"):
+        found |= {f"{name}_before": getattr(before, name), f"{name}_after": getattr(after, name)}
+    return found | ({"temperature": 1 / fit(logits, gold, False).scale} if found["kept"] else {})
 
 
 def mapped_elsewhere(source: ModelSource, out: Path) -> list[str]:

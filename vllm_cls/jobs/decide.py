@@ -30,12 +30,12 @@ class DecisionFields(PromptFields):
     Args:
         text: the column that is the state; None is the whole row.
         questions: asked about every state.
-        hidden: the column that no state may have, that of the true answer.
+        hidden: the columns that no state may have, those of true answers.
     """
 
     text: str | None = None
     questions: Mapping[str, Any] = field(default_factory=dict)
-    hidden: str | None = None
+    hidden: Sequence[str] = ()
 
     def check(self, llm: LLM | RemoteModel) -> None:
         try:
@@ -45,7 +45,7 @@ class DecisionFields(PromptFields):
 
     def prompt(self, fields: Mapping[str, Any], folder: str = "") -> dict[str, Any]:
         if self.text is None:
-            return {"state": {k: v for k, v in fields.items() if k != self.hidden}, "questions": self.questions}
+            return {"state": {k: v for k, v in fields.items() if k not in self.hidden}, "questions": self.questions}
         if self.text not in fields:
             raise PromptError(missing(self.text, fields))
         return {"state": fields[self.text], "questions": self.questions}
@@ -139,7 +139,7 @@ def _check_columns(questions: Mapping[str, Any]) -> None:
             taken[column] = f"a column of the question {name!r}"
 
 
-def _measured(label_field: str | None, questions: Mapping[str, Any]) -> tuple[str | None, str | None]:
+def measured_field(label_field: str | None, questions: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """The question and the column of `NAME=COLUMN`.
 
     Raises:
@@ -201,9 +201,9 @@ def decide_file(
             model = at_the_end.enter_context(opened(model, llm_options))  # of a hub id, the folder is known then
             llm_options = {}
         asked = _stored_questions(model) if questions is None else given_questions(questions)
-        name, column = _measured(label_field, asked)
+        name, column = measured_field(label_field, asked)
         options = JobOptions(
-            DecisionFields(state_field, questions=asked, hidden=column),
+            DecisionFields(state_field, questions=asked, hidden=() if column is None else (column,)),
             keep_fields=keep_fields,
             label_field=column,
             answers=DecisionColumns(asked, name),
