@@ -22,6 +22,7 @@ Examples:
   vcls classify my-classifier reviews.jsonl -o classified.jsonl --overwrite --max-errors 100
   vcls classify my-tagger news.jsonl -o names.jsonl --aggregation first
   echo '{"text": "Well done!"}' | vcls classify my-classifier -
+  vcls classify my-nli-model reviews.jsonl -o out.jsonl --candidate-labels 'praise,complaint'
   vcls classify my-vision-classifier photos.parquet -o classified.jsonl --image-field image
   vcls classify my-classifier reviews.parquet -o classified.parquet --engine ray --num-workers 8
   vcls classify --server http://127.0.0.1:8000 reviews.jsonl -o classified.jsonl
@@ -80,6 +81,13 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some rows failed, 130 in
     help="What happens to a text that is too long.",
 )  # fmt: skip
 @click.option("--truncation-side", type=click.Choice(["left", "right"]), help="The side that is cut off.")
+@click.option(
+    "--candidate-labels",
+    type=NameListParam(),
+    help="In place of the labels of MODEL, one of natural language inference.",
+)
+@click.option("--hypothesis-template", metavar="TEXT", help="What is said of a text; else 'This example is {}.'")
+@click.option("--multi-label", is_flag=True, help="Each candidate label is true or not, whatever the others are.")
 @click.option("--no-template", is_flag=True, help="Leave out the prompt template that the model stores.")
 @media_options
 @running_options

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -48,10 +49,13 @@ SUMMARIES
 \b
 More:
   vcls convert ./bert merged --lora ./adapter
+  vcls convert my-chat-model my-decider --questions questions.yaml
 
 \b
 --calibrate fits a temperature and biases, kept where the log loss of rows held out improves.
 --no-bias: a temperature alone, which every format holds.
+With --questions, a temperature for each type of question, in decision.json; the true answers are in columns that are
+called as the questions, or --label-field NAME=COLUMN,NAME=COLUMN.
 In --prompt-template, \\n and \\t are a new line and a tab, \\\\ is a backslash; {{ and }} are braces. In --label-tokens
 too, where \\, \\= and \\| are a comma, = and | of a text.
 """
@@ -66,6 +70,7 @@ _GROUPS = {
         "validation_split", "bias", *MEDIA,
     ),
     "Prompt": ("prompt_template", "chat_template_prompt", "score_template"),
+    "Decisions": ("questions", "decision_template", "state_field"),
     "Output": ("dtype", "max_shard_size", "link", "dry_run", "overwrite"),
 }  # fmt: skip
 
@@ -113,6 +118,15 @@ _GROUPS = {
 @click.option("--logit-bias", type=float, metavar="X", help="Subtracted from every logit.")
 @click.option("--head-name", metavar="NAME", help="Its name among several; MODEL's named heads stay beside it.")
 @click.option("--lora", metavar="FOLDER", help="A PEFT LoRA adapter: merged into the weights, and its head is taken.")
+@click.option(
+    "--questions",
+    metavar="FILE",
+    help="Questions by name (.json or .yaml) that the model answers: write it for vcls decide.",
+)
+@click.option(
+    "--decision-template", metavar="FILE", help="Jinja that questions are written with, in place of the default."
+)
+@click.option("--state-field", metavar="NAME", help="The state, in rows for --calibrate; else it is the whole row.")
 @click.option("--dtype", type=click.Choice(DTYPES), help="Of the weights written; else as they are.")
 @click.option("--max-shard-size", default="5GB", metavar="SIZE", show_default=True, help="Of a weights file.")
 @click.option("--link", is_flag=True, help="Hard links to unchanged files in place of copies.")
@@ -139,6 +153,9 @@ def convert(state: State, /, model: str, out: str, **options: Any) -> None:
 
 
 def _show(report: ConversionReport, seconds: float, *, own_code: bool) -> None:
+    if report.questions:
+        _show_lines(report, _of_questions(report, seconds), f"vcls decide {shlex.quote(report.out)} INPUT -o OUTPUT")
+        return
     opens = "opens in plain transformers" if report.format == "transformers" else "opens after `import vllm_cls`"
     labels = ", ".join(report.labels[:_MOST_LABELS])
     rest = f", … ({len(report.labels)})" if len(report.labels) > _MOST_LABELS else ""
@@ -151,6 +168,12 @@ def _show(report: ConversionReport, seconds: float, *, own_code: bool) -> None:
         ("calibrated", _calibrated(report)),
         ("size", f"{size(report.num_bytes)} in {len(report.files)} files, {seconds:.1f} s"),
     ]
+    trust = " --trust-remote-code" if own_code else ""
+    _show_lines(report, lines, f"vcls classify {shlex.quote(report.out)} INPUT -o OUTPUT{trust}")
+
+
+def _show_lines(report: ConversionReport, lines: Sequence[tuple[str, str]], command: str) -> None:
+    """What was written, and the command that runs it."""
     out = console()
     done = "would write" if report.dry_run else "wrote"
     out.print(f"{done} {report.out}", style="bold", markup=False, soft_wrap=True)
@@ -158,9 +181,20 @@ def _show(report: ConversionReport, seconds: float, *, own_code: bool) -> None:
         if text:
             out.print(f"  {name:<10} {text}", markup=False, soft_wrap=True)
     if not report.dry_run:
-        trust = " --trust-remote-code" if own_code else ""
-        command = f"vcls classify {shlex.quote(report.out)} INPUT -o OUTPUT{trust}"
         out.print(f"next: {command}", markup=False, soft_wrap=True)
+
+
+def _of_questions(report: ConversionReport, seconds: float) -> list[tuple[str, str]]:
+    lines = [
+        ("class", f"{report.model_class}, opens in plain transformers"),
+        ("questions", ", ".join(report.questions)),
+    ]
+    for kind, found in report.report.get("calibration", {}).items():
+        change = (
+            f"temperature {number(found['temperature'])}" if found["kept"] else "no improvement, so it stays as it was"
+        )
+        lines.append(("calibrated", f"{kind}: {_changes(found, ('log_loss', 'calibration_error'))}; {change}"))
+    return [*lines, ("size", f"{size(report.num_bytes)} in {len(report.files)} files, {seconds:.1f} s")]
 
 
 def _measured(report: ConversionReport) -> str:
@@ -176,15 +210,19 @@ def _calibrated(report: ConversionReport) -> str:
     values = report.report.get("calibration")
     if not values:
         return ""
-    names = ("log_loss", "accuracy", "calibration_error")
-    changes = ", ".join(
-        f"{name.replace('_', ' ')} {number(values[f'{name}_before'])} → {number(values[f'{name}_after'])}"
-        for name in names
-    )
-    text = f"{changes}, on {values['rows']:,} rows, cross-validated; "
+    text = f"{_changes(values, ('log_loss', 'accuracy', 'calibration_error'))}; "
     if not values["kept"]:
         return text + "no improvement, so the head stays as it was"
     text += f"temperature {number(values['temperature'])}"
     biases = zip(report.labels, values.get("bias", ()), strict=False)
     shown = ", ".join(f"{label} {number(bias)}" for label, bias in list(biases)[:_MOST_LABELS])
     return text + (f", biases {shown}" if shown else "")
+
+
+def _changes(values: Mapping[str, Any], names: Sequence[str]) -> str:
+    """`log loss 0.69 → 0.41, …, on 300 rows, cross-validated`."""
+    changes = ", ".join(
+        f"{name.replace('_', ' ')} {number(values[f'{name}_before'])} → {number(values[f'{name}_after'])}"
+        for name in names
+    )
+    return f"{changes}, on {values['rows']:,} rows, cross-validated"

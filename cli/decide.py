@@ -15,6 +15,7 @@ Examples:
   vcls decide my-chat-model tickets.jsonl --questions questions.yaml -o decided.jsonl
   vcls decide my-chat-model tickets.csv --questions questions.json --state-field body -o decided.parquet
   vcls decide my-chat-model test.jsonl --questions questions.yaml --label-field tone=mood -o out.jsonl
+  vcls convert my-chat-model my-decider --questions questions.yaml && vcls decide my-decider tickets.jsonl -o decided.jsonl
   vcls decide --server http://127.0.0.1:8000 tickets.jsonl --questions questions.yaml -o decided.jsonl
 
 \b
@@ -45,7 +46,9 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some rows failed, 130 in
 
 @click.command(epilog=EPILOG)
 @files_of_a_job()
-@click.option("--questions", required=True, metavar="FILE", help="Questions by name, in a .json or .yaml file.")
+@click.option(
+    "--questions", metavar="FILE", help="Questions by name, in a .json or .yaml file; else those stored in MODEL."
+)
 @click.option("--state-field", metavar="NAME", help="The field that is the state; else it is the whole row.")
 @click.option("--label-field", metavar="NAME=FIELD", help="The field of a question's true answer: print accuracy.")
 @click.option("--keep-fields", type=NameListParam(), default="all", show_default=True, help="all, none or names.")

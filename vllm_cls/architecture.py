@@ -283,7 +283,7 @@ class ConversionPlan:
             None keeps the head that the source has.
         moved: tensors of the source that become parts of the head, by their names there → in `classifier_class`.
         out: the folder to make.
-        card: the text of the model card.
+        card: the text of the model card; `files` are the texts of further files, by their names.
         tokenizer: saved instead of copying the source's tokenizer files, or None.
         dtype: of the backbone's weights, as in "bfloat16"; None keeps the source's.
         adapter: a LoRA adapter to merge into the source's weights, or None.
@@ -299,6 +299,7 @@ class ConversionPlan:
     head_tensors: Mapping[str, torch.Tensor] | None
     out: Path
     card: str
+    files: Mapping[str, str] = field(default_factory=dict)
     moved: Mapping[str, str] = field(default_factory=dict)
     tokenizer: PreTrainedTokenizerBase | None = None
     dtype: str | None = None

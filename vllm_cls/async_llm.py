@@ -21,7 +21,7 @@ from .errors import ConfigError, DeadlineError, EngineDeadError, PromptError, Qu
 from .inputs.prompts import is_single, size
 from .inputs.tokenization import Tokenized
 from .llm import LLM
-from .outputs import ClassificationRequestOutput, ScoringRequestOutput
+from .outputs import ScoringRequestOutput
 from .params import PoolingParams
 from .scheduler.continuous_batching import ContinuousBatching
 from .scheduler.telemetry import NullTelemetry, Telemetry
@@ -68,9 +68,10 @@ class _Asked(Request):
             return self.error
         try:
             outputs = self.call.outputs(self.tokenized, self.answers, self.next_id)  # type: ignore[arg-type]  # all are there
-            for each in outputs:
-                if isinstance(each, ClassificationRequestOutput) and (label := each.outputs.label) is not None:
-                    telemetry.predicted(label)
+            if self.call.kind is tasks.CLASSIFY:  # by the model's labels: those of a request are the client's own
+                for each in outputs:
+                    if (label := each.outputs.label) is not None:
+                        telemetry.predicted(label)
         except BaseException as error:  # whatever it is belongs to the caller that awaits
             return error
         return outputs
@@ -186,7 +187,7 @@ class AsyncLLM:
                 zero_shot.classify,
                 prompts,
                 sending,
-                candidates=zero_shot.Candidates(tuple(candidate_labels), hypothesis_template, multi_label),
+                candidates=zero_shot.Candidates(candidate_labels, hypothesis_template, multi_label),
                 pooling_params=pooling_params,
                 lora_request=lora_request,
                 tokenization_kwargs=tokenization_kwargs,
@@ -387,7 +388,7 @@ class AsyncLLM:
             deadline,
             call=call,
             tokenized=tokenized,
-            next_id=self._ids(request_id, len(tokenized)),
+            next_id=self._ids(request_id, len(tokenized) // call.each),
             future=loop.create_future(),
             loop=loop,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -191,16 +192,15 @@ class LLM(OpenModel):
             ConfigError: candidate labels and a model without a label "entailment".
         """
         if candidate_labels is not None:
-            candidates = zero_shot.Candidates(tuple(candidate_labels), hypothesis_template, multi_label)
             asked = zero_shot.classify(
                 self._open,
                 prompts,
-                candidates,
+                zero_shot.Candidates(candidate_labels, hypothesis_template, multi_label),
                 pooling_params=pooling_params,
                 lora_request=lora_request,
                 tokenization_kwargs=tokenization_kwargs,
             )
-            return asked.run(self._next_id)
+            return asked.run(self._next_id, use_tqdm)
         call = tasks.classify(
             self._open,
             prompts,
@@ -218,16 +218,30 @@ class LLM(OpenModel):
         head_name: str | None = None,
         truncate: bool = False,
         truncation_side: str | None = None,
+        candidate_labels: Sequence[str] | None = None,
+        hypothesis_template: str = zero_shot.HYPOTHESIS,
+        multi_label: bool = False,
     ) -> Iterator[ClassificationRequestOutput]:
         """Classify a stream, in order, with memory for one window of it.
 
         Args:
             head_name: as in `PoolingParams`.
             truncate: cut prompts that are too long, and say so in `truncated`, instead of refusing them.
+            candidate_labels: this and the rest as for `classify`.
 
         Yields:
             One output a prompt; a bad prompt has its reason in `error` and affects no other.
         """
+        if candidate_labels is not None:
+            again = functools.partial(
+                zero_shot.classify,
+                self._open,
+                candidates=zero_shot.Candidates(candidate_labels, hypothesis_template, multi_label),
+                tokenization_kwargs=tasks.cut(truncate, truncation_side),
+                use_activation=use_activation,
+                head_name=head_name,
+            )
+            return stream_outputs(again([""]), prompts, self._next_id, ClassificationRequestOutput, again)
         params = PoolingParams(use_activation=use_activation, head_name=head_name)
         call = tasks.repeated(self._open, tasks.CLASSIFY, params, truncate=truncate, truncation_side=truncation_side)
         return stream_outputs(call, prompts, self._next_id, ClassificationRequestOutput)

@@ -18,6 +18,7 @@ from vllm_cls.architecture import CalibrationRequest, Head, HeadResult
 from vllm_cls.config import labels_of
 from vllm_cls.errors import ConfigError
 from vllm_cls.evaluation import measured
+from vllm_cls.pooler.calibration import FOLDS, Calibration, fit, held_out
 
 from ..classifiers.seq_cls import own_settings
 from ..classifiers.sequence_settings import sequences_from
@@ -28,21 +29,7 @@ from .training_labels import targets_as_array
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_FOLDS = 5
-_SCALES = (1e-3, 1e3)
-_MOST_BIAS = 100.0
 _MEASURED = ("log_loss", "accuracy", "calibration_error")
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """`logits * scale + bias`; the temperature is `1 / scale`."""
-
-    scale: float
-    bias: NDArray[np.float64]
-
-    def apply(self, logits: NDArray[Any]) -> NDArray[np.float64]:
-        return logits * self.scale + self.bias
 
 
 @dataclass(frozen=True)
@@ -104,42 +91,6 @@ def calibrate(request: CalibrationRequest) -> HeadResult:
     return replace(request.result, head=changed)
 
 
-def fit(logits: NDArray[Any], gold: NDArray[Any], intercept: bool, *, multi_label: bool = False) -> Calibration:
-    """The temperature and biases with the least log loss, a convex problem.
-
-    Args:
-        logits: `(num_rows, num_labels)`.
-        gold: the same shape, 1 where a label is true.
-        intercept: fit biases, too.
-        multi_label: each label by itself (sigmoid); one label alone always is.
-    """
-    from scipy.optimize import minimize
-
-    alone = multi_label or logits.shape[1] == 1
-    spread = float(logits.std()) or 1.0  # so that both kinds of parameters have one scale
-    scaled_logits = logits / spread
-    num_labels = logits.shape[1]
-
-    def objective(values: NDArray[Any]) -> tuple[float, NDArray[Any]]:
-        scores = scaled_logits * values[0] + (values[1:] if intercept else 0)
-        if alone:
-            loss = float((np.logaddexp(0, scores) - gold * scores).sum(axis=1).mean())
-            probs = 1 / (1 + np.exp(-np.clip(scores, -500, 500)))
-        else:
-            top = scores.max(axis=1, keepdims=True)
-            loss = float((np.log(np.exp(scores - top).sum(axis=1)) + top[:, 0] - (gold * scores).sum(axis=1)).mean())
-            probs = softmax(scores)
-        away = (probs - gold) / len(gold)
-        slope = [np.array([(away * scaled_logits).sum()])] + ([away.sum(axis=0)] if intercept else [])
-        return loss, np.concatenate(slope)
-
-    start = np.array([spread] + [0.0] * (num_labels if intercept else 0))
-    bounds = [(_SCALES[0] * spread, _SCALES[1] * spread)] + [(-_MOST_BIAS, _MOST_BIAS)] * (len(start) - 1)
-    values = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds).x
-    bias = values[1:] if intercept else np.zeros(num_labels)
-    return Calibration(float(values[0]) / spread, bias if alone else bias - bias.mean())
-
-
 def _rows(request: CalibrationRequest) -> _Rows:
     logits = request.logits.double().numpy()
     labels = list(labels_of(request.target.config).values())
@@ -157,17 +108,14 @@ def _folds(rows: _Rows, seed: int) -> list[tuple[NDArray[Any], NDArray[Any]]]:
     from sklearn.model_selection import KFold, StratifiedKFold
 
     if rows.classes is None:
-        return list(KFold(_FOLDS, shuffle=True, random_state=seed).split(rows.logits))
-    count = max(2, min(_FOLDS, int(np.bincount(rows.classes).min())))
+        return list(KFold(FOLDS, shuffle=True, random_state=seed).split(rows.logits))
+    count = max(2, min(FOLDS, int(np.bincount(rows.classes).min())))
     return list(StratifiedKFold(count, shuffle=True, random_state=seed).split(rows.logits, rows.classes))
 
 
 def _judge(rows: _Rows, folds: Sequence[tuple[Any, Any]], intercept: bool) -> dict[str, Any]:
     """Cross-validation: each row's logits, calibrated on the other folds, and their log loss."""
-    logits = np.empty_like(rows.logits)
-    for fitted_on, held_out in folds:
-        found = fit(rows.logits[fitted_on], rows.gold[fitted_on], intercept, multi_label=rows.multi_label)
-        logits[held_out] = found.apply(rows.logits[held_out])
+    logits = held_out(rows.logits, rows.gold, folds, intercept, multi_label=rows.multi_label)
     probs = rows.probabilities(logits).clip(1e-15, 1 - 1e-15)
     alone = rows.multi_label or probs.shape[1] == 1
     losses = -(rows.gold * np.log(probs) + alone * (1 - rows.gold) * np.log1p(-probs))

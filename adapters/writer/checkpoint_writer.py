@@ -141,7 +141,8 @@ def _write_beside(plan: ConversionPlan, tensors: TensorPlan, folder: Path) -> No
         for source in plan.checkpoint.folder.glob("*.py"):
             if not (folder / source.name).exists():  # transformers writes that of the config
                 place_file(source, folder / source.name)
-    (folder / "README.md").write_text(plan.card, encoding="utf-8")
+    for name, text in {**plan.files, "README.md": plan.card}.items():
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def written_config(plan: ConversionPlan, tensors: TensorPlan) -> PreTrainedConfig:

@@ -59,6 +59,18 @@ def test_entailment_first(tmp_path: Path) -> None:
         assert output.outputs.probs == pytest.approx(expected, abs=1e-5)
 
 
+def test_the_text_is_cut_and_never_a_hypothesis(folder: Path, llm: LLM) -> None:
+    long, template = ["good " * 99], "the {} end" + " of the film" * 3
+    pipe = transformers.pipeline("zero-shot-classification", model=str(folder))
+    pipe.tokenizer.model_max_length = limit = llm.max_model_len - 8
+    expected = pipe(long, LABELS, hypothesis_template=template)[0]
+    cut = {"truncate_prompt_tokens": limit}
+    found = llm.classify(long, candidate_labels=LABELS, hypothesis_template=template, tokenization_kwargs=cut)[0]
+    assert found.truncated and found.outputs.scores == pytest.approx(
+        dict(zip(expected["labels"], expected["scores"], strict=True)), abs=1e-5
+    )
+
+
 def test_async(llm: LLM) -> None:
     async def both() -> Any:
         async with AsyncLLM(llm) as shared:
@@ -78,7 +90,9 @@ def test_errors(llm: LLM, tmp_path: Path) -> None:
         ({"candidate_labels": ["a", "a"]}, "each once"),
         ({"candidate_labels": ["a"], "hypothesis_template": "no place"}, "needs one {}"),
         ({"candidate_labels": ["a"], "hypothesis_template": "{} {}"}, "needs one {}"),
-        ({"candidate_labels": ["a"], "tokenization_kwargs": {"truncation": True}}, "leave it out"),
+        ({"candidate_labels": ["a", ""]}, "none empty"),
+        ({"candidate_labels": ["a"], "hypothesis_template": "{:>999999999999}"}, "needs one {}"),
+        ({"candidate_labels": ["a"], "lora_request": "b"}, "leave it out"),
     ):
         with pytest.raises(ConfigError, match=message):
             llm.classify(TEXTS, **options)  # type: ignore[arg-type]

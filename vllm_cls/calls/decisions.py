@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Read = Sequence["DecisionPrompt"]
 """The prompts of one request."""
+_TOO_LONG = "a state is not cut: shorten it, or take one field of the row as the state (--state-field)"
 _FIRST_WINDOW, _WINDOW = 16, 256  # requests of a stream that run together: few at first, so that answers come soon
 
 
@@ -47,7 +48,7 @@ def read_each(loaded: LoadedModel, requests: Sequence[Any]) -> list[Read | Promp
             try:
                 prompts = reader.read(request)
                 for each in prompts:
-                    loaded.processor.check_length(len(each.token_ids))
+                    loaded.processor.check_length(len(each.token_ids), _TOO_LONG)
                 found.append(prompts)
             except PromptError as error:
                 found.append(error)

@@ -11,6 +11,7 @@ import torch
 
 from ..decisions.heads import LabelHead, places_of, read_spans
 from ..errors import ConfigError, PromptError
+from ..inputs.prompts import Prompt
 from ..outputs import ClassificationOutput, ClassificationRequestOutput
 from .output_processor import not_finite
 from .tasks import PoolingTask, TaskCall, task_call, texts_alone
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 def classify(
     loaded: LoadedModel,
-    texts: Sequence[str],
+    texts: Sequence[Prompt | PromptError],
     labels: Sequence[str],
     tokenization_kwargs: Mapping[str, Any] | None = None,
     *,
@@ -41,7 +42,10 @@ def classify(
     """
     head: Any = loaded.classifier.model
     try:
-        prompts = [head.prompt(text, labels) for text in texts]
+        prompts = [
+            each if isinstance(each, PromptError) else replace(each, text=head.prompt(str(each.text), labels))
+            for each in texts
+        ]
     except ValueError as error:
         raise ConfigError(f"candidate_labels: {error}", "candidate_labels") from error
     finish = functools.partial(_classified, head, labels, multi_label)

@@ -136,12 +136,20 @@ class TaskCall(Generic[Output]):
         )
 
     def run_each(self, tokenized: Sequence[Tokenized | PromptError], next_id: NextId) -> Iterator[Output | PromptError]:
-        """Run prompts at once: an output for each, or why there is none."""
-        good = [each for each in tokenized if isinstance(each, Tokenized)]
-        params = [asked for each, asked in zip(tokenized, self.params, strict=True) if isinstance(each, Tokenized)]
+        """Run prompts at once: an output for each that the caller gave, or why there is none."""
+        groups = [tokenized[start : start + self.each] for start in range(0, len(tokenized), self.each)]
+        errors = [next((each for each in group if isinstance(each, PromptError)), None) for group in groups]
+        good = [
+            each
+            for group, error in zip(groups, errors, strict=True)
+            if error is None
+            for each in group
+            if isinstance(each, Tokenized)
+        ]
+        params = [asked for i, asked in enumerate(self.params) if errors[i // self.each] is None]
         results = self.loaded.runs[self.kind.task]([each.sequence for each in good])
         outputs = iter(self.kind.finish(self.loaded, good, results, params, next_id))
-        return (next(outputs) if isinstance(each, Tokenized) else each for each in tokenized)
+        return (next(outputs) if error is None else error for error in errors)
 
     def outputs(self, tokenized: Sequence[Tokenized], results: Sequence[Result], next_id: NextId) -> list[Output]:
         """What the caller gets, of what was run.
@@ -160,7 +168,7 @@ class TaskCall(Generic[Output]):
         Raises:
             PromptError: a prompt is bad, or has no answer; the first of them.
         """
-        if use_tqdm and (len(self.prompts) > 1 or use_tqdm is not True):
+        if use_tqdm and (len(self.prompts) > self.each or use_tqdm is not True):
             with bar(use_tqdm, len(self.prompts), self.loaded.engine.counters):
                 return self.run(next_id)
         if self.processor.media is None:
@@ -174,10 +182,6 @@ class TaskCall(Generic[Output]):
                     raise self._named(each, index)
             outputs += all_good(list(self.only(part).run_each(found, next_id)))
         return outputs
-
-    def of_several(self, each: int) -> TaskCall[Output]:
-        """The same, where so many prompts belong to one that the caller gave."""
-        return dataclasses.replace(self, each=each)
 
     def with_prompts(self, prompts: Sequence[Any]) -> TaskCall[Output]:
         """The same asked of other prompts, each with what the first of these has."""
@@ -333,8 +337,12 @@ def repeated(
     Args:
         truncate: cut prompts that are too long, instead of refusing them.
     """
-    cut = {"truncate_prompt_tokens": -1 if truncate else None, "truncation_side": truncation_side}
-    return task_call(loaded, kind, [""], params, None, cut)
+    return task_call(loaded, kind, [""], params, None, cut(truncate, truncation_side))
+
+
+def cut(truncate: bool, side: str | None) -> dict[str, Any]:
+    """`tokenization_kwargs` of a stream, whose prompts are cut to the model's length, or refused."""
+    return {"truncate_prompt_tokens": -1 if truncate else None, "truncation_side": side}
 
 
 def texts_alone(loaded: LoadedModel) -> PromptProcessor:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import string
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..decisions.heads import LabelHead
 from ..errors import ConfigError, PromptError
-from ..inputs.prompts import as_list
+from ..inputs.prompts import Prompt, as_list, parse
 from ..outputs import ClassificationOutput, ClassificationRequestOutput
 from . import label_prompts
 from .output_processor import not_finite
@@ -31,7 +32,7 @@ class Candidates:
     """Labels that a text may have.
 
     Args:
-        labels: each different.
+        labels: each different; or a text with commas between them, as transformers takes it.
         template: makes a hypothesis of a label, in the place of `{}`.
         multi_label: each label is true or not, whatever the others are; of a single label, always.
 
@@ -39,31 +40,48 @@ class Candidates:
         ConfigError: there are no labels, one is there twice, or the template has no place for one.
     """
 
-    labels: tuple[str, ...]
+    labels: Sequence[str]
     template: str = HYPOTHESIS
     multi_label: bool = False
 
     def __post_init__(self) -> None:
         given: Any = self.labels
+        if isinstance(given, str):
+            given = [each.strip() for each in given.split(",")]
         if not given or not all(isinstance(each, str) and each for each in given) or len(set(given)) < len(given):
             raise ConfigError(
-                f"candidate_labels={list(given)} must be texts, one or more, each once.", "candidate_labels"
+                f"candidate_labels={list(given)} must be texts, one or more, each once and none empty.",
+                "candidate_labels",
             )
-        try:
-            whole = self.template.format(given[0])
-        except (IndexError, KeyError, ValueError, AttributeError) as error:
-            raise self._bad_template() from error
-        if whole == self.template:
-            raise self._bad_template()
+        object.__setattr__(self, "labels", tuple(given))
+        try:  # nothing of Python's format but the place: a width could ask for any amount of memory
+            places = [place[1:] for place in string.Formatter().parse(self.template) if place[1] is not None]
+        except (ValueError, TypeError):
+            places = []
+        if places != [("", "", None)]:
+            raise ConfigError(
+                f"hypothesis_template={self.template!r} needs one {{}} for the label.", "hypothesis_template"
+            )
 
-    def _bad_template(self) -> ConfigError:
-        return ConfigError(
-            f"hypothesis_template={self.template!r} needs one {{}} for the label.", "hypothesis_template"
-        )
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """These as `LLM.classify` takes them."""
+        return {
+            "candidate_labels": self.labels,
+            "hypothesis_template": self.template,
+            "multi_label": self.multi_label,
+        }
 
-    def pairs(self, text: str) -> list[tuple[str, str]]:
-        """The text with each hypothesis."""
-        return [(text, self.template.format(label)) for label in self.labels]
+    @property
+    def hypotheses(self) -> list[str]:
+        """What is said of a text, one a label."""
+        return [self.template.format(label) for label in self.labels]
+
+    def pairs(self, text: Prompt | PromptError) -> list[Prompt | PromptError]:
+        """A text with each hypothesis; of what is no text, why there is none."""
+        if isinstance(text, PromptError):
+            return [text] * len(self.labels)
+        return [replace(text, text_pair=hypothesis) for hypothesis in self.hypotheses]
 
     def probabilities(self, logits: torch.Tensor, entailment: int) -> torch.Tensor:
         """As transformers' zero-shot pipeline: `(num_labels, num_answers)` → `(num_labels,)`.
@@ -77,33 +95,61 @@ class Candidates:
         return logits[:, entailment].softmax(-1)
 
 
+def candidates_of(labels: Sequence[str] | None, template: str | None, multi_label: bool) -> Candidates | None:
+    """The labels of a request; None where it names none.
+
+    Raises:
+        ConfigError: they are wrong, or the rest is given without them.
+    """
+    if labels is not None:
+        return Candidates(labels, HYPOTHESIS if template is None else template, multi_label)
+    for name, given in (("hypothesis_template", template is not None), ("multi_label", multi_label)):
+        if given:
+            raise ConfigError(f"{name} is for candidate_labels, which are not given.", name)
+    return None
+
+
 def classify(
-    loaded: LoadedModel, prompts: Any, candidates: Candidates, **refused: Any
+    loaded: LoadedModel,
+    prompts: Any,
+    candidates: Candidates,
+    *,
+    tokenization_kwargs: Mapping[str, Any] | None = None,
+    **refused: Any,
 ) -> TaskCall[ClassificationRequestOutput]:
     """A call that classifies texts by labels of the request; what it takes and raises is said at `LLM.classify`.
 
     Args:
+        tokenization_kwargs: of the text alone is cut what is too long, never of a hypothesis.
         refused: other arguments, which have to be None.
     """
     given = [name for name, value in refused.items() if value is not None]
     if given:
         raise ConfigError(f"{', '.join(given)}: not with candidate_labels; leave it out.", given[0])
-    texts = as_list(prompts)
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            where = f"prompt {index}: " if len(texts) > 1 else ""
-            raise PromptError(f"{where}candidate_labels are for texts; got {type(text).__name__}.")
+    texts = [_text(each) for each in as_list(prompts)]
     if isinstance(loaded.classifier.model, LabelHead):
         if candidates.template != HYPOTHESIS:
             raise ConfigError(
                 "hypothesis_template: this model reads labels as they are; leave it out.", "hypothesis_template"
             )
-        return label_prompts.classify(loaded, texts, candidates.labels, multi_label=candidates.multi_label)
+        labels, multi_label = candidates.labels, candidates.multi_label
+        return label_prompts.classify(loaded, texts, labels, tokenization_kwargs, multi_label=multi_label)
     entailment = _entailment(loaded)
     pairs = [pair for text in texts for pair in candidates.pairs(text)]
     kind = PoolingTask("classify", functools.partial(_classified, candidates, entailment))
-    call = task_call(loaded, kind, pairs, None, None, None, texts_alone(loaded))
-    return call.of_several(len(candidates.labels))
+    call = task_call(loaded, kind, pairs, None, None, tokenization_kwargs, texts_alone(loaded))
+    return replace(call, each=len(candidates.labels), truncation=replace(call.truncation, of_pair="only_first"))
+
+
+def _text(prompt: Any) -> Prompt | PromptError:
+    """A prompt that is a text alone, or why it is none."""
+    try:
+        read = parse(prompt)
+    except PromptError as error:
+        return error
+    if read.text is None or read.text_pair is not None or read.multi_modal_data:
+        return PromptError(f"candidate_labels are for texts; got {type(prompt).__name__}.")
+    return read
 
 
 def _entailment(loaded: LoadedModel) -> int:
@@ -142,9 +188,11 @@ def _classified(
         if failed is not None or not all(bool(row.isfinite().all()) for row in rows):
             outputs.append(failed or not_finite())
             continue
+        read = tokenized[start : start + count]
         logits = loaded.pooler.calibrated(torch.stack(rows))[:, loaded.heads[0].columns]
         probs = candidates.probabilities(logits, entailment).tolist()
         answer = ClassificationOutput(probs, logits[:, entailment].tolist(), labels, probs)
-        ids = [token for each in tokenized[start : start + count] for token in each.sequence.token_ids]
-        outputs.append(ClassificationRequestOutput(next_id(), answer, ids))
+        ids = [token for each in read for token in each.sequence.token_ids]
+        cut = any(each.truncated for each in read)
+        outputs.append(ClassificationRequestOutput(next_id(), answer, ids, truncated=cut))
     return outputs

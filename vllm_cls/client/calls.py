@@ -77,6 +77,9 @@ def classify(
     logits: bool | None = None,
     truncated: bool | None = None,
     heads: bool | None = None,
+    candidate_labels: Sequence[str] | None = None,
+    hypothesis_template: str | None = None,
+    multi_label: bool | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> ClientRequest[Response[Classification]]:
     """The labels' probabilities of one text or several.
@@ -90,6 +93,9 @@ def classify(
         truncation_side: the side that is cut off.
         top_k: give the most probable labels too; and so `scores`, `logits`, whether a text was `truncated`,
             and the answers of all `heads`.
+        candidate_labels: in place of the model's own, of a model of natural language inference.
+        hypothesis_template: what is said of a text, with `{}` for a candidate label.
+        multi_label: each candidate label is true or not, whatever the others are.
         extra: any other fields of the request.
 
     Raises:
@@ -112,6 +118,9 @@ def classify(
         logits=logits,
         truncated=truncated,
         heads=heads,
+        candidate_labels=candidate_labels,
+        hypothesis_template=hypothesis_template,
+        multi_label=multi_label,
     )
 
 

@@ -14,6 +14,8 @@ from ..config import DTYPES, ModelConfig
 from ..errors import ConfigError
 from ..head_source import EXISTING
 from ..inputs.prompt_template import PromptTemplate
+from ..jobs.decide import given_questions
+from ..jobs.labelled_decisions import truth_columns
 from ..jobs.rows import PromptFields
 from ..jobs.training import TrainingRows, read_labels, read_training_rows
 from ..model.loading.head_choice import as_reward, head_request, make_head, refuse_nameless, target_for, token_head
@@ -22,12 +24,20 @@ from ..model.pair_form import to_store
 from ..registry import registry
 from ..runtime.bars import UseTqdm
 from .calibration import calibrated
+from .decisions import calibrated as calibrated_settings
+from .decisions import decision_plan, mapped_elsewhere, settings_for
 from .head_job import HeadJob
 from .head_options import ONE_LABEL, HeadOptions
 from .model_card import card_values, labels_of
 from .named_heads import head_names, shared_settings, without_heads
 from .pad_token import choose_pad
 
+_LABEL_FIELD = "label"
+_OF_A_HEAD = (
+    "head", "labels", "num_labels", "problem_type", "label_tokens", "train", "text_field", "text_pair_field", "image_field",
+    "video_field", "validation_split", "bias", "head_weights", "prompt_template", "chat_template_prompt", "pooling", "logit_bias",
+    "head_name",
+)  # fmt: skip
 _OF_A_MODEL = [each.name for each in dataclasses.fields(ModelConfig)]
 
 
@@ -43,6 +53,7 @@ class ConversionReport:
         labels: of the head.
         heads: the names of all heads, where they have names.
         report: measurements made with the head (accuracy, majority …).
+        questions: that the model answers, by their names, where it was converted for decisions.
         num_bytes: written, weights and all.
     """
 
@@ -53,6 +64,7 @@ class ConversionReport:
     pooling: str
     labels: list[str]
     heads: list[str] = field(default_factory=list)
+    questions: list[str] = field(default_factory=list)
     report: Mapping[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
@@ -74,7 +86,7 @@ def convert(
     text_pair_field: str | None = None,
     image_field: str | None = None,
     video_field: str | None = None,
-    label_field: str = "label",
+    label_field: str = _LABEL_FIELD,
     validation_split: float = 0.2,
     seed: int = 0,
     bias: bool | None = None,
@@ -86,6 +98,9 @@ def convert(
     logit_bias: float | None = None,
     head_name: str | None = None,
     lora: str | None = None,
+    questions: Mapping[str, Any] | str | None = None,
+    decision_template: str | None = None,
+    state_field: str | None = None,
     link: bool = False,
     dtype: str | None = None,
     max_shard_size: str | int = "5GB",
@@ -105,6 +120,11 @@ def convert(
         bias: of a fitted head, even where only our own format can hold it; of a calibration, unless it is False.
         lora: the folder of a PEFT LoRA adapter, which is merged into the weights; its head is the "existing" one.
         calibrate: a file of labelled rows, on which temperature and biases are fitted.
+        questions: that the model answers, by name or in a .json or .yaml file: it is written for decisions, without a head, and
+            `vcls decide` needs no others.
+        decision_template: a file with the template that these are rendered with.
+        state_field: of labelled rows for `calibrate`, the state; None is the whole row. The true answers are in columns with the
+            questions' names, or `label_field="NAME=COLUMN,…"`, and a temperature for each type of question is fitted.
         use_tqdm: a bar while the model runs over labelled rows, as for `LLM.classify`.
         model_options: `plugin`, `tokenizer`, `allow_pickle`, `trust_remote_code`, `revision`, `hf_overrides`,
             `device`, `max_model_len`, `max_num_batched_tokens`, `convert`, `score_template`; and the options that a
@@ -114,6 +134,7 @@ def convert(
         ModelError: the model cannot be converted so.
         ConfigError: options contradict each other.
     """
+    given = dict(locals())
     written_as: dict[str, Any] = {
         "dtype": _dtype(dtype),
         "max_shard_size": _size(max_shard_size),
@@ -123,9 +144,14 @@ def convert(
     budget = model_options.pop("max_num_batched_tokens", None)
     others = [*inspect.signature(convert).parameters, *_OF_A_MODEL, "max_num_batched_tokens"]
     own = {name: model_options.pop(name) for name in [*model_options] if name not in _OF_A_MODEL}
-    options = ModelConfig.from_options(
-        model, lora=lora, **{**model_options, "convert": model_options.get("convert") or "auto"}
-    )
+    mode = "decide" if questions is not None else model_options.get("convert") or "auto"
+    options = ModelConfig.from_options(model, lora=lora, **{**model_options, "convert": mode})
+    if questions is not None:
+        _refuse_for_questions(given, own)
+        return _for_questions(options, budget, Path(out), given, written_as)
+    for name in ("decision_template", "state_field"):
+        if given[name] is not None:
+            raise ConfigError(f"--{name.replace('_', '-')} is for --questions; give them, too.")
     head_options = HeadOptions(
         head=head,
         labels=labels or (),
@@ -175,6 +201,49 @@ def convert(
         files=list(written.files),
         num_bytes=written.num_bytes,
         dry_run=dry_run,
+    )
+
+
+def _refuse_for_questions(given: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` for options that choose a head."""
+    parameters = inspect.signature(convert).parameters
+    strays = [name for name in _OF_A_HEAD if given[name] != parameters[name].default]
+    if strays or own:
+        names = ", ".join("--" + name.replace("_", "-") for name in [*strays, *own])
+        raise ConfigError(
+            f"{names}: not with --questions, which are answered without a new head; leave one of them out."
+        )
+
+
+def _for_questions(
+    options: ModelConfig, budget: int | None, out: Path, given: Mapping[str, Any], written_as: Mapping[str, Any]
+) -> ConversionReport:
+    """The model with its questions beside it, calibrated where that is asked for."""
+    questions, source = given_questions(given["questions"]), open_source(options)
+    settings = settings_for(source, questions, given["decision_template"])
+    calibration, notes = dict[str, Any](), list[str]()
+    if given["calibrate"] is not None:
+        label_field = None if given["label_field"] == _LABEL_FIELD else given["label_field"]
+        columns = truth_columns(label_field, questions)
+        rows = (given["calibrate"], given["state_field"], columns)
+        settings, calibration, notes = calibrated_settings(options, budget, settings, questions, *rows, given["seed"])
+    plan = decision_plan(source, settings, questions, out)
+    written = registry().call(
+        "vcls_write_checkpoint", plan=dataclasses.replace(plan, dry_run=given["dry_run"], **written_as)
+    )
+    return ConversionReport(
+        out=str(out),
+        model_class=plan.classifier_class.__name__,
+        format="transformers",
+        head="",
+        pooling="",
+        labels=[],
+        questions=[*questions],
+        report={"calibration": calibration} if calibration else {},
+        warnings=[*notes, *mapped_elsewhere(source, out), *written.warnings],
+        files=list(written.files),
+        num_bytes=written.num_bytes,
+        dry_run=given["dry_run"],
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import json
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import PromptError
 from .heads import DecisionHead, places_of, read_spans
+from .settings import reason_of
 
 if TYPE_CHECKING:
     import torch
@@ -94,7 +94,7 @@ class DecisionReader:
                 prepared = self.settings.prepare_inputs(request, self.tokenizer)
             return [self._prompt(inputs, questions) for inputs, questions in prepared]
         except (TemplateError, ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
-            raise PromptError(_reason(error)) from error
+            raise PromptError(reason_of(error)) from error
 
     def _prompt(self, inputs: Mapping[str, Any], questions: Sequence[Question]) -> DecisionPrompt:
         ids, marks = inputs["input_ids"][0].tolist(), inputs["marks"].tolist()
@@ -119,9 +119,3 @@ class DecisionReader:
                 warped = self.settings.logits_processors[question.type](None, scores)
                 found[question.name] = question.answer(warped.softmax(-1).tolist())
         return found
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"a request that is a text has to be JSON ({error})."
-    return str(error).strip("'\"") or type(error).__name__

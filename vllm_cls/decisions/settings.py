@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, ModelError
 
@@ -45,6 +48,46 @@ def read_settings(folder: Path, name: str) -> DecisionConfig:
         reason = " ".join(str(error).split())
         raise ModelError(f"{name}: {FILE} or {TEMPLATE} cannot be read ({reason}); correct it.") from error
     return settings
+
+
+def check_questions(
+    settings: DecisionConfig,
+    tokenizer: PreTrainedTokenizerBase | None,
+    questions: Mapping[str, Any],
+    *,
+    by_labels: bool,
+) -> None:
+    """Raise `ConfigError` unless these questions can be asked of a model.
+
+    Args:
+        by_labels: they are answered by label tokens, which have to be single ones.
+    """
+    from jinja2 import TemplateError
+    from transformers.decision import label_token_ids
+
+    if tokenizer is None:
+        raise ConfigError("questions need the model's tokenizer, which is not in its folder; give one.")
+    try:
+        prompts = settings.prepare_inputs({"state": "", "questions": dict(questions)}, copy.deepcopy(tokenizer))
+        for _, asked in prompts if by_labels else ():
+            for question in asked:
+                label_token_ids(tokenizer, tuple(question.labels))
+    except (TemplateError, ValueError, TypeError, KeyError, IndexError) as error:
+        raise ConfigError(f"questions: {reason_of(error)}") from error
+
+
+def reason_of(error: Exception) -> str:
+    """Why transformers reads no request, in words that say what to do."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"a request that is a text has to be JSON ({error})."
+    reason = str(error).strip("'\"") or type(error).__name__
+    if "chat_template" in reason and "not set" in reason:
+        return (
+            f"this model's tokenizer has no chat template, in which a question would be asked; put a {TEMPLATE} beside the model "
+            "(vcls convert --questions … --decision-template FILE writes it), or give a chat template (chat_template=…), or take "
+            "a model for chats."
+        )
+    return reason
 
 
 def label_ids(settings: DecisionConfig, tokenizer: PreTrainedTokenizerBase | None, name: str) -> list[int]:

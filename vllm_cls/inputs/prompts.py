@@ -145,10 +145,12 @@ def parse(prompt: Any) -> Prompt:
     """Read one prompt.
 
     Raises:
-        PromptError: it has none of the forms above.
+        PromptError: it has none of the forms above; or it is this error, of a prompt that was read before.
     """
     if isinstance(prompt, Prompt):
         return prompt
+    if isinstance(prompt, PromptError):
+        raise prompt
     if isinstance(prompt, str):
         return Prompt(text=prompt)
     if isinstance(prompt, Mapping):

@@ -30,10 +30,12 @@ class Truncation:
     Args:
         limit: tokens to cut it to; None refuses it instead.
         side: "right" cuts the end, "left" the start, None is the tokenizer's own side.
+        of_pair: which text of a pair is cut, as transformers has it: "longest_first" or "only_first".
     """
 
     limit: int | None = None
     side: str | None = None
+    of_pair: str = "longest_first"
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Tokenized:
 
 
 _LIMIT = "truncate_prompt_tokens"
+_CUT_IT = "shorten it, or ask for truncation (truncate_prompt_tokens=-1)"
 
 # Token ids, their types, and what a fast tokenizer knows of their places.
 _Encoding = tuple[list[int], "list[int] | None", Any]
@@ -340,7 +343,7 @@ class PromptProcessor:
         side = self._side(truncation)
         templated = self.template is not None or (prompt.text_pair is not None and self.pairs.template is not None)
         if prompt.messages is None and not templated and not self.chat_template_prompt:
-            return self._tokenized(prompt, text, self._cut_tokens(text, limit, side), True)
+            return self._tokenized(prompt, text, self._cut_tokens(text, limit, side, truncation.of_pair), True)
         return self._tokenized(prompt, text, self._cut_text(prompt, text.add_special_tokens, limit, side), True)
 
     def _tokenized(self, prompt: Prompt, text: Rendered, encoding: _Encoding, truncated: bool) -> Tokenized:
@@ -350,14 +353,14 @@ class PromptProcessor:
             places = Places(text.text, marks.offsets, marks.special_tokens_mask)
         return Tokenized(self._sequence(ids, types, prompt), truncated or prompt.shortened, places)
 
-    def _cut_tokens(self, text: Rendered, limit: int, side: str) -> _Encoding:
-        """transformers' own truncation (longest of a pair first), which keeps special tokens."""
+    def _cut_tokens(self, text: Rendered, limit: int, side: str, of_pair: str) -> _Encoding:
+        """transformers' own truncation, which keeps special tokens."""
         tokenizer: Any = self.tokenizer
         with self._lock:
             before = tokenizer.truncation_side
             tokenizer.truncation_side = side
             try:
-                encoding = self._encode([text], truncation=True, max_length=limit)[0]
+                encoding = self._encode([text], truncation=of_pair, max_length=limit)[0]
             except (ValueError, OverflowError) as error:
                 raise PromptError(f"the prompt cannot be cut to {limit} tokens: {error}", _LIMIT) from error
             finally:
@@ -426,15 +429,15 @@ class PromptProcessor:
             )
         return truncation.limit
 
-    def check_length(self, length: int) -> None:
-        """Raise `PromptTooLongError` if the model does not take so many tokens."""
+    def check_length(self, length: int, advice: str) -> None:
+        """Raise `PromptTooLongError` if the model does not take so many tokens, with this advice."""
         if length > self.max_model_len:
-            raise self._too_long(length)
+            raise self._too_long(length, advice)
 
-    def _too_long(self, length: int) -> PromptError:
+    def _too_long(self, length: int, advice: str = _CUT_IT) -> PromptError:
         return PromptTooLongError(
             f"This model's maximum context length is {self.max_model_len} tokens. However, your prompt contains {length} input "
-            "tokens; shorten it, or ask for truncation (truncate_prompt_tokens=-1)."
+            f"tokens; {advice}."
         )
 
     @functools.cached_property

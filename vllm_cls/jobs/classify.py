@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..calls.zero_shot import candidates_of
 from .options import JobOptions, OnProgress, RunOptions
 from .report.job_report import JobReport
 from .results.result_columns import ResultColumns
@@ -43,6 +44,9 @@ def classify_file(
     aggregation: str | None = None,
     long_text: str = "truncate",
     truncation_side: str | None = None,
+    candidate_labels: str | Sequence[str] | None = None,
+    hypothesis_template: str | None = None,
+    multi_label: bool = False,
     overwrite: bool = False,
     restart: bool = False,
     on_error: str = "continue",
@@ -83,6 +87,10 @@ def classify_file(
             "average" or "max", as in transformers' pipeline.
         long_text: "truncate" cuts what is longer than the model takes and says so; "error" fails the row.
         truncation_side: "left" or "right", the side that is cut off; None is the tokenizer's own.
+        candidate_labels: in place of the model's own labels, of a model of natural language inference: each text is compared
+            with a hypothesis a label; the numbers are those of transformers' zero-shot-classification pipeline.
+        hypothesis_template: of candidate labels, with `{}` for the label; None is "This example is {}.".
+        multi_label: each candidate label is true or not, whatever the others are.
         overwrite: the output may be replaced, if it is there.
         restart: forget what a run that ended early has finished of this output; else the job goes on from there.
         on_error: "continue" keeps a bad row in its place; "fail" ends the job at the first.
@@ -113,6 +121,7 @@ def classify_file(
         aggregation,
         long_text,
         truncation_side,
+        candidates=candidates_of(candidate_labels, hypothesis_template, multi_label),
     )
     how = RunOptions(format, overwrite, restart, on_error, max_errors, on_progress, delimiter, encoding, report)
     return run_job(model, inputs, output, options, how, llm_options)

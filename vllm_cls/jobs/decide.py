@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +15,7 @@ from .options import JobOptions, OnProgress, RunOptions
 from .report.job_report import JobReport
 from .results.decision_columns import ANSWER_TYPES, DecisionColumns
 from .rows import PromptFields, missing
-from .run import run_job
+from .run import name_of, opened, run_job
 
 if TYPE_CHECKING:
     from ..client import Client
@@ -29,12 +30,12 @@ class DecisionFields(PromptFields):
     Args:
         text: the column that is the state; None is the whole row.
         questions: asked about every state.
-        hidden: the column that no state may have, that of the true answer.
+        hidden: the columns that no state may have, those of true answers.
     """
 
     text: str | None = None
     questions: Mapping[str, Any] = field(default_factory=dict)
-    hidden: str | None = None
+    hidden: Sequence[str] = ()
 
     def check(self, llm: LLM | RemoteModel) -> None:
         try:
@@ -44,10 +45,40 @@ class DecisionFields(PromptFields):
 
     def prompt(self, fields: Mapping[str, Any], folder: str = "") -> dict[str, Any]:
         if self.text is None:
-            return {"state": {k: v for k, v in fields.items() if k != self.hidden}, "questions": self.questions}
+            return {"state": {k: v for k, v in fields.items() if k not in self.hidden}, "questions": self.questions}
         if self.text not in fields:
             raise PromptError(missing(self.text, fields))
         return {"state": fields[self.text], "questions": self.questions}
+
+
+QUESTIONS = "questions.json"
+"""The file in a model's folder with the questions that it is asked where no others are given."""
+
+
+def given_questions(questions: Mapping[str, Any] | str | os.PathLike[str]) -> dict[str, Any]:
+    """Questions by name, or a file of them, checked as far as no model has to say."""
+    asked = _checked(dict(questions), "questions") if isinstance(questions, Mapping) else read_questions(questions)
+    _check_columns(asked)
+    return asked
+
+
+def _stored_questions(model: Any) -> dict[str, Any]:
+    """The questions in a model's folder.
+
+    Args:
+        model: its folder, or an open one.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    name = name_of(model)
+    folder = getattr(model, "folder", None) if name is None else Path(name).expanduser()
+    if folder is None or not (folder / QUESTIONS).is_file():
+        raise ConfigError(
+            "there are no questions: give a file of them, --questions FILE (questions=…), or a model's folder with its own "
+            f"({QUESTIONS}, which vcls convert --questions writes)."
+        )
+    return given_questions(folder / QUESTIONS)
 
 
 def read_questions(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -68,6 +99,11 @@ def read_questions(path: str | os.PathLike[str]) -> dict[str, Any]:
             return super().construct_mapping(node, deep)  # type: ignore[no-any-return]
 
     file = Path(path)
+    if not file.is_file():
+        raise ConfigError(
+            f"there is no file of questions {str(file)!r}; write one, .yaml or .json: a name, and below it the type (noul, choice "
+            "or score), instructions and criteria (vcls decide --help shows one)."
+        )
     try:
         text = file.read_text(encoding="utf-8")
         found = json.loads(text) if file.suffix == ".json" else yaml.load(text, Loader)
@@ -103,7 +139,7 @@ def _check_columns(questions: Mapping[str, Any]) -> None:
             taken[column] = f"a column of the question {name!r}"
 
 
-def _measured(label_field: str | None, questions: Mapping[str, Any]) -> tuple[str | None, str | None]:
+def measured_field(label_field: str | None, questions: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """The question and the column of `NAME=COLUMN`.
 
     Raises:
@@ -126,7 +162,7 @@ def decide_file(
     inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     output: str | os.PathLike[str] | None = None,
     *,
-    questions: Mapping[str, Any] | str | os.PathLike[str],
+    questions: Mapping[str, Any] | str | os.PathLike[str] | None = None,
     state_field: str | None = None,
     label_field: str | None = None,
     keep_fields: str | Sequence[str] = "all",
@@ -147,7 +183,8 @@ def decide_file(
     `classify_file`.
 
     Args:
-        questions: name → `{"type": "choice" | "score" | "noul", "instructions", "criteria"}`, or a .json or .yaml file.
+        questions: name → `{"type": "choice" | "score" | "noul", "instructions", "criteria"}`, or a .json or .yaml file; None
+            are those that the model's folder holds.
         state_field: the column that is the state; None is the whole row, without the column of the true answer.
         label_field: `NAME=COLUMN`: compare the answer to this question with this column (true or false, an option, or the
             number of a level), and give metrics in the report.
@@ -155,20 +192,20 @@ def decide_file(
     Raises:
         JobError, ConfigError, ModelError: as for `classify_file`; also for questions that the model cannot be asked.
     """
-    if isinstance(questions, Mapping):
-        asked = _checked(dict(questions), "questions")
-    else:
-        asked = read_questions(questions)
-    _check_columns(asked)
-    name, column = _measured(label_field, asked)
-    options = JobOptions(
-        DecisionFields(state_field, questions=asked, hidden=column),
-        keep_fields=keep_fields,
-        label_field=column,
-        answers=DecisionColumns(asked, name),
-    )
     named = isinstance(model, str | os.PathLike) or "convert" in llm_options
     if named and llm_options.get("convert", "auto") == "auto":
         llm_options["convert"] = "decide"
     how = RunOptions(format, overwrite, restart, on_error, max_errors, on_progress, delimiter, encoding)
-    return run_job(model, inputs, output, options, how, llm_options)
+    with contextlib.ExitStack() as at_the_end:
+        if questions is None and isinstance(model, str | os.PathLike) and not os.path.isdir(model):
+            model = at_the_end.enter_context(opened(model, llm_options))  # of a hub id, the folder is known then
+            llm_options = {}
+        asked = _stored_questions(model) if questions is None else given_questions(questions)
+        name, column = measured_field(label_field, asked)
+        options = JobOptions(
+            DecisionFields(state_field, questions=asked, hidden=() if column is None else (column,)),
+            keep_fields=keep_fields,
+            label_field=column,
+            answers=DecisionColumns(asked, name),
+        )
+        return run_job(model, inputs, output, options, how, llm_options)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..calls.zero_shot import Candidates
 from ..errors import ConfigError, JobError
 from .report.progress import JobProgress
 from .results.decision_columns import DecisionColumns
@@ -17,6 +18,15 @@ from .rows import PromptFields
 
 OnProgress = Callable[[JobProgress], None]
 
+_NOTED_APART = ("prompts", "results", "answers", "candidates")
+_NOT_WITH_CANDIDATES = (
+    "text_pair_field",
+    "messages_field",
+    "image_field",
+    "video_field",
+    "use_activation",
+    "head_name",
+)
 _NEEDS_PROBABILITIES = "label_field needs probabilities, and without activation there are none; drop one."
 
 
@@ -28,6 +38,7 @@ class JobOptions:
         prompts: how a row's prompt is read.
         results: what a row of results holds, of a model that classifies texts.
         answers: the same where questions are asked of it; else None.
+        candidates: labels in place of the model's own; or None.
 
     Raises:
         ConfigError: one of them is wrong, whatever the model.
@@ -47,6 +58,7 @@ class JobOptions:
     long_text: str = "truncate"
     truncation_side: str | None = None
     answers: DecisionColumns | None = None
+    candidates: Candidates | None = None
 
     def __post_init__(self) -> None:
         if self.long_text not in ("truncate", "error"):
@@ -56,6 +68,9 @@ class JobOptions:
         self.shape({}, None, self.use_activation is not False)  # refuses what cannot be
         if self.label_field is not None and self.use_activation is False:
             raise ConfigError(_NEEDS_PROBABILITIES)
+        strays = [each for each in self.of_whole_texts if each in _NOT_WITH_CANDIDATES]
+        if self.candidates is not None and strays:
+            raise ConfigError(f"{', '.join(strays)}: not with candidate_labels, which are for one text; leave it out.")
 
     def shape(
         self, id2label: Any, problem_type: str | None, use_activation: bool, gives_probabilities: bool = True
@@ -99,8 +114,9 @@ class JobOptions:
 
     def noted(self) -> dict[str, Any]:
         """What the bytes of the output depend on, to compare with another run's."""
-        options = {name: value for name, value in vars(self).items() if name not in ("prompts", "results", "answers")}
-        return {**options, "fields": asdict(self.prompts), "results": self.results.__name__}
+        options = {name: value for name, value in vars(self).items() if name not in _NOTED_APART}
+        candidates = {} if self.candidates is None else self.candidates.arguments
+        return {**options, **candidates, "fields": asdict(self.prompts), "results": self.results.__name__}
 
 
 @dataclass(frozen=True)

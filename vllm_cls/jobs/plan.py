@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from ..calls.zero_shot import Candidates
 from ..errors import ConfigError
 from ..evaluation import Tally
 from .formats.files import OutputFile
@@ -53,9 +54,12 @@ class Plan:
         if llm.task == "embed":
             llm.check("classify")  # type: ignore[union-attr]  # a server's model is none
         prompts = _fitting(options.prompts, llm)
-        head = llm if options.head_name is None else llm.head(options.head_name)
-        use_activation = llm.use_activation if options.use_activation is None else options.use_activation
-        shape = options.shape(head.id2label, head.problem_type, use_activation, head.gives_probabilities)
+        if options.candidates is not None:
+            shape = _of_candidates(llm, options, options.candidates)
+        else:
+            head = llm if options.head_name is None else llm.head(options.head_name)
+            use_activation = llm.use_activation if options.use_activation is None else options.use_activation
+            shape = options.shape(head.id2label, head.problem_type, use_activation, head.gives_probabilities)
         if options.threshold != 0.5 and not shape.multi_label:
             raise ConfigError(
                 f"threshold={options.threshold}: of labels that exclude each other the most probable is given; leave it out."
@@ -118,6 +122,17 @@ def _fitting(prompts: PromptFields, llm: LLM | RemoteModel) -> PromptFields:
     )
 
 
+def _of_candidates(llm: LLM | RemoteModel, options: JobOptions, candidates: Candidates) -> ResultColumns:
+    """The results of a row by labels that the job names.
+
+    Raises:
+        ConfigError: the model does not classify by such.
+    """
+    llm.classify_iter((), **candidates.arguments)  # nothing runs yet
+    problem_type = f"{'multi' if candidates.multi_label else 'single'}_label_classification"
+    return options.shape(dict(enumerate(candidates.labels)), problem_type, True)
+
+
 def _places(template: str) -> list[str]:
     from ..inputs.prompt_template import PromptTemplate
 
@@ -136,7 +151,9 @@ def _columns(llm: LLM | RemoteModel, shape: ResultColumns, options: JobOptions) 
     if llm.task != "token_classify":
         if aggregation is not None:
             raise ConfigError(f"aggregation={aggregation!r} is for token classifiers, and this model classifies texts.")
-        several = type(shape) is ResultColumns and llm.heads  # a score is that of one head
+        several = (
+            type(shape) is ResultColumns and llm.heads and options.candidates is None
+        )  # a score is that of one head
         return HeadColumns.from_heads(shape, llm.heads, options.head_name) if several else shape
     if strays:
         raise ConfigError(f"{', '.join(strays)}: a token classifier gives spans of one text; leave it out.")

@@ -150,9 +150,23 @@ class RemoteModel:
         head_name: str | None = None,
         truncate: bool = False,
         truncation_side: str | None = None,
+        **candidates: Any,
     ) -> Iterator[ClassificationRequestOutput]:
-        """As `LLM.classify_iter`: one output a prompt, in order; a bad prompt has its reason in `error`."""
+        """As `LLM.classify_iter`: one output a prompt, in order; a bad prompt has its reason in `error`.
+
+        Args:
+            candidates: `candidate_labels` and what goes with them.
+
+        Raises:
+            ConfigError: the server's model does not classify by these.
+        """
+        if candidates:
+            try:
+                self._client.classify("a text", model=self._name, **candidates)
+            except RejectedError as error:
+                raise ConfigError(str(error)) from error
         shared = {
+            **candidates,
             "use_activation": use_activation,
             "head_name": head_name,
             "truncate_prompt_tokens": -1 if truncate else None,
@@ -224,6 +238,15 @@ class RemoteModel:
             found = self._client.chat(rows[0].get("messages") or _conversation(rows[0]), **options)
         else:
             found = self._client.classify([_input(row) for row in rows], **options)
+        if "candidate_labels" in options:
+            names = dict(enumerate(options["candidate_labels"]))
+            return [
+                _output(
+                    ClassificationOutput(_finite(each.probs), each.logits or [], names, _finite(each.probs)),
+                    each.truncated,
+                )
+                for each in _all_of(found, rows)
+            ]
         name, activated = options["head_name"], options["use_activation"]
         activated = self.use_activation if activated is None else activated
         asked = self if name is None else self.heads[name]

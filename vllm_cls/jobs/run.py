@@ -41,7 +41,7 @@ def run_job(
     known = KnownColumns.of(sources)
     known.check(options)
     noted = {
-        "model": _name_of(model),
+        "model": name_of(model),
         **options.noted(),
         **llm_options,
     }
@@ -53,7 +53,7 @@ def run_job(
         return run_rows(worker, RowContents(worker.plan, how.page), known, target, work, how)
 
 
-def _name_of(model: Any) -> str | None:
+def name_of(model: Any) -> str | None:
     """The model's name, whoever runs it; None of an open one."""
     named = model.model if isinstance(model, WorkerPool) else model
     return os.fspath(named) if isinstance(named, str | os.PathLike) else None
@@ -66,12 +66,12 @@ def _at_work(model: Any, options: JobOptions, llm_options: dict[str, Any]) -> It
         with model.at_work(options, llm_options) as workers:
             yield workers
     else:
-        with _opened(model, llm_options) as llm:
+        with opened(model, llm_options) as llm:
             yield RowWorker(llm, options)
 
 
 @contextmanager
-def _opened(
+def opened(
     model: str | os.PathLike[str] | LLM | Client | RemoteModel, options: dict[str, Any]
 ) -> Iterator[LLM | RemoteModel]:
     """The model, loaded and closed again if it is not an open one."""

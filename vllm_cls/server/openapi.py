@@ -17,7 +17,7 @@ from ..llm import LLM
 from .errors import ErrorResponse, RequestError
 from .middleware.auth import OPEN_PATHS
 from .protocol import parts
-from .protocol.classify import ClassifyRequest
+from .protocol.classify import ClassifyCandidates, ClassifyRequest
 from .protocol.prompts import ChatFields
 from .protocol.score import PairRequest
 from .served_model import ServedModel
@@ -94,6 +94,7 @@ def _described(app: FastAPI, model: ServedModel) -> dict[str, Any]:
         ChatFields: model.chats,
         PairRequest: model.scores,
         ClassifyRequest: model.classifies,
+        ClassifyCandidates: model.takes_candidates,
     }
     absent = tuple(kind for kind, is_there in there.items() if not is_there)
     _leave_out(whole["paths"], [name for name, each in _forms.items() if issubclass(each, absent)])

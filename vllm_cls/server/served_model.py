@@ -127,6 +127,15 @@ class ServedModel:
         return "classify" in self.llm.llm.supported_tasks
 
     @property
+    def takes_candidates(self) -> bool:
+        """Whether it classifies texts by labels of a request."""
+        try:
+            self.llm.llm.classify_iter((), candidate_labels=("a label",))  # asks, and runs nothing
+        except ConfigError:
+            return False
+        return True
+
+    @property
     def chats(self) -> bool:
         """Whether it reads conversations: there is a template for them, or clients may bring one."""
         tokenizer = self.llm.llm.get_tokenizer()

@@ -159,6 +159,8 @@ def _stream_of(llm: Any, plan: Plan) -> Stream:
         return functools.partial(llm.step_iter, use_activation=plan.shape.with_probabilities)
     if llm.task == "token_classify":
         return functools.partial(llm.token_classify_iter, aggregation_strategy=plan.options.aggregation or "simple")
+    if plan.options.candidates is not None:
+        return functools.partial(llm.classify_iter, **plan.options.candidates.arguments)
     named = {} if plan.options.head_name is None else {"head_name": plan.options.head_name}
     return functools.partial(llm.classify_iter, use_activation=plan.shape.use_activation, **named)
 

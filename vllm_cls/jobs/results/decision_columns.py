@@ -56,8 +56,12 @@ class DecisionColumns:
 
     def numbers(self, output: RequestOutput[Decision]) -> list[float]:
         """The probabilities of the answers to the measured question, in the order of `labels`."""
+        return self.probabilities(output.outputs)
+
+    def probabilities(self, answers: Mapping[str, Any]) -> list[float]:
+        """Those of one row's answers."""
         assert self.measured is not None
-        answer = output.outputs[self.measured]
+        answer = answers[self.measured]
         return [1 - answer["noul"], answer["noul"]] if "noul" in answer else list(answer["probabilities"].values())
 
     @property

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, with_config
 from typing_extensions import NotRequired, TypedDict
 
 from ...result_fields import LabelScore, add_descriptions
 from .common import WHOLE, ResponseHeader, UsageInfo
-from .prompts import ChatRequest, CompletionRequest, EncodingFields, PromptRequest
+from .prompts import ChatRequest, CompletionRequest, EncodingFields, PromptRequest, TextsInput
 
 
 class ClassifyRequest(EncodingFields, PromptRequest):
@@ -29,6 +29,26 @@ class ClassifyRequest(EncodingFields, PromptRequest):
 
 class ClassifyInput(ClassifyRequest, CompletionRequest):
     """Texts, pairs of texts, or token ids, to classify each."""
+
+
+class ClassifyCandidates(ClassifyRequest):
+    """Texts to classify by labels that the request names, in place of the model's own: one of natural language inference."""
+
+    params = {None: "input"}
+
+    input: TextsInput
+    candidate_labels: Annotated[
+        list[Annotated[str, Field(min_length=1)]], Field(min_length=1, json_schema_extra={"uniqueItems": True})
+    ]
+    hypothesis_template: Annotated[
+        str, Field(pattern=r"^[^{}]*\{\}[^{}]*$", description="{} is the label's place.")
+    ] = "This example is {}."
+    multi_label: bool = Field(False, description="Each label is true or not, whatever the others are.")
+    use_activation: None = None
+    head_name: None = None
+
+    def prompts(self) -> list[Any]:
+        return [self.input] if isinstance(self.input, str) else list(self.input)
 
 
 class ClassifyChat(ChatRequest, ClassifyRequest):

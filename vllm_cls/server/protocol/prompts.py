@@ -40,6 +40,10 @@ _Inputs = (
 )
 
 
+TextsInput = _Text | Annotated[list[_Text], Field(min_length=1, json_schema_extra={"x-limit": "inputs"})]
+"""Texts alone, one or several."""
+
+
 def read_input(value: Any) -> list[Any]:
     """The prompts that `input` means, as `AsyncLLM` takes them.
 

@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from ...errors import PromptError
 from ...inputs.media_parts import without_media
-from ...inputs.prompts import parse
+from ...inputs.prompts import parse, size
 from ..errors import RequestError
 from ..middleware.auth import client_of
 from ..protocol.prompts import ChatFields, ChatRequest, PromptRequest
@@ -102,6 +102,15 @@ def check_pairs(model: ServedModel, first: Sequence[str], second: Sequence[str])
     repeated = number if len(first) == 1 else 1
     characters = repeated * sum(map(len, first)) + sum(map(len, second))
     _check_size(model.settings, characters // _CHARACTERS_A_TOKEN)
+
+
+def check_candidates(model: ServedModel, prompts: Sequence[Any], labels: Sequence[str], template: str) -> None:
+    """Refuse too many candidate labels, or too much in them, as `check_prompts`; a text is read for each."""
+    _check_number(model.settings, len(prompts) * len(labels), "candidate_labels")
+    _check_texts(model, labels, "candidate_labels")
+    _check_texts(model, [template], "hypothesis_template")
+    hypotheses = len(labels) * len(template) + sum(map(len, labels))
+    _check_size(model.settings, (len(labels) * size(prompts) + len(prompts) * hypotheses) // _CHARACTERS_A_TOKEN)
 
 
 def check_questions(model: ServedModel, state: int, number: int, questions: int) -> None:

@@ -11,6 +11,7 @@ from ...result_fields import LabelScore
 from ..openapi import documented
 from ..protocol.classify import (
     ClassificationData,
+    ClassifyCandidates,
     ClassifyChat,
     ClassifyInput,
     ClassifyRequest,
@@ -19,19 +20,27 @@ from ..protocol.classify import (
 )
 from ..requests.json_bodies import json_response, read
 from ..requests.request_context import RequestContext, usage
-from ..requests.request_prompts import prompts_of
+from ..requests.request_prompts import check_candidates, prompts_of
 from ..served_model import ServedModel
+
+_OF_CANDIDATES = ("candidate_labels", "hypothesis_template", "multi_label")
 
 
 def form(fields: dict[str, Any]) -> type[ClassifyRequest]:
     """Which form a body has."""
+    if not fields.keys().isdisjoint(_OF_CANDIDATES):
+        return ClassifyCandidates
     return ClassifyChat if "messages" in fields else ClassifyInput
 
 
 async def answer(model: ServedModel, request: Request, body: ClassifyRequest) -> Response:
     """Probabilities of the labels for each prompt."""
     call = RequestContext.from_request(model, request, body)
-    outputs = await model.llm.classify(await prompts_of(model, request, body), **call.options)
+    prompts, options = await prompts_of(model, request, body), call.options
+    if isinstance(body, ClassifyCandidates):
+        check_candidates(model, prompts, body.candidate_labels, body.hypothesis_template)
+        options |= {name: getattr(body, name) for name in _OF_CANDIDATES}
+    outputs = await model.llm.classify(prompts, **options)
     threshold = model.settings.threshold
     data = [_data(index, each, body, threshold) for index, each in enumerate(outputs)]
     content: ClassifyResponse = {**call.head("classify"), "data": data, "usage": usage(outputs)}
@@ -89,7 +98,7 @@ def routes(model: ServedModel) -> APIRouter:
     """The router of this family."""
     router = APIRouter(tags=["classify"])
 
-    @router.post("/classify", **documented(ClassifyResponse, ClassifyInput, ClassifyChat))
+    @router.post("/classify", **documented(ClassifyResponse, ClassifyInput, ClassifyCandidates, ClassifyChat))
     async def classify(request: Request) -> Response:
         """Probabilities of the labels for each input, or for a conversation."""
         return await answer(model, request, await read(request, form))

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from ...result_fields import CLASSIFY, LabelScore, fields_on_request
 from ..errors import RequestError
 from ..openapi import documented
-from ..protocol.classify import ClassifyChat, ClassifyInput, ClassifyRequest, ClassifyResponse
+from ..protocol.classify import ClassifyCandidates, ClassifyChat, ClassifyInput, ClassifyRequest, ClassifyResponse
 from ..protocol.common import BaseRequest
 from ..protocol.pooling import PoolingChat, PoolingInput, PoolingRequest, PoolingResponse
 from ..protocol.score import SCORE_FORMS, RerankRequest, RerankResponse, ScoreRequest, ScoreResponse
@@ -57,6 +57,7 @@ def routes(model: ServedModel) -> APIRouter:
     answers = ClassifyResponse | PoolingResponse | ScoreResponse | RerankResponse | of_tei
     forms: tuple[type[BaseRequest], ...] = (
         ClassifyInput,
+        ClassifyCandidates,
         ClassifyChat,
         PoolingInput,
         PoolingChat,
