@@ -17,6 +17,7 @@ from ..outputs import (
     ClassificationRequestOutput,
     Decision,
     EmbeddingRequestOutput,
+    Moderation,
     PoolingRequestOutput,
     RequestOutput,
     ScoringRequestOutput,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 BYTES_AT_ONCE = 1 << 28  # of what processors make of images and videos
 
-Output = TypeVar("Output", bound=RequestOutput[Any] | Decision)
+Output = TypeVar("Output", bound=RequestOutput[Any] | Decision | Moderation)
 Finish = Callable[
     ["LoadedModel", Sequence[Tokenized], "Sequence[Result]", Sequence[PoolingParams], NextId],
     "list[Output | PromptError]",
@@ -125,7 +126,7 @@ class TaskCall(Generic[Output]):
             found += self.tokenize_each(stop - 1, stop)
             media = found[-1].sequence.media if isinstance(found[-1], Tokenized) else None
             num_bytes += media.num_bytes if media is not None else 0
-            if num_bytes >= BYTES_AT_ONCE or stop == len(self.prompts):
+            if (num_bytes >= BYTES_AT_ONCE and stop % self.each == 0) or stop == len(self.prompts):
                 yield slice(start, stop), found
                 start, found, num_bytes = stop, [], 0
 

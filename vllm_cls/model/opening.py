@@ -117,6 +117,9 @@ def load_model(options: ModelConfig, runtime: RuntimeConfig, ranks: Ranks | None
     engine = make_engine(runner, runtime, longest, make)
     adapters = None
     heads = running_heads(classifier.model, pooler)
+    guard = classifier.guard
+    if guard is not None:
+        heads = [dataclasses.replace(heads[0], columns=slice(len(guard.verdicts)), config=config)]
     if runtime.max_loras and (runner.scorer is not None or heads[0].name is not None):
         raise ConfigError(
             "enable_lora: heads with names and of label texts take no adapters at run time; merge the adapter first."
@@ -136,6 +139,8 @@ def load_model(options: ModelConfig, runtime: RuntimeConfig, ranks: Ranks | None
     )
     if embedder is not None and options.use_template:
         processor = dataclasses.replace(processor, prefix=embedder.prompt)
+    if guard is not None:
+        processor = dataclasses.replace(processor, chat_template_prompt=True, chat_options=guard.chat_options)
     fallback = None
     if options.quantization == "int8" and classifier.task == "classify":
         fallback = _float32_fallback(engine, heads, pooler, prompts, classifier.has_head)
