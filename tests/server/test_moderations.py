@@ -106,6 +106,7 @@ def test_a_classifier(labelled: LLM) -> None:
         ({"input": []}, "input", "at least one prompt"),
         ({"input": ["x", ""]}, "input", "cannot be empty"),
         ({"input": ["x", {"type": "text", "text": "y"}]}, "input", "a list of parts"),
+        ({"input": [text("x"), text("")]}, "input", "cannot be empty"),
         ({"input": 3}, "input", "a list of parts"),
         ({"input": [{"type": "video_url", "video_url": "x"}]}, "input", "of type 'video_url'"),
         ({"model": "other", "input": "x"}, "model", "does not exist"),

@@ -11,7 +11,7 @@ from ..errors import ConfigError, PromptError
 from ..inputs.prompts import Prompt, as_list
 from ..outputs import Decision
 from .output_processor import not_finite
-from .tasks import PoolingTask, TaskCall, task_call, texts_alone
+from .tasks import PoolingTask, TaskCall, task_call
 
 if TYPE_CHECKING:
     from ..decisions.reading import DecisionPrompt, DecisionReader
@@ -91,8 +91,11 @@ def _call(loaded: LoadedModel, read: Sequence[Read]) -> TaskCall[Decision]:
     prompts = [each for request in read for each in request]
     at_ends = "classify" in loaded.own_tasks and all(each.ends_at_mark for each in prompts)
     kind = PoolingTask("classify" if at_ends else "token_classify", functools.partial(_decided, read))
-    given = [Prompt(token_ids=each.token_ids, pooled_at=None if at_ends else each.places) for each in prompts]
-    return task_call(loaded, kind, given, None, None, None, texts_alone(loaded))
+    given = [
+        Prompt(token_ids=each.token_ids, pooled_at=None if at_ends else each.places, media=each.media)
+        for each in prompts
+    ]
+    return task_call(loaded, kind, given, None, None, None)
 
 
 def _decided(

@@ -170,10 +170,13 @@ class TaskCall(Generic[Output]):
             return self.outputs(tokenized, results, next_id)
         outputs: list[Output] = []
         for part, found in self.parts():
+            good: list[Tokenized] = []
             for index, each in enumerate(found, part.start):
                 if isinstance(each, PromptError):
                     raise self._named(each, index)
-            outputs += all_good(list(self.only(part).run_each(found, next_id)))
+                good.append(each)
+            results = self.loaded.runs[self.kind.task]([each.sequence for each in good])
+            outputs += self.only(part).outputs(good, results, next_id)
         return outputs
 
     def of_several(self, each: int) -> TaskCall[Output]:

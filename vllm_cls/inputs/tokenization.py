@@ -398,7 +398,7 @@ class PromptProcessor:
         return best
 
     def _from_ids(self, prompt: Prompt, ids: Sequence[int], limit: int, truncation: Truncation) -> Tokenized:
-        if prompt.media is not None and self.media is not None:
+        if prompt.multi_modal_data and prompt.media is not None and self.media is not None:
             ids = self.media.processor.expanded_ids(ids, prompt.media)
         if len(ids) <= limit:
             return Tokenized(self._sequence(ids, None, prompt), False)

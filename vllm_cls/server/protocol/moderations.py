@@ -33,7 +33,7 @@ def read_input(value: Any) -> list[Any]:
     Raises:
         RequestError: it has none of the forms.
     """
-    values = value if isinstance(value, list) else [value]
+    given = values = value if isinstance(value, list) else [value]
     if not values:
         raise RequestError(NO_PROMPT, "input")
     if all(isinstance(each, dict) for each in values):
@@ -47,7 +47,7 @@ def read_input(value: Any) -> list[Any]:
         raise RequestError(
             "input must be a text, a list of texts, or a list of parts of type text and image_url.", "input"
         )
-    if not all(values):
+    if not all(each["text"] if isinstance(each, dict) and "text" in each else each for each in given):
         raise RequestError(EMPTY, "input")
     return values
 
