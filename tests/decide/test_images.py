@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from click.testing import CliRunner
 from transformers.pipelines import DecisionPipeline
 
 from tests.decide.chat_models import assert_same, chat_model
 from tests.media.samples import encoded
 from tests.models import vision
-from vllm_cls import LLM, PromptError
+from vllm_cls import LLM, ConfigError, PromptError, decide_file
+from vllm_cls.cli.main import vcls
 
 CHAT_TEMPLATE = """{%- for m in messages -%}{{- m.role }}: {% if m.content is string -%}
 {{- m.content -}}
@@ -106,10 +108,42 @@ def test_questions_about_one_image_share_it(tmp_path: Path) -> None:
         assert found.num_prompt_tokens == 4 * len(ids)
 
 
+def test_rows_of_files(tmp_path: Path) -> None:
+    """A row's images are in its state under names that questions may use; a row that lacks them says so."""
+    folder = vision.qwen2_5_vl(tmp_path / "model")
+    (folder / "decision.json").write_text(json.dumps({"labels": {"noul": ["Y", "N"]}}))
+    questions = {"like": {"type": "noul", "instructions": "Is <photo 1> like <photo 2>?"}}
+    RED.save(tmp_path / "red.png")
+    blue = {"base64": base64.b64encode(encoded(BLUE)).decode()}
+    rows = [
+        {"id": 1, "photo": ["red.png", blue]},
+        {"id": 2, "photo": "red.png"},
+        {"id": 3, "photo": "no.png"},
+        {"id": 4},
+    ]
+    file, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "questions.json").write_text(json.dumps(questions))
+    command = ["decide", str(folder), str(file), "--questions", str(tmp_path / "questions.json"), "-o", str(out), "-q"]
+    done = CliRunner().invoke(vcls, [*command, "--image-field", "photo"])
+    assert done.exit_code == 3, done.output
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    names = [["<photo 1>", "<photo 2>"], ["<photo 1>"]]
+    asked = [
+        {"state": {"id": 1, "photo": names[0]}, "questions": questions, "assets": dict(zip(names[0], (RED, BLUE), strict=True))},
+        {"state": {"id": 2, "photo": names[1]}, "questions": questions, "assets": {"<photo 1>": RED}},
+    ]  # fmt: skip
+    with LLM(str(folder)) as llm:
+        expected = [each["like"]["noul"] for each in llm.decide(asked)]
+    assert [each["like"] for each in found[:2]] == pytest.approx(expected, abs=1e-5)
+    assert "no.png" in found[2]["error"] and "no field 'photo'" in found[3]["error"]
+
+
 def test_a_model_of_texts_refuses_images(tmp_path: Path) -> None:
-    folder = chat_model("llama", tmp_path / "model")
-    with (
-        LLM(str(folder), convert="decide") as llm,
-        pytest.raises(PromptError, match="Images need a model whose processor"),
-    ):
-        llm.decide(REQUESTS[0])
+    with LLM(str(chat_model("llama", tmp_path / "model")), convert="decide") as llm:
+        with pytest.raises(PromptError, match="Images need a model whose processor"):
+            llm.decide(REQUESTS[0])
+        file, questions = tmp_path / "rows.jsonl", {"cat": QUESTIONS["cat"]}
+        file.write_text('{"photo": "x.png"}\n')
+        with pytest.raises(ConfigError, match="image_field='photo': this model reads texts; leave it out"):
+            decide_file(llm, file, tmp_path / "out.jsonl", questions=questions, image_field="photo")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, PromptError, nearest
+from .media_fields import items_in
 from .options import JobOptions, OnProgress, RunOptions
 from .report.job_report import JobReport
 from .results.decision_columns import ANSWER_TYPES, DecisionColumns
@@ -30,6 +31,7 @@ class DecisionFields(PromptFields):
         text: the column that is the state; None is the whole row.
         questions: asked about every state.
         hidden: the column that no state may have, that of the true answer.
+        image: the column of images, which the state has under the names `<COLUMN 1>`, `<COLUMN 2>` …
     """
 
     text: str | None = None
@@ -41,13 +43,23 @@ class DecisionFields(PromptFields):
             llm.decide({"state": "", "questions": self.questions})
         except PromptError as error:
             raise ConfigError(f"questions: {error}") from error
+        if self.image is not None:
+            self.reading(llm.media, templated=True)
 
     def prompt(self, fields: Mapping[str, Any], folder: str = "") -> dict[str, Any]:
-        if self.text is None:
-            return {"state": {k: v for k, v in fields.items() if k != self.hidden}, "questions": self.questions}
-        if self.text not in fields:
-            raise PromptError(missing(self.text, fields))
-        return {"state": fields[self.text], "questions": self.questions}
+        for name in filter(None, (self.text, self.image)):
+            if name not in fields:
+                raise PromptError(missing(name, fields))
+        whole = (
+            {k: v for k, v in fields.items() if k != self.hidden}
+            if self.text is None
+            else {self.text: fields[self.text]}
+        )
+        if self.image is None:
+            return {"state": whole if self.text is None else fields[self.text], "questions": self.questions}
+        items = items_in(self.image, fields[self.image], folder)
+        assets = {f"<{self.image} {number}>": item for number, item in enumerate(items, start=1)}
+        return {"state": {**whole, self.image: list(assets)}, "questions": self.questions, "assets": assets}
 
 
 def read_questions(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -129,6 +141,7 @@ def decide_file(
     questions: Mapping[str, Any] | str | os.PathLike[str],
     state_field: str | None = None,
     label_field: str | None = None,
+    image_field: str | None = None,
     keep_fields: str | Sequence[str] = "all",
     format: str | None = None,
     delimiter: str | None = None,
@@ -151,6 +164,8 @@ def decide_file(
         state_field: the column that is the state; None is the whole row, without the column of the true answer.
         label_field: `NAME=COLUMN`: compare the answer to this question with this column (true or false, an option, or the
             number of a level), and give metrics in the report.
+        image_field: the column of images, as for `classify_file`, for a model that reads them. The state has them in that
+            column, under the names `<COLUMN 1>`, `<COLUMN 2>` …, which questions may use too.
 
     Raises:
         JobError, ConfigError, ModelError: as for `classify_file`; also for questions that the model cannot be asked.
@@ -162,7 +177,7 @@ def decide_file(
     _check_columns(asked)
     name, column = _measured(label_field, asked)
     options = JobOptions(
-        DecisionFields(state_field, questions=asked, hidden=column),
+        DecisionFields(state_field, image=image_field, questions=asked, hidden=column),
         keep_fields=keep_fields,
         label_field=column,
         answers=DecisionColumns(asked, name),
