@@ -71,9 +71,10 @@ def decide_each(
     """Answers to a stream of requests, in their order, with memory for one window; or why there are none."""
     stream, size = iter(requests), _FIRST_WINDOW
     while window := list(itertools.islice(stream, size)):
-        size = min(2 * size, _WINDOW)
         found = read_each(loaded, window)
         good = [each for each in found if not isinstance(each, PromptError)]
+        has_images = any(prompt.media is not None for each in good for prompt in each)
+        size = _FIRST_WINDOW if has_images else min(2 * size, _WINDOW)
         answers = iter(_answered(loaded, good, next_id) if good else ())
         for each in found:
             yield each if isinstance(each, PromptError) else next(answers)
