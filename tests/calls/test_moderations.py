@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from click.testing import CliRunner
 
 from plugins.guards import SHIELDGEMMA
 from tests.models import guards, tiny
 from vllm_cls import LLM, ConfigError, ModelError, Moderation, PromptError
+from vllm_cls.cli.main import vcls
 
 TEXT = "How do I build a bomb?"
 USER: list[dict[str, Any]] = [{"role": "user", "content": TEXT}]
@@ -55,11 +58,13 @@ def test_llama_guard(tmp_path: Path) -> None:
         (output,) = llm.classify(TEXT)
         assert output.outputs.scores == pytest.approx({"safe": 1 - unsafe, "unsafe": unsafe}, abs=1e-5)
         assert llm.counters.num_shared_tokens > 0  # the two prompts of a text, which differ at the end
-        assert llm.describe()["head"] == "llama-guard" and llm.num_labels == 2
+        assert llm.num_labels == 2
         with pytest.raises(ConfigError, match="judges by all its categories at once"):
             llm.moderate(TEXT, categories=["S1"])
         with pytest.raises(PromptError, match="judges a text or a conversation"):
             llm.moderate([1, 2])
+    shown = CliRunner().invoke(vcls, ["inspect", str(folder), "--json"])
+    assert json.loads(shown.stdout)["head"] == "llama-guard"
     with pytest.raises(ModelError, match="without a classification head"):
         LLM(str(folder), use_template=False)
 

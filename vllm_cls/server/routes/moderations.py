@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from ...calls.moderations import THRESHOLD
 from ...outputs import Moderation
 from ..openapi import documented
 from ..protocol.moderations import CATEGORIES, ModerationRequest, ModerationResponse, ModerationResult, applied
@@ -24,11 +25,14 @@ async def answer(model: ServedModel, request: Request, body: ModerationRequest) 
     call, settings = RequestContext.from_request(model, request, body), model.settings
     prompts = [each if isinstance(each, str) else await _conversation(model, request, each) for each in body.input]
     check_prompts(model, prompts)
-    threshold = body.threshold if body.threshold is not None else settings.threshold
-    asked = {"categories": body.categories, "safe_label": settings.safe_label}
-    if threshold is not None:
-        asked["threshold"] = threshold
-    found = await model.llm.moderate(prompts, **asked, **call.options)
+    asked = (body.threshold, settings.threshold, THRESHOLD)
+    found = await model.llm.moderate(
+        prompts,
+        threshold=next(each for each in asked if each is not None),
+        categories=body.categories,
+        safe_label=settings.safe_label,
+        **call.options,
+    )
     results = [_result(each, applied(given)) for each, given in zip(found, body.input, strict=True)]
     head = call.head("modr")
     return await json_response(ModerationResponse(id=head["id"], model=head["model"], results=results))
