@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from .job import files_of_a_job, show_report
-from .options import NameListParam, State, configure_output, pass_state, running_options
+from .options import MEDIA, NameListParam, State, configure_output, media_options, pass_state, running_options
 from .progress import progress
 
 EPILOG = """\b
@@ -45,13 +45,17 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some rows failed, 130 in
 
 
 @click.command(epilog=EPILOG)
-@files_of_a_job()
+@files_of_a_job("image_field", *MEDIA)
 @click.option(
     "--questions", metavar="FILE", help="Questions by name, in a .json or .yaml file; else those stored in MODEL."
 )
 @click.option("--state-field", metavar="NAME", help="The field that is the state; else it is the whole row.")
+@click.option(
+    "--image-field", metavar="NAME", help="The field of images: paths, URLs, bytes, base64 or a list of them."
+)
 @click.option("--label-field", metavar="NAME=FIELD", help="The field of a question's true answer: print accuracy.")
 @click.option("--keep-fields", type=NameListParam(), default="all", show_default=True, help="all, none or names.")
+@media_options
 @running_options
 @pass_state
 def decide(state: State, /, model: Any, inputs: tuple[str, ...], output: str | None, **options: Any) -> None:

@@ -29,11 +29,15 @@ def inspect(state: State, /, model: str, as_json: bool, **options: Any) -> None:
     Its class, the plugin that takes it, pooling, labels, packed or padded and why, sizes and dtype.
     """
     configure_output(state)
-    from vllm_cls import llm
+    from vllm_cls import ModelError, llm
 
-    if options["convert"] == "auto" and options["lora"] is None:  # a model without a head can be looked at, too
-        options["convert"] = "none"
-    with llm.LLM(model, **options) as opened:
+    try:
+        opened = llm.LLM(model, **options)
+    except ModelError:
+        if options["convert"] != "auto" or options["lora"] is not None:
+            raise
+        opened = llm.LLM(model, **{**options, "convert": "none"})  # a model without a head can be looked at, too
+    with opened:
         described = opened.describe()
     if as_json:
         click.echo(json.dumps(described, indent=2, ensure_ascii=False, default=str))

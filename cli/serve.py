@@ -54,6 +54,7 @@ _SERVED = (
     *TLS,
     "served_model_name",
     "threshold",
+    "safe_label",
     "trust_request_chat_template",
 )
 _QUEUE = ("max_num_seqs", "max_queued_requests", "max_queued_tokens")
@@ -121,7 +122,14 @@ def _on_ray(model: str, settings: Any, **options: Any) -> AbstractContextManager
     "--served-model-name", type=NameListParam(), default=(), metavar="A,B,…", help="What clients call the model."
 )
 @click.option(
-    "--threshold", type=click.FloatRange(0, 1), help="A model of one label gives it from this probability; else never."
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    help="From this probability a model of one label gives it (else never), and /v1/moderations flags a text (else 0.5).",
+)
+@click.option(
+    "--safe-label",
+    metavar="LABEL",
+    help="That of harmless texts, for /v1/moderations; else one named safe, benign, ok …",
 )
 @click.option(
     "--trust-request-chat-template", is_flag=True, help="Render chat templates of requests, in a process of their own."
@@ -186,6 +194,7 @@ def serve(
         served_model_names=tuple(options.pop("served_model_name")),
         lora_modules=lora_modules,
         threshold=options.pop("threshold"),
+        safe_label=options.pop("safe_label"),
         trust_request_chat_template=options.pop("trust_request_chat_template"),
         root_path=options.pop("root_path"),
         **{name: options.pop(name) for name in _MEDIA},

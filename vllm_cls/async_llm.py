@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
-from .calls import decisions, scoring, tasks, zero_shot
+from .calls import decisions, moderations, scoring, tasks, zero_shot
 from .calls.output_processor import NextId
 from .calls.scoring import RankedDocument, ScoreOptions, Side
 from .calls.tasks import TaskCall
@@ -299,6 +299,31 @@ class AsyncLLM:
     async def decide(self, requests: Any, **sending: Unpack[Sending]) -> Any:
         """Answers to typed questions; requests as for `LLM.decide`, and one of them gives one `Decision`."""
         return await self._prompted(decisions.decide, requests, sending)
+
+    async def moderate(
+        self,
+        prompts: Any,
+        *,
+        threshold: float = moderations.THRESHOLD,
+        categories: Sequence[str] | None = None,
+        safe_label: str | None = None,
+        pooling_params: PoolingParams | None = None,
+        lora_request: Any = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        **sending: Unpack[Sending],
+    ) -> Any:
+        """What texts are flagged for; options as for `LLM.moderate`, and one text gives one `Moderation`."""
+        return await self._prompted(
+            moderations.moderate,
+            prompts,
+            sending,
+            threshold=threshold,
+            categories=categories,
+            safe_label=safe_label,
+            pooling_params=pooling_params,
+            lora_request=lora_request,
+            tokenization_kwargs=tokenization_kwargs,
+        )
 
     async def chat(self, messages: Any, **options: Any) -> Any:
         """Probabilities for a conversation, or for each of a list of them; options as for `classify`."""

@@ -1,7 +1,8 @@
-"""`HeadSource`, by which a plugin adds a way to make heads, with the options of `convert` that it takes."""
+"""`HeadSource`, by which a plugin adds a way to make heads, with the options of `convert` that it takes; and `Guard`."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -119,3 +120,28 @@ class HeadSource:
             ConfigError: one has a wrong value.
         """
         return {each.name: each.checked(given.get(each.name)) for each in self.options}
+
+
+@dataclass(frozen=True)
+class Guard:
+    """How a causal language model judges texts, in the prompt that its chat template writes.
+
+    It asks of each category by itself (`asked`), or names categories behind its verdict (`named`).
+
+    Args:
+        name: what `vcls inspect` shows.
+        verdicts: a label → the text by which the model gives it, told by its first token; the harmless one first.
+        answer: what the model writes before its verdict.
+        options: of the chat template.
+        asked: a category → options of the chat template that ask for it.
+        named: a category → the text by which the model names it, told by its first token.
+        names_after: a verdict → what the model writes behind `answer` before the first category that it names.
+    """
+
+    name: str
+    verdicts: Mapping[str, str]
+    answer: str = ""
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    asked: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    named: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    names_after: Mapping[str, str] = dataclasses.field(default_factory=dict)

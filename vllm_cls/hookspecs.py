@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         ScoreTemplate,
         Target,
     )
-    from .head_source import HeadSource
+    from .head_source import Guard, HeadSource
 
 hookspec = pluggy.HookspecMarker("vllm_cls")
 hookimpl = pluggy.HookimplMarker("vllm_cls")
@@ -53,6 +53,11 @@ def vcls_calibrate(request: CalibrationRequest) -> HeadResult | None:
 @hookspec
 def vcls_score_templates() -> Sequence[ScoreTemplate]:
     """Prompts that rerankers were trained with, and which models want them."""
+
+
+@hookspec
+def vcls_guards(chat_template: str) -> Guard | None:
+    """How a causal language model with this chat template judges texts, where it is one that does."""
 
 
 @hookspec(firstresult=True)

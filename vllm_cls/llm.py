@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from .calls import decisions, scoring, tasks, zero_shot
+from .calls import decisions, moderations, scoring, tasks, zero_shot
 from .calls.arguments import check_engine_args
 from .calls.scoring import RankedDocument, ScoreOptions, Side
 from .calls.streaming import stream_outputs
@@ -20,6 +20,7 @@ from .outputs import (
     ClassificationRequestOutput,
     Decision,
     EmbeddingRequestOutput,
+    Moderation,
     PoolingRequestOutput,
     ScoringRequestOutput,
     TokenClassificationRequestOutput,
@@ -34,7 +35,8 @@ class LLM(OpenModel):
         model: a folder, a hub id or a `.gguf` file.
         runner: "auto" or "pooling", for vLLM's sake.
         convert: "auto" takes the checkpoint as what it is and refuses one without a head; "classify" makes a
-            classifier of it (`hf_overrides={"classifier_from_token": …}`); "decide" lets a language model answer
+            classifier of it (`hf_overrides={"classifier_from_token": …}`), and opens a guard model whose chat template a plugin
+            knows as a classifier of its verdicts; "decide" lets a language model answer
             typed questions (`decide`); "none" gives embeddings only.
         tensor_parallel_size: GPUs, or processes on a CPU, that hold a part of each weight and compute together.
         pipeline_parallel_size: GPUs, or processes on a CPU, that hold some of the layers each; batches follow each other.
@@ -442,6 +444,52 @@ class LLM(OpenModel):
         """Answer a stream of requests, in order, with memory for one window of it; a bad one has its reason in `error`."""
         for each in decisions.decide_each(self._open, requests, self._next_id):
             yield Decision({}, error=str(each)) if isinstance(each, PromptError) else each
+
+    def moderate(
+        self,
+        prompts: Any,
+        *,
+        threshold: float = moderations.THRESHOLD,
+        categories: Sequence[str] | None = None,
+        safe_label: str | None = None,
+        pooling_params: PoolingParams | None = None,
+        lora_request: Any = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[Moderation]:
+        """Whether texts are harmful, and of which categories: by a guard model's verdicts, or by a classifier's labels.
+
+        Args:
+            prompts: a text, a conversation, or a list of them.
+            threshold: from which probability a text is flagged.
+            categories: of a guard model that asks for each by itself; None asks for all.
+            safe_label: of a classifier, the label of harmless texts; None knows "safe", "benign", "neutral", "ok" and such.
+            pooling_params, lora_request, tokenization_kwargs: as for `classify`.
+
+        Raises:
+            PromptError: a prompt is bad; it is named by its index.
+            ConfigError: an argument is wrong, or no label is known to be that of harmless texts.
+        """
+        asked = moderations.moderate(
+            self._open,
+            prompts,
+            threshold=threshold,
+            categories=categories,
+            safe_label=safe_label,
+            pooling_params=pooling_params,
+            lora_request=lora_request,
+            tokenization_kwargs=tokenization_kwargs,
+        )
+        return asked.run(self._next_id)
+
+    def check_moderates(self, safe_label: str | None = None, lora_request: Any = None) -> None:
+        """Raise `ConfigError` unless texts can be judged; arguments as for `moderate`."""
+        moderations.judge_of(self._open, safe_label=safe_label, lora_request=lora_request)
+
+    @property
+    def moderation_categories(self) -> tuple[str, ...]:
+        """What `categories` of `moderate` may name; empty where it names nothing."""
+        guard = self._open.classifier.guard
+        return () if guard is None else tuple(guard.guard.asked)
 
     def chat(self, messages: Any, **options: Any) -> list[ClassificationRequestOutput]:
         """Classify conversations: one list of messages, or a list of them; options as for `classify`."""

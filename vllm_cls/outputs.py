@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     import torch
@@ -160,6 +160,22 @@ class Decision(dict[str, Any]):
         self.num_prompt_tokens = num_prompt_tokens
         self.num_cached_tokens = num_cached_tokens
         self.error = error
+
+
+class Moderation(NamedTuple):
+    """Output of `LLM.moderate`.
+
+    Args:
+        flagged: whether the text is harmful.
+        categories: whether it is of each category of the model.
+        scores: the probability of each.
+        num_prompt_tokens: of its prompts together.
+    """
+
+    flagged: bool
+    categories: dict[str, bool]
+    scores: dict[str, float]
+    num_prompt_tokens: int = 0
 
 
 class ScoringRequestOutput(RequestOutput[ScoringOutput]):

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
 from tests.decide.chat_models import QUESTIONS, assert_same, chat_model
+from tests.media.samples import encoded
+from tests.models import vision
 from vllm_cls import LLM, AsyncClient, Client
 from vllm_cls.client import RejectedError
 from vllm_cls.server import ServerSettings, create_app
@@ -188,8 +193,8 @@ OUTPUT = {"type": "function_call_output", "call_id": "c9", "output": "x"}
         ({"input": "x", "questions": [{**ASKED[1], "choices": CHOICES[1:2] * 2}]}, "questions", "question 0 has a choice twice"),
         ({"input": "x", "questions": [{**ASKED[1], "choices": [{"value": 1}, {"value": "1"}]}]}, "questions", "valid"),
         ({"input": "x", "questions": [{**ASKED[1], "choices": MANY}]}, "questions", "at most 26 options"),
-        ({"input": [{"role": "user", "content": [IMAGE]}], "questions": ASKED}, "input", "leave images out"),
-        ({"input": "x", "questions": [{**ASKED[0], "instructions": [IMAGE]}]}, "questions", "leave images out"),
+        ({"input": [{"role": "user", "content": [IMAGE]}], "questions": ASKED}, "input", "part of type 'input_image'"),
+        ({"input": "x", "questions": [{**ASKED[0], "instructions": [IMAGE]}]}, "questions", "this server reads texts"),
         ({"input": [OUTPUT], "questions": ASKED}, "input", "no call before it has"),
         ({"input": [{"role": "nobody", "content": "x"}], "questions": ASKED}, "input", "tag"),
         ({"input": "x", "questions": ASKED, "temperature": 1}, "temperature", "no field"),
@@ -207,7 +212,12 @@ def test_errors_of_system_one(app: TestClient) -> None:
     question = {"q": {"type": "noul"}}
     for body, param, message in (
         ({"state": "x", "questions": {"q": {"type": "choice"}}}, "questions", "Question 'q'"),
-        ({"state": "x", "questions": question, "assets": {"i": {"data_base64": "AA"}}}, "questions", "Images need"),
+        (
+            {"state": "x", "questions": question, "assets": {"i": {"data_base64": "AA"}}},
+            "assets",
+            "this server reads texts",
+        ),
+        ({"state": "x", "questions": question, "assets": {"i": {"url": "x"}}}, "assets", "is given as data_base64"),
         ({"state": 3, "questions": question}, "state", "valid"),
         (
             {"state": "x", "questions": {str(each): question["q"] for each in range(401)}},
@@ -220,6 +230,46 @@ def test_errors_of_system_one(app: TestClient) -> None:
         assert (answer.status_code, error["param"]) == (400, param), error
         assert message in error["message"]
     assert app.post("/v1/systemone", json={"model": "other", "state": "x", "questions": question}).status_code == 404
+
+
+def test_images(tmp_path: Path) -> None:
+    """In the state, the instructions and a function's output, by either route, as `LLM.decide` reads them."""
+    folder = vision.qwen2_5_vl(tmp_path / "seer")
+    (folder / "decision.json").write_text(json.dumps({"labels": {"noul": ["Y", "N"]}}))
+    pictures = [vision.picture(24, 16, 0), vision.picture(40, 32, 1)]
+    data = [base64.b64encode(encoded(each)).decode() for each in pictures]
+    first, second = (
+        {"type": "input_image", "image_url": f"data:image/png;base64,{each}", "detail": "auto"} for each in data
+    )
+    question = {"type": "predicate", "instructions": [{"type": "input_text", "text": "Like this?"}, second]}
+    said = {"role": "user", "content": [{"type": "input_text", "text": "See it"}, first, first]}
+    call = {"type": "function_call", "call_id": "c", "name": "look", "arguments": "{}"}
+    output = {"type": "function_call_output", "call_id": "c", "output": [second]}
+    with LLM(str(folder)) as llm, TestClient(create_app(llm)) as client:
+        assets = dict(zip("<>", pictures, strict=True))
+        asked = {"state": "See it\n<\n<", "questions": {"0": {"type": "noul", "instructions": "Like this?\n>"}}}
+        body = {"input": [said], "questions": [question]}
+        answer = client.post("/v1/decisions", json=body)
+        assert answer.status_code == 200, answer.text
+        (expected,) = llm.decide({**asked, "assets": assets})
+        assert answer.json()["answers"][0]["probability"] == pytest.approx(expected["0"]["noul"], abs=1e-6)
+        assert answer.json()["usage"]["input_tokens"] == expected.num_prompt_tokens
+        encoded_assets = {
+            name: {"type": "image", "format": "png", "data_base64": each} for name, each in zip("<>", data, strict=True)
+        }
+        answer = client.post("/v1/systemone", json={**asked, "assets": encoded_assets})
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["answers"]["0"]["noul"] == pytest.approx(expected["0"]["noul"], abs=1e-6)
+        whole = client.post("/v1/decisions", json={"input": [said, call, output], "questions": [question]})
+        assert whole.status_code == 200 and whole.json()["usage"]["input_tokens"] > expected.num_prompt_tokens
+        for image, why in (("data:image/png;base64,AAAA", "input"), ("http://example.com/x.png", "allowed")):
+            wrong = client.post(
+                "/v1/decisions", json={**body, "input": [{"role": "user", "content": [{**first, "image_url": image}]}]}
+            )
+            assert wrong.status_code == 400 and wrong.json()["error"]["param"] == "input", wrong.text
+            assert why in wrong.json()["error"]["message"]
+        wrong = client.post("/v1/systemone", json={**asked, "assets": {"<": {"data_base64": "AAAA"}}})
+        assert wrong.status_code == 400 and wrong.json()["error"]["param"] == "assets"
 
 
 def test_a_model_that_was_not_opened_for_it(llm: LLM) -> None:

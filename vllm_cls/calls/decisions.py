@@ -11,7 +11,7 @@ from ..errors import ConfigError, PromptError
 from ..inputs.prompts import Prompt, as_list
 from ..outputs import Decision
 from .output_processor import not_finite
-from .tasks import PoolingTask, TaskCall, task_call, texts_alone
+from .tasks import PoolingTask, TaskCall, task_call
 
 if TYPE_CHECKING:
     from ..decisions.reading import DecisionPrompt, DecisionReader
@@ -72,9 +72,10 @@ def decide_each(
     """Answers to a stream of requests, in their order, with memory for one window; or why there are none."""
     stream, size = iter(requests), _FIRST_WINDOW
     while window := list(itertools.islice(stream, size)):
-        size = min(2 * size, _WINDOW)
         found = read_each(loaded, window)
         good = [each for each in found if not isinstance(each, PromptError)]
+        has_images = any(prompt.media is not None for each in good for prompt in each)
+        size = _FIRST_WINDOW if has_images else min(2 * size, _WINDOW)
         answers = iter(_answered(loaded, good, next_id) if good else ())
         for each in found:
             yield each if isinstance(each, PromptError) else next(answers)
@@ -92,8 +93,11 @@ def _call(loaded: LoadedModel, read: Sequence[Read]) -> TaskCall[Decision]:
     prompts = [each for request in read for each in request]
     at_ends = "classify" in loaded.own_tasks and all(each.ends_at_mark for each in prompts)
     kind = PoolingTask("classify" if at_ends else "token_classify", functools.partial(_decided, read))
-    given = [Prompt(token_ids=each.token_ids, pooled_at=None if at_ends else each.places) for each in prompts]
-    return task_call(loaded, kind, given, None, None, None, texts_alone(loaded))
+    given = [
+        Prompt(token_ids=each.token_ids, pooled_at=None if at_ends else each.places, media=each.media)
+        for each in prompts
+    ]
+    return task_call(loaded, kind, given, None, None, None)
 
 
 def _decided(

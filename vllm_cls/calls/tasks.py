@@ -17,6 +17,7 @@ from ..outputs import (
     ClassificationRequestOutput,
     Decision,
     EmbeddingRequestOutput,
+    Moderation,
     PoolingRequestOutput,
     RequestOutput,
     ScoringRequestOutput,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 BYTES_AT_ONCE = 1 << 28  # of what processors make of images and videos
 
-Output = TypeVar("Output", bound=RequestOutput[Any] | Decision)
+Output = TypeVar("Output", bound=RequestOutput[Any] | Decision | Moderation)
 Finish = Callable[
     ["LoadedModel", Sequence[Tokenized], "Sequence[Result]", Sequence[PoolingParams], NextId],
     "list[Output | PromptError]",
@@ -125,7 +126,7 @@ class TaskCall(Generic[Output]):
             found += self.tokenize_each(stop - 1, stop)
             media = found[-1].sequence.media if isinstance(found[-1], Tokenized) else None
             num_bytes += media.num_bytes if media is not None else 0
-            if num_bytes >= BYTES_AT_ONCE or stop == len(self.prompts):
+            if (num_bytes >= BYTES_AT_ONCE and stop % self.each == 0) or stop == len(self.prompts):
                 yield slice(start, stop), found
                 start, found, num_bytes = stop, [], 0
 
@@ -177,10 +178,13 @@ class TaskCall(Generic[Output]):
             return self.outputs(tokenized, results, next_id)
         outputs: list[Output] = []
         for part, found in self.parts():
+            good: list[Tokenized] = []
             for index, each in enumerate(found, part.start):
                 if isinstance(each, PromptError):
                     raise self._named(each, index)
-            outputs += all_good(list(self.only(part).run_each(found, next_id)))
+                good.append(each)
+            results = self.loaded.runs[self.kind.task]([each.sequence for each in good])
+            outputs += self.only(part).outputs(good, results, next_id)
         return outputs
 
     def with_prompts(self, prompts: Sequence[Any]) -> TaskCall[Output]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import PromptError
 from .heads import DecisionHead, places_of, read_spans
+from .images import MEDIA, ImageReader, TemplateWithImages
 from .settings import reason_of
 
 if TYPE_CHECKING:
@@ -29,12 +31,14 @@ class DecisionPrompt:
         questions: that it asks.
         reads: the tokens that each is answered from, as spans.
         num_tokens: of the prompt as it was rendered, those behind the last that is read included.
+        media: what was read of its images, whose tokens are among `token_ids`; None without any.
     """
 
     token_ids: tuple[int, ...]
     questions: Sequence[Question]
     reads: Sequence[Sequence[range]]
     num_tokens: int
+    media: Any = None
 
     @functools.cached_property
     def places(self) -> tuple[int, ...]:
@@ -56,17 +60,25 @@ class DecisionReader:
         tokenizer: a copy of the model's, which has the marks as tokens.
         head: reads the marks.
         causal: nothing behind the last token that is read changes an answer, so it is left out.
+        images: reads them; None where the model reads texts alone.
     """
 
     settings: DecisionConfig
     tokenizer: PreTrainedTokenizerBase
     head: DecisionHead
     causal: bool
+    images: ImageReader | None = None
     _lock: AbstractContextManager[Any] = field(default_factory=threading.Lock, repr=False, compare=False)
 
     @classmethod
     def of(
-        cls, settings: DecisionConfig, tokenizer: PreTrainedTokenizerBase, head: DecisionHead, *, causal: bool
+        cls,
+        settings: DecisionConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        head: DecisionHead,
+        *,
+        causal: bool,
+        images: ImageReader | None = None,
     ) -> DecisionReader:
         """A reader with a tokenizer of its own, which has the marks as tokens.
 
@@ -79,7 +91,7 @@ class DecisionReader:
         own.add_tokens([AddedToken(mark, special=True, normalized=False) for mark in (MARK, SPLIT)])
         vocabulary = own.get_vocab()
         own.get_vocab = lambda: vocabulary
-        return cls(settings, own, head, causal)
+        return cls(settings, own, head, causal, images)
 
     def read(self, request: Mapping[str, Any] | str) -> list[DecisionPrompt]:
         """The prompts of one request.
@@ -90,17 +102,44 @@ class DecisionReader:
         from jinja2 import TemplateError
 
         try:
+            request, processor = self._with_images(request)
             with self._lock:
-                prepared = self.settings.prepare_inputs(request, self.tokenizer)
+                prepared = self.settings.prepare_inputs(request, processor)
             return [self._prompt(inputs, questions) for inputs, questions in prepared]
+        except PromptError:
+            raise
         except (TemplateError, ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
             raise PromptError(reason_of(error)) from error
 
+    def _with_images(self, request: Any) -> tuple[Any, Any]:
+        """A request whose images are read, where it has any, and what renders it."""
+        request = json.loads(request) if isinstance(request, str) else request
+        assets = request.get("assets") if isinstance(request, Mapping) else None
+        if not assets or self.images is None:  # transformers refuses images then
+            return request, self.tokenizer
+        if not isinstance(assets, Mapping):
+            raise PromptError("assets map names, which stand for images in the request's texts, to images.", "assets")
+        read = {name: self._image(name, value) for name, value in assets.items()}
+        return {**request, "assets": read}, TemplateWithImages(self.tokenizer, self.images)
+
+    def _image(self, name: Any, value: Any) -> Any:
+        assert self.images is not None
+        if not isinstance(name, str) or not name:
+            raise PromptError(f"assets: {name!r} is no name of an image; give a text.", "assets")
+        if isinstance(value, Mapping) and isinstance(value.get("data_base64"), str):  # System One's form
+            data = value["data_base64"]
+            value = data if data.startswith("data:") else {"base64": data}
+        try:
+            return self.images.image(value)
+        except PromptError as error:
+            raise PromptError(f"assets, {name}: {error}", "assets") from error
+
     def _prompt(self, inputs: Mapping[str, Any], questions: Sequence[Question]) -> DecisionPrompt:
         ids, marks = inputs["input_ids"][0].tolist(), inputs["marks"].tolist()
-        reads = self.head.reads(questions, marks)
+        reads, media = self.head.reads(questions, marks), inputs.get(MEDIA)
         end = max(span.stop for spans in reads for span in spans)
-        return DecisionPrompt(tuple(ids[:end] if self.causal else ids), questions, reads, len(ids))
+        kept = ids[:end] if self.causal and media is None else ids
+        return DecisionPrompt(tuple(kept), questions, reads, len(ids), media)
 
     def answers(self, prompt: DecisionPrompt, rows: torch.Tensor) -> dict[str, Any]:
         """The answers to a prompt's questions by name, in the System One form.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from .prompts import Prompt
 if TYPE_CHECKING:
     from ..media.items import FrameSampling
     from ..media.policy import MediaPolicy
-    from ..media.processor import MediaProcessor
+    from ..media.processor import MediaProcessor, ReadMedia
 
 _SAMPLING = ("fps", "num_frames")
 
@@ -84,3 +84,29 @@ class MediaReader:
             raise PromptError("multi_modal_data holds nothing; leave it out, or give images or videos.")
         rest = {name: value for name, value in kwargs.items() if name not in _SAMPLING}
         return replace(prompt, media=self.processor.read(items, rest, self._policy.max_pixels))
+
+    def image(self, value: Any) -> Any:
+        """An image of PIL, of what a prompt may have as one.
+
+        Raises:
+            PromptError: it cannot be read, or is not allowed.
+        """
+        from ..media.items import Image
+        from ..media.load import load_media
+
+        (item,) = load_media({"image": [value]}, self._policy)["image"]
+        if not isinstance(item, Image):
+            raise PromptError("embeddings are no image; give pixels.", "multi_modal_data")
+        return item.pixels
+
+    def with_images(self, ids: Sequence[int], images: Sequence[Any]) -> tuple[list[int], ReadMedia | None]:
+        """Token ids of a prompt, its images' tokens in their places, and what was read of these; None without any.
+
+        Raises:
+            PromptError: there are more or fewer places, or as for `read`.
+        """
+        if not images:
+            return list(ids), None
+        read = self.read(Prompt(multi_modal_data={"image": list(images)})).media
+        assert read is not None
+        return self.processor.expanded_ids(ids, read), read

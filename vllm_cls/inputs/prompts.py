@@ -29,8 +29,9 @@ class Prompt:
     """One prompt in the one form that the rest of the code reads.
 
     Of a pair, `max_tokens_per_query` and `max_tokens_per_doc` are the most tokens of its two texts (0: no limit), and
-    `shortened` says that they were applied. `media` is what the model's processor made of `multi_modal_data`. `pooled_at`
-    says which of its `token_ids` are wanted, by their places; None is what the model pools.
+    `shortened` says that they were applied. `media` is what the model's processor made of `multi_modal_data`; given
+    without it, its tokens are among `token_ids` already. `pooled_at` says which of its `token_ids` are wanted, by their
+    places; None is what the model pools.
     """
 
     text: str | None = None

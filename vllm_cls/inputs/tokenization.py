@@ -106,6 +106,7 @@ class PromptProcessor:
         max_model_len: longest sequence, in tokens.
         template: stored or given; None leaves texts as they are.
         chat_template_prompt: put a text into the tokenizer's chat template, as the user's message.
+        chat_options: what that template is told, where a prompt does not say it.
         pairs: how two texts become one prompt, where `template` does not say.
         with_places: remember where tokens stand in their text.
         prefix: written before every text, and cut with it; an embedder's own prompt.
@@ -124,6 +125,7 @@ class PromptProcessor:
     prefix: str = ""
     skipped_pad: int | None = None
     media: MediaReader | None = None
+    chat_options: Mapping[str, Any] = field(default_factory=dict)
     # A tokenizer keeps its truncation as state: one call at a time.
     _lock: AbstractContextManager[Any] = field(default_factory=threading.RLock, repr=False, compare=False)
 
@@ -293,7 +295,9 @@ class PromptProcessor:
             )
         try:
             text: str = tokenizer.apply_chat_template(
-                list(messages), tokenize=False, **{"add_generation_prompt": self.chat_template_prompt, **kwargs}
+                list(messages),
+                tokenize=False,
+                **{"add_generation_prompt": self.chat_template_prompt, **self.chat_options, **kwargs},
             )
         except (TemplateError, ValueError, TypeError, KeyError, IndexError) as error:
             raise PromptError(f"the chat template refuses these messages: {error}") from error
@@ -397,7 +401,7 @@ class PromptProcessor:
         return best
 
     def _from_ids(self, prompt: Prompt, ids: Sequence[int], limit: int, truncation: Truncation) -> Tokenized:
-        if prompt.media is not None and self.media is not None:
+        if prompt.multi_modal_data and prompt.media is not None and self.media is not None:
             ids = self.media.processor.expanded_ids(ids, prompt.media)
         if len(ids) <= limit:
             return Tokenized(self._sequence(ids, None, prompt), False)

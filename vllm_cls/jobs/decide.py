@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, PromptError, nearest
+from .media_fields import items_in
 from .options import JobOptions, OnProgress, RunOptions
 from .report.job_report import JobReport
 from .results.decision_columns import ANSWER_TYPES, DecisionColumns
@@ -31,6 +32,7 @@ class DecisionFields(PromptFields):
         text: the column that is the state; None is the whole row.
         questions: asked about every state.
         hidden: the columns that no state may have, those of true answers.
+        image: the column of images, which the state has under the names `<COLUMN 1>`, `<COLUMN 2>` …
     """
 
     text: str | None = None
@@ -42,13 +44,23 @@ class DecisionFields(PromptFields):
             llm.decide({"state": "", "questions": self.questions})
         except PromptError as error:
             raise ConfigError(f"questions: {error}") from error
+        if self.image is not None:
+            self.reading(llm.media, templated=True)
 
     def prompt(self, fields: Mapping[str, Any], folder: str = "") -> dict[str, Any]:
-        if self.text is None:
-            return {"state": {k: v for k, v in fields.items() if k not in self.hidden}, "questions": self.questions}
-        if self.text not in fields:
-            raise PromptError(missing(self.text, fields))
-        return {"state": fields[self.text], "questions": self.questions}
+        for name in filter(None, (self.text, self.image)):
+            if name not in fields:
+                raise PromptError(missing(name, fields))
+        whole = (
+            {k: v for k, v in fields.items() if k not in self.hidden}
+            if self.text is None
+            else {self.text: fields[self.text]}
+        )
+        if self.image is None:
+            return {"state": whole if self.text is None else fields[self.text], "questions": self.questions}
+        items = items_in(self.image, fields[self.image], folder)
+        assets = {f"<{self.image} {number}>": item for number, item in enumerate(items, start=1)}
+        return {"state": {**whole, self.image: list(assets)}, "questions": self.questions, "assets": assets}
 
 
 QUESTIONS = "questions.json"
@@ -165,6 +177,7 @@ def decide_file(
     questions: Mapping[str, Any] | str | os.PathLike[str] | None = None,
     state_field: str | None = None,
     label_field: str | None = None,
+    image_field: str | None = None,
     keep_fields: str | Sequence[str] = "all",
     format: str | None = None,
     delimiter: str | None = None,
@@ -188,6 +201,8 @@ def decide_file(
         state_field: the column that is the state; None is the whole row, without the column of the true answer.
         label_field: `NAME=COLUMN`: compare the answer to this question with this column (true or false, an option, or the
             number of a level), and give metrics in the report.
+        image_field: the column of images, as for `classify_file`, for a model that reads them. The state has them in that
+            column, under the names `<COLUMN 1>`, `<COLUMN 2>` …, which questions may use too.
 
     Raises:
         JobError, ConfigError, ModelError: as for `classify_file`; also for questions that the model cannot be asked.
@@ -203,7 +218,7 @@ def decide_file(
         asked = _stored_questions(model) if questions is None else given_questions(questions)
         name, column = measured_field(label_field, asked)
         options = JobOptions(
-            DecisionFields(state_field, questions=asked, hidden=() if column is None else (column,)),
+            DecisionFields(state_field, image=image_field, questions=asked, hidden=() if column is None else (column,)),
             keep_fields=keep_fields,
             label_field=column,
             answers=DecisionColumns(asked, name),

@@ -10,6 +10,7 @@ from ..config import labels_of
 
 if TYPE_CHECKING:
     from .loaded_model import LoadedModel
+    from .loading.classifier import Classifier
 
 
 def describe(loaded: LoadedModel) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def describe(loaded: LoadedModel) -> dict[str, Any]:
         "format": classifier.architecture.checkpoint_format(classifier.config),
         "plugin": classifier.architecture.name,
         "backbone": type(loaded.engine.runner.backbone).__name__,
-        "head": source.settings.get("head_method", "existing") if classifier.has_head else None,
+        "head": _head_of(classifier),
         "heads": {each["name"]: _describe_head(each) for each in source.settings.get("heads") or ()} or None,
         "adapter": source.adapter.name if source.adapter is not None else None,
         "pooling": loaded.pooler.pooling,
@@ -64,6 +65,13 @@ def describe(loaded: LoadedModel) -> dict[str, Any]:
         "pipeline_parallel_size": loaded.options.pipeline_parallel_size,
         "data_parallel_size": loaded.options.data_parallel_size,
     }
+
+
+def _head_of(classifier: Classifier) -> str | None:
+    """How its head was made."""
+    if classifier.guard is not None:
+        return classifier.guard.guard.name
+    return str(classifier.source.settings.get("head_method", "existing")) if classifier.has_head else None
 
 
 def _describe_head(head: Mapping[str, Any]) -> dict[str, Any]:

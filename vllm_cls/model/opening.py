@@ -13,6 +13,7 @@ from ..decisions.heads import logits_of_tokens
 from ..decisions.reading import DecisionReader
 from ..decisions.settings import label_ids
 from ..errors import ConfigError
+from ..inputs.media_reader import MediaReader
 from ..pooler.activations import activation_for
 from ..registry import registry
 from ..runtime.cuda.fp8 import check_fp8
@@ -117,6 +118,9 @@ def load_model(options: ModelConfig, runtime: RuntimeConfig, ranks: Ranks | None
     engine = make_engine(runner, runtime, longest, make)
     adapters = None
     heads = running_heads(classifier.model, pooler)
+    guard = classifier.guard
+    if guard is not None:
+        heads = [dataclasses.replace(heads[0], columns=slice(len(guard.verdicts)), config=config)]
     if runtime.max_loras and (runner.scorer is not None or heads[0].name is not None):
         raise ConfigError(
             "enable_lora: heads with names and of label texts take no adapters at run time; merge the adapter first."
@@ -136,16 +140,21 @@ def load_model(options: ModelConfig, runtime: RuntimeConfig, ranks: Ranks | None
     )
     if embedder is not None and options.use_template:
         processor = dataclasses.replace(processor, prefix=embedder.prompt)
+    if guard is not None:
+        processor = dataclasses.replace(processor, chat_template_prompt=True, chat_options=guard.chat_options)
     fallback = None
     if options.quantization == "int8" and classifier.task == "classify":
         fallback = _float32_fallback(engine, heads, pooler, prompts, classifier.has_head)
-    decisions = decision_reader(classifier, runner)
+    decisions = decision_reader(classifier, runner, processor.media)
     loaded = LoadedModel(options, classifier, processor, engine, pooler, heads, adapters, fallback, decisions)
     return dataclasses.replace(loaded, own_tasks=own_tasks(loaded))
 
 
-def decision_reader(classifier: Classifier, runner: Runner) -> DecisionReader | None:
+def decision_reader(classifier: Classifier, runner: Runner, images: MediaReader | None) -> DecisionReader | None:
     """What reads requests of a model that was opened for decisions; None of any other.
+
+    Args:
+        images: reads those of requests.
 
     Raises:
         ConfigError: it has no tokenizer.
@@ -160,7 +169,7 @@ def decision_reader(classifier: Classifier, runner: Runner) -> DecisionReader | 
         head = source.architecture.decision_head(classifier.model)
     else:
         head = logits_of_tokens(source.tokenizer, label_ids(settings, source.tokenizer, name))
-    return DecisionReader.of(settings, source.tokenizer, head, causal=runner.shares)
+    return DecisionReader.of(settings, source.tokenizer, head, causal=runner.shares, images=images)
 
 
 def _float32_fallback(

@@ -27,6 +27,7 @@ from .routes import (
     health,
     invocations,
     models,
+    moderations,
     page,
     pooling,
     score,
@@ -88,6 +89,8 @@ def _families(model: ServedModel) -> Iterator[Callable[[ServedModel], APIRouter]
     """The routers of the routes that this model supports, as in vLLM."""
     if model.classifies:
         yield classify.routes
+        if model.why_not_moderated is None:
+            yield moderations.routes
     if model.scores:
         yield score.routes
     if model.llm.llm.decides:
@@ -107,7 +110,9 @@ def _absent(model: ServedModel) -> dict[str, str]:
     if not model.classifies:
         does = " and ".join(llm.supported_tasks)
         why = f"this model does {does} alone, and gives no label and no score of a text; use /pooling."
-        return absent | dict.fromkeys(("/classify", "/predict", *score.PATHS), why)
+        return absent | dict.fromkeys(("/classify", "/predict", moderations.PATH, *score.PATHS), why)
+    if model.why_not_moderated is not None:
+        absent[moderations.PATH] = model.why_not_moderated
     if model.scores:
         return absent
     why = f"a score is the answer of a model of one label, and this one has {llm.num_labels}."

@@ -137,10 +137,18 @@ def _limits(model: ServedModel) -> dict[str, Mapping[str, Any]]:
         "head_name": {"type": "string", "enum": list(llm.heads)} if llm.heads else {"type": "null"},
         "instruction": {} if takes_instruction(llm) else {"type": "null"},
         "content_part": parts.schema(readable(model)),
+        "assets": {} if "image" in readable(model) else {"maxProperties": 0},
+        "moderation_part": parts.schema(readable(model), ["image_url"], {"type": "string", "minLength": 1}),
+        "moderation_categories": _one_of(llm.moderation_categories),
         "mm_kwargs": {"type": "object", **({} if settings.trust_request_mm_kwargs else {"maxProperties": 0, **mm_off})},
         "chat_template": {"type": "string"} if trusted else {"type": "null", **off},
         "chat_template_kwargs": {"type": "object"} if trusted else {"type": "object", "maxProperties": 0, **off},
     }
+
+
+def _one_of(names: Sequence[str]) -> dict[str, Any]:
+    """A list of some of these names; null where there are none."""
+    return {"type": "array", "items": {"enum": list(names)}, "minItems": 1} if names else {"type": "null"}
 
 
 def readable(model: ServedModel) -> tuple[str, ...]:

@@ -126,6 +126,25 @@ class ServedModel:
         """Whether it gives probabilities of labels for a text."""
         return "classify" in self.llm.llm.supported_tasks
 
+    @functools.cached_property
+    def why_not_moderated(self) -> str | None:
+        """Why no text can be judged, by the model or with an adapter; None where some can.
+
+        Raises:
+            ConfigError: the settings name a label of harmless texts that there is not.
+        """
+        label, failed = self.settings.safe_label, list[ConfigError]()
+        for adapter in (None, *self.adapters.values()):
+            try:
+                self.llm.llm.check_moderates(label, adapter)
+            except ConfigError as error:
+                failed.append(error)
+        if len(failed) <= len(self.adapters):
+            return None
+        if label is not None:
+            raise failed[0]
+        return str(failed[0])
+
     @property
     def takes_candidates(self) -> bool:
         """Whether it classifies texts by labels of a request."""

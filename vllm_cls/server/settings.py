@@ -15,7 +15,8 @@ class ServerSettings:
     Args:
         served_model_names: what clients may call the model; the first is the one in answers. Empty takes `model_name`.
         lora_modules: name → folder of LoRA adapters that clients may name as `model`.
-        threshold: from which probability a model of one label names it; None never does.
+        threshold: from which probability a model of one label names it, and a text is flagged; None never does, and flags from 0.5.
+        safe_label: the label of harmless texts, for /v1/moderations; None knows "safe", "benign", "neutral" and such.
         trust_request_chat_template: take `chat_template` and `chat_template_kwargs` from requests.
         trust_request_mm_kwargs: take `mm_processor_kwargs` and `media_io_kwargs` from requests.
         allowed_media_domains: hosts from which images and videos of requests are fetched; none fetches nothing.
@@ -47,6 +48,7 @@ class ServerSettings:
     served_model_names: tuple[str, ...] = ()
     lora_modules: Mapping[str, str] = field(default_factory=dict)
     threshold: float | None = None
+    safe_label: str | None = None
     trust_request_chat_template: bool = False
     trust_request_mm_kwargs: bool = False
     allowed_media_domains: tuple[str, ...] = ()

@@ -10,7 +10,8 @@ from ...architecture import OWN_MODEL_TYPE, Architecture, Target
 from ...checkpoint.sentence_transformer import Embedder, read_embedder
 from ...config import ModelConfig
 from ...errors import ConfigError
-from .head_choice import head_at_load, lacks_head, target_for
+from .guard import OpenGuard, open_guard
+from .head_choice import head_at_load, lacks_head, make_head, target_for
 from .source import ModelSource, open_source
 from .weights import Placement, load_weights
 
@@ -25,12 +26,13 @@ class Classifier:
     Args:
         source: what it was made from.
         model: in eval mode, on its device.
-        config: of `model`.
+        config: of `model`; of a guard model, with its verdicts as the labels.
         pooling: of the classifier, before any override.
         has_head: False for `convert="none"`, which gives embeddings, and where LoRA adapters bring the heads.
         missing: parameters that the checkpoint lacks and adapters supply; in the model they are not initialised.
         embedder: of a Sentence Transformers bi-encoder that was opened as such.
         head_is_trained: within its class, so that the pooling of that class is the right one.
+        guard: of a guard model that was opened as such.
     """
 
     source: ModelSource
@@ -41,6 +43,7 @@ class Classifier:
     missing: frozenset[str] = frozenset()
     embedder: Embedder | None = None
     head_is_trained: bool = False
+    guard: OpenGuard | None = None
 
     @property
     def task(self) -> str:
@@ -95,10 +98,15 @@ def load(options: ModelConfig, placement: Placement, *, adapters_have_heads: boo
         return _without_head(source, embedder, placement)
     if adapters_have_heads and lacks_head(source) and not source.is_classifier:
         return _for_adapters(source, placement)
-    head = head_at_load(source, options)
+    guard = open_guard(source, options)
+    if guard is None:
+        head = head_at_load(source, options)
+    else:
+        head = make_head(source, "tokens", {"token_ids": guard.token_ids})
     target = target_for(source, head)
     model = load_target(source, target, placement)
-    return Classifier(source, model, model.config, pooling_of(source, model), head_is_trained=head.head.trained)
+    config = model.config if guard is None else guard.labelled(model.config)
+    return Classifier(source, model, config, pooling_of(source, model), head_is_trained=head.head.trained, guard=guard)
 
 
 def pooling_of(source: ModelSource, model: PreTrainedModel) -> str:

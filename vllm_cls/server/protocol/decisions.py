@@ -19,7 +19,12 @@ class SystemOneRequest(BaseRequest):
     state: str | dict[str, Any] | list[Any]
     questions: Annotated[dict[str, dict[str, Any]], Field(min_length=1, json_schema_extra={"x-limit": "questions"})]
     assets: Annotated[
-        dict[str, dict[str, Any]], Field(max_length=4, description="Images; refused, since models read texts here.")
+        dict[str, dict[str, Any]],
+        Field(
+            max_length=4,
+            description='Images by the names that stand for them in texts: `{"data_base64": …}`; for models that read images.',
+            json_schema_extra={"x-limit": "assets"},
+        ),
     ] = Field(default_factory=dict)
 
 
@@ -57,7 +62,7 @@ class InputText(_Part):
 
 
 class InputImage(_Part):
-    """An image; refused, since models read texts here."""
+    """An image, where the model reads images: a URL of `data:`, or as for conversations."""
 
     type: Literal["input_image"]
     image_url: str

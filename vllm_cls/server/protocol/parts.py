@@ -97,11 +97,18 @@ def media_in(messages: Sequence[Mapping[str, Any]]) -> list[MediaPart]:
     return [part for content in contents for part in content if isinstance(part, MediaPart)]
 
 
-def schema(modalities: Sequence[str]) -> dict[str, Any]:
-    """What a part may be, for a model that reads these modalities beside texts."""
-    forms: list[dict[str, Any]] = [_form("text", {"text": {"type": "string"}})]
+def schema(
+    modalities: Sequence[str], kinds: Sequence[str] = tuple(_KEYS), text: Mapping[str, Any] = {"type": "string"}
+) -> dict[str, Any]:
+    """What a part may be, for a model that reads these modalities beside texts.
+
+    Args:
+        kinds: of parts beside texts that a route takes.
+        text: what a text may be.
+    """
+    forms: list[dict[str, Any]] = [_form("text", {"text": dict(text)})]
     for kind, key in _KEYS.items():
-        if key.removesuffix("_embeds") in modalities:
+        if kind in kinds and key.removesuffix("_embeds") in modalities:
             name = "image_url" if kind == "input_image" else kind
             forms.append(_form(kind, {name: _EMBEDS if kind == key else _URL}))
     return {"anyOf": forms}

@@ -40,13 +40,36 @@ async def with_media(
     _check_options(model.settings, asked, bool(parts))
     if not parts:
         return dict(prompt)
-    _check_modalities(model, parts)
-    work = asyncio.get_running_loop().run_in_executor(
-        model.media_threads, _read, model, asked, parts, seconds_left(request.scope["state"])
-    )
-    items = await work
-    made = {**prompt, "messages": [_filled(each, items) for each in prompt["messages"]]}
+    items = await items_of(model, request, parts, asked)
+    made = {**prompt, "messages": [_with_items(each, items) for each in prompt["messages"]]}
     return {**made, "mm_processor_kwargs": asked.mm_processor_kwargs} if asked.mm_processor_kwargs else made
+
+
+async def items_of(
+    model: ServedModel,
+    request: Request,
+    parts: Sequence[MediaPart],
+    asked: ChatFields | None = None,
+    param: str = "messages",
+) -> Read:
+    """What parts of a request hold, fetched and decoded.
+
+    Args:
+        asked: says how videos are read; None leaves it to the model.
+        param: the field of the request, for errors.
+
+    Raises:
+        RequestError: as of `with_media`.
+    """
+    try:
+        _check_modalities(model, parts)
+        asked = asked or ChatFields.model_construct(messages=[])
+        seconds = seconds_left(request.scope["state"])
+        work = asyncio.get_running_loop().run_in_executor(model.media_threads, _read, model, asked, parts, seconds)
+        return await work
+    except RequestError as error:
+        named = param if error.param == "messages" else error.param
+        raise RequestError(str(error), named, error.status) from error
 
 
 def policy_of(settings: ServerSettings, seconds: float | None = None) -> MediaPolicy:
@@ -131,14 +154,20 @@ def _sampling(model: ServedModel, asked: ChatFields, has_videos: bool) -> FrameS
         raise RequestError(f"media_io_kwargs: {error}", "media_io_kwargs") from error
 
 
-def _filled(message: Mapping[str, Any], items: Read) -> dict[str, Any]:
+def _with_items(message: Mapping[str, Any], items: Read) -> dict[str, Any]:
     """A message whose parts hold what was read, as `LLM` takes them."""
     if not isinstance(message.get("content"), list):
         return dict(message)
-    content: list[Any] = []
-    for part in message["content"]:
-        if isinstance(part, MediaPart):
-            content += [{"type": part.modality, part.modality: each} for each in items[part]]
-        else:
-            content.append(part)
-    return {**message, "content": content}
+    return {**message, "content": filled(message["content"], items)}
+
+
+def filled(content: Sequence[Any], items: Read) -> list[Any]:
+    """Parts of a message that hold what was read."""
+    made: list[Any] = []
+    for part in content:
+        made += (
+            [{"type": part.modality, part.modality: each} for each in items[part]]
+            if isinstance(part, MediaPart)
+            else [part]
+        )
+    return made

@@ -20,7 +20,7 @@ from ..protocol.decisions import (
     SystemOneResponse,
     SystemOneUsage,
 )
-from ..requests.decision_forms import answers, system_one
+from ..requests.decision_forms import Images, answers, images_of, system_one, with_assets
 from ..requests.json_bodies import json_response, read
 from ..requests.request_context import RequestContext
 from ..requests.request_prompts import check_questions
@@ -30,26 +30,31 @@ PATHS = ("/v1/systemone", "/v1/decisions")
 
 
 async def _decide(
-    model: ServedModel, request: Request, name: str | None, asked: dict[str, Any], salt: str | None = None
+    model: ServedModel,
+    request: Request,
+    name: str | None,
+    asked: dict[str, Any],
+    images: Images,
+    salt: str | None = None,
 ) -> tuple[str, Decision]:
     """The model's name, and the answers."""
     check_questions(model, size(asked["state"]), len(asked["questions"]), size(asked["questions"]))
     context = RequestContext.from_request(model, request, CommonRequest.model_construct(model=name, cache_salt=salt))
     sending = {key: context.options[key] for key in ("request_id", "timeout", "cache_salt", "max_tokens")}
-    return context.name, await model.llm.decide(asked, **sending)
+    return context.name, await model.llm.decide(await with_assets(model, request, asked, images), **sending)
 
 
 async def system_one_answer(model: ServedModel, request: Request, body: SystemOneRequest) -> Response:
     """Answers by the questions' names."""
-    asked = {"state": body.state, "questions": body.questions, "assets": body.assets}
-    name, found = await _decide(model, request, body.model, asked)
+    asked = {"state": body.state, "questions": body.questions}
+    name, found = await _decide(model, request, body.model, asked, images_of(body.assets))
     usage = SystemOneUsage(input_tokens=found.num_prompt_tokens, output_tokens=0)
     return await json_response(SystemOneResponse(model=name, answers=found, usage=usage))
 
 
 async def decisions_answer(model: ServedModel, request: Request, body: DecisionsRequest) -> Response:
     """Answers in the questions' order."""
-    name, found = await _decide(model, request, body.model, system_one(body), body.prompt_cache_key)
+    name, found = await _decide(model, request, body.model, *system_one(body), body.prompt_cache_key)
     tokens = found.num_prompt_tokens
     usage = DecisionsUsage(
         input_tokens=tokens,
