@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -230,7 +230,7 @@ def moderate(
     kind = PoolingTask("classify", functools.partial(_moderated, judge, threshold, len(several[0])))
     flat = [prompt for some in several for prompt in some]
     call = task_call(loaded, kind, flat, pooling_params, lora_request, tokenization_kwargs)
-    return call.of_several(len(several[0]))
+    return replace(call, each=len(several[0]))
 
 
 def _moderated(
