@@ -306,10 +306,10 @@ def test_of_the_last_layer_only_keys_and_values_are_int8(wide_bert: str) -> None
     *inner, last = llm._open.engine.runner.backbone.encoder.layer
     for layer in inner:
         attention: Any = layer.attention.self
-        assert isinstance(attention.query.forward.func.__self__._all, Int8Linear)
+        assert isinstance(attention.query.forward.func.__self__.product, Int8Linear)
         assert isinstance(layer.output.dense.forward, Int8Linear)
     shared = last.attention.self.query.forward.func.__self__
-    assert not isinstance(shared._all, Int8Linear)
+    assert not isinstance(shared.product, Int8Linear)
     assert isinstance(shared._without_query, Int8Linear)
     assert not any("forward" in vars(each) for each in (last.attention.output.dense, last.output.dense))
 

@@ -121,14 +121,15 @@ class RowWorker:
         return self._llm.counters
 
     def description(self) -> str:
-        """How the model runs: the form of its batches, which attention, where."""
+        """How the model runs: the form of its batches, which attention and products, where."""
         told = self._llm.describe()
         if "execution" not in told:
             return f"the server {told['server']}" if "server" in told else ""
         attention = told["attention_kernel"] and f"attention by {told['attention_kernel']}"
+        products = told["matrix_kernels"] and f"products by {' and '.join(told['matrix_kernels'])}"
         where = f"{told['dtype']} on {told['device']}"
         where += f" with {told['num_threads']} threads" if told["num_threads"] else ""
-        return ", ".join(filter(None, (told["execution"], attention, where)))
+        return ", ".join(filter(None, (told["execution"], attention, products, where)))
 
     def compute(self, rows: Iterator[InputRow]) -> Generator[Answered, None, None]:
         """The rows of one part with their results, in their order; they depend on no other part."""

@@ -52,6 +52,8 @@ class Int8Linear:
         gelu: apply the exact one to the result.
     """
 
+    kernel = "int8 by oneDNN"
+
     def __init__(
         self,
         weight: torch.Tensor,
