@@ -72,10 +72,11 @@ def processor() -> list[str]:
     return sorted(set(_PROCESSOR.findall(Path("/proc/cpuinfo").read_text(encoding="utf-8"))))
 
 
-def sources(name: str) -> list[str]:
-    """The texts that `name.c` is compiled from: its own and those of the headers."""
+def sources(*names: str) -> list[str]:
+    """The texts that libraries are compiled from: their own and those of the headers."""
     folder = Path(__file__).parent
-    return [each.read_text("utf-8") for each in (folder / f"{name}.c", *sorted(folder.glob("*.h")))]
+    files = [*(folder / f"{name}.c" for name in names), *sorted(folder.glob("*.h"))]
+    return [each.read_text("utf-8") for each in files]
 
 
 def log_absence(name: str, reason: str) -> None:

@@ -58,7 +58,12 @@ def _tried(candidates: Mapping[str, Callable[[], object]]) -> str:
 def _file() -> Path | None:
     """Where answers are kept: its name stands for the processor, what torch uses of it, its version and our C."""
     try:
-        parts = [*processor(), torch.backends.cpu.get_cpu_capability(), torch.__version__, *sources("product")]
+        parts = [
+            *processor(),
+            torch.backends.cpu.get_cpu_capability(),
+            torch.__version__,
+            *sources("product", "int8_product"),
+        ]
         digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
         return cache_folder() / "native" / f"fastest-{digest[:32]}.json"
     except (OSError, RuntimeError):
