@@ -25,7 +25,7 @@ from .fusion import TANH_GELU, Product, joined, linear, linears, weight_of
 # oneDNN's layout is chosen for about so many rows; any number runs.
 _ROWS = 512
 # Rows that are multiplied to find the fastest: enough that laying out a weight is not all that it takes.
-_TRIED_ROWS = 256
+_TRIED_ROWS = 192
 # Of smaller layers, most of the time goes into calling whatever it is.
 _FEWEST_WEIGHTS = 1 << 16
 # Packed weights come on top of the model's own, which stay for whoever looks at them.

@@ -43,7 +43,7 @@ _SCALES = {_ANY_PAIR: (1.0,), _EXACT_PAIR: (1.0, 1.25, 1.5, 2.0)}
 _CHUNK = 256  # rows of a weight that are looked at together, which stay in the cache
 
 # Rows that are multiplied to find the faster product, and the size of a weight below which it does not matter.
-_TRIED_ROWS, _FEWEST_WEIGHTS = 256, 1 << 16
+_TRIED_ROWS, _FEWEST_WEIGHTS = 192, 1 << 16
 
 Skip = Callable[[str, nn.Module], bool]
 
