@@ -60,8 +60,19 @@ def _environment(document: Document) -> str:
     flags = " ".join(ran["cpu_flags"])
     return (
         f"{device} ({flags}), {ran['threads']} threads, {ran['date'][:10]}, commit {ran['commit']}, "
-        f"medians of {document['rounds']} rounds; {libraries}"
+        f"{document.get('statistic', 'medians')} of {document['rounds']} rounds; {libraries}"
     )
+
+
+def products(documents: Sequence[Document]) -> str:
+    kernels = list(dict.fromkeys(name for each in documents for layer in each["layers"] for name in layer["gflops"]))
+    rows = [
+        [each["shape"], each["instructions"], f"{layer['layer']} ({layer['inputs']} → {layer['outputs']})"]
+        + [f"{layer['gflops'][name]:.0f}" if name in layer["gflops"] else "–" for name in kernels]
+        for each in documents
+        for layer in each["layers"]
+    ]
+    return _table(("shape", "instructions", "product", *kernels), rows)
 
 
 def throughput(documents: Sequence[Document]) -> str:
@@ -154,6 +165,7 @@ def startup(documents: Sequence[Document]) -> str:
 
 
 TABLES: dict[str, tuple[str, Callable[[Sequence[Document]], str]]] = {
+    "products": ("Matrix products by kernel (GFLOP/s of one thread, 512 rows)", products),
     "throughput": ("Mixed lengths (a peer's time by ours)", throughput),
     "lengths": ("By length distribution", against("transformers", "padded")),
     "prefix": ("A shared prefix", prefix),

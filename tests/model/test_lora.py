@@ -221,7 +221,7 @@ def test_an_adapter_of_another_model_is_refused(qwen2: tuple[Path, LoRARequest, 
 def test_what_an_adapter_adds_comes_before_the_activation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from vllm_cls.runtime.layers import prepacking
 
-    monkeypatch.setattr(prepacking, "onednn_is_faster", lambda: True)  # a product takes the GELU behind it along
+    monkeypatch.setattr(prepacking, "chosen", lambda *shape: "oneDNN")  # a product takes the GELU behind it along
     base = tiny.classifier("bert", tmp_path / "base")
     request = LoRARequest("dense", 1, str(train(base, tmp_path / "adapter", ["query", "dense"], 3, seed=1)))
     with LLM(str(base), enable_lora=True) as llm:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def describe(loaded: LoadedModel) -> dict[str, Any]:
     """Plain values for `vcls inspect`."""
     from ..runtime.layers.absent import size_of
+    from ..runtime.layers.prepacking import kernels_of
 
     classifier, mode, source = loaded.classifier, loaded.engine.runner.mode, loaded.classifier.source
     template = loaded.processor.template
@@ -47,6 +48,7 @@ def describe(loaded: LoadedModel) -> dict[str, Any]:
         "prefix_sharing": loaded.engine.prefix_cache.max_bytes > 0,
         "pruned_last_layer": mode.pruned,
         "attention_kernel": loaded.engine.runner.attention_kernel,
+        "matrix_kernels": kernels_of(loaded.engine.runner.backbone) or None,
         "cuda_graphs": loaded.engine.runner.graphs is not None,
         "quantization": loaded.options.quantization,
         "close_call_reach": [round(each.reach, 4) for each in loaded.fallback.boundaries()]

@@ -1,4 +1,4 @@
-"""Products that oneDNN laid out once give what the plain ones give, and the model remains what it was."""
+"""Products whose weight was laid out once give what the plain ones give, and the model remains what it was."""
 
 from __future__ import annotations
 
@@ -14,36 +14,41 @@ from transformers import AutoModelForSequenceClassification
 from tests.models import tiny
 from vllm_cls import LLM
 from vllm_cls.runtime.layers import prepacking
-from vllm_cls.runtime.layers.prepacking import PackedLayer, packed_linear, prepack, same, unpack
+from vllm_cls.runtime.layers.prepacking import PackedLayer, kernels, prepack, same, unpack
 
-pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
-
-
-@pytest.fixture
-def packs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a processor where it pays."""
-    monkeypatch.setattr(prepacking, "onednn_is_faster", lambda: True)
+PACKED = [each for each in kernels() if each != prepacking.PLAIN]
+pytestmark = pytest.mark.skipif(not PACKED, reason="nothing packs here")
 
 
+@pytest.fixture(params=PACKED)
+def packs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """As on a processor where one kernel is the fastest for every shape."""
+    monkeypatch.setattr(prepacking, "chosen", lambda *shape: request.param)
+    return str(request.param)
+
+
+@pytest.mark.parametrize("name", PACKED)
 @pytest.mark.parametrize("gelu", [None, "none", "tanh"])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(1, 48), (0, 48), (1, 37, 48), (600, 48)])
-def test_a_packed_product_is_the_plain_one(shape: tuple[int, ...], bias: bool, gelu: str | None) -> None:
+def test_a_packed_product_is_the_plain_one(name: str, shape: tuple[int, ...], bias: bool, gelu: str | None) -> None:
     torch.manual_seed(0)
     layer, x = nn.Linear(48, 40, bias=bias), torch.randn(shape)
-    packed = packed_linear(layer.weight, layer.bias, gelu)
+    packed = kernels()[name](layer.weight, layer.bias, gelu)
     with torch.inference_mode():
         expected = layer(x) if gelu is None else F.gelu(layer(x), approximate=gelu)
         torch.testing.assert_close(packed(x), expected, atol=1e-5, rtol=0)
 
 
-def test_a_strided_input_and_a_transposed_weight() -> None:
+@pytest.mark.parametrize("name", PACKED)
+def test_a_strided_input_and_a_transposed_weight(name: str) -> None:
     torch.manual_seed(0)
     weight, x = torch.randn(48, 40).t(), torch.randn(9, 96)[:, ::2]
     with torch.inference_mode():
-        torch.testing.assert_close(packed_linear(weight, None)(x), F.linear(x, weight), atol=1e-5, rtol=0)
+        torch.testing.assert_close(kernels()[name](weight, None)(x), F.linear(x, weight), atol=1e-5, rtol=0)
 
 
+@pytest.mark.usefixtures("packs")
 def test_gradients_are_those_of_the_plain_layer() -> None:
     torch.manual_seed(0)
     layer, x = nn.Linear(48, 40), torch.randn(5, 48, requires_grad=True)
@@ -55,9 +60,8 @@ def test_gradients_are_those_of_the_plain_layer() -> None:
     torch.testing.assert_close((x.grad, layer.weight.grad), wanted)
 
 
-@pytest.mark.usefixtures("packs")
 @pytest.mark.parametrize("name", ["bert", "gpt2", "qwen2", "distilbert", "modernbert"])
-def test_a_model_packs_its_products_and_keeps_its_logits(name: str, tmp_path: Path) -> None:
+def test_a_model_packs_its_products_and_keeps_its_logits(name: str, packs: str, tmp_path: Path) -> None:
     folder = str(tiny.classifier(name, tmp_path))
     prompts = [[7, 8, 9], [11] * 20, [5, 6] * 9]
     llm = LLM(folder, dtype="float32")
@@ -68,6 +72,7 @@ def test_a_model_packs_its_products_and_keeps_its_logits(name: str, tmp_path: Pa
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
     forwards = [vars(module).get("forward") for module in llm.model.modules()]
     assert any(isinstance(each, PackedLayer) for each in forwards)
+    assert llm.describe()["matrix_kernels"].keys() == {packs} | ({"torch"} & llm.describe()["matrix_kernels"].keys())
 
 
 @pytest.mark.usefixtures("packs")
@@ -78,6 +83,7 @@ def test_gelu_runs_inside_the_product_before_it(tmp_path: Path) -> None:
     assert feed_forward.intermediate_act_fn.forward is same
 
 
+@pytest.mark.usefixtures("packs")
 def test_a_copy_of_the_model_runs_its_own_weights() -> None:
     model = nn.ModuleDict({"dense": nn.Linear(48, 64), "intermediate_act_fn": nn.GELU(approximate="tanh")})
     prepack(model)
@@ -89,6 +95,7 @@ def test_a_copy_of_the_model_runs_its_own_weights() -> None:
     torch.testing.assert_close(y, F.gelu(torch.ones(3, 64), approximate="tanh"))
 
 
+@pytest.mark.usefixtures("packs")
 def test_unpack_gives_every_forward_back() -> None:
     model = nn.ModuleDict({"dense": nn.Linear(48, 64), "intermediate_act_fn": nn.GELU(), "o": nn.Linear(64, 48)})
     assert prepack(model) == 2
@@ -106,14 +113,5 @@ def test_other_dtypes_and_models_too_large_to_hold_twice_stay(
     assert not prepacking.pays(nn.Linear(48, 40, dtype=dtype))
 
 
-@pytest.mark.parametrize(
-    ("maker", "capability", "expected"),
-    [("AuthenticAMD", "AVX512", True), ("GenuineIntel", "AVX512", False), ("AuthenticAMD", "AVX2", False)],
-)
-def test_it_is_chosen_by_the_processor(
-    maker: str, capability: str, expected: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(prepacking, "_processor", lambda: f"vendor_id : {maker}")
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
-    assert prepacking.onednn_is_faster.__wrapped__() is expected
+def test_small_layers_are_not_tried() -> None:
+    assert prepacking.chosen(48, 64) == prepacking.PLAIN

@@ -18,17 +18,18 @@ from vllm_cls import LLM
 from vllm_cls.errors import ConfigError
 from vllm_cls.runtime.context import running
 from vllm_cls.runtime.layers import quantization
-from vllm_cls.runtime.layers.quantization import Int8Linear, quantize_int8, watch_inputs
-from vllm_cls.runtime.native import compiler
+from vllm_cls.runtime.layers.quantization import Int8Linear, products, quantize_int8, watch_inputs
+from vllm_cls.runtime.native import compiler, int8_product
 from vllm_cls.runtime.native import int8 as int8_kernels
 from vllm_cls.runtime.native.int8 import rotated, rotated_block
+from vllm_cls.runtime.native.int8_product import takes
 
 
-def reference(layer: Int8Linear, x: torch.Tensor, integers: torch.Tensor) -> torch.Tensor:
+def reference(layer: Int8Linear, x: torch.Tensor, integers: torch.Tensor, weight_scale: torch.Tensor) -> torch.Tensor:
     """What `layer` should give, in float64, where sums of integers are exact."""
     q, scale, offset = int8_kernels.EagerKernels().quantize(x, layer._factor, layer._block)
     product = (q.double() - 128 - offset.double()) @ integers.double().t()
-    return product * scale.double() * layer._weight_scale.double() + layer._bias.double()
+    return product * scale.double() * weight_scale.double() + layer._exact[1].double()
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 64, 600])
@@ -44,9 +45,28 @@ def test_the_product_is_exact(rows: int, shape: tuple[int, int], kind: str) -> N
         x, weight = torch.sign(x) + 1, weight.sign()
     layer = Int8Linear(weight, bias)
     turned = rotated(weight * layer._factor.reciprocal(), layer._block) / layer._block
-    integers, _ = quantization._round(turned, quantization.pair_limit())
-    expected = reference(layer, x, integers)
+    integers, weight_scale = quantization._round(turned, quantization.pair_limit())
+    expected = reference(layer, x, integers, weight_scale)
     assert torch.allclose(layer(x).double(), expected, rtol=1e-5, atol=float(expected.abs().max()) * 1e-5)
+
+
+@pytest.mark.skipif(not takes(4), reason="there are no integer products in C here")
+@pytest.mark.parametrize("threads", [1, 3])
+def test_both_products_are_equal(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8_product, "_WORTH_A_THREAD", 1)
+    before, limit = torch.get_num_threads(), quantization.pair_limit()
+    torch.set_num_threads(threads)
+    for rows, inputs, outputs in ((0, 4, 1), (1, 64, 33), (7, 1600, 49), (8, 36, 96), (300, 260, 100)):
+        integers, _ = quantization._round(torch.randn(outputs, inputs), limit)
+        weight_scale, sums, bias = torch.rand(outputs), torch.randn(outputs), torch.randn(outputs)
+        q, scale = torch.randint(256, (rows, inputs), dtype=torch.uint8), torch.rand(rows, 1)
+        offset = torch.randint(-128, 128, (rows, 1)).float()
+        for gelu in (False, True):
+            in_c, one_dnn = (
+                make(integers, weight_scale, sums, bias, gelu)(q, scale, offset) for make in products().values()
+            )
+            torch.testing.assert_close(in_c, one_dnn, atol=1.5e-6 if gelu else 0, rtol=1e-6 if gelu else 0)
+    torch.set_num_threads(before)
 
 
 def test_it_is_close_to_float32() -> None:
@@ -306,10 +326,10 @@ def test_of_the_last_layer_only_keys_and_values_are_int8(wide_bert: str) -> None
     *inner, last = llm._open.engine.runner.backbone.encoder.layer
     for layer in inner:
         attention: Any = layer.attention.self
-        assert isinstance(attention.query.forward.func.__self__._all, Int8Linear)
+        assert isinstance(attention.query.forward.func.__self__.product, Int8Linear)
         assert isinstance(layer.output.dense.forward, Int8Linear)
     shared = last.attention.self.query.forward.func.__self__
-    assert not isinstance(shared._all, Int8Linear)
+    assert not isinstance(shared.product, Int8Linear)
     assert isinstance(shared._without_query, Int8Linear)
     assert not any("forward" in vars(each) for each in (last.attention.output.dense, last.output.dense))
 

@@ -129,7 +129,7 @@ class RowWorker:
         return self._llm.counters
 
     def description(self) -> str:
-        """How the model runs: the form of its batches, which attention, where."""
+        """How the model runs: the form of its batches, which attention and products, where."""
         return description_of(self._llm)
 
     def compute(self, rows: Iterator[InputRow]) -> Generator[Answered, None, None]:
@@ -141,14 +141,15 @@ class RowWorker:
 
 
 def description_of(llm: LLM | RemoteModel) -> str:
-    """How a model runs: the form of its batches, which attention, where."""
+    """How a model runs: the form of its batches, which attention and products, where."""
     told = llm.describe()
     if "execution" not in told:
         return f"the server {told['server']}" if "server" in told else ""
     attention = told["attention_kernel"] and f"attention by {told['attention_kernel']}"
+    products = told["matrix_kernels"] and f"products by {' and '.join(told['matrix_kernels'])}"
     where = f"{told['dtype']} on {told['device']}"
     where += f" with {told['num_threads']} threads" if told["num_threads"] else ""
-    return ", ".join(filter(None, (told["execution"], attention, where)))
+    return ", ".join(filter(None, (told["execution"], attention, products, where)))
 
 
 def _stream_of(llm: Any, plan: Plan) -> Stream:

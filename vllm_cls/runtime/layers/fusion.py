@@ -75,7 +75,7 @@ class SharedInput:
         self._make = make
         vars(self).pop("_without_query", None)
         if whole:
-            self._all: Product | None = make(self.weight, self.bias)
+            self.product: Product | None = make(self.weight, self.bias)
 
     @functools.cached_property
     def _without_query(self) -> Product:
@@ -86,12 +86,12 @@ class SharedInput:
     def __deepcopy__(self, memo: dict[int, Any]) -> SharedInput:
         """For a copy of the model, whose linears have weights of their own, which are not joined."""
         apart = SharedInput.__new__(SharedInput)
-        apart._all = None
+        apart.product = None
         return apart
 
     def part(self, module: nn.Linear, index: int, x: torch.Tensor) -> torch.Tensor:
         """What linear `index` gives for `x`."""
-        joined = self._all
+        joined = self.product
         if joined is None or torch.is_grad_enabled() or (index and getattr(self._memo, "input", None) is not x):
             return F.linear(x, module.weight, module.bias)
         if index == 0:

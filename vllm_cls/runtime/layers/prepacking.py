@@ -1,45 +1,105 @@
-"""float32 products on a CPU with weights that oneDNN has laid out once, where that beats MKL.
+"""float32 products on a CPU with weights that were laid out once, where that beats torch's plain ones.
 
-MKL, which torch multiplies with, takes its AVX-512 kernels on its maker's processors only; on others that have
-AVX-512, oneDNN is 1.1 to 1.5 times as fast (measured on an EPYC; with AVX2 alone it is slower). The choice goes by
-the processor and not by a trial, so that the same machine always gives the same bits.
+Which library is the fastest differs from processor to processor and from shape to shape: torch's plain product is
+MKL's, which takes its AVX-512 kernels on its maker's processors only; oneDNN's and our own take a weight that was laid
+out once, and a GELU along. So each shape is tried once on a machine (`native.trial`), and the same machine goes on
+to give the same bits.
 """
 
 from __future__ import annotations
 
 import copy
 import functools
-import platform
-from collections.abc import Iterator
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .fusion import TANH_GELU, Product, linears, weight_of
+from ..native.product import compiled, panel_linear
+from ..native.trial import fastest
+from .fusion import TANH_GELU, Product, joined, linear, linears, weight_of
 
-# The layout is chosen for about so many rows; any number runs.
+# oneDNN's layout is chosen for about so many rows; any number runs.
 _ROWS = 512
+# Rows that are multiplied to find the fastest: enough that laying out a weight is not all that it takes.
+_TRIED_ROWS = 192
+# Of smaller layers, most of the time goes into calling whatever it is.
+_FEWEST_WEIGHTS = 1 << 16
 # Packed weights come on top of the model's own, which stay for whoever looks at them.
 _MOST_BYTES = 4 << 30
 # A linear layer and the activation behind it, by their names in one module.
 _ACTIVATED = (("dense", "intermediate_act_fn"), ("lin1", "activation"), ("c_fc", "act"), ("dense_h_to_4h", "act"))
 
+PLAIN = "torch"
 
-def packed_linear(weight: torch.Tensor, bias: torch.Tensor | None, gelu: str | None = None) -> Product:
-    """The product `x (…, in)` → `(…, out)` by oneDNN, float32, without gradients. Safe to call from several threads.
 
-    Args:
-        weight: `(out, in)`; changes to it after this are not seen.
-        bias: `(out,)` or None.
-        gelu: "none" (exact) or "tanh", torch's `approximate` of the GELU that follows; None where none follows.
-    """
+def onednn_linear(weight: torch.Tensor, bias: torch.Tensor | None, gelu: str | None = None) -> Product:
+    """As `panel_linear`, by oneDNN."""
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), _ROWS)
     follows = ("none", "") if gelu is None else ("gelu", gelu)
     run = torch.ops.mkldnn._linear_pointwise
-    return functools.partial(run, W=packed, B=bias, attr=follows[0], scalars=[], algorithm=follows[1])
+    product = functools.partial(run, W=packed, B=bias, attr=follows[0], scalars=[], algorithm=follows[1])
+    vars(product)["kernel"] = "oneDNN"
+    return product
+
+
+def plain_linear(weight: torch.Tensor, bias: torch.Tensor | None, gelu: str | None = None) -> Product:
+    """As `panel_linear`, by torch's own passes."""
+    product = linear(weight, bias)
+    return product if gelu is None else lambda x: F.gelu(product(x), approximate=gelu)
+
+
+@functools.cache
+def kernels() -> dict[str, Callable[..., Product]]:
+    """What can multiply here, by name, the preferred ones first."""
+    found: dict[str, Callable[..., Product]] = {PLAIN: plain_linear}
+    if torch.backends.mkldnn.is_available():
+        found["oneDNN"] = onednn_linear
+    if compiled() is not None:
+        found["C"] = panel_linear
+    return found
+
+
+@functools.cache
+def chosen(inputs: int, outputs: int, gelu: str | None = None) -> str:
+    """The name of the fastest kernel here for a weight `(outputs, inputs)` and the GELU that follows."""
+    if inputs * outputs < _FEWEST_WEIGHTS:
+        return PLAIN
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (
+        torch.randn(*shape, generator=generator, dtype=torch.float32, device="cpu")
+        for shape in ((_TRIED_ROWS, inputs), (outputs, inputs), (outputs,))
+    )
+    with torch.inference_mode():
+        products = {name: make(weight, bias, gelu) for name, make in kernels().items()}
+        what = f"float32 {inputs} -> {outputs}" + (f", GELU {gelu}" if gelu else "")
+        return fastest(what, {name: functools.partial(product, x) for name, product in products.items()})
+
+
+def packed_linear(weight: torch.Tensor, bias: torch.Tensor | None, gelu: str | None = None) -> Product:
+    """The product `x (…, in)` → `(…, out)` by the fastest kernel here, float32, without gradients.
+
+    Args: as for `panel_linear`.
+    """
+    outputs, inputs = weight.shape
+    return kernels()[chosen(inputs, outputs, gelu)](weight, bias, gelu)
+
+
+def kernels_of(backbone: nn.Module) -> dict[str, int]:
+    """How many linear layers each kernel computes; joined ones count as one."""
+    found: Counter[str] = Counter()
+    shared = {id(each): each for each, _ in joined(backbone)}
+    members = {id(each) for group in shared.values() for each in group.linears}
+    for group in shared.values():
+        found[getattr(group.product, "kernel", PLAIN)] += 1
+    for _, layer in linears(backbone):
+        if id(layer) not in members:
+            forward = vars(layer).get("forward")
+            found[getattr(getattr(forward, "product", forward), "kernel", PLAIN)] += 1
+    return dict(found.most_common())
 
 
 class PackedLayer:
@@ -69,7 +129,7 @@ class PackedLayer:
 
 
 def prepack(backbone: nn.Module) -> int:
-    """Pack the products of the layers whose forward is still their own, each with the GELU that follows it, in place.
+    """Pack the products of layers whose forward is still their own where that is faster, each with the GELU that follows.
 
     Returns:
         How many layers were changed.
@@ -79,6 +139,9 @@ def prepack(backbone: nn.Module) -> int:
         if "forward" in vars(layer):
             continue
         activation, gelu = followed.get(layer, (None, None))
+        outputs, inputs = weight_of(layer).shape
+        if chosen(inputs, outputs, gelu) == PLAIN:
+            continue
         layer.forward = PackedLayer(layer, weight_of(layer), gelu)
         if activation is not None:
             activation.forward = same
@@ -118,19 +181,7 @@ def same(x: torch.Tensor) -> torch.Tensor:
 
 
 def pays(backbone: nn.Module) -> bool:
-    """Whether this model's products are faster so, here."""
+    """Whether this model's products may be packed: there are kernels for them here, and memory."""
     weights = list(backbone.parameters())
     plain = all(each.device.type == "cpu" and each.dtype == torch.float32 for each in weights)
-    return plain and onednn_is_faster() and sum(each.numel() * 4 for each in weights) <= _MOST_BYTES
-
-
-@functools.cache
-def onednn_is_faster() -> bool:
-    """Whether the processor has AVX-512 and is not of MKL's maker."""
-    offered = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
-    return offered and torch.backends.cpu.get_cpu_capability() == "AVX512" and "GenuineIntel" not in _processor()
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    return path.read_text() if path.exists() else platform.processor()
+    return plain and len(kernels()) > 1 and sum(each.numel() * 4 for each in weights) <= _MOST_BYTES

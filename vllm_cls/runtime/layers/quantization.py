@@ -1,8 +1,9 @@
 """int8 products on a CPU: weights with a scale an output channel, inputs with a scale and a zero a token.
 
 Inputs are quantised when they are seen (as LLM.int8(), arXiv:2208.07339, and torchao's
-Int8DynamicActivationInt8Weight do), each token by itself. The product is oneDNN's u8 · s8 → s32
-(`torch.ops.onednn.qlinear_pointwise`), which needs nothing but torch; scales, zeros and bias are float32.
+Int8DynamicActivationInt8Weight do), each token by itself. The product u8 · s8 → s32 is our own in C or oneDNN's
+(`torch.ops.onednn.qlinear_pointwise`), which needs nothing but torch: the faster one, for they give the same; scales,
+zeros and bias are float32.
 
 Three things keep the results near those of float32:
 
@@ -30,6 +31,8 @@ from torch.nn import functional as F
 from ...errors import ConfigError
 from ..context import current
 from ..native.int8 import ZERO, kernels, rotated, rotated_block
+from ..native.int8_product import Int8Panels, takes
+from ..native.trial import fastest
 from .fusion import linears, weight_of
 from .prepacking import gelus, same
 
@@ -39,7 +42,56 @@ _ANY_PAIR, _EXACT_PAIR = 254, 128
 _SCALES = {_ANY_PAIR: (1.0,), _EXACT_PAIR: (1.0, 1.25, 1.5, 2.0)}
 _CHUNK = 256  # rows of a weight that are looked at together, which stay in the cache
 
+# Rows that are multiplied to find the faster product, and the size of a weight below which it does not matter.
+_TRIED_ROWS, _FEWEST_WEIGHTS = 192, 1 << 16
+
 Skip = Callable[[str, nn.Module], bool]
+
+
+class OneDnnProduct:
+    """As `Int8Panels`, by oneDNN and the passes of `native.int8`."""
+
+    kernel = "oneDNN"
+
+    def __init__(
+        self,
+        integers: torch.Tensor,
+        weight_scale: torch.Tensor,
+        sums: torch.Tensor,
+        bias: torch.Tensor,
+        gelu: bool = False,
+    ) -> None:
+        self._weight_scale, self._sums, self._bias, self._gelu = weight_scale, sums, bias, gelu
+        self._packed = torch.ops.onednn.qlinear_prepack(integers, None)
+        self._zeros = torch.zeros(len(integers), dtype=torch.int32)
+
+    def __call__(self, q: torch.Tensor, scale: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+        y = torch.ops.onednn.qlinear_pointwise(
+            q, 1.0, ZERO, self._packed, self._weight_scale, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+        return kernels().dequantize(y, scale, offset, self._sums, self._bias, self._gelu)
+
+
+Int8Product = type[Int8Panels] | type[OneDnnProduct]
+
+
+@functools.cache
+def products() -> dict[str, Int8Product]:
+    """Those that there are here, by name, the preferred one first."""
+    return ({"C": Int8Panels} if takes(4) else {}) | {"oneDNN": OneDnnProduct}
+
+
+@functools.cache
+def faster_product(inputs: int, outputs: int) -> Int8Product:
+    """The faster one here, for a weight `(outputs, inputs)`."""
+    found = {name: each for name, each in products().items() if each is OneDnnProduct or takes(inputs)}
+    if inputs * outputs < _FEWEST_WEIGHTS:
+        return next(iter(found.values()))
+    integers, ones = torch.ones(outputs, inputs, dtype=torch.int8), torch.ones(outputs, dtype=torch.float32)
+    q = torch.ones(_TRIED_ROWS, inputs, dtype=torch.uint8)
+    scale = torch.ones(_TRIED_ROWS, 1, dtype=torch.float32)
+    tried = {name: functools.partial(make(integers, ones, ones, ones), q, scale, scale) for name, make in found.items()}
+    return found[fastest(f"int8 {inputs} -> {outputs}", tried)]
 
 
 class Int8Linear:
@@ -60,15 +112,16 @@ class Int8Linear:
         gelu: bool = False,
     ) -> None:
         self._exact, self._gelu = (weight.detach(), bias), gelu
+        inputs, outputs = weight.shape[1], weight.shape[0]
         weight = weight.detach().float().contiguous()  # the packing reads no strides
         smooth = weight.new_ones(weight.shape[1]) if input_max is None else _smoothing(weight, input_max)
         self._block = rotated_block(weight.shape[1])
-        integers, self._weight_scale = _round(rotated(weight * smooth, self._block) / self._block, pair_limit())
+        integers, scale = _round(rotated(weight * smooth, self._block) / self._block, pair_limit())
         self._factor = smooth.reciprocal()
-        self._sums = integers.sum(1, dtype=torch.float32) * self._weight_scale
-        self._bias = weight.new_zeros(len(weight)) if bias is None else bias.detach().float().clone()
-        self._packed = torch.ops.onednn.qlinear_prepack(integers, None)
-        self._zeros = torch.zeros(len(weight), dtype=torch.int32)
+        sums = integers.sum(1, dtype=torch.float32) * scale
+        added = weight.new_zeros(outputs) if bias is None else bias.detach().float().clone()
+        self._product = faster_product(inputs, outputs)(integers, scale, sums, added, gelu)
+        self.kernel = f"int8 in {self._product.kernel}"
 
     def __deepcopy__(self, memo: dict[int, object]) -> Int8Linear:
         return self  # nothing of it changes, and packed weights cannot be copied
@@ -77,11 +130,9 @@ class Int8Linear:
         if current.exact:
             y = F.linear(x, *self._exact)
             return F.gelu(y) if self._gelu else y
-        run = kernels()
         rows = x.reshape(-1, x.shape[-1]).float().contiguous()
-        q, scale, offset = run.quantize(rows, self._factor, self._block)
-        y = _product(q, self._packed, self._weight_scale, self._zeros)
-        y = run.dequantize(y, scale, offset, self._sums, self._bias, self._gelu)
+        q, scale, offset = kernels().quantize(rows, self._factor, self._block)
+        y = self._product(q, scale, offset)
         return y.view(*x.shape[:-1], y.shape[-1]).to(x.dtype)
 
 
@@ -150,14 +201,17 @@ def pair_limit() -> int:
     """
     try:
         for limit in (_ANY_PAIR, _EXACT_PAIR):
-            if all(_exact(limit, rows, width) for rows in (1, 16, 512) for width in (64, 384)):
+            tried = (
+                (each, rows, width) for each in products().values() for rows in (1, 16, 512) for width in (64, 384)
+            )
+            if all(_exact(limit, *each) for each in tried):
                 return limit
     except (RuntimeError, AttributeError) as failure:
         raise ConfigError(f"quantization='int8' needs torch with oneDNN's int8 products: {failure}") from failure
     raise ConfigError("quantization='int8': the integer products of this processor are not exact; use 'none'.")
 
 
-def _exact(limit: int, rows: int, width: int) -> bool:
+def _exact(limit: int, make: Int8Product, rows: int, width: int) -> bool:
     """Whether the worst inputs and weights within `limit` give exact sums."""
     first = torch.arange(width).remainder(127) + 1
     weight = torch.stack([first, (limit - first).clamp_max(127)], 1).repeat(1, width // 2)
@@ -165,19 +219,10 @@ def _exact(limit: int, rows: int, width: int) -> bool:
     weight = weight.to(torch.int8)
     x = torch.full((rows, width), 255, dtype=torch.uint8)
     x[-1, ::2] = 0
-    packed = torch.ops.onednn.qlinear_prepack(weight, None)
-    y = _product(x, packed, torch.ones(width, dtype=torch.float32), torch.zeros(width, dtype=torch.int32))
+    ones, nothing = torch.ones(width, dtype=torch.float32), torch.zeros(width, dtype=torch.float32)
+    one_a_row = torch.ones(rows, 1, dtype=torch.float32)
+    y = make(weight, ones, nothing, nothing)(x, one_a_row, torch.zeros_like(one_a_row))
     return torch.equal(y.double(), (x.double() - ZERO) @ weight.double().t())
-
-
-def _product(
-    q: torch.Tensor, packed: torch.Tensor, weight_scale: torch.Tensor, weight_zeros: torch.Tensor
-) -> torch.Tensor:
-    """`(q − 128) @ weight.T · weight_scale`: `(rows, in)` uint8 → `(rows, out)` float32; the sums are integers."""
-    y: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
-        q, 1.0, ZERO, packed, weight_scale, weight_zeros, None, 1.0, 0, torch.float32, "none", [], ""
-    )
-    return y
 
 
 def _smoothing(weight: torch.Tensor, input_max: torch.Tensor) -> torch.Tensor:

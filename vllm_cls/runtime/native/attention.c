@@ -10,7 +10,7 @@
 #define ROWS 8
 #else
 #define WIDTH 8
-#define ROWS 4
+#define ROWS 6
 #endif
 #define UNROLL _Pragma("GCC unroll 8")
 

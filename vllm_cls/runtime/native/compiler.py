@@ -42,7 +42,7 @@ def library(name: str, flags: Sequence[str] = ()) -> ctypes.CDLL | None:
     try:
         source = Path(__file__).with_name(f"{name}.c")
         command = [compiler, *_FLAGS, *_RESTRICTED.get(torch.backends.cpu.get_cpu_capability(), ()), *flags]
-        kept = _kept(name, command, source)
+        kept = _kept(name, command)
         with tempfile.TemporaryDirectory(prefix="vllm_cls_", ignore_cleanup_errors=True) as folder:
             made = Path(folder, f"{name}.so")
             content = None if kept is None else read_kept(kept)
@@ -61,25 +61,40 @@ def library(name: str, flags: Sequence[str] = ()) -> ctypes.CDLL | None:
     return None
 
 
+def processor() -> list[str]:
+    """Lines that tell this processor from others; none where they are not known.
+
+    Raises:
+        OSError: the system does not say.
+    """
+    return sorted(set(_PROCESSOR.findall(Path("/proc/cpuinfo").read_text(encoding="utf-8"))))
+
+
+def sources(*names: str) -> list[str]:
+    """The texts that libraries are compiled from: their own and those of the headers."""
+    folder = Path(__file__).parent
+    files = [*(folder / f"{name}.c" for name in names), *sorted(folder.glob("*.h"))]
+    return [each.read_text("utf-8") for each in files]
+
+
 def log_absence(name: str, reason: str) -> None:
     """Say why torch does what `name.c` would."""
     logging.getLogger("vllm_cls").info("%s runs without compiled loops, which are faster: %s", name, reason)
 
 
-def _kept(name: str, command: Sequence[str], source: Path) -> Path | None:
+def _kept(name: str, command: Sequence[str]) -> Path | None:
     """Where the next process finds the library; None where it is not known whether that would be the same.
 
     Its name is a digest of all that makes it: the source, the flags, the compiler, the processor.
     """
     try:
-        processor = sorted(set(_PROCESSOR.findall(Path("/proc/cpuinfo").read_text(encoding="utf-8"))))
-        folder = cache_folder()
+        here, folder = processor(), cache_folder()
         compiler = Path(command[0]).resolve()
         of_compiler = compiler.stat()
     except (OSError, RuntimeError):
         return None
-    if not processor:
+    if not here:
         return None
-    parts = [*command, compiler, of_compiler.st_size, of_compiler.st_mtime_ns, *processor, source.read_text("utf-8")]
+    parts = [*command, compiler, of_compiler.st_size, of_compiler.st_mtime_ns, *here, *sources(name)]
     digest = hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
     return folder / "native" / f"{name}-{digest[:32]}"

@@ -1,0 +1,46 @@
+"""The fastest way is tried once and remembered, and a near tie always goes to the same."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vllm_cls.runtime.native import trial
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[float], Callable[[], None]]:
+    """Makes candidates that take so long."""
+    now = [0.0]
+    monkeypatch.setenv("VLLM_CLS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(time, "thread_time", lambda: now[0])
+
+    def takes(seconds: float) -> Callable[[], None]:
+        def compute() -> None:
+            now[0] += seconds
+
+        return compute
+
+    return takes
+
+
+def test_the_fastest_is_chosen_and_a_near_tie_goes_to_the_first(clock: Callable[[float], Callable[[], None]]) -> None:
+    assert trial.fastest("a", {"x": clock(1.0), "y": clock(0.5), "z": clock(0.7)}) == "y"
+    assert trial.fastest("b", {"x": clock(1.0), "y": clock(0.98)}) == "x"
+    assert trial.fastest("c", {"x": clock(9.0)}) == "x"
+
+
+def test_it_is_remembered_for_the_same_candidates(clock: Callable[[float], Callable[[], None]], tmp_path: Path) -> None:
+    assert trial.fastest("a", {"x": clock(1.0), "y": clock(0.5)}) == "y"
+    assert trial.fastest("a", {"x": clock(0.1), "y": clock(0.5)}) == "y"
+    assert trial.fastest("b", {"x": clock(0.1), "y": clock(0.5)}) == "x"
+    assert trial.fastest("a", {"x": clock(0.1), "z": clock(0.5)}) == "x"
+    (file,) = (tmp_path / "cache" / "native").iterdir()
+    file.write_text('{"fastest": ["no"]}')
+    assert trial.fastest("a", {"x": clock(0.1), "y": clock(0.5)}) == "x"
+    file.unlink()
+    file.mkdir()
+    assert trial.fastest("a", {"x": clock(1.0), "y": clock(0.5)}) == "y"
