@@ -117,6 +117,7 @@ class AsyncLLM:
         self.telemetry: Telemetry = telemetry or NullTelemetry()
         if max_queued_tokens is None:
             max_queued_tokens = _QUEUED_WINDOWS * self.llm._open.engine.window[0]
+        self.max_queued_requests = max_queued_requests
         self._queue = WaitingQueue(max_queued_requests, max_queued_tokens)
         self._tokenizers = ThreadPoolExecutor(_TOKENIZERS, thread_name_prefix="vllm_cls_async_tokenizer")
         self._outputs = ThreadPoolExecutor(1, thread_name_prefix="vllm_cls_outputs")
@@ -134,11 +135,6 @@ class AsyncLLM:
     def load(self) -> int:
         """Requests in flight: tokenized, waiting, running."""
         return self._queue.num_requests
-
-    @property
-    def max_queued_requests(self) -> int:
-        """How many may be in flight."""
-        return self._queue.max_requests
 
     @property
     def queued_tokens(self) -> int:

@@ -72,8 +72,8 @@ def processor() -> list[str]:
 
 def sources(*names: str) -> list[str]:
     """The texts that libraries are compiled from: their own and those of the headers."""
-    folder = Path(__file__).parent
-    files = [*(folder / f"{name}.c" for name in names), *sorted(folder.glob("*.h"))]
+    here = Path(__file__)
+    files = [*(here.with_name(f"{name}.c") for name in names), *sorted(here.parent.glob("*.h"))]
     return [each.read_text("utf-8") for each in files]
 
 
