@@ -190,17 +190,6 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(tmp_path: Path) ->
     assert out.read_bytes() == (tmp_path / "clean.jsonl").read_bytes()
 
 
-def test_a_reader_that_has_enough_ends_the_job_with_a_line(tmp_path: Path) -> None:
-    source = write(tmp_path / "in.jsonl", '{"text": "good"}\n' * 20_000)
-    with run(source) as job:
-        assert job.stdout is not None and job.stderr is not None
-        assert json.loads(job.stdout.readline())["label"] == "positive"
-        job.stdout.close()
-        told = job.stderr.read()
-    assert told == b"error: standard output cannot be written: its reader has ended before the rows did.\n"
-    assert job.returncode == 1
-
-
 @pytest.mark.parametrize(
     ("redirected", "told"),
     [

@@ -21,7 +21,7 @@ from vllm_cls.jobs.classify import classify_file
 from vllm_cls.jobs.formats.files import find_sources, find_target
 from vllm_cls.jobs.formats.locations import told
 from vllm_cls.jobs.formats.readers import columns_of, read_rows
-from vllm_cls.jobs.resume import object_lock, parts
+from vllm_cls.jobs.resume import object_lock, parts, stores
 from vllm_cls.jobs.resume.work_folder import open_work_folder
 
 from .fake import FakeLLM
@@ -191,6 +191,33 @@ def test_a_job_from_and_to_objects_goes_on(s3: fs.S3FileSystem, folder: Path, tm
     with pytest.raises(JobError, match=rf"the output {url} is there already; --overwrite"):
         classify_file(llm, "s3://data/in.jsonl", url)
     classify_file(llm, "s3://data/in.jsonl", url, overwrite=True)
+
+
+class WithoutFolders:
+    """As Google Cloud Storage: a prefix goes with its last object, and cannot be removed then."""
+
+    def __init__(self, system: fs.S3FileSystem) -> None:
+        self._system = system
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._system, name)
+
+    def delete_file(self, path: str) -> None:
+        self._system.delete_file(path)
+        folder = path.rpartition("/")[0]
+        if not any(each.type == fs.FileType.File for each in self._system.get_file_info(fs.FileSelector(folder))):
+            self._system.delete_dir(folder)
+
+    def delete_dir(self, path: str) -> None:
+        if self._system.get_file_info(path).type == fs.FileType.NotFound:
+            raise OSError(f"No such directory: {path}")
+        self._system.delete_dir(path)
+
+
+def test_a_store_without_folders(s3: fs.S3FileSystem, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores, "opened", lambda url: (WithoutFolders(s3), url.removeprefix("s3://")))
+    assert classify_file(FakeLLM(), jsonl(folder / "in.jsonl", ROWS), "s3://data/out.jsonl").rows == 10
+    assert keys(s3) == ["out.jsonl"]
 
 
 def test_changed_inputs_and_damaged_parts(s3: fs.S3FileSystem, folder: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import sys
 import tracemalloc
@@ -266,3 +267,18 @@ def test_readers_of_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     rows = rows_of(write(tmp_path / "a.loud", "one two"))
     assert [row.fields for row in rows] == [{"text": "ONE"}, {"text": "TWO"}, {}]
     assert rows[2].error == "the reader of 'loud' gave a text, not an object"
+
+
+@pytest.mark.parametrize("suffix", ["txt", "jsonl"])
+def test_lines_that_end_with_carriage_returns_alone(tmp_path: Path, suffix: str) -> None:
+    one, many = {"txt": ("a\rb\n", "a\rb\r"), "jsonl": ('{"text":\r"a"}', '{"text": "a"}\r{"text": "b"}')}[suffix]
+    (row,) = read_rows(find_sources(write(tmp_path / f"one.{suffix}", one)))
+    assert row.error is None
+    with pytest.raises(JobError, match=r"many.* its lines end with carriage returns alone"):
+        list(read_rows(find_sources(write(tmp_path / f"many.{suffix}", many))))
+
+
+def test_what_json_lacks_is_kept_as_pandas_reads_it(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", '{"a": NaN, "b": -Infinity}\n')
+    (row,) = read_rows(find_sources(source))
+    assert math.isnan(row.fields["a"]) and row.fields["b"] == -math.inf

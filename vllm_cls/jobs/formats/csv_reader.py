@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from ...errors import JobError
 from ..rows import InputRow
-from .streams import LINE_LIMIT, Stream
+from .streams import LINE_LIMIT, RETURNS_ALONE, Stream
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 _DETECTED = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
@@ -109,7 +109,7 @@ def _names(record: Record | None) -> list[str]:
     if record.error is not None:
         raise JobError(f"the header, line {record.number}, cannot be read: {record.error}.")
     if any("\r" in cell and "\n" not in cell for cell in record.cells):
-        raise JobError("its lines end with carriage returns alone, as on old Macs; save it with line feeds.")
+        raise JobError(RETURNS_ALONE)
     names = [cell.strip() or f"column_{place}" for place, cell in enumerate(record.cells, 1)]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:

@@ -18,7 +18,7 @@ BLOCK = 8 << 20
 """Bytes that are read of an object at once."""
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-_DETAILS = re.compile(r"\s*\(Request ID.*|\.? Detail: .*", re.DOTALL)
+_DETAILS = re.compile(r"\s*\(Request ID.*|\.? Detail: .*| error_info=.*", re.DOTALL)
 _DENIED = re.compile("ACCESS_DENIED|credential|Forbidden|InvalidAccessKey|SignatureDoesNotMatch|403", re.IGNORECASE)
 _SCHEMES = "s3://, gs://, abfs://, hdfs://, hf:// (read only) and file://"
 
@@ -83,12 +83,24 @@ def _join(root: str, path: str) -> str:
 
 
 @contextmanager
+def _http_is_os() -> Iterator[None]:
+    """Errors of HTTP, which the file system of `hf://` passes on, become those that the others raise."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) or not type(error).__module__.startswith("http"):  # http, httpx, httpcore …
+            raise
+        raise OSError(str(error) or type(error).__name__) from error
+
+
+@contextmanager
 def told(url: str, what: str) -> Iterator[None]:
     """Errors of pyarrow's file systems become one line that names the URL."""
     import pyarrow
 
     try:
-        yield
+        with _http_is_os():
+            yield
     except pyarrow.ArrowInvalid as error:
         raise JobError(f"{shown(url)} {what}: {error}. Known are {_SCHEMES}.") from error
     except (OSError, ImportError, pyarrow.ArrowException) as error:
@@ -120,7 +132,8 @@ class _Native(io.RawIOBase):
         return int(self._native.tell())
 
     def readinto(self, buffer: Any) -> int:
-        data = self._native.read(len(buffer))
+        with _http_is_os():
+            data = self._native.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
 
@@ -152,5 +165,5 @@ def random_access(name: str) -> Iterator[Any]:
         file = system.open_input_file(path)
     else:
         file = pyarrow.OSFile(name)
-    with contextlib.closing(file):
+    with contextlib.closing(file), _http_is_os():
         yield file

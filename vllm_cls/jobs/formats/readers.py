@@ -121,6 +121,7 @@ def line_text(line: InputLine) -> tuple[str, str | None]:
 def read_txt(stream: Stream) -> Iterator[InputRow]:
     """A line a text; an empty line is an empty text, which keeps its place."""
     for line in stream.lines():
+        line.check()
         text, error = line_text(line)
         yield InputRow({"text": text}, line.number, stream.offset, error)
 
@@ -135,6 +136,7 @@ def read_jsonl(stream: Stream) -> Iterator[InputRow]:
         try:
             fields = json.loads(text)
         except json.JSONDecodeError as failure:
+            line.check()
             error = error or f"not JSON: {failure.msg} at character {failure.pos + 1} of the line"
         except (ValueError, RecursionError) as failure:  # a number of thousands of digits, endless brackets
             error = error or f"not JSON that can be read: {failure}"

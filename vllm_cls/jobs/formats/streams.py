@@ -20,12 +20,20 @@ LINE_LIMIT = 64 * 2**20
 """Bytes of the longest line, record or JSON value that is read, so that a damaged file cannot fill the memory."""
 
 
+RETURNS_ALONE = "its lines end with carriage returns alone, as on old Macs; save it with line feeds."
+
+
 class InputLine(NamedTuple):
     """One line: its number from 1, its bytes with their ending, and whether the rest of it was skipped."""
 
     number: int
     data: bytes
     too_long: bool
+
+    def check(self) -> None:
+        """Raise `JobError` if it is a file of many lines: the first one, without an end, and with carriage returns inside."""
+        if self.number == 1 and not self.data.endswith(b"\n") and b"\r" in self.data.rstrip(b"\r"):
+            raise JobError(RETURNS_ALONE)
 
 
 class Stream:

@@ -175,9 +175,12 @@ class ObjectStore:
             self._system.delete_file(path)
 
     def remove_place(self) -> None:
-        """A prefix goes with its objects, but some stores make one of its own for it."""
+        """A prefix goes with its objects, but some stores make one of its own for it; others refuse to remove what has gone."""
+        from pyarrow import fs
+
         with self._told("written"), suppress(FileNotFoundError):
-            self._system.delete_dir(self._folder)
+            if self._system.get_file_info(self._folder).type == fs.FileType.Directory:
+                self._system.delete_dir(self._folder)
 
     def _size(self) -> int | None:
         with self._told("read"):
