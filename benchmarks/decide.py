@@ -1,6 +1,7 @@
 """Typed questions against transformers' decision pipeline, and labels of the request against its zero-shot-classification.
 
-    python benchmarks/decide.py [--shape qwen2-0.5b] [--nli-shape bert-base] [--rounds 5] [--threads 2] [--quick]
+    python benchmarks/decide.py [--shapes smollm2-135m qwen2-0.5b] [--nli-shapes minilm bert-base]
+        [--rounds 5] [--threads 2] [--quick]
 
 Eight questions about one state of 300 tokens, one question a state, and texts with eight candidate labels each. Contenders
 take turns, in float32, with random weights; states and texts are new in each round. Before anything is timed, the answers are
@@ -35,7 +36,7 @@ from vllm_cls.bench.shapes import SHAPES
 
 OURS, THEIRS = "vllm-cls", "transformers"
 STATE_TOKENS, QUESTIONS, STATES, TEXTS = 300, 8, 16, 8
-LABELS = ("praise", "complaint", "question", "order", "refund", "delivery", "account", "other")
+LABELS = ("bug", "fee", "ad", "job", "tax", "pet", "law", "art")  # a token each, as in real vocabularies
 CHAT = (  # Qwen2's: a system prompt before everything
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -207,8 +208,16 @@ def show(found: dict[str, Any]) -> None:
 def main(given: Sequence[str] | None = None) -> None:
     """Measure, print, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=list(SHAPES), default="qwen2-0.5b", help="of the chat model")
-    parser.add_argument("--nli-shape", choices=list(SHAPES), default="bert-base", help="of the model for labels")
+    parser.add_argument(
+        "--shapes", nargs="*", choices=list(SHAPES), default=["smollm2-135m", "qwen2-0.5b"], help="of the chat models"
+    )
+    parser.add_argument(
+        "--nli-shapes",
+        nargs="*",
+        choices=list(SHAPES),
+        default=["minilm", "bert-base"],
+        help="of the models for labels",
+    )
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=MODELS, help="where the models are made")
@@ -216,14 +225,13 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="a smoke run: tiny models, two rounds")
     options = parser.parse_args(given)
     if options.quick:
-        options.rounds, options.shape, options.nli_shape = 2, "tiny-qwen2", "tiny-bert"
+        options.rounds, options.shapes, options.nli_shapes = 2, ["tiny-qwen2"], ["tiny-bert"]
         options.results = MODELS / "quick"
     torch.set_num_threads(options.threads)
     results = Results("decide", options)
-    chats, inference = chat_model(options.shape, options.folder), nli_model(options.nli_shape, options.folder)
     for contests in (
-        decisions(chats, options.shape, options.threads),
-        zero_shot(inference, options.nli_shape, options.threads),
+        *(decisions(chat_model(each, options.folder), each, options.threads) for each in options.shapes),
+        *(zero_shot(nli_model(each, options.folder), each, options.threads) for each in options.nli_shapes),
     ):
         for contest in contests:
             found = measure(contest, options)

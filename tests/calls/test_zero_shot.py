@@ -51,6 +51,19 @@ def test_equal_to_transformers(folder: Path, llm: LLM, labels: list[str], option
         assert found[0].outputs.label == max(found[0].outputs.scores, key=found[0].outputs.scores.__getitem__)
 
 
+@pytest.mark.parametrize(("name", "shares"), [("bart", False), ("qwen2", True)])
+def test_the_text_runs_once_where_the_model_allows(name: str, shares: bool, tmp_path: Path) -> None:
+    labels = [*LABELS, *"abcd"]
+    folder = tiny.classifier(name, tmp_path / name, **NLI)
+    with LLM(str(folder)) as llm:
+        found = llm.classify(TEXTS, candidate_labels=labels)
+        counters = llm.counters
+    for output, expected in zip(found, _expected(folder, labels), strict=True):
+        assert output.outputs.probs == pytest.approx(expected, abs=1e-5)
+    pairs, rest = counters.num_prompt_tokens, counters.num_prompt_tokens - counters.num_shared_tokens
+    assert counters.num_tokens < pairs / 2 if shares else counters.num_tokens == rest == pairs
+
+
 def test_entailment_first(tmp_path: Path) -> None:
     folder = tiny.classifier("bert", tmp_path / "nli", **_names("entailment", "neutral", "contradiction"))
     with LLM(str(folder)) as llm:

@@ -46,10 +46,22 @@ def _qwen2(hidden: int, layers: int, heads: int, kv_heads: int, intermediate: in
     return Shape("qwen2", values, vocab_size, 32_768)
 
 
+_SMOLLM2 = Shape(
+    "llama",
+    {
+        "hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3,
+        "intermediate_size": 1536, "max_position_embeddings": 8192, "tie_word_embeddings": True,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e5},
+    },
+    49_152,
+    8192,
+)  # fmt: skip
+
 SHAPES = {
     "minilm": _bert(384, 6, 12, 1536),
     "bert-base": _bert(768, 12, 12, 3072),
     "gpt2": Shape("gpt2", {"n_embd": 768, "n_layer": 12, "n_head": 12, "bos_token_id": None}, 50_257, 1024),
+    "smollm2-135m": _SMOLLM2,
     "qwen2-0.5b": _qwen2(896, 24, 14, 2, 4864),
     "qwen2-1.5b": _qwen2(1536, 28, 12, 2, 8960),
     "qwen2-7b": _qwen2(3584, 28, 28, 4, 18_944, 152_064),

@@ -366,7 +366,7 @@ class Engine:
     def _sharing_group(self, sequence: TokenSequence) -> Hashable:
         if sequence.num_behind:  # what another prompt begins with may reach beyond the token that is pooled
             return None
-        if sequence.media and (sequence.media.types[-1] or not self.runner.shares_media):
+        if sequence.media and (sequence.media.types[sequence.num_before] or not self.runner.shares_media):
             return None
         key = self.runner.sharing_key(len(sequence))
         # Weakly, so that an adapter that was let go does not live on in the prefix cache.
