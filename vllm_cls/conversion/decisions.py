@@ -142,6 +142,7 @@ def _fitted(kind: str, answers: LabelledAnswers, temperature: float, seed: int) 
     gold = np.eye(logits.shape[1])[answers.gold]
     folds = list(KFold(FOLDS, shuffle=True, random_state=seed).split(logits))
     before, after = answers.metrics(logits / temperature), answers.metrics(held_out(logits, gold, folds, False))
+    assert before.log_loss is not None and after.log_loss is not None  # of labels
     found: dict[str, Any] = {"rows": count, "kept": after.log_loss < before.log_loss}
     for name in ("log_loss", "calibration_error"):
         found |= {f"{name}_before": getattr(before, name), f"{name}_after": getattr(after, name)}
