@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
+from tests.decide import test_jev
 from tests.decide.chat_models import QUESTIONS, STATES, assert_same, chat_model, pipeline
 from tests.models import tiny
 from vllm_cls import LLM, ConfigError, ModelError, convert, decide_file
@@ -85,6 +86,17 @@ def test_a_model_that_transformers_takes_for_another(tmp_path: Path) -> None:
     request = {"state": "", "questions": ASKED}
     with LLM(str(tmp_path / "decider")) as llm:
         assert_same(llm.decide(request)[0], pipeline(tmp_path / "decider")(request))
+
+
+def test_a_decision_model(tmp_path: Path) -> None:
+    base = test_jev.jev(tmp_path / "jev", "qwen2")
+    report = convert(str(base), tmp_path / "decider", questions=ASKED)
+    assert report.model_class == "JevForDecision" and report.warnings == []
+    request: Any = {"state": "a message", "questions": ASKED}
+    with LLM(str(tmp_path / "decider")) as llm:
+        found = llm.decide(request)[0]
+    assert_same(found, test_jev.pipeline(base)(request))
+    assert_same(found, transformers.pipeline("decision", str(tmp_path / "decider"))(request))
 
 
 def test_errors(chat: Path, rows: Path, tmp_path: Path) -> None:
