@@ -16,7 +16,7 @@ from scipy.special import log_softmax
 from tests.decide import test_jev
 from tests.decide.chat_models import QUESTIONS, STATES, assert_same, chat_model, pipeline
 from tests.models import tiny
-from vllm_cls import LLM, ConfigError, ModelError, convert, decide_file
+from vllm_cls import LLM, ConfigError, convert, decide_file
 from vllm_cls.cli.main import vcls
 
 ASKED = {name: QUESTIONS[name] for name in ("refund", "tone", "urgency")}
@@ -112,7 +112,7 @@ def test_errors(chat: Path, rows: Path, tmp_path: Path) -> None:
             convert(str(chat), out, **options)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="read a language model's output layer"):
         convert(str(tiny.classifier("bert", tmp_path / "bert")), out, questions=ASKED)
-    with pytest.raises(ModelError, match="a BertModel, and questions are answered by a language model"):
+    with pytest.raises(ConfigError, match="a BertModel; give a causal language model"):
         convert(str(tiny.base_model("bert", tmp_path / "base")), out, questions=ASKED)
     assert not out.exists()
     without = run("decide", chat, rows)

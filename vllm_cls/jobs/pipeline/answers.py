@@ -39,8 +39,6 @@ class PartWorker(Protocol):
 
     ahead: int
 
-    def fingerprint(self) -> dict[str, Any]: ...
-
     @property
     def counters(self) -> Any: ...
 
@@ -57,6 +55,8 @@ class PlannedWorker(PartWorker, Protocol):
     """
 
     plan: Plan
+
+    def fingerprint(self) -> dict[str, Any]: ...
 
 
 class WorkerPool(abc.ABC):
