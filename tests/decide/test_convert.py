@@ -13,9 +13,10 @@ from click.testing import CliRunner, Result
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
+from tests.decide import test_jev
 from tests.decide.chat_models import QUESTIONS, STATES, assert_same, chat_model, pipeline
 from tests.models import tiny
-from vllm_cls import LLM, ConfigError, ModelError, convert, decide_file
+from vllm_cls import LLM, ConfigError, convert, decide_file
 from vllm_cls.cli.main import vcls
 
 ASKED = {name: QUESTIONS[name] for name in ("refund", "tone", "urgency")}
@@ -87,6 +88,17 @@ def test_a_model_that_transformers_takes_for_another(tmp_path: Path) -> None:
         assert_same(llm.decide(request)[0], pipeline(tmp_path / "decider")(request))
 
 
+def test_a_decision_model(tmp_path: Path) -> None:
+    base = test_jev.jev(tmp_path / "jev", "qwen2")
+    report = convert(str(base), tmp_path / "decider", questions=ASKED)
+    assert report.model_class == "JevForDecision" and report.warnings == []
+    request: Any = {"state": "a message", "questions": ASKED}
+    with LLM(str(tmp_path / "decider")) as llm:
+        found = llm.decide(request)[0]
+    assert_same(found, test_jev.pipeline(base)(request))
+    assert_same(found, transformers.pipeline("decision", str(tmp_path / "decider"))(request))
+
+
 def test_errors(chat: Path, rows: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for options, message in (
@@ -100,7 +112,7 @@ def test_errors(chat: Path, rows: Path, tmp_path: Path) -> None:
             convert(str(chat), out, **options)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="read a language model's output layer"):
         convert(str(tiny.classifier("bert", tmp_path / "bert")), out, questions=ASKED)
-    with pytest.raises(ModelError, match="a BertModel, and questions are answered by a language model"):
+    with pytest.raises(ConfigError, match="a BertModel; give a causal language model"):
         convert(str(tiny.base_model("bert", tmp_path / "base")), out, questions=ASKED)
     assert not out.exists()
     without = run("decide", chat, rows)

@@ -34,6 +34,7 @@ def classify(
     """A call that classifies texts by labels of the request.
 
     Args:
+        texts: or why there is none.
         labels: each different.
         multi_label: each is true or not, whatever the others are; of a single label, always.
 
@@ -43,7 +44,7 @@ def classify(
     head: Any = loaded.classifier.model
     try:
         prompts = [
-            each if isinstance(each, PromptError) else replace(each, text=head.prompt(str(each.text), labels))
+            each if isinstance(each, PromptError) else replace(each, text=head.prompt(each.text, labels))
             for each in texts
         ]
     except ValueError as error:

@@ -72,16 +72,11 @@ class Candidates:
             "multi_label": self.multi_label,
         }
 
-    @property
-    def hypotheses(self) -> list[str]:
-        """What is said of a text, one a label."""
-        return [self.template.format(label) for label in self.labels]
-
     def pairs(self, text: Prompt | PromptError) -> list[Prompt | PromptError]:
-        """A text with each hypothesis; of what is no text, why there is none."""
+        """A text with each hypothesis, or why there is no text."""
         if isinstance(text, PromptError):
             return [text] * len(self.labels)
-        return [replace(text, text_pair=hypothesis) for hypothesis in self.hypotheses]
+        return [replace(text, text_pair=self.template.format(label)) for label in self.labels]
 
     def probabilities(self, logits: torch.Tensor, entailment: int) -> torch.Tensor:
         """As transformers' zero-shot pipeline: `(num_labels, num_answers)` → `(num_labels,)`.
@@ -132,8 +127,9 @@ def classify(
             raise ConfigError(
                 "hypothesis_template: this model reads labels as they are; leave it out.", "hypothesis_template"
             )
-        labels, multi_label = candidates.labels, candidates.multi_label
-        return label_prompts.classify(loaded, texts, labels, tokenization_kwargs, multi_label=multi_label)
+        return label_prompts.classify(
+            loaded, texts, candidates.labels, tokenization_kwargs, multi_label=candidates.multi_label
+        )
     entailment = _entailment(loaded)
     pairs = [pair for text in texts for pair in candidates.pairs(text)]
     kind = PoolingTask("classify", functools.partial(_classified, candidates, entailment))
@@ -142,7 +138,7 @@ def classify(
 
 
 def _text(prompt: Any) -> Prompt | PromptError:
-    """A prompt that is a text alone, or why it is none."""
+    """A prompt that is a text, or why it is none."""
     try:
         read = parse(prompt)
     except PromptError as error:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..architecture import DECISIONS, ConversionPlan
+from ..architecture import ConversionPlan
 from ..config import ModelConfig, RuntimeConfig, has_own_code
 from ..decisions.settings import check_questions
 from ..errors import ConfigError, ModelError
@@ -142,6 +142,7 @@ def _fitted(kind: str, answers: LabelledAnswers, temperature: float, seed: int) 
     gold = np.eye(logits.shape[1])[answers.gold]
     folds = list(KFold(FOLDS, shuffle=True, random_state=seed).split(logits))
     before, after = answers.metrics(logits / temperature), answers.metrics(held_out(logits, gold, folds, False))
+    assert before.log_loss is not None and after.log_loss is not None  # of labels
     found: dict[str, Any] = {"rows": count, "kept": after.log_loss < before.log_loss}
     for name in ("log_loss", "calibration_error"):
         found |= {f"{name}_before": getattr(before, name), f"{name}_after": getattr(after, name)}
@@ -165,12 +166,14 @@ def _own_class(source: ModelSource) -> type[PreTrainedModel]:
     import transformers
 
     name = source.class_name
+    if source.is_decision_model:  # the plugin's, under transformers' name
+        return source.architecture.classifier_class(type(source.config))
     found: type[PreTrainedModel] | None = getattr(transformers, name, None)
     if has_own_code(source.config):
         raise ModelError(
             f"{source.checkpoint.name} has code of its own, which is not copied; put {QUESTIONS} beside it by hand."
         )
-    if found is None or not name.endswith((*_LANGUAGE_MODELS, DECISIONS)):
+    if found is None or not name.endswith(_LANGUAGE_MODELS):
         raise ModelError(
             f"{source.checkpoint.name} is a {name or 'model without a class name'}, and questions are answered by a language "
             "model with its output layer, or a decision model."

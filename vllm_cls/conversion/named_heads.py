@@ -80,7 +80,7 @@ def without_heads(source: ModelSource) -> ModelSource:
     first = source.settings["heads"][0]
     trained = first["own"] and first["method"] == "existing"
     inner = rf"^heads\.0\.(?!{re.escape(source.architecture.final_linear)}\.|backbone_pooler\.)" if trained else None
-    checkpoint = WithoutHeads(source.checkpoint.folder, None, source.checkpoint.name, lm_head, inner)
+    checkpoint = WithoutHeads(source.checkpoint.folder, None, source.checkpoint.name, lm_head=lm_head, inner=inner)
     return replace(source, checkpoint=checkpoint, config=config)
 
 

@@ -78,13 +78,16 @@ def _stored_questions(model: Any) -> dict[str, Any]:
     """The questions in a model's folder.
 
     Args:
-        model: its folder, or an open one.
+        model: its folder, its GGUF file, or an open one.
 
     Raises:
         ConfigError: there are none.
     """
     name = name_of(model)
-    folder = getattr(model, "folder", None) if name is None else Path(name).expanduser()
+    files = getattr(model, "checkpoint_files", ())
+    folder = Path(name).expanduser() if name is not None else files[0].parent if files else None
+    if folder is not None and folder.is_file():  # a GGUF file
+        folder = folder.parent
     if folder is None or not (folder / QUESTIONS).is_file():
         raise ConfigError(
             "there are no questions: give a file of them, --questions FILE (questions=…), or a model's folder with its own "
@@ -212,7 +215,7 @@ def decide_file(
         llm_options["convert"] = "decide"
     how = RunOptions(format, overwrite, restart, on_error, max_errors, on_progress, delimiter, encoding)
     with contextlib.ExitStack() as at_the_end:
-        if questions is None and isinstance(model, str | os.PathLike) and not os.path.isdir(model):
+        if questions is None and isinstance(model, str | os.PathLike) and not os.path.exists(model):
             model = at_the_end.enter_context(opened(model, llm_options))  # of a hub id, the folder is known then
             llm_options = {}
         asked = _stored_questions(model) if questions is None else given_questions(questions)

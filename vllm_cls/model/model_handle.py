@@ -60,11 +60,6 @@ class OpenModel:
         return self._open.supported_tasks
 
     @property
-    def folder(self) -> Path:
-        """Where the model's files are."""
-        return self._open.classifier.source.checkpoint.folder
-
-    @property
     def decides(self) -> bool:
         """Whether it was opened to answer typed questions."""
         return self._open.decisions is not None
