@@ -159,7 +159,12 @@ def main() -> None:
         found.append(measure(case, model, options))
         show(found[-1])
         if options.json:
-            document = {"model": "SmolLM2-135M-Instruct", "environment": environment(options.threads), "results": found}
+            document = {
+                "command": f"python examples/decide_accuracy.py --rows {options.rows}",
+                "model": "SmolLM2-135M-Instruct",
+                "environment": environment(options.threads),
+                "results": found,
+            }
             options.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
