@@ -53,7 +53,7 @@ def test_the_product_is_exact(rows: int, shape: tuple[int, int], kind: str) -> N
 @pytest.mark.skipif(not takes(4), reason="there are no integer products in C here")
 @pytest.mark.parametrize("threads", [1, 3])
 def test_both_products_are_equal(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(int8_product, "_WORTH_A_THREAD", 1)
+    monkeypatch.setattr(int8_product, "WORTH_A_THREAD", 1)
     before, limit = torch.get_num_threads(), quantization.pair_limit()
     torch.set_num_threads(threads)
     for rows, inputs, outputs in ((0, 4, 1), (1, 64, 33), (7, 1600, 49), (8, 36, 96), (300, 260, 100)):

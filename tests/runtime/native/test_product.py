@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from vllm_cls.runtime.native import product
+from vllm_cls.runtime.native.compiler import library
 from vllm_cls.runtime.native.product import PanelProduct, compiled, panel_linear
 
 pytestmark = pytest.mark.skipif(compiled() is None, reason="there is no C compiler")
@@ -15,11 +18,22 @@ pytestmark = pytest.mark.skipif(compiled() is None, reason="there is no C compil
 
 @pytest.fixture(params=[1, 5])
 def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    monkeypatch.setattr("vllm_cls.runtime.native.product._WORTH_A_THREAD", 1)
+    monkeypatch.setattr("vllm_cls.runtime.native.product.WORTH_A_THREAD", 1)
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="x86's instructions")
+@pytest.mark.parametrize("level", ["x86-64", "x86-64-v3"])
+def test_for_older_processors(level: str) -> None:
+    made, own = library("product", (*product.FLAGS, f"-march={level}")), compiled()
+    assert made is not None and own is not None
+    made.panel_width.restype, made.multiply.argtypes = own.panel_width.restype, own.multiply.argtypes
+    x, weight, bias = torch.randn(39, 1100), torch.randn(100, 1100), torch.randn(100)
+    found = PanelProduct(made, weight, bias, "none")(x)
+    torch.testing.assert_close(found, F.gelu(F.linear(x, weight, bias)), atol=2e-4, rtol=1e-5)
 
 
 @pytest.mark.usefixtures("threads")

@@ -14,7 +14,7 @@ from .compiler import library
 # Products and sums are rounded one by one (no contraction), as torch's passes round them.
 _FLAGS = ("-ffp-contract=off", "-pthread")
 # Multiply-adds that are worth a thread more.
-_WORTH_A_THREAD = 1 << 24
+WORTH_A_THREAD = 1 << 24
 
 
 @functools.cache
@@ -71,7 +71,7 @@ class Int8Panels:
             scale, offset: `(rows, 1)`, float32.
         """
         y = scale.new_empty(len(q), self._out)
-        threads = 1 + min(torch.get_num_threads() - 1, q.numel() * self._out // _WORTH_A_THREAD)
+        threads = 1 + min(torch.get_num_threads() - 1, q.numel() * self._out // WORTH_A_THREAD)
         pointers = (each.data_ptr() for each in (q, *self._constants, scale, offset, y))
         self._multiply(struct.pack("9P4q", *pointers, len(q), self._in, self._out, self._gelu), threads)
         return y

@@ -14,17 +14,17 @@ from torch.nn import functional as F
 
 from .compiler import library, log_absence
 
-_FLAGS = ("-ffp-contract=fast", "-pthread")
+FLAGS = ("-ffp-contract=fast", "-pthread")
 # By torch's `approximate` of the GELU that follows; None where none follows.
 _GELUS = {None: 0, "none": 1, "tanh": 2}
 # Multiply-adds that are worth a thread more: what starting one takes, ten times over.
-_WORTH_A_THREAD = 1 << 23
+WORTH_A_THREAD = 1 << 23
 
 
 @functools.cache
 def compiled() -> ctypes.CDLL | None:
     """The library, or None where it cannot be made here."""
-    made = library("product", _FLAGS)
+    made = library("product", FLAGS)
     if made is not None:
         made.multiply.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 5
         made.multiply.restype = None
@@ -72,7 +72,7 @@ class PanelProduct:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         rows = x.reshape(-1, self._in).contiguous()
         y = rows.new_empty(len(rows), self._out)
-        threads = 1 + min(torch.get_num_threads() - 1, y.numel() * self._in // _WORTH_A_THREAD)
+        threads = 1 + min(torch.get_num_threads() - 1, y.numel() * self._in // WORTH_A_THREAD)
         bias = None if self._bias is None else self._bias.data_ptr()
         self._multiply(
             rows.data_ptr(), self._weight.data_ptr(), bias, y.data_ptr(), *rows.shape, self._out, self._gelu, threads
