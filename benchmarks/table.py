@@ -151,6 +151,27 @@ def _close(document: Document) -> str:
     return f"{counters['num_close_calls'] / counters['num_prompts']:.1%}"
 
 
+def latency(documents: Sequence[Document]) -> str:
+    rows = []
+    for each in documents:
+        ours = _named(each, "vllm-cls")
+        if ours is not None and ours["seconds"]:
+            peers = [_ratio(each, name) for name in ("transformers:1", "openvino:1", "onnxruntime:1", "ctranslate2:1")]
+            load = f"{each['environment']['load_average'][0]:.0f}"
+            rows.append([each["shape"], str(each["tokens"]), f"{1000 * _median(ours):.1f} ms", *peers, load])
+    names = [
+        "model",
+        "tokens",
+        "LLM.classify",
+        "transformers",
+        "openvino",
+        "onnxruntime",
+        "ctranslate2",
+        "load average",
+    ]
+    return _table(names, rows)
+
+
 def startup(documents: Sequence[Document]) -> str:
     rows = []
     for each in documents:
@@ -171,6 +192,7 @@ TABLES: dict[str, tuple[str, Callable[[Sequence[Document]], str]]] = {
     "prefix": ("A shared prefix", prefix),
     "long": ("Long texts", against("transformers", "padded")),
     "rerank": ("One query, many documents", against("transformers", "padded", "sentence-transformers")),
+    "latency": ("One text alone (a peer's time by ours)", latency),
     "int8_accuracy": ("What int8 changes", int8_accuracy),
     "startup": ("From the start of a process to its first answer (ratios to transformers' pipeline)", startup),
     "vllm_cpu": ("vLLM on a CPU", against("vllm", "padded:8")),

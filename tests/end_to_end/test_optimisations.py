@@ -25,9 +25,11 @@ from hypothesis import strategies as st
 from vllm_cls import LLM, PromptError
 from vllm_cls.config import RuntimeConfig
 from vllm_cls.model.opening import make_engine
+from vllm_cls.runtime.attention import sdpa
 from vllm_cls.runtime.batch import TokenSequence
 from vllm_cls.runtime.engine import Engine, SequenceResult
 from vllm_cls.runtime.layers import fusion
+from vllm_cls.runtime.mask import MOST_SCORES
 from vllm_cls.runtime.native import attention
 from vllm_cls.runtime.runner import Runner
 
@@ -298,8 +300,21 @@ def check_counts(engine: Engine, sequences: Sequence[TokenSequence], answers: Se
         assert done.num_forwards <= len(distinct) + begun
 
 
-@pytest.mark.parametrize("name", ["bert", "gpt2", "qwen2", "gemma2"])
-def test_one_row_holds_many_lengths_and_equals_each_alone(cases: Any, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        ("bert", MOST_SCORES),
+        ("gpt2", MOST_SCORES),
+        ("qwen2", MOST_SCORES),
+        ("gemma2", MOST_SCORES),
+        ("gemma2", 200),
+        ("modernbert", 200),
+    ],
+)
+def test_one_row_holds_many_lengths_and_equals_each_alone(
+    cases: Any, name: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sdpa, "MOST_SCORES", most)
     case = cases(name)
     generator = random.Random(0)
     sequences = [case.sequence([generator.randrange(10, 100) for _ in range(n)]) for n in range(1, tiny.LENGTH + 1)]

@@ -11,10 +11,11 @@ from transformers.masking_utils import (
     sliding_window_causal_mask_function,
 )
 
+from vllm_cls.runtime.attention import sdpa
 from vllm_cls.runtime.attention.packed_attention import NotPackable, packed_attention
 from vllm_cls.runtime.batch import pooled_spans, spans_of
 from vllm_cls.runtime.context import running
-from vllm_cls.runtime.mask import SEES_ALL, PackedMask
+from vllm_cls.runtime.mask import MOST_SCORES, SEES_ALL, PackedMask
 from vllm_cls.runtime.row import PackedRow, StopAfterKeyValues
 
 LENGTHS = [3, 1, 7]
@@ -23,6 +24,13 @@ LENGTHS = [3, 1, 7]
 def random_qkv(heads: int = 4, kv_heads: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     return tuple(torch.randn(1, n, sum(LENGTHS), 8, generator=generator) for n in (heads, kv_heads, kv_heads))  # type: ignore[return-value]
+
+
+@pytest.fixture(params=[MOST_SCORES, 12, 1], ids=["whole", "a few queries at a time", "one by one"], autouse=True)
+def most(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Scores that are in memory at once."""
+    monkeypatch.setattr(sdpa, "MOST_SCORES", request.param)
+    return int(request.param)
 
 
 @pytest.mark.parametrize("kind", ["causal", "full", "window"])
@@ -52,15 +60,36 @@ def test_it_equals_each_sequence_alone(kind: str) -> None:
         start += length
 
 
-def test_soft_cap() -> None:
+@pytest.mark.parametrize("window", [2, 100])
+def test_soft_cap(window: int) -> None:
     query, key, value = random_qkv(kv_heads=4)
+    mask = PackedMask(sliding_window_causal_mask_function(window) if window < 100 else causal_mask_function)
     with running(row=PackedRow(spans_of(LENGTHS))):
-        output, _ = packed_attention(
-            torch.nn.Module(), query, key, value, PackedMask(causal_mask_function), scaling=1.0, softcap=2.0
-        )
-    scores = torch.tanh(query[:, :, :3] @ key[:, :, :3].transpose(2, 3) / 2) * 2
-    scores = scores.masked_fill(~torch.ones(3, 3).tril().bool(), float("-inf"))
-    assert torch.allclose(output[:, :3], (scores.softmax(-1) @ value[:, :, :3]).transpose(1, 2), atol=1e-6)
+        output, _ = packed_attention(torch.nn.Module(), query, key, value, mask, scaling=1.0, softcap=2.0)
+    for part in (slice(0, 3), slice(4, 11)):
+        scores = torch.tanh(query[:, :, part] @ key[:, :, part].transpose(2, 3) / 2) * 2
+        seen = torch.ones_like(scores[0, 0]).tril().triu(1 - window).bool()
+        weights = scores.masked_fill(~seen, float("-inf")).softmax(-1)
+        assert torch.allclose(output[:, part], (weights @ value[:, :, part]).transpose(1, 2), atol=1e-6)
+
+
+@pytest.mark.parametrize("window", [3, 100])
+@pytest.mark.parametrize(("offset", "num_queries"), [(0, 20), (13, 7)])
+def test_parts_are_the_table_without_keys_that_nobody_sees(window: int, offset: int, num_queries: int) -> None:
+    mask = PackedMask(sliding_window_causal_mask_function(window))
+    queries, keys = torch.arange(offset, offset + num_queries)[:, None], torch.arange(20)[None]
+    expected = (keys <= queries) & (keys > queries - window)
+    for again in (False, True):
+        parts = list(mask.parts(offset, num_queries, 20, torch.device("cpu"), most=45, fused=True))
+        if window == 100 and offset == 0 and again:  # the kernel's own rule is enough
+            assert parts == [(slice(0, 20), slice(0, 20), None, True)]
+            continue
+        found = torch.zeros(num_queries, 20, dtype=torch.bool)
+        for part in parts:
+            assert part.table is not None and part.table.numel() <= 45 and not part.causal
+            found[part.queries, part.keys] = part.table[0, 0]
+            assert window == 100 or part.keys.stop - part.keys.start <= 2 + window - 1
+        assert torch.equal(found, expected)
 
 
 def test_a_window_wider_than_the_sequence_needs_no_mask() -> None:

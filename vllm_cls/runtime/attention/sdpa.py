@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from ..mask import PackedMask
+from ..mask import MOST_SCORES, PackedMask
 from ..row import PackedRow, SequenceSpan
 
 
@@ -39,13 +39,20 @@ def attend(
     for span in spans:
         q = query[:, :, span.queries]
         k, v = with_past(key, value, span, row.layer)
-        seen, causal = mask.seen(span.offset, span.num_queries, span.num_keys, query.device, span.start)
-        if softcap is None and sinks is None:
-            gqa = query.shape[1] != key.shape[1]
-            part = scaled_dot_product_attention(q, k, v, seen, is_causal=causal, scale=scaling, enable_gqa=gqa)
-        else:
-            part = _by_scores(q, k, v, seen, causal, scaling, softcap, sinks)
-        output[:, span.queries] = part.transpose(1, 2)
+        first, fused = span.queries.start, softcap is None and sinks is None
+        for part in mask.parts(
+            span.offset, span.num_queries, span.num_keys, query.device, span.start,
+            most=MOST_SCORES if fused else MOST_SCORES // query.shape[1], fused=fused,
+        ):  # fmt: skip
+            some = (q[:, :, part.queries], k[:, :, part.keys], v[:, :, part.keys])
+            if fused:
+                gqa = query.shape[1] != key.shape[1]
+                states = scaled_dot_product_attention(
+                    *some, part.table, is_causal=part.causal, scale=scaling, enable_gqa=gqa
+                )
+            else:
+                states = _by_scores(*some, part.table, part.causal, scaling, softcap, sinks)
+            output[:, first + part.queries.start : first + part.queries.stop] = states.transpose(1, 2)
     return output
 
 
