@@ -188,6 +188,9 @@ def test_a_model_that_was_not_opened_for_it(qwen2: Path, tmp_path: Path) -> None
     assert "convert='decide'" in str(caught.value)
     with pytest.raises(ConfigError, match="output layer, and .*classifier is a Qwen2ForSequenceClassification"):
         LLM(str(tmp_path / "classifier"), convert="decide")
+    masked = transformers.AutoModelForMaskedLM.from_config(tiny.config_of("bert"))
+    with pytest.raises(ConfigError, match="causal language model answers; .*masked is a BertForMaskedLM"):
+        LLM(str(tiny.save(masked, tiny.tokenizers.wordpiece(), tmp_path / "masked")), convert="decide")
     with pytest.raises(ModelError, match="typed questions with convert='decide'"):
         LLM(str(qwen2))  # a plain language model is nothing by itself
 
