@@ -17,7 +17,9 @@ import torch
 from safetensors.torch import save_file
 
 from tests.models import tiny
-from vllm_cls import LLM, AsyncLLM, ConfigError, ModelError, PromptError, convert
+from tests.server.served import served
+from vllm_cls import LLM, AsyncLLM, Client, ConfigError, ModelError, PromptError, classify_file, convert
+from vllm_cls.client import RejectedError
 from vllm_cls.plugins.gliclass_model import GLiClassConfig, GLiClassForSequenceClassification
 
 TEXTS = ["The film was good and the music was great.", "yes no true false"]
@@ -136,6 +138,19 @@ def test_async(llm: LLM) -> None:
 
     expected = [each.outputs.probs for each in llm.classify(TEXTS, candidate_labels=LABELS)]
     assert [each.outputs.probs for each in asyncio.run(both())] == [pytest.approx(each, abs=1e-6) for each in expected]
+
+
+def test_files_and_http(llm: LLM, tmp_path: Path) -> None:
+    rows, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    classify_file(llm, rows, out, candidate_labels=LABELS, multi_label=True)
+    expected = [pytest.approx(torch.tensor(row).sigmoid().tolist(), abs=1e-5) for row in EXPECTED["plain"]]
+    assert [json.loads(line)["probs"] for line in out.read_text().splitlines()] == expected
+    with served(llm) as url, Client(url) as client:
+        found = client.classify(TEXTS, candidate_labels=LABELS, multi_label=True)
+        assert [each.probs for each in found] == expected
+        with pytest.raises(RejectedError, match="name some with candidate_labels"):
+            client.classify(TEXTS)
 
 
 def test_errors(llm: LLM, tmp_path: Path) -> None:

@@ -8,8 +8,6 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from typing_extensions import TypedDict
 
-from ...params import PoolingParams
-
 _OF_OPENAI = frozenset(
     "frequency_penalty logit_bias logprobs max_completion_tokens max_tokens metadata modalities n parallel_tool_calls "
     "presence_penalty prompt_cache_key reasoning_effort response_format safety_identifier seed service_tier stop store stream "
@@ -86,12 +84,6 @@ class CommonRequest(BaseRequest):
     use_activation: bool | None = None
     head_name: Annotated[str, marked("head_name")] | None = None
     add_special_tokens: bool = True
-
-    def pooling_params(self) -> PoolingParams | None:
-        """The options of the model's head; None where there are none."""
-        if self.use_activation is None and self.head_name is None:
-            return None
-        return PoolingParams(use_activation=self.use_activation, head_name=self.head_name)
 
 
 class ResponseHeader(TypedDict):

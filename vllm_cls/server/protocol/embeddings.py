@@ -20,7 +20,7 @@ class EmbeddingRequest(EncodingFields, PromptRequest):
     ) = None
 
     def pooling_params(self) -> PoolingParams:
-        """With `dimensions`."""
+        """Those of all its prompts."""
         return PoolingParams(self.use_activation, head_name=self.head_name, dimensions=self.dimensions)
 
 

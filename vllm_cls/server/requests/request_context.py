@@ -9,6 +9,7 @@ from typing import Any
 
 from starlette.requests import Request
 
+from ...params import PoolingParams
 from ..errors import RequestError
 from ..protocol.common import CommonRequest, ResponseHeader, UsageInfo
 from ..served_model import ServedModel
@@ -51,7 +52,7 @@ class RequestContext:
         # Prompts of different keys are kept apart, and of one key those of different salts (which have no @).
         key, salt = state.get("key"), body.cache_salt
         keywords = {
-            "pooling_params": body.pooling_params(),
+            "pooling_params": _pooling_params(body),
             "lora_request": asked.adapter,
             "tokenization_kwargs": _tokenization(body),
             "request_id": request_id,
@@ -73,6 +74,13 @@ class RequestContext:
     def answered(self) -> None:
         """From now on the response is written."""
         self.state["answered_at"] = time.perf_counter()
+
+
+def _pooling_params(body: CommonRequest) -> PoolingParams | None:
+    """The options of the model's head; None where there are none."""
+    if body.use_activation is None and body.head_name is None:
+        return None
+    return PoolingParams(use_activation=body.use_activation, head_name=body.head_name)
 
 
 def _tokenization(body: CommonRequest) -> dict[str, Any]:

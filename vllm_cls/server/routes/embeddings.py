@@ -24,7 +24,9 @@ def form(fields: dict[str, Any]) -> type[EmbeddingRequest]:
 async def answer(model: ServedModel, request: Request, body: EmbeddingRequest) -> Response:
     """An embedding of each prompt, as numbers or bytes."""
     call = RequestContext.from_request(model, request, body)
-    outputs = await model.llm.encode(await prompts_of(model, request, body), pooling_task="embed", **call.options)
+    prompts = await prompts_of(model, request, body)
+    options = {**call.options, "pooling_params": body.pooling_params()}
+    outputs = await model.llm.encode(prompts, pooling_task="embed", **options)
     if body.encoding_format in ("bytes", "bytes_only"):
         return await asyncio.to_thread(bytes_response, call, body, outputs)
 
