@@ -10,7 +10,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +57,7 @@ class Checkpoint:
     folder: Path
     gguf: str | None = None
     name: str = ""
-    made_from: Path | None = None
+    made_from: Path | None = field(default=None, kw_only=True)
 
     @property
     def beside(self) -> Path:
