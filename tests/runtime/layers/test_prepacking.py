@@ -113,5 +113,7 @@ def test_other_dtypes_and_models_too_large_to_hold_twice_stay(
     assert not prepacking.pays(nn.Linear(48, 40, dtype=dtype))
 
 
-def test_small_layers_are_not_tried() -> None:
+def test_small_layers_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepacking, "fastest", lambda *args: "tried")
+    assert prepacking.chosen(1000, 640) == "tried"
     assert prepacking.chosen(48, 64) == prepacking.PLAIN
