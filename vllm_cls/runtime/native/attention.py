@@ -160,14 +160,13 @@ def _described(
     spans: Sequence[SequenceSpan], mask: PackedMask, row: PackedRow, device: torch.device
 ) -> SpanStructs | None:
     """The spans for the C; None where it cannot be had, or where torch is as fast."""
-    if max(span.num_keys for span in spans) > _MOST_KEYS:  # whose tables would be large, too
-        return None
     offsets = _offsets(spans, mask, device)
     if offsets is None:
         return None
     row.suits_c = True
     made = compiled() if torch.get_num_threads() <= _MOST_THREADS else None
-    return None if made is None else SpanStructs(made, spans, offsets)
+    described = None if made is None else SpanStructs(made, spans, offsets)
+    return None if described is None or described.most_keys > _MOST_KEYS else described
 
 
 def _offsets(spans: Sequence[SequenceSpan], mask: PackedMask, device: torch.device) -> Sequence[int] | None:
@@ -176,6 +175,8 @@ def _offsets(spans: Sequence[SequenceSpan], mask: PackedMask, device: torch.devi
         return [_ALL] * len(spans)
     if mask.plain_causal:
         return [span.offset for span in spans]
+    if max(span.num_keys for span in spans) > _MOST_KEYS:  # whose tables would be large
+        return None
     seen = [mask.seen(span.offset, span.num_queries, span.num_keys, device, span.start) for span in spans]
     if any(table is not None for table, _ in seen):
         return None
