@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import warnings
 from typing import Any
 
 import click
@@ -29,15 +31,7 @@ def inspect(state: State, /, model: str, as_json: bool, **options: Any) -> None:
     Its class, the plugin that takes it, pooling, labels, packed or padded and why, sizes and dtype.
     """
     configure_output(state)
-    from vllm_cls import ModelError, llm
-
-    try:
-        opened = llm.LLM(model, **options)
-    except ModelError:
-        if options["convert"] != "auto" or options["lora"] is not None:
-            raise
-        opened = llm.LLM(model, **{**options, "convert": "none"})  # a model without a head can be looked at, too
-    with opened:
+    with _opened(model, options) as opened:
         described = opened.describe()
     if as_json:
         click.echo(json.dumps(described, indent=2, ensure_ascii=False, default=str))
@@ -46,6 +40,22 @@ def inspect(state: State, /, model: str, as_json: bool, **options: Any) -> None:
     for name, value in described.items():
         text = f"{name.replace('_', ' '):<{width}}  {_text(name, value)}"
         console().print(text, markup=False, soft_wrap=True)
+
+
+def _opened(model: str, options: dict[str, Any]) -> Any:
+    """The model as it opens; one without a head can be looked at, too, and is opened a second time for that."""
+    from vllm_cls import ModelError, llm
+
+    if options["convert"] != "auto" or options["lora"] is not None:
+        return llm.LLM(model, **options)
+    opened = None
+    with warnings.catch_warnings(record=True) as told, contextlib.suppress(ModelError):
+        opened = llm.LLM(model, **options)
+    if opened is None:  # which tells all that again
+        return llm.LLM(model, **{**options, "convert": "none"})
+    for each in told:
+        warnings.showwarning(each.message, each.category, each.filename, each.lineno)
+    return opened
 
 
 def _text(name: str, value: Any) -> str:
