@@ -80,7 +80,7 @@ def test_what_it_copies_makes_a_wheel(lines: list[tuple[str, str]], tmp_path: Pa
     (wheel,) = (tmp_path / "wheels").glob("vllm_cls-*.whl")
     listed = subprocess.run([sys.executable, "-m", "zipfile", "-l", wheel], capture_output=True, text=True).stdout
     for each in (
-        "vllm_cls/cli/serve.py",
+        "vllm_cls/cli/commands/serve.py",
         "vllm_cls/plugins/qwen2.py",
         "vllm_cls/distributed/workers.py",
         "vllm_cls/adapters/",

@@ -13,7 +13,7 @@ from click.testing import Result
 from tests.jobs.fake import FakeLLM
 from tests.jobs.files import jsonl, write
 from vllm_cls import Client
-from vllm_cls.cli import classify as command
+from vllm_cls.cli.commands import classify as command
 
 Run = Callable[..., Result]
 

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from vllm_cls.cli import options
-from vllm_cls.cli.bench import _telling
+from vllm_cls.cli.commands.bench import _telling
 from vllm_cls.cli.progress import progress
 from vllm_cls.cli.show import measurements, number, show_metrics, show_stats, show_table, size
 from vllm_cls.jobs.report.progress import JobProgress

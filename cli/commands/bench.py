@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import NameListParam, State, configure_output, console, pass_state, running_options
-from .show import number, show_table
+from ..options import NameListParam, State, configure_output, console, pass_state, running_options
+from ..show import number, show_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable

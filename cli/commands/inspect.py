@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from .options import State, configure_output, console, pass_state, running_options
-from .show import number, size
+from ..options import State, configure_output, console, pass_state, running_options
+from ..show import number, size
 
 EPILOG = """\b
 Examples:

@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-from .job import files_of_a_job, show_report
-from .options import NameListParam, State, Template, configure_output, pass_state, running_options
-from .progress import progress
+from ..job import files_of_a_job, show_report
+from ..options import NameListParam, State, Template, configure_output, pass_state, running_options
+from ..progress import progress
 
 EPILOG = """\b
 Examples:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import State, configure_output, console, pass_state, say, verbosity_options
-from .show import show_table
+from ..options import State, configure_output, console, pass_state, say, verbosity_options
+from ..show import show_table
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -95,13 +95,13 @@ def _name(item: Any) -> str:
 
 
 def _entries() -> list[EntryPoint]:
-    from .main import entries
+    from ..main import entries
 
     return [entry for found in entries().values() for entry in found]
 
 
 def _commands() -> list[tuple[str, str]]:
-    from .main import distribution
+    from ..main import distribution
 
     return [(entry.name, distribution(entry)) for entry in _entries()]
 
@@ -109,7 +109,7 @@ def _commands() -> list[tuple[str, str]]:
 def _command_error(entry: EntryPoint) -> str | None:
     from vllm_cls.errors import PluginError
 
-    from .main import load
+    from ..main import load
 
     try:
         load(entry)

@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from .grouped import GroupedCommand
-from .options import (
+from ..grouped import GroupedCommand
+from ..options import (
     MEDIA,
     NameListParam,
     ParamType,
@@ -24,7 +24,7 @@ from .options import (
     running_options,
     say,
 )
-from .server_options import GUARDS, TLS, guard_options, guard_settings, tls_options
+from ..server_options import GUARDS, TLS, guard_options, guard_settings, tls_options
 
 EPILOG = """\b
 Examples:

@@ -8,9 +8,9 @@ import click
 
 from vllm_cls.config import AGGREGATIONS
 
-from .job import files_of_a_job, show_report
-from .options import MEDIA, NameListParam, State, configure_output, media_options, pass_state, running_options
-from .progress import progress
+from ..job import files_of_a_job, show_report
+from ..options import MEDIA, NameListParam, State, configure_output, media_options, pass_state, running_options
+from ..progress import progress
 
 EPILOG = """\b
 Examples:

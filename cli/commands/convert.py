@@ -11,8 +11,8 @@ import click
 
 from vllm_cls.config import CONVERT_MODES, DTYPES, PROBLEM_TYPES
 
-from .heads import ConvertCommand, check_head
-from .options import (
+from ..heads import ConvertCommand, check_head
+from ..options import (
     MEDIA,
     LabelTokens,
     NameListParam,
@@ -26,7 +26,7 @@ from .options import (
     pass_state,
     say,
 )
-from .show import measurements, number, size
+from ..show import measurements, number, size
 
 if TYPE_CHECKING:
     from vllm_cls.conversion.converter import ConversionReport
