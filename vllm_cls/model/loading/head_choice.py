@@ -102,16 +102,7 @@ def answers_questions(source: ModelSource) -> bool:
 
 
 def _label_head(source: ModelSource, settings: DecisionConfig) -> HeadResult:
-    """A head of the output layer's rows for all labels that a question can have.
-
-    Raises:
-        ConfigError: the model does not read its labels behind a prompt.
-    """
-    if source.pooling != "LAST":
-        raise ConfigError(
-            f"decisions read the token behind a prompt, as a causal language model answers; {source.checkpoint.name} is a "
-            f"{source.class_name or source.config.model_type}. A head on other tokens, such as masks, is a plugin's."
-        )
+    """A head of the output layer's rows for all labels that a question can have."""
     if source.adapter is not None:
         source.adapter.check_output_layer()
     return make_head(source, "tokens", {"token_ids": label_ids(settings, source.tokenizer, source.checkpoint.name)})
