@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
-from .calls import decisions, moderations, scoring, tasks, zero_shot
+from .calls import candidates, decisions, moderations, scoring, tasks, zero_shot
 from .calls.output_processor import NextId
 from .calls.scoring import RankedDocument, ScoreOptions, Side
 from .calls.tasks import TaskCall
@@ -173,7 +173,7 @@ class AsyncLLM:
         lora_request: Any = None,
         tokenization_kwargs: Mapping[str, Any] | None = None,
         candidate_labels: Sequence[str] | None = None,
-        hypothesis_template: str = zero_shot.HYPOTHESIS,
+        hypothesis_template: str = candidates.HYPOTHESIS,
         multi_label: bool = False,
         **sending: Unpack[Sending],
     ) -> Any:
@@ -183,7 +183,7 @@ class AsyncLLM:
                 zero_shot.classify,
                 prompts,
                 sending,
-                candidates=zero_shot.Candidates(candidate_labels, hypothesis_template, multi_label),
+                candidates=candidates.Candidates(candidate_labels, hypothesis_template, multi_label),
                 pooling_params=pooling_params,
                 lora_request=lora_request,
                 tokenization_kwargs=tokenization_kwargs,

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from .calls import decisions, moderations, scoring, tasks, zero_shot
+from .calls import candidates, decisions, moderations, scoring, tasks, zero_shot
 from .calls.arguments import check_engine_args
 from .calls.scoring import RankedDocument, ScoreOptions, Side
 from .calls.streaming import stream_outputs
@@ -171,7 +171,7 @@ class LLM(OpenModel):
         lora_request: Any = None,
         tokenization_kwargs: Mapping[str, Any] | None = None,
         candidate_labels: Sequence[str] | None = None,
-        hypothesis_template: str = zero_shot.HYPOTHESIS,
+        hypothesis_template: str = candidates.HYPOTHESIS,
         multi_label: bool = False,
     ) -> list[ClassificationRequestOutput]:
         """Probabilities for each prompt, in the order given.
@@ -197,7 +197,7 @@ class LLM(OpenModel):
             asked = zero_shot.classify(
                 self._open,
                 prompts,
-                zero_shot.Candidates(candidate_labels, hypothesis_template, multi_label),
+                candidates.Candidates(candidate_labels, hypothesis_template, multi_label),
                 pooling_params=pooling_params,
                 lora_request=lora_request,
                 tokenization_kwargs=tokenization_kwargs,
@@ -221,7 +221,7 @@ class LLM(OpenModel):
         truncate: bool = False,
         truncation_side: str | None = None,
         candidate_labels: Sequence[str] | None = None,
-        hypothesis_template: str = zero_shot.HYPOTHESIS,
+        hypothesis_template: str = candidates.HYPOTHESIS,
         multi_label: bool = False,
     ) -> Iterator[ClassificationRequestOutput]:
         """Classify a stream, in order, with memory for one window of it.
@@ -238,7 +238,7 @@ class LLM(OpenModel):
             again = functools.partial(
                 zero_shot.classify,
                 self._open,
-                candidates=zero_shot.Candidates(candidate_labels, hypothesis_template, multi_label),
+                candidates=candidates.Candidates(candidate_labels, hypothesis_template, multi_label),
                 tokenization_kwargs=tasks.cut(truncate, truncation_side),
                 use_activation=use_activation,
                 head_name=head_name,

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..calls.zero_shot import candidates_of
+from ..calls.candidates import candidates_of
 from .options import JobOptions, OnProgress, RunOptions
 from .report.job_report import JobReport
 from .results.result_columns import ResultColumns

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..calls.zero_shot import Candidates
+from ..calls.candidates import Candidates
 from ..errors import ConfigError, JobError
 from .report.progress import JobProgress
 from .results.decision_columns import DecisionColumns

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ..calls.zero_shot import Candidates
+from ..calls.candidates import Candidates
 from ..errors import ConfigError
 from ..evaluation import Tally
 from .formats.files import OutputFile
