@@ -14,7 +14,7 @@ from ..inputs.prompts import as_list
 from ..model.task_checks import check_task
 from ..outputs import Moderation
 from ..params import PoolingParams
-from .output_processor import not_finite
+from .output_processor import rows_together
 from .tasks import PoolingTask, TaskCall, task_call
 
 if TYPE_CHECKING:
@@ -245,13 +245,10 @@ def _moderated(
 ) -> list[Moderation | PromptError]:
     """What is said of each text, of the results of all its prompts."""
     outputs: list[Moderation | PromptError] = []
-    for start in range(0, len(results), count):
-        found = results[start : start + count]
-        failed = next((each for each in found if isinstance(each, PromptError)), None)
-        rows = [each.row for each in found if not isinstance(each, PromptError)]
-        if failed is not None or not all(bool(row.isfinite().all()) for row in rows):
-            outputs.append(failed or not_finite())
+    for part, rows in rows_together(loaded, results, count):
+        if isinstance(rows, PromptError):
+            outputs.append(rows)
             continue
-        num_tokens = sum([len(each.sequence.token_ids) for each in tokenized[start : start + count]])
-        outputs.append(judge.judged(loaded.pooler.calibrated(torch.stack(rows))).output(threshold, num_tokens))
+        num_tokens = sum([len(each.sequence.token_ids) for each in tokenized[part]])
+        outputs.append(judge.judged(rows).output(threshold, num_tokens))
     return outputs

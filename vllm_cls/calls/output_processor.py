@@ -5,7 +5,7 @@ Here those that are classes and scores; `tensors` makes the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -94,6 +94,23 @@ def _of_head(head: RunningHead, logits: torch.Tensor, activated: Sequence[bool])
         ClassificationOutput(probs[row] if each else raw[row], raw[row], labels, likely[row])
         for row, each in enumerate(activated)
     ]
+
+
+def rows_together(
+    loaded: LoadedModel, results: Sequence[Result], count: int
+) -> Iterator[tuple[slice, torch.Tensor | PromptError]]:
+    """Where each `count` results stand that belong to one output, and their calibrated rows `(count, num_logits)`.
+
+    In place of the rows is an error, where one of them failed.
+    """
+    for start in range(0, len(results), count):
+        part = slice(start, start + count)
+        failed = next((each for each in results[part] if isinstance(each, PromptError)), None)
+        rows = [each.row for each in results[part] if not isinstance(each, PromptError)]
+        if failed is not None or not all(bool(row.isfinite().all()) for row in rows):
+            yield part, failed or not_finite()
+        else:
+            yield part, loaded.pooler.calibrated(torch.stack(rows))
 
 
 def not_finite() -> PromptError:

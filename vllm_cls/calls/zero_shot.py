@@ -7,15 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from ..decisions.heads import LabelHead
 from ..errors import ConfigError, PromptError
 from ..inputs.prompts import Prompt, as_list, parse
 from ..outputs import ClassificationOutput, ClassificationRequestOutput
 from . import label_prompts
 from .candidates import HYPOTHESIS, Candidates
-from .output_processor import not_finite
+from .output_processor import rows_together
 from .tasks import PoolingTask, TaskCall, task_call, texts_alone
 
 if TYPE_CHECKING:
@@ -98,15 +96,11 @@ def _classified(
     """Probabilities of each text's labels, of the results of all its pairs."""
     count, labels = len(candidates.labels), dict(enumerate(candidates.labels))
     outputs: list[ClassificationRequestOutput | PromptError] = []
-    for start in range(0, len(results), count):
-        found = results[start : start + count]
-        failed = next((each for each in found if isinstance(each, PromptError)), None)
-        rows = [each.row for each in found if not isinstance(each, PromptError)]
-        if failed is not None or not all(bool(row.isfinite().all()) for row in rows):
-            outputs.append(failed or not_finite())
+    for part, rows in rows_together(loaded, results, count):
+        if isinstance(rows, PromptError):
+            outputs.append(rows)
             continue
-        read = tokenized[start : start + count]
-        logits = loaded.pooler.calibrated(torch.stack(rows))[:, loaded.heads[0].columns]
+        read, logits = tokenized[part], rows[:, loaded.heads[0].columns]
         probs = candidates.probabilities(logits, entailment).tolist()
         answer = ClassificationOutput(probs, logits[:, entailment].tolist(), labels, probs)
         ids = [token for each in read for token in each.sequence.token_ids]
