@@ -24,6 +24,21 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vllm_cls"
 
 
+@contextmanager
+def locked(path: os.PathLike[str] | str) -> Iterator[None]:
+    """Hold a file that processes of this machine take in turn; it is made, and stays. Elsewhere than on POSIX none waits.
+
+    Raises:
+        OSError: it cannot be made, or the file system has no locks.
+    """
+    with open(path, "ab") as held:
+        if os.name == "posix":
+            import fcntl
+
+            fcntl.flock(held, fcntl.LOCK_EX)  # let go of when it is closed
+        yield
+
+
 def flush_path(path: os.PathLike[str] | str) -> None:
     """Wait until a file's content, or the names of a folder's files, are on the disk."""
     if os.name != "posix":  # elsewhere a folder cannot be opened

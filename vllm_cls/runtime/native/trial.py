@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from ...compat.disk import cache_folder, replacing
+from ...compat.disk import cache_folder, locked, replacing
 from .compiler import processor, sources
 
 _TURNS = 8  # the first of which warms up
@@ -22,18 +22,41 @@ def fastest(what: str, candidates: Mapping[str, Callable[[], object]]) -> str:
     """The name of the fastest candidate, by the least time of this thread in a few turns; earlier ones are preferred.
 
     Args:
-        what: is computed; the same text has the same answer from then on, in other processes too.
+        what: is computed; the same text has the same answer from then on, in other processes too; where that cannot be, the
+            first candidate.
         candidates: by name, the preferred ones first; each computes it once, on one thread.
     """
     if len(candidates) == 1:
         return next(iter(candidates))
     file, what = _file(), f"{what}: {', '.join(candidates)}"
     kept = _read(file).get(what)
-    if kept in candidates:
-        return str(kept)
-    chosen = _tried(candidates)
-    _keep(file, what, chosen)
-    return chosen
+    if isinstance(kept, str) and kept in candidates:
+        return kept
+    try:
+        return next(iter(candidates)) if file is None else _tried_once(file, what, candidates)
+    except OSError:
+        # What cannot be remembered is not tried: another choice the next time would change the last digits of a job
+        # that goes on.
+        return next(iter(candidates))
+
+
+def _tried_once(file: Path, what: str, candidates: Mapping[str, Callable[[], object]]) -> str:
+    """The answer of this process, or of another one that tried it at the same time.
+
+    Raises:
+        OSError: it cannot be kept for processes to come.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with locked(file.with_suffix(".lock")):
+        known = _read(file)
+        kept = known.get(what)
+        if isinstance(kept, str) and kept in candidates:
+            return kept
+        name = next((line for line in processor() if line.startswith("model name")), "")
+        content = {"processor": name.partition(":")[2].strip(), "fastest": {**known, what: _tried(candidates)}}
+        with replacing(file) as whole:
+            Path(whole).write_text(json.dumps(content, indent=1), encoding="utf-8")
+        return content["fastest"][what]
 
 
 def _tried(candidates: Mapping[str, Callable[[], object]]) -> str:
@@ -76,17 +99,3 @@ def _read(file: Path | None) -> dict[str, object]:
     except (OSError, ValueError, LookupError, TypeError):
         return {}
     return kept if isinstance(kept, dict) else {}
-
-
-def _keep(file: Path | None, what: str, chosen: str) -> None:
-    """Keep an answer for processes to come, where there is room for it; the file is whole at any time."""
-    if file is None:
-        return
-    try:
-        name = next((line for line in processor() if line.startswith("model name")), "")
-        content = {"processor": name.partition(":")[2].strip(), "fastest": {**_read(file), what: chosen}}
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with replacing(file) as whole:
-            Path(whole).write_text(json.dumps(content, indent=1), encoding="utf-8")
-    except OSError:
-        return
