@@ -319,6 +319,12 @@ def test_a_label_field_that_no_row_of_standard_input_has_is_said(
     assert "no row has the field 'lable', which was to be measured against" in report.notes
 
 
+def test_a_closed_standard_input_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(JobError, match=r"^standard input: it is closed\.$"):
+        classify_file(FakeLLM(), "-", tmp_path / "out.jsonl")
+
+
 def test_a_damaged_file_leaves_the_old_output(tmp_path: Path) -> None:
     output = write(tmp_path / "out.jsonl", "old")
     path = write(tmp_path / "in.json", '[{"text": "a"}, {"text": ')

@@ -41,6 +41,16 @@ def test_nanoseconds_are_kept_as_text(tmp_path: Path) -> None:
     assert fields_of(parquet(tmp_path / "a.parquet", table)) == [{"t": "1970-01-01 00:00:00.000000001"}, {"t": None}]
 
 
+def test_nanoseconds_of_a_time_zone_are_exact(tmp_path: Path) -> None:
+    kind = pa.timestamp("ns", "Europe/Berlin")  # of +0:53:28 once
+    numbers = [2**63 - 1, -8_500_000_000_000_000_001, 1]
+    table = pa.table({"t": pa.array(numbers, kind), "l": pa.array([[each] for each in numbers], pa.list_(kind))})
+    found = fields_of(parquet(tmp_path / "a.parquet", table))
+    assert [pa.scalar(row["t"]).cast(kind).value for row in found] == numbers
+    assert [row["l"] for row in found] == [[row["t"]] for row in found]
+    assert found[0]["t"] == "2262-04-11 23:47:16.854775807Z"
+
+
 def test_what_is_not_parquet_ends_the_job(tmp_path: Path) -> None:
     with pytest.raises(JobError, match=r"a\.parquet cannot be read as Parquet"):
         rows_of(write(tmp_path / "a.parquet", "nonsense"))

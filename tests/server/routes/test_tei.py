@@ -48,6 +48,8 @@ def test_nothing_is_cut_unless_asked(client: TestClient, llm: LLM) -> None:
     long = "bad " + "good " * 400
     refused = client.post("/predict", json={"inputs": long})
     assert refused.status_code == 400 and "maximum context length" in refused.json()["error"]["message"]
+    assert client.post("/predict", json={"inputs": long, "truncate": None}).status_code == 400
+    assert client.post("/predict", json={"inputs": "good", "truncate": None}).status_code == 200
     for side in ("Left", "Right"):
         answer = client.post("/predict", json={"inputs": long, "truncate": True, "truncation_direction": side})
         (expected,) = llm.classify(
@@ -96,3 +98,4 @@ def test_one_model(client: TestClient) -> None:
     assert client.get("/v1/models/film-critic").json() == listed
     missing = client.get("/v1/models/else/where")
     assert missing.status_code == 404 and "does not exist" in missing.json()["error"]["message"]
+    assert client.get("/v1/models/").status_code == 404

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -164,12 +164,14 @@ def _values(name: str, column: pyarrow.Array, errors: dict[int, str]) -> list[An
     """
     import pyarrow
 
-    whole = _without_nanoseconds(column.type, to_text=False)
+    whole = _with_nanoseconds_as(_microseconds, column.type)
     if whole != column.type:
         try:
             column = column.cast(whole)
         except pyarrow.ArrowInvalid:  # they would be lost
-            column = column.cast(_without_nanoseconds(column.type, to_text=True))
+            column = column.cast(_with_nanoseconds_as(_in_utc, column.type)).cast(
+                _with_nanoseconds_as(_text, column.type)
+            )
     try:
         values: list[Any] = column.to_pylist()
         return values
@@ -206,21 +208,38 @@ def _with_replacements(value: pyarrow.Scalar) -> str | None:
     return bytes(value.as_buffer()).decode("utf-8", "replace")
 
 
-def _without_nanoseconds(kind: pyarrow.DataType, to_text: bool) -> pyarrow.DataType:
-    """The type with text, or microseconds, in place of nanoseconds, also in lists and structs."""
+def _with_nanoseconds_as(
+    made: Callable[[pyarrow.DataType], pyarrow.DataType], kind: pyarrow.DataType
+) -> pyarrow.DataType:
+    """The type with others in place of those of nanoseconds, also in lists and structs."""
     import pyarrow as pa
 
     def inner(part: pa.DataType) -> pa.DataType:
-        return _without_nanoseconds(part, to_text)
+        return _with_nanoseconds_as(made, part)
 
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return (pa.list_ if pa.types.is_list(kind) else pa.large_list)(kind.field(0).with_type(inner(kind.value_type)))
     if pa.types.is_struct(kind):
         return pa.struct([field.with_type(inner(field.type)) for field in kind])
-    if not pa.types.is_temporal(kind) or getattr(kind, "unit", None) != "ns":
-        return kind
-    if to_text:
-        return pa.string()
+    return made(kind) if pa.types.is_temporal(kind) and getattr(kind, "unit", None) == "ns" else kind
+
+
+def _microseconds(kind: pyarrow.DataType) -> pyarrow.DataType:
+    import pyarrow as pa
+
     if pa.types.is_timestamp(kind):
         return pa.timestamp("us", kind.tz)
     return pa.duration("us") if pa.types.is_duration(kind) else pa.time64("us")
+
+
+def _in_utc(kind: pyarrow.DataType) -> pyarrow.DataType:
+    """A zone's own time is not exact as text: it wraps around at both ends, and of old offsets the seconds are left out."""
+    import pyarrow as pa
+
+    return pa.timestamp("ns", "UTC") if pa.types.is_timestamp(kind) and kind.tz is not None else kind
+
+
+def _text(_: pyarrow.DataType) -> pyarrow.DataType:
+    import pyarrow as pa
+
+    return pa.string()

@@ -103,6 +103,8 @@ def open_stream(source: InputFile) -> Iterator[Stream]:
     """An input, open. Whatever is wrong with the file itself becomes a JobError that names it."""
     try:
         if source.path == STDIO:
+            if sys.stdin is None:
+                raise JobError("it is closed.")
             yield Stream(sys.stdin.buffer, None, source.encoding)
         else:
             with open_binary(source.path) as raw:

@@ -49,7 +49,7 @@ class _Options(BaseRequest):
 
     ignored_fields: ClassVar[frozenset[str]] = frozenset({"parameters"})
 
-    truncate: bool = Field(False, description="Cut what is too long; else that is an error.")
+    truncate: bool | None = Field(None, description="Cut what is too long; else that is an error.")
     truncation_direction: Literal["Left", "Right", "left", "right"] = "Right"
     raw_scores: bool = Field(False, description="Logits in place of what the model's activation gives.")
 

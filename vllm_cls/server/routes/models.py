@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, HTTPException
 
 from ... import __version__
 from ..openapi import ERRORS
@@ -38,6 +38,8 @@ def routes(model: ServedModel) -> APIRouter:
     @router.get("/v1/models/{name:path}")
     async def one(name: str) -> ModelEntry:
         """One of these names."""
+        if not name:  # of a request that is the model itself
+            raise HTTPException(404)
         known = model.by_name[name]
         return entry(model, known.name if known.adapter else name, model.names[0] if known.adapter else None)
 
