@@ -326,7 +326,7 @@ class AsyncLLM:
         return await self.classify(messages if is_single(messages) else list(messages), **options)
 
     async def token_ids(
-        self, prompt: Any, *, add_special_tokens: bool = True, timeout: float | None = None
+        self, prompt: Any, *, add_special_tokens: bool | None = None, timeout: float | None = None
     ) -> list[int]:
         """The tokens of a prompt, as `LLM.token_ids`."""
         ids = functools.partial(self.llm.token_ids, prompt, add_special_tokens=add_special_tokens)

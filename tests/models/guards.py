@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from tokenizers import processors
 
 from . import tiny
 
@@ -68,8 +69,11 @@ WORDS = [
 
 
 def tokenizer(chat_template: str) -> Any:
-    """With single tokens for what guards answer, as theirs have."""
+    """With single tokens for what guards answer, and one that begins a text, as theirs have."""
     made = tiny.tokenizers.byte_level()
+    made.bos_token = begin = made.eos_token
+    begins = processors.TemplateProcessing(single=f"{begin} $A", special_tokens=[(begin, made.bos_token_id)])
+    made.backend_tokenizer.post_processor = begins
     made.add_tokens([transformers.AddedToken(word, normalized=False) for word in WORDS])
     made.add_special_tokens({"additional_special_tokens": SPECIAL})
     made.chat_template = chat_template

@@ -100,6 +100,10 @@ def test_both_clients(url: str, decider: LLM) -> None:
 def test_openai(url: str, decider: LLM) -> None:
     with openai.OpenAI(base_url=f"{url}/v1", api_key="none") as client:
         found = client.decisions.create(model="decider", input="I was charged twice. " * 9, questions=ASKED)
+        alike = [True, "true", '"true"', "\\"]  # two of them would have one name in the prompt
+        asked: Any = {"type": "choice", "instructions": "Which?", "choices": [{"value": each} for each in alike]}
+        (answer,) = client.decisions.create(model="decider", input="x", questions=[asked]).answers
+    assert [each.value for each in answer.probabilities] == alike
     (expected,) = decider.decide({"state": "I was charged twice. " * 9, "questions": SYSTEM_ONE})
     predicate, choice, score = found.answers
     assert (predicate.type, predicate.name) == ("predicate", "refund")

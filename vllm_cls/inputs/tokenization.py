@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..architecture import Architecture
 from ..errors import ConfigError, PromptError, PromptTooLongError
 from ..runtime.batch import SequenceForm, TokenSequence
+from .control_tokens import ControlTokens
 from .media_reader import MediaReader
 from .pair_template import PairForm
 from .prompt_template import PromptTemplate
@@ -88,11 +89,12 @@ def _no_room(prompt: Prompt, limit: int) -> str:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A prompt just before the tokenizer."""
+    """A prompt just before the tokenizer; `marked` if marks in the text say which control tokens are text."""
 
     text: str
     text_pair: str | None
     add_special_tokens: bool
+    marked: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ class PromptProcessor:
         template: stored or given; None leaves texts as they are.
         chat_template_prompt: put a text into the tokenizer's chat template, as the user's message.
         chat_options: what that template is told, where a prompt does not say it.
+        controls: tokens that stay text where a message has them; None reads them as what they are.
         pairs: how two texts become one prompt, where `template` does not say.
         with_places: remember where tokens stand in their text.
         prefix: written before every text, and cut with it; an embedder's own prompt.
@@ -126,6 +129,7 @@ class PromptProcessor:
     skipped_pad: int | None = None
     media: MediaReader | None = None
     chat_options: Mapping[str, Any] = field(default_factory=dict)
+    controls: ControlTokens | None = None
     # A tokenizer keeps its truncation as state: one call at a time.
     _lock: AbstractContextManager[Any] = field(default_factory=threading.RLock, repr=False, compare=False)
 
@@ -171,9 +175,7 @@ class PromptProcessor:
             PromptError: the prompt is bad.
         """
         text = self.render(self._read(parse(prompt)), add_special_tokens)
-        joined = Rendered(
-            text.text + suffix if text.text_pair is None else text.text, text.text_pair, text.add_special_tokens
-        )
+        joined = replace(text, text=text.text + suffix) if text.text_pair is None else text
         encoding = self._encode_all([joined])[0]
         if isinstance(encoding, PromptError):
             raise encoding
@@ -199,7 +201,7 @@ class PromptProcessor:
                 raise PromptError(
                     "this model writes a prompt before a text, and a chat has no place for it; give a text."
                 )
-            return Rendered(self._chat(prompt.messages, prompt.chat_template_kwargs), None, add_special_tokens is True)
+            return self._chat(prompt.messages, prompt.chat_template_kwargs, add_special_tokens)
         if prompt.text_pair is not None and (self.pairs.template is not None or self.template is None):
             return self._pair(prompt, add_special_tokens)
         if self.template is not None:
@@ -215,7 +217,7 @@ class PromptProcessor:
         else:
             text = self.prefix + prompt.text
         if self.chat_template_prompt:
-            return Rendered(self._chat([{"role": "user", "content": text}]), None, add_special_tokens is True)
+            return self._chat([{"role": "user", "content": text}], {}, add_special_tokens)
         return Rendered(text, None, add_special_tokens is not False)
 
     def _content(self, text: str, prompt: Prompt) -> str | list[dict[str, str]]:
@@ -285,7 +287,7 @@ class PromptProcessor:
         offsets = encoding["offset_mapping"]
         return text if len(offsets) <= limit else text[: offsets[limit - 1][1]]
 
-    def _chat(self, messages: Sequence[Any], kwargs: Mapping[str, Any] = {}) -> str:
+    def _chat(self, messages: Sequence[Any], kwargs: Mapping[str, Any], add_special_tokens: bool | None) -> Rendered:
         from jinja2 import TemplateError
 
         tokenizer: Any = self.tokenizer
@@ -295,35 +297,45 @@ class PromptProcessor:
             )
         try:
             text: str = tokenizer.apply_chat_template(
-                list(messages),
+                list(messages) if self.controls is None else self.controls.marked(messages),
                 tokenize=False,
                 **{"add_generation_prompt": self.chat_template_prompt, **self.chat_options, **kwargs},
             )
         except (TemplateError, ValueError, TypeError, KeyError, IndexError) as error:
             raise PromptError(f"the chat template refuses these messages: {error}") from error
-        return text
+        return Rendered(
+            text, None, add_special_tokens is True, self.controls is not None and self.controls.has_marks(text)
+        )
 
     def _encode_all(self, texts: Sequence[Rendered]) -> list[_Encoding | PromptError]:
         """The encoding of each text; batched by what the tokenizer has to be told."""
         results: list[Any] = [None] * len(texts)
-        groups: dict[tuple[bool, bool], list[int]] = {}
+        groups: dict[tuple[bool, bool, bool], list[int]] = {}
         for index, each in enumerate(texts):
-            groups.setdefault((each.text_pair is not None, each.add_special_tokens), []).append(index)
+            groups.setdefault((each.text_pair is not None, each.add_special_tokens, each.marked), []).append(index)
         for indices in groups.values():
             try:
                 for index, encoding in zip(indices, self._encode([texts[i] for i in indices]), strict=True):
                     results[index] = encoding
-            except (UnicodeError, ValueError, TypeError, OverflowError):  # one bad text fails the call: find it
+            except (
+                UnicodeError,
+                ValueError,
+                TypeError,
+                OverflowError,
+                NotImplementedError,
+            ):  # one bad text fails the call: find it
                 for index in indices:
                     try:
                         results[index] = self._encode([texts[index]])[0]
-                    except (UnicodeError, ValueError, TypeError, OverflowError) as error:
+                    except (UnicodeError, ValueError, TypeError, OverflowError, NotImplementedError) as error:
                         results[index] = PromptError(f"the tokenizer refuses this text: {error}")
         return results
 
     def _encode(self, texts: Sequence[Rendered], **options: Any) -> list[_Encoding]:
         tokenizer: Any = self.tokenizer
         pairs = [each.text_pair for each in texts] if texts[0].text_pair is not None else None
+        if texts[0].marked:
+            options["sanitize_control_tokens"] = True
         with self._lock:
             encoding = tokenizer(
                 [each.text for each in texts],

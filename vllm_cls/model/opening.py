@@ -13,6 +13,7 @@ from ..decisions.heads import logits_of_tokens
 from ..decisions.reading import DecisionReader
 from ..decisions.settings import label_ids
 from ..errors import ConfigError
+from ..inputs.control_tokens import ControlTokens
 from ..inputs.media_reader import MediaReader
 from ..pooler.activations import activation_for
 from ..registry import registry
@@ -141,7 +142,10 @@ def load_model(options: ModelConfig, runtime: RuntimeConfig, ranks: Ranks | None
     if embedder is not None and options.use_template:
         processor = dataclasses.replace(processor, prefix=embedder.prompt)
     if guard is not None:
-        processor = dataclasses.replace(processor, chat_template_prompt=True, chat_options=guard.chat_options)
+        controls = ControlTokens.of(classifier.source.tokenizer)
+        processor = dataclasses.replace(
+            processor, chat_template_prompt=True, chat_options=guard.chat_options, controls=controls
+        )
     fallback = None
     if options.quantization == "int8" and classifier.task == "classify":
         fallback = _float32_fallback(engine, heads, pooler, prompts, classifier.has_head)

@@ -170,7 +170,7 @@ def _question(
 
 
 def _keys(question: ChoiceQuestion, place: int) -> list[str]:
-    """What a prompt calls the values: a text that a boolean looks like stands in quotes.
+    """What a prompt calls the values: a text that a boolean looks like stands in quotes, all where that is another's.
 
     Raises:
         RequestError: a value is there twice.
@@ -179,7 +179,8 @@ def _keys(question: ChoiceQuestion, place: int) -> list[str]:
     if len({(type(each), each) for each in values}) < len(values):
         raise RequestError(f"questions: question {place} has a choice twice; each must be unique.", "questions")
     booleans = {json.dumps(each) for each in values if isinstance(each, bool)}
-    return [json.dumps(each) if isinstance(each, bool) or each in booleans else each for each in values]
+    keys = [json.dumps(each) if isinstance(each, bool) or each in booleans else each for each in values]
+    return keys if len(set(keys)) == len(keys) else [json.dumps(each, ensure_ascii=False) for each in values]
 
 
 def answers(body: DecisionsRequest, found: Mapping[str, Mapping[str, Any]]) -> list[Answer]:

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from ...params import PoolingParams
 from ..errors import RequestError
 from ..protocol.common import CommonRequest, ResponseHeader, UsageInfo
+from ..protocol.tokenize import TokenizeChat, TokenizePrompt
 from ..served_model import ServedModel
 
 
@@ -83,6 +84,11 @@ def _pooling_params(body: CommonRequest) -> PoolingParams | None:
     return PoolingParams(use_activation=body.use_activation, head_name=body.head_name)
 
 
+def asked_special_tokens(body: CommonRequest | TokenizePrompt | TokenizeChat) -> bool | None:
+    """What a client says of special tokens; None, which is what the prompt's form says, where it says nothing."""
+    return body.add_special_tokens if "add_special_tokens" in body.model_fields_set else None
+
+
 def _tokenization(body: CommonRequest) -> dict[str, Any]:
     """`tokenization_kwargs` of `AsyncLLM`."""
     if body.truncate_prompt_tokens == 0:
@@ -90,7 +96,7 @@ def _tokenization(body: CommonRequest) -> dict[str, Any]:
     given = {
         "truncate_prompt_tokens": body.truncate_prompt_tokens,
         "truncation_side": body.truncation_side,
-        "add_special_tokens": body.add_special_tokens,
+        "add_special_tokens": asked_special_tokens(body),
     }
     return {name: value for name, value in given.items() if value is not None}
 

@@ -18,7 +18,7 @@ from ..protocol.tokenize import (
     TokenizeResponse,
 )
 from ..requests.json_bodies import json_response, read
-from ..requests.request_context import seconds_left
+from ..requests.request_context import asked_special_tokens, seconds_left
 from ..requests.request_prompts import check_prompts, conversation_of
 from ..served_model import ServedModel
 
@@ -59,7 +59,7 @@ def routes(model: ServedModel) -> APIRouter:
         prompt = await conversation_of(model, request, body) if isinstance(body, TokenizeChat) else body.prompt
         check_prompts(model, [prompt])
         tokens = await model.llm.token_ids(
-            prompt, add_special_tokens=body.add_special_tokens, timeout=seconds_left(request.scope["state"])
+            prompt, add_special_tokens=asked_special_tokens(body), timeout=seconds_left(request.scope["state"])
         )
         strings = None
         if body.return_token_strs:
