@@ -120,6 +120,26 @@ print(loss.linear_sum_assignment is sys.modules["scipy.optimize"].linear_sum_ass
     assert in_new_process(code) == "True"
 
 
+def test_somebody_may_put_an_import_of_their_own_before_ours() -> None:
+    code = """
+import builtins
+from vllm_cls.compat.stand_ins import standing_in
+with standing_in():
+    ours = builtins.__import__
+    def theirs(*args, **kwargs): return ours(*args, **kwargs)
+    builtins.__import__ = theirs
+for _ in range(2):
+    with standing_in():
+        import colorsys
+assert builtins.__import__ is theirs
+builtins.__import__ = ours
+with standing_in():
+    import cmd
+print(builtins.__import__ is not ours)
+"""
+    assert in_new_process(code) == "True"
+
+
 def test_models_are_those_that_transformers_finds_alone(tmp_path: Path) -> None:
     listing = """
 import transformers.models as models, transformers

@@ -50,6 +50,8 @@ _MARKERS = ("torch.compiler", "torch._compile")  # they load it to mark a functi
 
 _plain: Callable[..., Any] = builtins.__import__
 _lock, _depth = threading.Lock(), 0
+_installed = False
+"""Whether `builtins.__import__` comes to `_import`, through somebody's own too, that was put before it meanwhile."""
 _given: dict[str, list[tuple[dict[str, Any], str, type]]] = {}
 """By module that is not loaded: the namespaces that hold stand-ins, and their names there."""
 
@@ -57,12 +59,12 @@ _given: dict[str, list[tuple[dict[str, Any], str, type]]] = {}
 @contextmanager
 def standing_in() -> Iterator[None]:
     """Within it, imports of these names by these modules load nothing; everybody else's imports are as ever."""
-    global _depth, _plain
+    global _depth, _installed, _plain
     torch: Any = importlib.import_module("torch")
 
     with _lock:
-        if _depth == 0 and builtins.__import__ is not _import:
-            _plain = builtins.__import__
+        if not _installed:
+            _plain, _installed = builtins.__import__, True
             builtins.__import__ = _import  # type: ignore[assignment]
         if _depth == 0 and _DYNAMO not in sys.modules:
             torch._dynamo = _dynamo
@@ -75,7 +77,7 @@ def standing_in() -> Iterator[None]:
             if _depth == 0 and vars(torch).get("_dynamo") is _dynamo:  # torch then loads the real one for whoever asks
                 del torch._dynamo
             if _depth == 0 and builtins.__import__ is _import:
-                builtins.__import__ = _plain
+                builtins.__import__, _installed = _plain, False
 
 
 def _import(

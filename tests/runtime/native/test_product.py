@@ -51,6 +51,13 @@ def test_it_is_what_float64_gives(rows: int, shape: tuple[int, int]) -> None:
         torch.testing.assert_close(found, expected, atol=3e-7 * shape[0] + 2e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_rows_of_other_types_are_read_as_what_they_are(dtype: torch.dtype) -> None:
+    x, weight = torch.randn(31, 64).to(dtype), torch.randn(48, 64)
+    found = panel_linear(weight, None)(x)
+    torch.testing.assert_close(found, F.linear(x.float(), weight), atol=1e-4, rtol=1e-5)
+
+
 def test_gelu_is_right_from_end_to_end() -> None:
     x = torch.cat([torch.linspace(-30, 30, 20_001), torch.tensor([-1e30, 1e30, 0.0, -0.0])])[:, None]
     one = torch.ones(1, 1)

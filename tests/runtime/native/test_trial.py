@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -41,9 +42,13 @@ def test_it_is_remembered_for_the_same_candidates(clock: Callable[[float], Calla
     assert trial.fastest("b", {"x": clock(0.1), "y": clock(0.5)}) == "x"
     assert trial.fastest("a", {"x": clock(0.1), "z": clock(0.5)}) == "x"
     (file,) = (tmp_path / "cache" / "native").glob("*.json")
-    for damaged in ('{"fastest": ["no"]}', "{", json.dumps({"fastest": {"a: x, y": ["y"]}})):
+    for damaged in ('{"fastest": ["no"]}', "{", json.dumps({"fastest": {"a: x, y": ["y"]}}), "[" * 100_000):
         file.write_text(damaged)
         assert trial.fastest("a", {"x": clock(0.1), "y": clock(0.5)}) == "x"
+    file.unlink()
+    os.mkfifo(file)
+    assert trial.fastest("a", {"x": clock(0.1), "y": clock(0.5)}) == "x"
+    assert file.is_file()
 
 
 def test_what_cannot_be_remembered_is_not_tried(
@@ -52,6 +57,9 @@ def test_what_cannot_be_remembered_is_not_tried(
     """Else a job that goes on could get other last digits."""
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("VLLM_CLS_CACHE", str(tmp_path / "file"))
+    assert trial.fastest("a", {"x": clock(1.0), "y": clock(0.5)}) == "x"
+    monkeypatch.setenv("VLLM_CLS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(trial, "processor", list)
     assert trial.fastest("a", {"x": clock(1.0), "y": clock(0.5)}) == "x"
     monkeypatch.setattr(trial, "processor", lambda: (_ for _ in ()).throw(OSError("unknown")))
     assert trial.fastest("a", {"x": clock(1.0), "y": clock(0.5)}) == "x"

@@ -70,7 +70,7 @@ class PanelProduct:
         self._gelu, self._multiply = _GELUS[gelu], made.multiply
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        rows = x.reshape(-1, self._in).contiguous()
+        rows = x.reshape(-1, self._in).float().contiguous()  # the C checks nothing, and autocast may give others
         y = rows.new_empty(len(rows), self._out)
         threads = 1 + min(torch.get_num_threads() - 1, y.numel() * self._in // WORTH_A_THREAD)
         bias = None if self._bias is None else self._bias.data_ptr()

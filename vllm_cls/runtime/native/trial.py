@@ -81,8 +81,11 @@ def _tried(candidates: Mapping[str, Callable[[], object]]) -> str:
 def _file() -> Path | None:
     """Where answers are kept: its name stands for the processor, what torch uses of it, its version and our C."""
     try:
+        here = processor()
+        if not here:  # the file would be that of any processor
+            return None
         parts = [
-            *processor(),
+            *here,
             torch.backends.cpu.get_cpu_capability(),
             torch.__version__,
             *sources("product", "int8_product"),
@@ -94,8 +97,8 @@ def _file() -> Path | None:
 
 
 def _read(file: Path | None) -> dict[str, object]:
-    try:
-        kept = {} if file is None else json.loads(file.read_text(encoding="utf-8"))["fastest"]
-    except (OSError, ValueError, LookupError, TypeError):
+    try:  # where others may write too, a pipe would be waited for
+        kept = json.loads(file.read_text(encoding="utf-8"))["fastest"] if file is not None and file.is_file() else {}
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return {}
     return kept if isinstance(kept, dict) else {}
