@@ -53,10 +53,11 @@ def _tried_once(file: Path, what: str, candidates: Mapping[str, Callable[[], obj
         if isinstance(kept, str) and kept in candidates:
             return kept
         name = next((line for line in processor() if line.startswith("model name")), "")
-        content = {"processor": name.partition(":")[2].strip(), "fastest": {**known, what: _tried(candidates)}}
+        chosen = _tried(candidates)
+        content = {"processor": name.partition(":")[2].strip(), "fastest": {**known, what: chosen}}
         with replacing(file) as whole:
             Path(whole).write_text(json.dumps(content, indent=1), encoding="utf-8")
-        return content["fastest"][what]
+        return chosen
 
 
 def _tried(candidates: Mapping[str, Callable[[], object]]) -> str:
