@@ -53,19 +53,26 @@ class Answer(NamedTuple):
     body: bytes
 
 
-async def ask(app: App, scope: Scope, body: bytes) -> Answer:
-    """The whole answer of an app to a request."""
-    start: dict[str, Any] = {}
-    parts: list[bytes] = []
-    unread, complete = True, asyncio.Event()
+def receive_whole(body: bytes, gone: asyncio.Event) -> Receive:
+    """What gives an app a whole body, and, once that is set, says that the client has gone."""
+    unread = True
 
     async def receive() -> Message:
         nonlocal unread
         if unread:
             unread = False
             return {"type": "http.request", "body": body, "more_body": False}
-        await complete.wait()
+        await gone.wait()
         return {"type": "http.disconnect"}
+
+    return receive
+
+
+async def ask(app: App, scope: Scope, body: bytes) -> Answer:
+    """The whole answer of an app to a request."""
+    start: dict[str, Any] = {}
+    parts: list[bytes] = []
+    complete = asyncio.Event()
 
     async def send(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -76,7 +83,7 @@ async def ask(app: App, scope: Scope, body: bytes) -> Answer:
                 complete.set()
 
     try:
-        await app(scope, receive, send)
+        await app(scope, receive_whole(body, complete), send)
     except Exception:
         if not complete.is_set():  # else an app raises what it has answered
             raise

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable
 
-from ..asgi import App, Message, Receive, Scope, Send, header
+from ..asgi import App, Message, Receive, Scope, Send, header, receive_whole
 from ..errors import RequestError, error_response
 from ..settings import ServerSettings
 from .request_body import BufferedBytes, ClientDisconnected, check_depth, read_body
@@ -91,16 +91,8 @@ async def run_until_disconnected(
         ClientDisconnected: the work was cancelled.
         RequestError: 504, the work was cancelled.
     """
-    begun, complete, unread = False, False, True
+    begun, complete = False, False
     gone = asyncio.Event()
-
-    async def receive_body() -> Message:
-        nonlocal unread
-        if unread:
-            unread = False
-            return {"type": "http.request", "body": body, "more_body": False}
-        await gone.wait()
-        return {"type": "http.disconnect"}
 
     async def send_noted(message: Message) -> None:
         nonlocal begun, complete
@@ -115,7 +107,7 @@ async def run_until_disconnected(
 
     if seconds is not None:
         scope.setdefault("state", {})["deadline"] = time.monotonic() + seconds
-    handler = asyncio.create_task(_coroutine(app(scope, receive_body, send_noted)))
+    handler = asyncio.create_task(_coroutine(app(scope, receive_whole(body, gone), send_noted)))
     watcher = asyncio.create_task(watch())
     patience = None if seconds is None else seconds + GRACE
     try:
